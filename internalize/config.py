@@ -1,0 +1,184 @@
+"""One frozen config a stage; recipes are TOML files, `--set section.key=value` overrides them.
+
+Every field has bounds and one sentence; unknown keys are refused by name. `Config.digest` covers
+everything that can change a result; a resume with another digest is refused and names the fields.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from .errors import ConfigError
+from .records import Granularity, Pattern, content_hash
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Section(BaseModel):
+    """Frozen base of every section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Section):
+    """The policy at the start of the run."""
+
+    source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
+    adapter: str = Field("", description="PEFT adapter merged into the source at the start; '' = none ('builtin' brings its own).")
+    protocol: Literal["bracket", "json"] = Field("bracket", description="How actions are written: search[x] or JSON tool calls.")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
+    max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
+    batch: int = Field(48, ge=1, le=4096, description="Conversations sampled together.")
+
+
+class EnvConfig(Section):
+    """Where tasks come from."""
+
+    name: str = Field("docs", description="Name of a registered environment.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Keyword options of the environment.")
+
+
+class RolloutConfig(Section):
+    """What the policy does now, without experience: the source of new experience."""
+
+    split: str = Field("train", description="Split of the environment that training tasks come from.")
+    tasks: Count = Field(48, description="Tasks an iteration, drawn without repetition while the split lasts.")
+    attempts: int = Field(2, ge=1, le=64, description="Episodes a task.")
+    max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")
+    max_action_tokens: int = Field(48, ge=1, le=8192, description="Longest action, tokens.")
+    temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy. Stored logprobs are always raw.")
+
+
+class ExtractConfig(Section):
+    """How trajectories become experience."""
+
+    granularity: Granularity = Field("principle", description="'principle' (rules) or 'instance' (worked examples).")
+    source: Literal["contrast"] = Field("contrast", description="Who writes: 'contrast' mines without a language model.")
+    cap: int = Field(50, ge=1, le=10_000, description="Most items in the pool.")
+    add: int = Field(8, ge=1, le=1000, description="Most items added in one iteration.")
+    min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
+    min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
+
+
+class InjectConfig(Section):
+    """Which experience the policy sees, and where."""
+
+    pattern: Pattern = Field("stepwise", description="'none', 'global' (system message) or 'stepwise' (last message).")
+    selector: Literal["lexical"] = Field("lexical", description="Who picks items at a step.")
+    k: int = Field(2, ge=1, le=8, description="Most items a step.")
+
+
+class DistillConfig(Section):
+    """How the effect of experience gets into the weights."""
+
+    generator: Literal["teacher", "student"] = Field("teacher", description="Who rolls out: 'teacher' = off-policy, 'student' = on-policy.")
+    divergence: Literal["forward", "reverse", "sft"] = Field("forward", description="forward = KL(teacher||student), reverse = KL(student||teacher), sft = cross-entropy.")
+    filter: Literal["success", "none"] = Field("success", description="Which trajectories are trained on.")
+    tasks: Count = Field(48, description="Tasks rolled out for training in one iteration.")
+    attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")
+    epochs: int = Field(2, ge=1, le=100, description="Passes over the accepted trajectories.")
+    lr: float = Field(2e-4, gt=0, le=1, description="Peak learning rate.")
+    batch: int = Field(8, ge=1, le=4096, description="Trajectories an optimizer step.")
+    lora_r: int = Field(16, ge=0, le=512, description="LoRA rank; 0 = full fine-tuning.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
+
+
+class EvaluateConfig(Section):
+    """What is measured after every iteration."""
+
+    split: str = Field("dev", description="Suite measured at every iteration.")
+    tasks: Count = Field(48, description="Tasks of that suite.")
+    final_splits: tuple[str, ...] = Field(("test",), description="Suites measured only for the starter and the final policy.")
+    final_tasks: Count = Field(48, description="Tasks of each final suite.")
+    attempts: int = Field(1, ge=1, le=64, description="Episodes a task.")
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="Bootstrap resamples for intervals.")
+
+
+class GateConfig(Section):
+    """Whether a new checkpoint is kept."""
+
+    rule: Literal["always", "no_worse"] = Field("always", description="'always' promotes; 'no_worse' rolls back on a significant loss on dev.")
+
+
+class Config(Section):
+    """A whole recipe."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    iterations: int = Field(3, ge=1, le=1000, description="K.")
+    model: ModelConfig = ModelConfig()
+    env: EnvConfig = EnvConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    extract: ExtractConfig = ExtractConfig()
+    inject: InjectConfig = InjectConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+
+    @property
+    def digest(self) -> str:
+        """Content hash of every field."""
+        return content_hash(self.model_dump(mode="json"))
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read a recipe (None = all defaults) and apply `section.key=value` overrides, values in TOML.
+
+    Raises ConfigError naming the file and the key.
+    """
+    data: dict[str, Any] = {}
+    where = "defaults" if path is None else str(path)
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_sentence(error)}") from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r}: write section.key=value")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
+    try:
+        data[last] = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        data[last] = text  # a bare word such as global is a string
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields that differ between two dumped configs."""
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += changed_fields(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names

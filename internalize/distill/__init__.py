@@ -1,0 +1,1 @@
+"""Distillation: the effect of experience into the weights."""

@@ -1,0 +1,1 @@
+"""Engines: who samples. `local` (in process), `scripted` (a public fake)."""

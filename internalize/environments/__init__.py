@@ -1,0 +1,1 @@
+"""Environments: who asks. Found by name through `registry`."""

@@ -1,0 +1,41 @@
+"""Error tree.
+
+    InternalizeError
+    ├── UserError            wrong use or bad input: one clear sentence, exit code 2
+    │   ├── ConfigError      a recipe key or value
+    │   ├── DataError        a file, line or field that cannot be read
+    │   └── TaskError        an environment or task set that does not fit
+    ├── Incomplete           stopped early, resumable, exit code 3
+    └── InfrastructureError  an engine or environment broke: the episode is unscored and owed again
+
+A failed *episode* is never an exception outside `rollout`: it becomes a trajectory with
+`failure` set and `score` None.
+"""
+
+
+class InternalizeError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class UserError(InternalizeError):
+    """Wrong use or bad input; the message is one sentence for the user."""
+
+
+class ConfigError(UserError):
+    """A recipe key or value is unknown or out of range; the message names it."""
+
+
+class DataError(UserError):
+    """A file cannot be read; the message names file, line and field."""
+
+
+class TaskError(UserError):
+    """An environment or its task set does not fit what was asked."""
+
+
+class Incomplete(InternalizeError):
+    """Work is left; the run directory can be resumed."""
+
+
+class InfrastructureError(InternalizeError):
+    """An engine, environment or judge broke; never a score."""

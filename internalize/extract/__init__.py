@@ -1,0 +1,1 @@
+"""Extraction: trajectories to experience. `contrast` needs no language model."""

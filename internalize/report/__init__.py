@@ -1,0 +1,1 @@
+"""Reports: terminal, Markdown and a figure from a run directory."""
