@@ -71,6 +71,14 @@ class Task(Record):
         return Task(id=digest, env=env, split=split, question=question, answer=answer, family=family, state=state)
 
 
+class ToolSpec(Record):
+    """One tool as the policy is told of it: `argument` names its single text argument."""
+
+    name: str
+    argument: str
+    description: str
+
+
 class Action(Record):
     """A parsed action: `name` of the tool and its one text argument (JSON text for several)."""
 
@@ -242,7 +250,7 @@ class Episode(Protocol):
     """One run of one task. Single use."""
 
     def prompt(self) -> tuple[Message, ...]:
-        """System and user message the policy starts from, without experience."""
+        """System and user message the policy starts from, without experience and without tool descriptions."""
         ...
 
     def step(self, action: Action | None) -> str | None:
@@ -261,6 +269,7 @@ class Environment(Protocol):
     """A source of tasks and of episodes to run them in."""
 
     name: str
+    tools: tuple[ToolSpec, ...]
     evidence_actions: frozenset[str]  # actions that gather evidence; answering before any is premature
     final_actions: frozenset[str]  # actions that end an episode
 
