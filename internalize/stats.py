@@ -1,0 +1,167 @@
+"""Intervals and tests for scores of tasks: bootstrap means, paired differences, sign test, detectable effect.
+
+The unit is always the task: attempts of one task are averaged first (`task_means`), and the
+bootstrap draws tasks, or runs and tasks when there are several runs. A task without a score (None) is
+left out and counted, never 0. Left out: anything parametric, and scipy. What must not change: a
+difference is *after minus before*, and the same values, seed and resamples give the same interval.
+
+Percentile bootstrap intervals are too narrow below about ten tasks and have no width when all values
+are equal; read them together with `sign_test`.
+"""
+
+# ruff: noqa: N803, N806 - capital suffixes name dimensions: _R runs, _T tasks, _B resamples
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .records import Record
+
+Scores = Mapping[str, float | None]  # task id -> score, None = unscored
+CELLS_A_CHUNK = 4_000_000  # floats drawn together, so that a million resamples fit in memory
+
+
+class Interval(Record):
+    """A mean with its bootstrap interval, over `n` tasks; `left_out` had no score (or no partner)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    left_out: int = 0
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies wholly on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def task_means(scores: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
+    """Mean of the scored attempts of each task; None where no attempt was scored."""
+    attempts: dict[str, list[float]] = {}
+    for task, score in scores:
+        scored = attempts.setdefault(task, [])
+        if score is not None:
+            scored.append(score)
+    return {task: math.fsum(scored) / len(scored) if scored else None for task, scored in attempts.items()}
+
+
+def bootstrap_mean(
+    values: Iterable[float | None], resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """Mean of the scored values and its percentile interval; None when nothing is scored."""
+    return mean_runs([{str(i): value for i, value in enumerate(values)}], resamples, seed, level)
+
+
+def paired_difference(
+    before: Scores, after: Scores, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """Mean of after minus before over tasks scored in both; None when there is no such task."""
+    return paired_difference_runs([before], [after], resamples, seed, level)
+
+
+def mean_runs(runs: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval | None:
+    """Mean over runs (seeds) of each run's mean over tasks.
+
+    Each resample draws runs, and one set of tasks shared by all of them: runs measured on the same tasks
+    share the luck of the tasks. `n` counts distinct scored tasks, `left_out` tasks no run scored.
+    """
+    return _interval(_table(runs), len({task for run in runs for task in run}), resamples, seed, level)
+
+
+def paired_difference_runs(
+    before: Sequence[Scores], after: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """`paired_difference` over several runs; `before[i]` and `after[i]` are of one run."""
+    runs = [differences(b, a) for b, a in zip(before, after, strict=True)]
+    return mean_runs(runs, resamples, seed, level)
+
+
+def differences(before: Scores, after: Scores) -> dict[str, float | None]:
+    """After minus before of every task in either; None where one side is missing or unscored."""
+    result: dict[str, float | None] = {}
+    for task in [*before, *(task for task in after if task not in before)]:
+        b, a = before.get(task), after.get(task)
+        result[task] = None if a is None or b is None else a - b
+    return result
+
+
+def won_and_lost(before: Scores, after: Scores) -> tuple[int, int]:
+    """Tasks whose score rose and tasks whose score fell."""
+    changes = [change for change in differences(before, after).values() if change is not None]
+    return sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Exact two-sided p that `won` and `lost` are equally likely: McNemar's test when scores are 0 or 1."""
+    n = won + lost
+    tail = sum(math.comb(n, i) for i in range(min(won, lost) + 1))
+    return min(1.0, 2 * tail / (1 << n))
+
+
+def minimum_detectable(n: int, p: float) -> float:
+    """Difference in success that `n` tasks show with power 0.8 at level 0.05 near success rate `p`.
+
+    Normal approximation, before and after taken as independent (pairing only helps); p is drawn
+    towards one half by one success and one failure, so that 0 and 1 do not promise certainty.
+    """
+    if n < 1:
+        return 1.0
+    smooth = (p * n + 1) / (n + 2)
+    return min(1.0, (1.959964 + 0.841621) * math.sqrt(2 * smooth * (1 - smooth) / n))
+
+
+def _table(runs: Sequence[Scores]) -> NDArray[np.float64]:
+    """Scores as (R, T), NaN where a run has none; runs and tasks without any score are dropped."""
+    tasks = {task: None for run in runs for task in run}
+    rows = [[math.nan if (score := run.get(task)) is None else score for task in tasks] for run in runs]
+    table = np.array(rows, dtype=np.float64).reshape(len(runs), len(tasks))
+    if np.isinf(table).any():
+        raise ValueError("a score is infinite")
+    scored = ~np.isnan(table)
+    return table[scored.any(axis=1)][:, scored.any(axis=0)]
+
+
+def _interval(
+    table_RT: NDArray[np.float64],
+    tasks: int,
+    resamples: int,
+    seed: int,
+    level: float,
+) -> Interval | None:
+    if table_RT.size == 0:
+        return None
+    mean = float(np.mean(np.nanmean(table_RT, axis=1)))
+    tail = (1 - level) / 2
+    low, high = np.quantile(_replicates(table_RT, resamples, seed), [tail, 1 - tail])
+    n = table_RT.shape[1]
+    # A mean is a sum in another order than its replicates: keep it inside an interval of no width.
+    return Interval(mean=mean, low=min(mean, float(low)), high=max(mean, float(high)), n=n, left_out=tasks - n)
+
+
+def _replicates(table_RT: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Bootstrap means, (B,). A drawn run without a score among the drawn tasks is left out of its mean."""
+    runs, tasks = table_RT.shape
+    random = np.random.default_rng(seed)
+    scored_RT = ~np.isnan(table_RT)
+    filled_RT = np.where(scored_RT, table_RT, 0.0)
+    rows = max(1, CELLS_A_CHUNK // table_RT.size)
+    means = []
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn_BT = random.integers(0, tasks, (count, tasks))
+        drawn_BR = random.integers(0, runs, (count, runs))
+        total_BR = np.take_along_axis(filled_RT[:, drawn_BT].sum(axis=2).T, drawn_BR, axis=1)
+        n_BR = np.take_along_axis(scored_RT[:, drawn_BT].sum(axis=2).T, drawn_BR, axis=1)
+        means.append(_mean_of_means(total_BR, n_BR))
+    replicates = np.concatenate(means)
+    return replicates[~np.isnan(replicates)]
+
+
+def _mean_of_means(total_BR: NDArray[np.float64], n_BR: NDArray[np.int64]) -> NDArray[np.float64]:
+    run_means_BR = total_BR / np.maximum(n_BR, 1)
+    alive_B = (n_BR > 0).sum(axis=1)
+    return np.where(alive_B > 0, run_means_BR.sum(axis=1) / np.maximum(alive_B, 1), math.nan)

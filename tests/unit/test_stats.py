@@ -1,0 +1,152 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from internalize.stats import (
+    bootstrap_mean,
+    differences,
+    mean_runs,
+    minimum_detectable,
+    paired_difference,
+    paired_difference_runs,
+    sign_test,
+    task_means,
+    won_and_lost,
+)
+
+SCORES = st.dictionaries(st.sampled_from("abcdefgh"), st.none() | st.floats(0, 1), max_size=8)
+
+
+def test_mean_and_counts_leave_out_unscored():
+    interval = bootstrap_mean([1.0, 0.0, None, 1.0, 1.0])
+    assert interval is not None
+    assert (interval.mean, interval.n, interval.left_out) == (0.75, 4, 1)
+    assert 0 <= interval.low < 0.75 < interval.high <= 1
+
+
+def test_nothing_scored_is_no_interval():
+    assert bootstrap_mean([]) is None
+    assert bootstrap_mean([None, None]) is None
+    assert paired_difference({"a": 1.0}, {"b": 1.0}) is None
+    assert mean_runs([]) is None
+
+
+def test_interval_of_a_coin_is_near_the_normal_one():
+    interval = bootstrap_mean([0.0, 1.0] * 50, resamples=4000)
+    assert interval is not None
+    assert interval.low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.015)
+    assert interval.high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.015)
+
+
+def test_same_seed_same_interval_and_chunks_do_not_matter(monkeypatch):
+    values = [0.0, 0.3, 1.0, 0.9, 0.2]
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, resamples=200, seed=3) != bootstrap_mean(values, resamples=200, seed=4)
+    monkeypatch.setattr("internalize.stats.CELLS_A_CHUNK", 10)
+    small = bootstrap_mean(values, resamples=200)
+    assert small is not None
+    assert small.mean == pytest.approx(0.48)
+    assert 0 <= small.low < small.mean < small.high <= 1
+
+
+def test_pairing_removes_what_tasks_share():
+    """Every task gains exactly 0.1, however different the tasks are: the interval has no width."""
+    before = {str(i): i / 20 for i in range(18)}
+    after = {task: score + 0.1 for task, score in before.items()}
+    interval = paired_difference(before, after)
+    assert interval is not None
+    assert interval.mean == pytest.approx(0.1)
+    assert interval.high - interval.low < 1e-9
+    assert interval.excludes_zero
+
+
+def test_pairs_by_task_and_counts_those_without_partner():
+    before = {"a": 0.0, "b": 1.0, "c": None, "d": 0.0}
+    after = {"b": 1.0, "a": 1.0, "c": 1.0, "e": 1.0}
+    assert differences(before, after) == {"a": 1.0, "b": 0.0, "c": None, "d": None, "e": None}
+    interval = paired_difference(before, after)
+    assert interval is not None
+    assert (interval.mean, interval.n, interval.left_out) == (0.5, 2, 3)
+
+
+def test_attempts_are_averaged_first_and_unscored_attempts_are_not_zero():
+    scores = [("a", 1.0), ("a", 0.0), ("b", None), ("b", 1.0), ("c", None)]
+    assert task_means(scores) == {"a": 0.5, "b": 1.0, "c": None}
+
+
+def test_runs_that_disagree_widen_the_interval():
+    """Within a run all tasks agree, so everything uncertain is between runs."""
+    good, bad = dict.fromkeys("abcd", 1.0), dict.fromkeys("abcd", 0.0)
+    interval = mean_runs([good, bad])
+    assert interval is not None
+    assert (interval.mean, interval.low, interval.high, interval.n) == (0.5, 0.0, 1.0, 4)
+
+
+def test_runs_on_the_same_tasks_do_not_multiply_the_tasks():
+    """Five equal runs of 20 tasks know no more about tasks than one run does."""
+    run = {str(i): float(i % 2) for i in range(20)}
+    one, five = mean_runs([run]), mean_runs([run] * 5)
+    assert one is not None
+    assert five is not None
+    assert five.n == 20
+    assert five.high - five.low == pytest.approx(one.high - one.low, abs=0.06)
+
+
+def test_difference_over_runs_pairs_inside_each_run():
+    before = [{"a": 0.0, "b": 0.0}, {"a": 1.0, "b": 0.0}]
+    after = [{"a": 1.0, "b": 0.0}, {"a": 1.0, "b": 0.0}]
+    interval = paired_difference_runs(before, after)
+    assert interval is not None
+    assert interval.mean == 0.25  # run means 0.5 and 0
+    with pytest.raises(ValueError, match="argument"):
+        paired_difference_runs(before, after[:1])
+
+
+def test_sign_test_by_hand():
+    assert sign_test(0, 0) == 1
+    assert sign_test(1, 0) == 1  # 2 * 1/2
+    assert sign_test(5, 0) == 2 / 32
+    assert sign_test(6, 0) == 2 / 64
+    assert sign_test(2, 8) == pytest.approx(2 * (1 + 10 + 45) / 1024)
+    assert sign_test(3, 3) == 1
+    assert 0 < sign_test(3000, 2800) < 1  # exact integers, no overflow
+
+
+def test_won_and_lost():
+    assert won_and_lost({"a": 0, "b": 1, "c": 1, "d": None}, {"a": 1, "b": 0.5, "c": 1, "d": 1}) == (1, 1)
+
+
+def test_minimum_detectable_by_hand():
+    assert minimum_detectable(48, 0.5) == pytest.approx(2.80158 * math.sqrt(0.5 / 48), abs=1e-5)
+    assert minimum_detectable(1000, 0.5) < minimum_detectable(100, 0.5)
+    assert minimum_detectable(10, 0.0) > 0.2  # ten failures don't promise certainty
+    assert minimum_detectable(0, 0.5) == minimum_detectable(1, 0.5) == 1
+
+
+def test_infinite_score_is_refused():
+    with pytest.raises(ValueError, match="infinite"):
+        bootstrap_mean([1.0, math.inf])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(SCORES, max_size=3))
+def test_any_runs_give_an_ordered_interval_inside_the_scores(runs):
+    scored = [score for run in runs for score in run.values() if score is not None]
+    interval = mean_runs(runs, resamples=100)
+    if not scored:
+        assert interval is None
+        return
+    assert interval is not None
+    assert min(scored) - 1e-9 <= interval.low <= interval.mean <= interval.high <= max(scored) + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCORES, SCORES)
+def test_swapping_the_sides_flips_the_difference(before, after):
+    there, back = paired_difference(before, after, 100), paired_difference(after, before, 100)
+    assert (there is None) == (back is None)
+    if there is not None and back is not None:
+        assert there.mean == pytest.approx(-back.mean)
+        assert (there.n, there.left_out) == (back.n, back.left_out)
