@@ -159,5 +159,3 @@ def _file_page(folder: Path, file: Path) -> Page:
     bodies = ["\n".join(chunk) for chunk in _chunked(wrapped, LINES_PER_PART)] or [""]
     bodies[0] = f"{name}\n{bodies[0]}"
     return Page(name=name, kind="file", module=name, parts=with_more(name, bodies), about=" ".join(wrapped))
-
-

@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError, InfrastructureError, TaskError
 from ..records import Action, Message, Task, ToolSpec
@@ -159,23 +158,20 @@ class Docs:
 
     def solve(self, task: Task) -> tuple[Action, ...]:
         """The reference solution: search what the question names, walk the pages, answer."""
-        names = [str(n) for n in _names(task)]
-        subject = str(task.state.get("subject", names[0] if names else task.question))
         found = self._search(task.split)
         actions: list[Action] = []
-        for i, name in enumerate(names):
-            if i == 0 or (task.family == "pair" and i == len(names) - 1):
-                query = subject if i == 0 else name
-                actions.append(Action(name="search", argument=query))
-                if name not in found(query) and query != name:
-                    actions.append(Action(name="search", argument=name))
-            actions.append(Action(name="visit", argument=name))
+        for subject, *names in legs(task):
+            actions.append(Action(name="search", argument=subject))
+            if names and names[0] not in found(subject) and names[0] != subject:
+                actions.append(Action(name="search", argument=names[0]))
+            actions += [Action(name="visit", argument=name) for name in names]
         return (*actions, Action(name="answer", argument=task.answer or ""))
 
 
-def _names(task: Task) -> list[Any]:
-    names = task.state.get("names", [])
-    return names if isinstance(names, list) else []
+def legs(task: Task) -> list[list[str]]:
+    """For each name that the question asks about: what to search, then the pages to visit."""
+    found = task.state.get("legs", [])
+    return [[str(name) for name in leg] for leg in found if isinstance(leg, list)] if isinstance(found, list) else []
 
 
 def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task, ...]:
@@ -195,5 +191,7 @@ def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task
         if unknown := [n for n in names if page_text(pages, n) is None]:
             raise DataError(f"{path}, line {number}: no page {unknown[0]!r} in the folder")
         if row.get("split", split_of(rank(question))) == split:
-            tasks.append(Task.new("docs", split, question, answer, str(row.get("family", "")), names=names))
+            tasks.append(
+                Task.new("docs", split, question, answer, str(row.get("family", "")), legs=[[question, *names]])
+            )
     return tuple(tasks)

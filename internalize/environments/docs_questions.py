@@ -7,6 +7,7 @@
     inherited          the method has no page of its own: climb the bases, find the part that lists it
     deep               an alias whose target is paged, or a class reached by alias
     pair               two names, two searches, one answer
+    long               a pair whose second name is an alias, paged or a class
 
 Left out: questions whose pages lie in more than one split. What must not change: the split of a module depends on
 its name alone, and no answer takes more than a small share of a family, so that guessing fails.
@@ -23,23 +24,29 @@ from ..records import Task
 from .corpus import Page
 
 SPLITS = ("train", "dev", "test")
-ANSWER_SHARE = 0.08  # most of a family that one answer may take
+ANSWER_SHARE = 0.12  # most of a family that one answer may take
 _PER_NAME = 2  # questions about one name
 _PER_FAMILY = {"function": 60, "method": 60}  # the easy ones are kept few
 _PER_FAMILY_ELSE = 110
+_SHORT = frozenset({"function", "method"})
+_FURTHER = frozenset({"alias", "class", "paged", "deep"})
 _LONGEST_PATH = 6  # pages
 _SALT = 137  # chosen so that every family occurs in every split of the standard library
 _TRIVIAL = frozenset({"*args", "**kwargs", "**kwds", "args", "kwargs"})
 
 
 class Draft(NamedTuple):
-    """A question before balancing: `names` are visited in order, parts included."""
+    """A question before balancing. A leg is the name that the question states and the pages to walk, in order."""
 
     family: str
     question: str
     answer: str
-    names: tuple[str, ...]
-    subject: str  # the name the question states
+    legs: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @property
+    def pages(self) -> int:
+        """Pages on the path."""
+        return sum(len(names) for _, names in self.legs)
 
 
 def split_of(module: str) -> str:
@@ -55,21 +62,20 @@ def rank(text: str) -> str:
 
 def build_tasks(pages: Mapping[str, Page], split: str, env: str = "docs") -> tuple[Task, ...]:
     """The balanced tasks over `pages`, in a fixed pseudo-random order."""
-    drafts = [d for d in _drafts(pages) if d.answer.strip() and len(d.names) <= _LONGEST_PATH]
-    drafts += _pairs([d for d in drafts if d.family in {"function", "method"}])
-    chosen = _balanced(drafts)
+    single = [d for d in _drafts(pages) if d.answer.strip() and d.pages <= _LONGEST_PATH]
+    drafts = [*single, *_pairs(single, _SHORT, "pair"), *_pairs(single, _FURTHER, "long")]
     return tuple(
-        Task.new(env, split, d.question, d.answer, d.family, names=list(d.names), subject=d.subject) for d in chosen
+        Task.new(env, split, d.question, d.answer, d.family, legs=[[subject, *names] for subject, names in d.legs])
+        for d in _balanced(drafts)
     )
 
 
 def _drafts(pages: Mapping[str, Page]) -> Iterator[Draft]:
     for page in pages.values():
         if page.kind == "alias" and page.target in pages:
-            target = pages[page.target]
-            for draft in _own(target, page.name):
-                family = "deep" if len(draft.names) > 1 else "alias"
-                yield draft._replace(family=family, names=(page.name, *draft.names))
+            for draft in _own(pages[page.target], page.name):
+                family = "deep" if draft.pages > 1 else "alias"
+                yield draft._replace(family=family, legs=((page.name, (page.name, *draft.legs[0][1])),))
         elif page.kind == "class":
             yield from _own(page, page.name)
             yield from _inherited(pages, page)
@@ -91,10 +97,10 @@ def _own(page: Page, name: str) -> Iterator[Draft]:
         where = f"the {page.kind} {name}"
         following = page.params[index + 1][0] if index + 1 < len(page.params) else None
         if default is not None and default != "...":
-            yield Draft(family, f"What is the default of {parameter} in {where}?", default, path, name)
+            yield Draft(family, f"What is the default of {parameter} in {where}?", default, ((name, path),))
             made += 1
         elif following and following not in _TRIVIAL and _part_with(page, following) == part:
-            yield Draft(family, f"What comes after {parameter} in {where}?", following, path, name)
+            yield Draft(family, f"What comes after {parameter} in {where}?", following, ((name, path),))
             made += 1
 
 
@@ -125,7 +131,8 @@ def _inherited(pages: Mapping[str, Page], page: Page) -> Iterator[Draft]:
             further = [f"{current.name}#{n}" for n in range(2, part + 1)]
             for draft in _own(found, f"{page.name}.{method}"):
                 if draft.family == "method":
-                    yield draft._replace(family="inherited", names=(*climbed, *further, *draft.names))
+                    subject, names = draft.legs[0]
+                    yield draft._replace(family="inherited", legs=((subject, (*climbed, *further, *names)),))
         hidden |= set(current.methods)
 
 
@@ -134,13 +141,15 @@ def _listed(text: str) -> set[str]:
     return set(line.removeprefix("Methods: ").split(", "))
 
 
-def _pairs(drafts: Sequence[Draft]) -> Iterator[Draft]:
-    """Two default questions in one; neighbours in the fixed order, of different names."""
-    defaults = sorted((d for d in drafts if "default" in d.question), key=lambda d: rank("pair " + d.question))
-    for a, b in zip(defaults[::2], defaults[1::2], strict=False):
-        if a.subject != b.subject:
+def _pairs(drafts: Sequence[Draft], seconds: frozenset[str], family: str) -> Iterator[Draft]:
+    """Two default questions in one: a short one, then one of the families `seconds`."""
+    defaults = sorted((d for d in drafts if "default" in d.question), key=lambda d: rank(family + d.question))
+    first = [d for d in defaults if d.family in _SHORT]
+    second = [d for d in reversed(defaults) if d.family in seconds]
+    for a, b in zip(first, second, strict=False):
+        if a.legs[0][0] != b.legs[0][0] and a.pages + b.pages <= _LONGEST_PATH:
             question = f"{a.question[:-1]}, and also {b.question[len('What is the default ') : -1]}?"
-            yield Draft("pair", question, f"{a.answer}, {b.answer}", (*a.names, *b.names), a.subject)
+            yield Draft(family, question, f"{a.answer}, {b.answer}", (*a.legs, *b.legs))
 
 
 def _balanced(drafts: Iterable[Draft]) -> list[Draft]:
