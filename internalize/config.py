@@ -124,7 +124,15 @@ class Config(Section):
     @property
     def digest(self) -> str:
         """Content hash of every field."""
-        return content_hash(self.model_dump(mode="json"))
+        return content_hash(self.dump())
+
+    def dump(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def changed_from(self, stored: dict[str, Any]) -> list[str]:
+        """Dotted names of the fields in which this config differs from a stored dump."""
+        return changed_fields(stored, self.dump())
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
