@@ -333,7 +333,7 @@ def _contents(path: Path) -> Sequence[str]:
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
-        raise UserError(f"{path}: is a file, not a run directory") from error
+        raise UserError(f"{path}: is a file or lies in one, so it cannot be a run directory") from error
     return [name for name in names if name != LOCK and not _is_temporary(name)]
 
 

@@ -1,0 +1,190 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from internalize.config import Config, load_config
+from internalize.errors import ConfigError, DataError, UserError
+from internalize.records import EvalResult
+from internalize.store import (
+    RunStore,
+    StageMark,
+    append_jsonl,
+    read_jsonl,
+    read_run,
+    recover,
+    write_atomic,
+    write_jsonl,
+)
+
+
+def marks(*stages: str) -> list[StageMark]:
+    return [StageMark(iteration=0, stage=stage) for stage in stages]
+
+
+def test_records_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    records = marks("plain", "é\u2028 \x85", 'new\nline "quoted"')
+    append_jsonl(path, records[:1])
+    append_jsonl(path, [])
+    append_jsonl(path, records[1:])
+    assert read_jsonl(path, StageMark) == records
+    assert path.read_bytes().count(b"\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"iteration": 0, "sta', r"line 2: not a whole JSON record \(EOF"),
+        (b"", r"line 2: not a whole JSON record"),
+        (b"\xff", "line 2: "),
+        (b'{"iteration": 0}', "line 2: stage: field required"),
+        (b'{"iteration": 0, "stage": "a", "x": 1}', "line 2: unknown field x"),
+        (b'{"iteration": 0, "sta{"iteration": 0, "stage": "b"}', "line 2: not a whole"),
+    ],
+)
+def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, line: bytes, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    whole = b'{"iteration": 0, "stage": "a"}\n'
+    path.write_bytes(whole + line + b"\n" + whole)
+    assert recover(path) == 0, "only a torn tail is cut off; a bad line in the middle is corruption"
+    with pytest.raises(DataError, match=rf"x\.jsonl, {message}") as caught:
+        read_jsonl(path, StageMark)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torn_tail_is_an_error_until_recovered(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    append_jsonl(path, marks("a"))
+    with path.open("ab") as file:
+        file.write(b'{"iteration": 0, "st')
+    with pytest.raises(DataError, match=r"x\.jsonl, line 2"):
+        read_jsonl(path, StageMark)
+    with pytest.raises(DataError, match="torn"):
+        append_jsonl(path, marks("b"))
+    assert recover(path) == 20
+    append_jsonl(path, marks("b"))
+    assert read_jsonl(path, StageMark) == marks("a", "b")
+
+
+@pytest.mark.parametrize("size", [1, 65_535, 65_536, 200_000])
+def test_recover_finds_the_last_newline_however_far_back(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "x.jsonl"
+    for kept in (b"", b"whole\n"):
+        path.write_bytes(kept + b"x" * size)
+        assert recover(path) == size
+        assert path.read_bytes() == kept
+    assert recover(tmp_path / "missing") == 0
+
+
+def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    result = {"suite": "dev", "mode": "internalized", "iteration": 0, "checkpoint": "c", "pool_version": None}
+    broken = EvalResult.model_validate({**result, "task_id": "t", "success": 1.0, "nll": math.nan})
+    path = tmp_path / "x.jsonl"
+    for record in (broken, StageMark(iteration=0, stage="x").model_copy(update={"stage": "\ud800"})):
+        with pytest.raises(DataError, match=r"x\.jsonl: a \w+ cannot be written as JSON"):
+            append_jsonl(path, [*marks("a"), record])
+    assert not path.exists()
+
+
+def test_write_atomic_replaces_all_or_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "report.md"
+    write_atomic(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(path, "\ud800")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_atomic(tmp_path / "folder", "x")
+    assert path.read_text() == "old"
+    write_jsonl(path, marks("a"))
+    assert read_jsonl(path, StageMark) == marks("a")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "report.md"], "no temporary is left"
+
+
+def test_a_run_remembers_config_versions_and_marks(tmp_path: Path) -> None:
+    config = load_config(None, ["seed=7"])
+    with RunStore.create(tmp_path / "new" / "run", config) as store:
+        store.mark(0, "rollout")
+        store.mark(0, "rollout")
+        assert store.iteration(2).is_dir()
+    with RunStore.open(tmp_path / "new" / "run", None) as store:
+        assert Config.model_validate(store.info.config) == config
+        assert (store.info.seed, store.info.digest) == (7, config.digest)
+        assert {"python", "pydantic"} & set(store.info.versions) == {"python"}
+        assert (store.done(0, "rollout"), store.done(0, "extract"), store.done(1, "rollout")) == (True, False, False)
+        assert len(read_jsonl(store.path / "progress.jsonl", StageMark)) == 1
+
+
+def test_an_existing_run_needs_resume(tmp_path: Path) -> None:
+    RunStore.open(tmp_path, Config(), resume=False).close()
+    for start in (lambda: RunStore.create(tmp_path, Config()), lambda: RunStore.open(tmp_path, Config(), resume=False)):
+        with pytest.raises(UserError, match="--resume"):
+            start()
+    RunStore.open(tmp_path, Config()).close()
+
+
+def test_another_config_is_refused_by_name(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, Config()).close()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"changed: distill\.lr, seed$"):
+        RunStore.open(tmp_path, load_config(None, ["seed=1", "distill.lr=0.5"]))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_folders_that_are_no_run_stay_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    for config, resume in ((Config(), True), (Config(), False), (None, True)):
+        with pytest.raises(UserError, match=r"no run|not a run directory"):
+            RunStore.open(tmp_path, config, resume=resume)
+    for path in (tmp_path / "thesis.tex", tmp_path / "thesis.tex" / "run"):
+        with pytest.raises(UserError, match="is a file or lies in one"):
+            RunStore.create(path, Config())
+    with pytest.raises(UserError, match="not a run directory"):
+        read_run(tmp_path / "nowhere")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_broken_run_json_is_named(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, Config()).close()
+    stored = json.loads((tmp_path / "run.json").read_text())
+    del stored["seed"]
+    (tmp_path / "run.json").write_text(json.dumps(stored))
+    with pytest.raises(DataError, match=r"run\.json: seed: field required"):
+        RunStore.open(tmp_path, Config())
+
+
+def test_what_a_kill_left_is_cleaned_up(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".run.json.123.tmp").write_text("{")  # killed before run.json was there
+    with RunStore.open(tmp_path, Config()) as store:
+        rollouts = store.iteration(0) / "rollouts.jsonl"
+    append_jsonl(rollouts, marks("a"))
+    with rollouts.open("ab") as file:
+        file.write(b'{"iter')
+    (rollouts.parent / ".pool.json.9.tmp").write_text("{")
+    RunStore.open(tmp_path, None).close()
+    assert read_jsonl(rollouts, StageMark) == marks("a")
+    assert [entry.name for entry in rollouts.parent.iterdir()] == ["rollouts.jsonl"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from internalize.store import RunStore; from internalize.errors import UserError\n"
+        "try: RunStore.open(pathlib.Path(sys.argv[1]), None)\n"
+        "except UserError as error: print(error)\n"
+        "else: print('opened')"
+    )
+
+    def elsewhere() -> str:
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    with RunStore.create(tmp_path, Config()) as store:
+        assert "another process is working" in elsewhere()
+        with pytest.raises(UserError, match="another process"):
+            RunStore.open(tmp_path, None)
+        store.close()
+        assert elsewhere() == "opened\n"
