@@ -9,7 +9,6 @@ Percentile bootstrap intervals are too narrow below about ten tasks and have no 
 are equal; read them together with `sign_test`.
 """
 
-# ruff: noqa: N803, N806 - capital suffixes name dimensions: _R runs, _T tasks, _B resamples
 from __future__ import annotations
 
 import math
@@ -143,7 +142,10 @@ def _interval(
 
 
 def _replicates(table_RT: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Bootstrap means, (B,). A drawn run without a score among the drawn tasks is left out of its mean."""
+    """Bootstrap means, (B,); suffixes: _R runs, _T tasks, _B resamples.
+
+    A drawn run without a score among the drawn tasks is left out of its mean.
+    """
     runs, tasks = table_RT.shape
     random = np.random.default_rng(seed)
     scored_RT = ~np.isnan(table_RT)

@@ -1,0 +1,194 @@
+"""Early signs of collapse: what a pool is made of, and what drifts away from the starter.
+
+A collapse announces itself before success falls: a pool that names pages instead of strategies, answers
+without evidence, episodes that grow longer, a policy that stops profiting from its pool. Each sign is a
+`Caution`, a value for reports and for the loop; nothing prints or stops here. The text measures are
+word lists, for English: good for comparing pools, no judge of one item. Left out: success itself
+(`stats`, `gate`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from pydantic import Field
+
+from .metrics import SuiteMetrics
+from .records import Experience, Record
+
+# A strategy opens a sentence, or follows a name and a colon, with a condition or an instruction.
+_CONDITION = r"when(?:ever)?|if|unless|before|after|once|until|while|for"
+_DIRECTIVE = (
+    r"always|never|avoid|prefer|do not|don't|first|instead|use|check|verify|compare|search|visit|read|follow|look|try"
+    r"|start|stop|ask|answer|return|repeat|rephrase|make sure|keep|break|split|confirm|cross-check"
+)
+_STRATEGY = re.compile(rf"(?:^|[.:;!?]\s+|\n\s*)(?:[-*]\s+)?(?:{_CONDITION}|{_DIRECTIVE})\b", re.IGNORECASE)
+_URL = re.compile(r"https?://|www\.\w", re.IGNORECASE)
+_LONG_NUMBER = re.compile(r"\d{4,}|\d{1,3}(?:,\d{3})+(?!\d)")
+_QUOTED = re.compile(r'"([^"\n]+)"|“([^”\n]+)”|`([^`\n]+)`')
+LONGEST_QUOTE = 3  # words; a longer quotation is text of one task, not a cue
+
+
+class Thresholds(Record):
+    """When a sign becomes a caution. Growth is relative to iteration 0 of the same suite and mode."""
+
+    premature_rise: float = Field(0.10, description="Rise of the premature rate, absolute.")
+    truncated_rise: float = Field(0.10, description="Rise of the truncated rate, absolute.")
+    invalid_rise: float = Field(0.05, description="Rise of the invalid rate, absolute.")
+    turns_growth: float = Field(1.5, description="Turns an episode, times the starter's.")
+    length_growth: float = Field(1.5, description="Action tokens a turn, times the starter's.")
+    nll_shrink: float = Field(
+        0.25, description="Least mean NLL, times the starter's: below it the policy hardly varies."
+    )
+    least_strategy: float = Field(0.5, description="Least share of principle items that state a strategy.")
+    most_leak: float = Field(0.25, description="Greatest share of items with details of single tasks.")
+    most_rejected: float = Field(0.8, description="Greatest share of teacher trajectories rejected.")
+
+
+class Caution(Record):
+    """One sign past its threshold. `sign` is a field of `Thresholds`, or the name of a comparison."""
+
+    sign: str
+    iteration: int
+    suite: str = ""
+    value: float
+    threshold: float
+    message: str
+
+
+class PoolHealth(Record):
+    """What a pool's items say, as shares in [0, 1]; both 0 for an empty pool."""
+
+    items: int
+    strategy_share: float
+    leak_share: float
+
+
+def states_strategy(text: str) -> bool:
+    """Whether a text has a rule or an instruction ("When ..., ...", "Name: check ...")."""
+    return _STRATEGY.search(text.strip()) is not None
+
+
+def leaks(text: str, entities: Collection[str] = ()) -> bool:
+    """Whether a text has a URL, a number of four or more digits, a long quotation or one of `entities`."""
+    if _URL.search(text) or _LONG_NUMBER.search(text):
+        return True
+    quotes = ("".join(groups) for groups in _QUOTED.findall(text))
+    return any(len(quote.split()) > LONGEST_QUOTE for quote in quotes) or _names_entity(text, entities)
+
+
+def strategy_share(items: Iterable[Experience]) -> float:
+    """Share of items that state a strategy."""
+    return _share(items, states_strategy)
+
+
+def leak_share(items: Iterable[Experience], entities: Collection[str] = ()) -> float:
+    """Share of items with details of single tasks; `entities` are names from tasks (pages, people)."""
+    return _share(items, lambda text: leaks(text, entities))
+
+
+def rejection_rate(accepted: int, rejected: int) -> float | None:
+    """Share of trajectories the filter rejected; None when there was none."""
+    return rejected / (accepted + rejected) if accepted + rejected else None
+
+
+def pool_health(items: Sequence[Experience], entities: Collection[str] = ()) -> PoolHealth:
+    """Both shares of a pool."""
+    return PoolHealth(items=len(items), strategy_share=strategy_share(items), leak_share=leak_share(items, entities))
+
+
+def pool_cautions(
+    items: Sequence[Experience],
+    iteration: int,
+    entities: Collection[str] = (),
+    limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
+) -> tuple[Caution, ...]:
+    """Principle items that state no strategy, and items that leak; instance items are meant to have details."""
+    principles = [item for item in items if item.granularity == "principle"]
+    if not principles:
+        return ()
+    health = pool_health(principles, entities)
+    found = []
+    if health.strategy_share < limits.least_strategy:
+        text = f"only {health.strategy_share:.0%} of the principle items state a strategy"
+        found.append(_caution("least_strategy", iteration, health.strategy_share, limits.least_strategy, text))
+    if health.leak_share > limits.most_leak:
+        text = f"{health.leak_share:.0%} of the principle items hold details of single tasks"
+        found.append(_caution("most_leak", iteration, health.leak_share, limits.most_leak, text))
+    return tuple(found)
+
+
+def filter_cautions(
+    accepted: int,
+    rejected: int,
+    iteration: int,
+    limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
+) -> tuple[Caution, ...]:
+    """A filter that lets almost nothing through: little to learn from, and that little is the easy part."""
+    rate = rejection_rate(accepted, rejected)
+    if rate is None or rate <= limits.most_rejected:
+        return ()
+    text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
+    return (_caution("most_rejected", iteration, rate, limits.most_rejected, text),)
+
+
+def drift_cautions(
+    starter: SuiteMetrics,
+    now: SuiteMetrics,
+    limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
+) -> tuple[Caution, ...]:
+    """What changed from the starter to `now` (same suite and mode) beyond the thresholds, success last."""
+    signs = (*_rises(starter, now, limits), *_ratios(starter, now, limits), *_losses(now))
+    return tuple(_caution(sign, now.iteration, value, bound, text, now.suite) for sign, value, bound, text in signs)
+
+
+_Sign = tuple[str, float, float, str]
+
+
+def _rises(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iterable[_Sign]:
+    watched = (
+        ("premature_rise", "premature answers", starter.premature_rate, now.premature_rate, limits.premature_rise),
+        ("truncated_rise", "truncated episodes", starter.truncated_rate, now.truncated_rate, limits.truncated_rise),
+        ("invalid_rise", "invalid actions", starter.invalid_rate, now.invalid_rate, limits.invalid_rise),
+    )
+    for sign, name, old, new, bound in watched:
+        if new - old > bound:
+            yield sign, new - old, bound, f"{name} rose from {old:.0%} to {new:.0%}"
+
+
+def _ratios(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iterable[_Sign]:
+    old_length, new_length = (m.action_tokens / m.turns if m.turns else 0.0 for m in (starter, now))
+    watched = (
+        ("turns_growth", "turns an episode", starter.turns, now.turns, limits.turns_growth),
+        ("length_growth", "tokens an action", old_length, new_length, limits.length_growth),
+    )
+    for sign, name, old, new, bound in watched:
+        if old > 0 and new / old > bound:
+            yield sign, new / old, bound, f"{name} grew from {old:.1f} to {new:.1f}"
+    if starter.nll > 0 and now.results and now.nll / starter.nll < limits.nll_shrink:
+        text = f"the policy hardly varies: NLL fell from {starter.nll:.3f} to {now.nll:.3f} nats a token"
+        yield "nll_shrink", now.nll / starter.nll, limits.nll_shrink, text
+
+
+def _losses(now: SuiteMetrics) -> Iterable[_Sign]:
+    gain, context = now.gain_over_starter, now.in_context_gain
+    if gain is not None and gain.high < 0:
+        yield "below_starter", gain.mean, 0.0, f"success is {-100 * gain.mean:.1f} points below the starter's"
+    if context is not None and context.high < 0:
+        yield "pool_hurts", context.mean, 0.0, f"the pool in context costs {-100 * context.mean:.1f} points of success"
+
+
+def _caution(sign: str, iteration: int, value: float, bound: float, text: str, suite: str = "") -> Caution:
+    return Caution(sign=sign, iteration=iteration, suite=suite, value=value, threshold=bound, message=text)
+
+
+def _share(items: Iterable[Experience], holds: Callable[[str], bool]) -> float:
+    found = [holds(item.text) for item in items]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _names_entity(text: str, entities: Collection[str]) -> bool:
+    lowered = text.lower()
+    names = (name.lower() for name in entities if name)
+    return any(name in lowered and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", lowered) for name in names)

@@ -1,0 +1,48 @@
+"""Whether a new checkpoint is kept: compare it with the one before, on the same tasks, without experience.
+
+Left out: how to roll back (the loop does it). What must not change: a result in the in-context mode
+never decides, and too few tasks never roll back: noise of small suites is as large as real effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from .metrics import by_task
+from .records import EvalResult, Record
+from .stats import Interval, paired_difference
+
+Rule = Literal["always", "no_worse"]
+LEAST_TASKS = 6  # five tasks that all got worse still have an exact two-sided p of 0.0625
+
+
+class Decision(Record):
+    """What the gate said. `interval`: after minus before, None when no task was scored in both."""
+
+    promote: bool
+    reason: str
+    interval: Interval | None
+
+
+def decide(
+    before: Sequence[EvalResult], after: Sequence[EvalResult], rule: Rule, resamples: int = 2000, seed: int = 0
+) -> Decision:
+    """Promote the checkpoint of `after`, or keep that of `before`, by their internalized results.
+
+    'always' promotes; 'no_worse' rolls back when the paired 95 % interval lies wholly below zero.
+    """
+    change = paired_difference(_internalized(before), _internalized(after), resamples, seed)
+    if rule == "always":
+        return Decision(promote=True, reason="rule 'always'", interval=change)
+    if change is None or change.n < LEAST_TASKS:
+        paired = change.n if change else 0
+        return Decision(promote=True, reason=f"{paired} paired tasks cannot show a loss", interval=change)
+    found = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] on {change.n} tasks"
+    if change.high < 0:
+        return Decision(promote=False, reason=f"worse: {found}", interval=change)
+    return Decision(promote=True, reason=f"no worse: {found}", interval=change)
+
+
+def _internalized(results: Sequence[EvalResult]) -> dict[str, float | None]:
+    return by_task(result for result in results if result.mode == "internalized")

@@ -1,0 +1,118 @@
+import pytest
+
+from internalize.diagnostics import (
+    Thresholds,
+    drift_cautions,
+    filter_cautions,
+    leaks,
+    pool_cautions,
+    pool_health,
+    rejection_rate,
+    states_strategy,
+)
+from internalize.metrics import SuiteMetrics
+from internalize.records import Experience
+from internalize.stats import Interval
+
+RULES = (
+    "When the page only names an alias, visit the page that defines it.",
+    "Source check: compare two pages before you answer.",
+    "- Never answer from memory.",
+    "If a search finds nothing, rephrase it with the parent module.",
+)
+DETAILS = (
+    "Question: default of mode of io.open? The page https://docs.example/io says 'r'.",
+    "The population was 12,345 in the table.",
+    "Its manual is from 2019.",
+    'The heading reads "Changes in the second edition of it".',
+)
+
+
+def item(text, granularity="principle"):
+    return Experience.new(text, granularity, "contrast")
+
+
+@pytest.mark.parametrize("text", RULES)
+def test_rules_are_strategies_and_leak_nothing(text):
+    assert states_strategy(text)
+    assert not leaks(text)
+
+
+@pytest.mark.parametrize("text", DETAILS)
+def test_details_leak_and_are_no_strategy(text):
+    assert leaks(text)
+    assert not states_strategy(text)
+
+
+def test_short_quotes_and_small_numbers_are_cues():
+    assert not leaks('When the page says "alias of", visit page 2 of 999.')
+    assert not leaks("Try 1,2,3,4 in turn.")
+    assert leaks("Read `the whole of this line` first.")
+
+
+def test_entities_are_whole_words_of_any_case():
+    assert leaks("Visit Json.Decoder first.", {"json.decoder"})
+    assert not leaks("Visit json.decoders first.", {"json.decoder"})
+    assert not leaks("Open (a) page.", {"", "b"})
+    assert leaks("Call f(x) twice.", {"f(x)"})
+
+
+def test_pool_health_shares():
+    health = pool_health([*map(item, RULES), *map(item, DETAILS[:1])])
+    assert (health.items, health.strategy_share, health.leak_share) == (5, 0.8, 0.2)
+    assert pool_health([]).model_dump() == {"items": 0, "strategy_share": 0.0, "leak_share": 0.0}
+
+
+def test_pool_cautions_judge_principles_only():
+    assert pool_cautions([item(text) for text in RULES], 1) == ()
+    assert pool_cautions([item(text, "instance") for text in DETAILS], 1) == ()
+    cautions = pool_cautions([item(text) for text in DETAILS], 2)
+    assert [(c.sign, c.iteration, c.value) for c in cautions] == [("least_strategy", 2, 0.0), ("most_leak", 2, 1.0)]
+
+
+def test_rejection():
+    assert rejection_rate(0, 0) is None
+    assert rejection_rate(3, 1) == 0.25
+    assert filter_cautions(2, 8, 1) == ()
+    (caution,) = filter_cautions(1, 9, 1)
+    assert (caution.sign, caution.value, caution.threshold) == ("most_rejected", 0.9, 0.8)
+
+
+def metrics(**rest):
+    defaults = {"iteration": 0, "suite": "dev", "mode": "internalized", "checkpoint": "c", "pool_version": None}
+    numbers = {"results": 20, "unscored": 0, "success": None, "turns": 3.0, "action_tokens": 30.0, "nll": 0.4}
+    return SuiteMetrics(**{**defaults, **numbers, **rest})
+
+
+def signs(**rest):
+    return [caution.sign for caution in drift_cautions(metrics(), metrics(iteration=2, **rest))]
+
+
+def test_no_drift_no_caution():
+    assert signs() == []
+    assert signs(premature_rate=0.09, turns=4.4, action_tokens=44.0) == []
+
+
+def test_each_sign_by_itself():
+    assert signs(premature_rate=0.2) == ["premature_rise"]
+    assert signs(truncated_rate=0.2) == ["truncated_rise"]
+    assert signs(invalid_rate=0.06) == ["invalid_rise"]
+    assert signs(turns=21.9, action_tokens=219.0) == ["turns_growth"]  # as long an action, more of them
+    assert signs(action_tokens=60.0) == ["length_growth"]
+    assert signs(nll=0.05) == ["nll_shrink"]
+    worse = Interval(mean=-0.2, low=-0.3, high=-0.1, n=20)
+    assert signs(gain_over_starter=worse) == ["below_starter"]
+    assert signs(in_context_gain=worse) == ["pool_hurts"]
+    assert signs(in_context_gain=Interval(mean=-0.2, low=-0.5, high=0.1, n=20)) == []
+
+
+def test_thresholds_are_values():
+    strict = Thresholds(premature_rise=0.01)
+    (caution,) = drift_cautions(metrics(), metrics(iteration=1, premature_rate=0.05), strict)
+    assert caution.threshold == 0.01
+    assert caution.message == "premature answers rose from 0% to 5%"
+
+
+def test_a_starter_that_was_never_scored_is_no_yardstick():
+    empty = metrics(turns=0.0, action_tokens=0.0, nll=0.0, results=0)
+    assert drift_cautions(empty, metrics(iteration=1)) == ()

@@ -1,0 +1,170 @@
+import math
+
+import pytest
+
+from internalize.metrics import eval_result, in_context_gain, iteration_metrics, retained, suite_metrics
+from internalize.records import Action, EvalResult, Message, Step, Trajectory
+
+
+class Docs:
+    evidence_actions = frozenset({"search", "visit"})
+    final_actions = frozenset({"answer"})
+
+
+def step(name, tokens=2):
+    action = None if name is None else Action(name=name, argument="x")
+    return Step(action_text="x", action=action, token_ids=(1,) * tokens, logprobs=(-0.5,) * tokens)
+
+
+def trajectory(*names, score=1.0, termination="answered", **rest):
+    return Trajectory(
+        id="t", task_id="a", env="docs", split="dev", iteration=1, seed=0, checkpoint="c1",
+        prompt=(Message(role="user", content="q"),), steps=tuple(map(step, names)), termination=termination,
+        score=score, **rest,
+    )  # fmt: skip
+
+
+def results(successes, *, iteration=0, mode="internalized", checkpoint=None, pool=None, **rest):
+    """One result a task: tasks "0", "1", ... in the order of `successes`."""
+    defaults = {"suite": "dev", "turns": 4, "action_tokens": 10, "nll": 1.0, **rest}
+    pool = pool or (f"p{iteration}" if mode == "in_context" else None)
+    return [
+        EvalResult(
+            mode=mode, iteration=iteration, checkpoint=checkpoint or f"c{iteration}", pool_version=pool,
+            task_id=str(i), success=success, **defaults,
+        )
+        for i, success in enumerate(successes)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "premature"),
+    [
+        (("search", "visit", "answer"), False),
+        (("answer",), True),
+        ((None, "answer"), True),
+        ((None, "think", "answer"), True),
+        (("think", "search", "answer"), False),
+        (("search", "search"), False),  # never answered
+        ((), False),
+    ],
+)
+def test_premature_is_a_final_action_before_any_evidence(names, premature):
+    assert eval_result(trajectory(*names), "dev", "internalized", Docs()).premature is premature
+
+
+def test_eval_result_counts():
+    result = eval_result(
+        trajectory("search", None, "visit", score=0.0, termination="max_steps"), "dev", "in_context", Docs()
+    )
+    assert (result.turns, result.invalid, result.action_tokens, result.truncated) == (3, 1, 6, True)
+    assert (result.success, result.suite, result.mode, result.iteration, result.checkpoint) == (
+        0.0,
+        "dev",
+        "in_context",
+        1,
+        "c1",
+    )
+    assert result.nll == pytest.approx(0.5)
+
+
+def test_a_broken_episode_is_unscored_even_if_it_has_a_score():
+    broken = trajectory("search", score=0.0, termination="failed", failure="connection lost")
+    assert eval_result(broken, "dev", "internalized", Docs()).success is None
+
+
+def test_suite_metrics_by_hand():
+    rows = [
+        *results([1.0, 0.0, 1.0], turns=2, invalid=1, action_tokens=10, nll=1.0, family="easy"),
+        *results([None], turns=100, premature=True, truncated=True, action_tokens=1000),
+        *results([0.0], turns=6, premature=True, truncated=True, action_tokens=30, nll=0.5, family="hard"),
+    ]
+    rows = [row.model_copy(update={"task_id": str(i)}) for i, row in enumerate(rows)]
+    metrics = suite_metrics(rows)
+    assert metrics.success is not None
+    assert (metrics.success.mean, metrics.success.n, metrics.success.left_out) == (0.5, 4, 1)
+    assert (metrics.results, metrics.unscored) == (4, 1)
+    assert (metrics.premature_rate, metrics.truncated_rate) == (0.25, 0.25)
+    assert (metrics.turns, metrics.action_tokens) == (3.0, 15.0)
+    assert metrics.invalid_rate == 3 / 12
+    assert metrics.nll == pytest.approx((30 * 1.0 + 30 * 0.5) / 60)
+    assert {name: (f.mean, f.n) for name, f in metrics.families.items()} == {
+        "easy": (pytest.approx(2 / 3), 3),
+        "hard": (0, 1),
+    }
+
+
+def test_all_unscored_is_no_success_not_zero():
+    metrics = suite_metrics(results([None, None]))
+    assert metrics.success is None
+    assert (metrics.results, metrics.unscored) == (0, 2)
+
+
+def test_groups_do_not_mix():
+    with pytest.raises(ValueError, match="2 groups"):
+        suite_metrics([*results([1.0]), *results([1.0], mode="in_context")])
+    with pytest.raises(ValueError, match="0 groups"):
+        suite_metrics([])
+
+
+def test_attempts_of_a_task_are_averaged():
+    metrics = suite_metrics([*results([1.0, 1.0]), *results([0.0])])
+    assert metrics.success is not None
+    assert (metrics.success.mean, metrics.success.n, metrics.results) == (0.75, 2, 3)
+
+
+STARTER = results([1.0, 0.0, 0.0, 0.0])
+AFTER = results([1.0, 1.0, 0.0, 0.0], iteration=1)
+WITH_POOL = results([1.0, 1.0, 1.0, None], iteration=1, mode="in_context")
+
+
+def test_in_context_gain_is_paired():
+    gain = in_context_gain([*AFTER, *WITH_POOL], "dev", "c1", "p1")
+    assert gain is not None
+    assert (gain.mean, gain.n, gain.left_out) == (pytest.approx(1 / 3), 3, 1)
+    assert in_context_gain([*AFTER, *WITH_POOL], "dev", "c1", "p2") is None
+    assert in_context_gain([*AFTER, *WITH_POOL], "dev", "c0", "p1") is None
+
+
+def test_retained_falls_back_to_the_same_iteration():
+    """Tasks 0-2 are scored everywhere: starter 1/3, with the pool 3/3, after 2/3."""
+    assert retained([*STARTER, *AFTER, *WITH_POOL], "dev", 1) == pytest.approx(0.5)
+
+
+def test_retained_prefers_the_same_pool_on_the_checkpoint_before():
+    before = results([1.0, 1.0, 0.0, 0.0], mode="in_context", checkpoint="c0", pool="p1", iteration=1)
+    other = results([1.0, 1.0, 1.0, 1.0], mode="in_context", checkpoint="c0", pool="p9", iteration=1)
+    assert retained([*STARTER, *AFTER, *WITH_POOL, *before, *other], "dev", 1) == pytest.approx(1.0)
+
+
+def test_retained_is_none_without_a_gain_to_retain():
+    no_gain = results([1.0, 0.0, 0.0, 0.0], iteration=1, mode="in_context")
+    assert retained([*STARTER, *AFTER, *no_gain], "dev", 1) is None
+    assert retained([*STARTER, *AFTER], "dev", 1) is None
+    assert retained([*AFTER, *WITH_POOL], "dev", 1) is None
+    assert retained([*STARTER, *AFTER, *WITH_POOL], "dev", 0) is None
+
+
+def test_iteration_metrics_one_line_a_suite_and_mode():
+    test_suite = results([0.0, 1.0], iteration=1, suite="test")
+    lines = iteration_metrics([*AFTER, *WITH_POOL, *test_suite], STARTER)
+    assert [(line.suite, line.mode) for line in lines] == [
+        ("dev", "internalized"),
+        ("dev", "in_context"),
+        ("test", "internalized"),
+    ]
+    plain, with_pool, other = lines
+    assert plain.gain_over_starter is not None
+    assert plain.gain_over_starter.mean == 0.25
+    assert plain.retained == pytest.approx(0.5)
+    assert plain.in_context_gain is with_pool.gain_over_starter is with_pool.retained is None
+    assert with_pool.in_context_gain is not None
+    assert with_pool.in_context_gain.mean == pytest.approx(1 / 3)
+    assert other.gain_over_starter is None  # the starter was not measured on that suite
+
+
+def test_the_starter_has_no_gain_and_lines_round_trip():
+    (line,) = iteration_metrics(STARTER)
+    assert line.gain_over_starter is None
+    assert type(line).model_validate_json(line.model_dump_json()) == line
+    assert math.isfinite(line.nll)
