@@ -1,0 +1,148 @@
+"""The language that contrastive extraction writes in: "When <cue>, <verb> <where its argument stands>."
+
+A rule names no page, number or entity of a task, only words that the environment repeats in every task, so it can
+transfer. `matches` says whether an action is what the rule asks for in a situation. Left out: meaning. A rule is
+about where text stands. What must not change: `phrase` is injective, since an item's id is the hash of its text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..records import Action, Trajectory
+
+START = "start"
+FIRST_NAME, LAST_NAME, BESIDE = (
+    "the first name in the question",
+    "the last name in the question",
+    "the value beside the asked word",
+)
+_NAME = re.compile(r"[\w#-]+(?:[./][\w#-]+)+")
+_ASKED = re.compile(r"\b(?:of|after|for) (\S+) in\b")
+
+
+class Situation(NamedTuple):
+    """What the policy sees at one decision. `observation` is None at the start."""
+
+    question: str
+    observation: str | None
+    taken: frozenset[tuple[str, str]]  # actions already taken in the episode
+
+
+class Rule(NamedTuple):
+    """`cue` "" = the start; `place` = observation | question | start; `asked` = "" | missing | there."""
+
+    place: str
+    cue: str
+    asked: str
+    verb: str
+    source: str  # FIRST_NAME, LAST_NAME, BESIDE or a label: the argument follows it on its line
+
+
+def situations(trajectory: Trajectory) -> list[Situation]:
+    """The situation of every step of a trajectory."""
+    question = next((m.content for m in reversed(trajectory.prompt) if m.role == "user"), "")
+    found: list[Situation] = []
+    observation, taken = None, frozenset[tuple[str, str]]()
+    for step in trajectory.steps:
+        found.append(Situation(question, observation, taken))
+        if step.action:
+            taken |= {(step.action.name, step.action.argument)}
+        observation = step.observation
+    return found
+
+
+def asked_words(question: str) -> list[str]:
+    """The words that the question asks about: what stands between "of" or "after" and "in"."""
+    return _ASKED.findall(question)
+
+
+def asked_state(situation: Situation) -> str:
+    """`there` if an asked word stands in the observation, else `missing`; "" if the question names none."""
+    asked = asked_words(situation.question)
+    if not asked or situation.observation is None:
+        return ""
+    there = any(re.search(rf"(?<![\w.]){re.escape(word)}(?!\w)", situation.observation) for word in asked)
+    return "there" if there else "missing"
+
+
+def applies(rule: Rule, situation: Situation) -> bool:
+    """Whether the cue of the rule is present and its action not yet done."""
+    seen = situation.observation
+    if rule.place == START:
+        present = seen is None
+    elif rule.place == "question":
+        present = seen is not None and rule.cue in situation.question
+    else:
+        present = seen is not None and follows(seen, rule.cue) is not None
+    if not present or (rule.asked and asked_state(situation) != rule.asked):
+        return False
+    wanted = argument_of(rule, situation)
+    return wanted is None or (rule.verb, wanted) not in situation.taken
+
+
+def argument_of(rule: Rule, situation: Situation) -> str | None:
+    """The argument that the rule asks for here; "" if there is none, None if only a value can be recognized."""
+    if rule.source == BESIDE:
+        return None
+    if rule.source in {FIRST_NAME, LAST_NAME}:
+        names = _NAME.findall(situation.question)
+        return names[0 if rule.source == FIRST_NAME else -1] if names else ""
+    return follows(situation.observation or "", rule.source) or ""
+
+
+def follows(observation: str, label: str) -> str | None:
+    """What stands after `label` at the start of a line, up to a comma; None if no line starts with it."""
+    for line in observation.splitlines():
+        if line == label:
+            return ""
+        if line.startswith(label + " "):
+            return line[len(label) + 1 :].split(", ")[0].strip()
+    return None
+
+
+def matches(rule: Rule, situation: Situation, action: Action) -> bool:
+    """Whether `action` does what the rule says here."""
+    if action.name != rule.verb:
+        return False
+    if rule.source == BESIDE:
+        return _beside(situation, action.argument)
+    return action.argument == argument_of(rule, situation)
+
+
+def _beside(situation: Situation, value: str) -> bool:
+    pattern = rf"(?:=|, )\s*{re.escape(value)}(?:,|\s|$|=)"
+    text = situation.observation or ""
+    return any(
+        re.search(rf"(?<!\w){re.escape(w)}(?:=[^,]*)?{pattern}", text) or f"{w}={value}" in text
+        for w in asked_words(situation.question)
+    )
+
+
+def sources(situation: Situation, action: Action, labels: Sequence[str]) -> list[str]:
+    """Every description of where the argument of `action` comes from."""
+    trial = Rule("", "", "", action.name, "")
+    wanted = [FIRST_NAME, LAST_NAME, BESIDE, *labels]
+    return [s for s in wanted if matches(trial._replace(source=s), situation, action)]
+
+
+def phrase(rule: Rule) -> str:
+    """The rule as one English sentence."""
+    if rule.place == START:
+        when = "At the start"
+    elif rule.place == "question":
+        when = f'When the question says "{rule.cue}"'
+    else:
+        when = f'When you see "{rule.cue}"'
+    if rule.asked:
+        when += f" and the asked word is {rule.asked}"
+    source = rule.source if rule.source in {FIRST_NAME, LAST_NAME, BESIDE} else f'the name after "{rule.source}"'
+    return f"{when}, {rule.verb} {source}."
+
+
+def example(situation: Situation, action: Action) -> str:
+    """A worked example of the situation, details kept: the instance-level counterpart of a rule."""
+    seen = " | ".join((situation.observation or "nothing yet").splitlines()[:3])
+    return f'Example: asked "{situation.question}" and seeing "{seen}", {action.name}[{action.argument}] worked.'
