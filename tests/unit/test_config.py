@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from internalize.config import Config, changed_fields, load_config
+from internalize.errors import ConfigError
+
+
+def test_defaults_are_valid_and_frozen() -> None:
+    config = load_config(None)
+    assert config == Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 1  # type: ignore[misc]
+
+
+def test_every_field_says_what_it_means() -> None:
+    for name, section in Config.model_fields.items():
+        fields = getattr(section.annotation, "model_fields", {name: section})
+        assert [key for key, field in fields.items() if not field.description] == [], name
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sede=1", "defaults: unknown key sede$"),
+        ("distill.learning_rate=1", r"unknown key distill\.learning_rate$"),
+        ("distill.lr=0", r"distill\.lr = 0: input should be greater than 0$"),
+        ("inject.k=9", r"inject\.k = 9: .*less than or equal to 8$"),
+        ("inject.pattern=sometimes", r"inject\.pattern = 'sometimes': .*'stepwise'$"),
+        ("rollout.tasks=many", r"rollout\.tasks = 'many': .*integer"),
+        ("seed", "write section.key=value$"),
+        ("=3", "write section.key=value$"),
+        ("env=3", r"env = 3: "),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_below_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed is a value, not a section"):
+        load_config(None, ["seed=1", "seed.x=2"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed = ]", r"recipe\.toml: not valid TOML: .*line 1"),
+        ("[distill]\nlr = 2.0", r"recipe\.toml: distill\.lr = 2\.0: "),
+        ("[nonsense]\nx = 1", r"recipe\.toml: unknown key nonsense$"),
+        ("\xff", r"recipe\.toml: not valid TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "."])
+def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot read the recipe"):
+        load_config(tmp_path / name)
+
+
+def test_overrides_win_over_the_recipe_and_bare_words_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("seed = 3\n[inject]\npattern = 'stepwise'\nk = 4\n")
+    config = load_config(
+        path, ["inject.pattern=global", "env.options.pages=12", "evaluate.final_splits=['test', 'long']"]
+    )
+    assert (config.seed, config.inject.pattern, config.inject.k) == (3, "global", 4)
+    assert config.env.options == {"pages": 12}
+    assert config.evaluate.final_splits == ("test", "long")
+
+
+def test_the_digest_covers_every_field_and_survives_a_round_trip() -> None:
+    config = load_config(None, ["distill.lr=0.0003"])
+    assert Config.model_validate_json(config.model_dump_json()).digest == config.digest != Config().digest
+    assert config.changed_from(Config().dump()) == ["distill.lr"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"), st.integers(0, 2) | st.dictionaries(st.sampled_from("xy"), st.integers(0, 1))
+    )
+)
+def test_nothing_changed_between_a_config_and_itself(values: dict[str, object]) -> None:
+    assert changed_fields(values, values) == []
+    assert changed_fields({**values, "s": {"new": 1, "same": 2}}, {**values, "s": {"same": 2}}) == ["s.new"]
