@@ -1,0 +1,46 @@
+"""Invariant 5: teacher and student predict the same action tokens at the same positions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaForCausalLM
+
+from internalize.distill.scoring import pack, pack_clean, student_hidden, teacher_hidden
+from tests.trajectories import random_example
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 8), hint=st.sampled_from(["stepwise", "global", "none"]))
+def test_rows_and_targets_agree(seed: int, steps: int, hint: str) -> None:
+    example = random_example(seed, steps=steps, hint=hint)
+    teacher, student = pack(example), pack_clean(example.token_ids, example.spans)
+    actions = [token for span in example.spans for token in example.token_ids[span.start : span.end]]
+    assert teacher.targets.tolist() == student.targets.tolist() == actions
+    assert student.rows.tolist() == [place for span in example.spans for place in range(span.start - 1, span.end - 1)]
+    lengths = [span.end - span.start for span in example.spans]
+    for packed in (teacher, student):  # after the first row of an action, row and input token go in step
+        for rows, targets in zip(packed.rows.split(lengths), packed.targets.split(lengths), strict=True):
+            assert packed.ids[rows[1:]].tolist() == targets[:-1].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), steps=st.integers(1, 8))
+def test_a_branch_sees_its_history_itself_and_nothing_else(seed: int, steps: int) -> None:
+    example = random_example(seed, steps=steps)
+    packed = pack(example)
+    mask = packed.mask()
+    for row in range(len(packed.ids)) if mask is not None else ():
+        seen = packed.position_ids[mask[row]].tolist()
+        assert seen == list(range(packed.position_ids[row] + 1))  # every position before it exactly once
+        blocks = set(packed.block[mask[row]].tolist())
+        assert blocks <= {0, int(packed.block[row])}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_experience_the_teacher_is_the_student(model: LlamaForCausalLM, seed: int) -> None:
+    example = random_example(seed, hint="none")
+    student = student_hidden(model, example.token_ids, example.spans)
+    assert torch.equal(teacher_hidden(model, pack(example)), student)

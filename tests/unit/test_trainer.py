@@ -1,0 +1,149 @@
+"""Training: it lowers what it says it lowers, repeats exactly, and counts every action token once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from internalize.checkpoint import checkpoint_id, trained_state
+from internalize.config import DistillConfig
+from internalize.distill.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
+from internalize.distill.trainer import TrainItem, TrainSummary, distill, fit, new_adapter
+from internalize.errors import InternalizeError
+from internalize.records import DistillExample
+from tests.tiny import tiny_model
+from tests.trajectories import likely_example, random_example
+
+CONFIG = DistillConfig(epochs=6, lr=5e-3, batch=2, lora_r=4)
+
+
+@pytest.fixture
+def examples(model: LlamaForCausalLM) -> list[DistillExample]:
+    return [likely_example(model, seed) for seed in range(5)]
+
+
+def _train(
+    examples: list[DistillExample], folder: Path, *, seed: int = 0, **change: object
+) -> tuple[torch.nn.Module, TrainSummary]:
+    config = CONFIG.model_copy(update=change)
+    policy = new_adapter(tiny_model(), config.lora_r, seed) if config.lora_r else tiny_model()
+    return policy, distill(policy, examples, config, seed=seed, output_dir=folder)
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "sft"])
+@pytest.mark.parametrize("lora_r", [4, 0])
+def test_a_short_run_lowers_its_divergence(
+    examples: list[DistillExample], tmp_path: Path, divergence: str, lora_r: int
+) -> None:
+    _, summary = _train(examples, tmp_path, divergence=divergence, lora_r=lora_r)
+    assert summary.divergence_before is not None
+    assert summary.divergence_after is not None
+    assert summary.divergence_after < 0.8 * summary.divergence_before
+    assert summary.first_loss == pytest.approx(summary.divergence_before, rel=1e-4)  # all weights are 1
+    assert (summary.steps, summary.accepted) == (6 * 3, 5)
+    assert summary.action_tokens == sum(span.end - span.start for example in examples for span in example.spans)
+    assert list(tmp_path.iterdir()) == []  # nothing is written
+
+
+def test_global_experience_is_distilled_too(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    examples = [likely_example(model, seed, hint="global") for seed in range(4)]
+    _, summary = _train(examples, tmp_path)
+    assert summary.divergence_after < 0.8 * summary.divergence_before
+
+
+def test_same_seed_same_weights_and_another_seed_others(examples: list[DistillExample], tmp_path: Path) -> None:
+    ids = []
+    for seed in (0, 0, 1):
+        torch.rand(3)  # the state of the global generator does not matter
+        policy, _ = _train(examples, tmp_path, seed=seed, epochs=1)
+        ids.append(checkpoint_id(trained_state(policy)))
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_only_the_adapter_changes(examples: list[DistillExample], tmp_path: Path) -> None:
+    policy, _ = _train(examples, tmp_path, epochs=1)
+    base = tiny_model().state_dict()
+    for name, tensor in policy.get_base_model().state_dict().items():
+        if "lora_" not in name:
+            assert torch.equal(tensor, base[name.replace(".base_layer", "")]), name
+    assert not policy.training
+
+
+def test_the_teacher_stays_where_it_was_when_the_head_is_trained(
+    examples: list[DistillExample], tmp_path: Path
+) -> None:
+    """The reported divergence is against the weights of the start, computed here from a second model."""
+    policy, summary = _train(examples, tmp_path, lora_r=0, batch=5, epochs=2)
+    start, total, count = tiny_model(), 0.0, 0
+    for example in examples:
+        teacher = head(start)(teacher_hidden(start, pack(example))).log_softmax(-1)
+        student = head(policy)(hidden_states(policy, pack_clean(example.token_ids, example.spans))).log_softmax(-1)
+        total += (teacher.exp() * (teacher - student)).sum().item()
+        count += len(teacher)
+    assert summary.divergence_after == pytest.approx(total / count, rel=1e-4)
+
+
+def test_an_optimizer_step_is_a_mean_over_its_action_tokens(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    """Accumulated trajectories of different lengths and weights give the gradient of one weighted mean."""
+    packs = [
+        pack_clean(example.token_ids, example.spans)
+        for example in (random_example(1, steps=1), random_example(2, steps=6))
+    ]
+    weights = [1.0, 0.25]
+    items = [TrainItem(packed, None, weight) for packed, weight in zip(packs, weights, strict=True)]
+    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 1, "lr": 1e-9})
+    summary = fit(model, items, config, seed=0, output_dir=tmp_path)
+    total = 0.0
+    for packed, weight in zip(packs, weights, strict=True):
+        logits = head(model)(hidden_states(model, packed))
+        total += weight * float(torch.nn.functional.cross_entropy(logits, packed.targets, reduction="sum"))
+    assert summary.first_loss == pytest.approx(total / sum(len(packed.targets) for packed in packs), rel=1e-4)
+
+
+def test_a_recipe_can_train_on_several_branches_of_one_trunk(model: LlamaForCausalLM, tmp_path: Path) -> None:
+    ids = random_example(0).token_ids
+    packed = pack_branches(ids, [(6, (50, 51), (7, 8, 9)), (6, (60, 61), (17, 18)), (6, (), ids[6:9])])
+    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 30})
+    summary = fit(model, [TrainItem(packed)], config, seed=0, output_dir=tmp_path)
+    assert summary.divergence_after < 0.2
+
+
+def test_progress_reports_every_optimizer_step(examples: list[DistillExample], tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    config = CONFIG.model_copy(update={"epochs": 1})
+    policy = new_adapter(tiny_model(), 4, 0)
+    distill(
+        policy, examples, config, seed=0, output_dir=tmp_path, progress=lambda step, of, loss: seen.append((step, of))
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_nothing_accepted_trains_nothing(tmp_path: Path) -> None:
+    policy = new_adapter(tiny_model(), 4, 0)
+    before = checkpoint_id(trained_state(policy))
+    assert distill(policy, [], CONFIG, seed=0, output_dir=tmp_path) == TrainSummary(
+        steps=0, accepted=0, action_tokens=0
+    )
+    assert checkpoint_id(trained_state(policy)) == before
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_a_teacher_without_weights_is_refused(examples: list[DistillExample], tmp_path: Path, value: float) -> None:
+    broken = tiny_model()
+    torch.nn.init.constant_(broken.lm_head.weight, value)
+    with pytest.raises(InternalizeError, match="NLL"):
+        distill(new_adapter(broken, 4, 0), examples, CONFIG, seed=0, output_dir=tmp_path)
+
+
+def test_a_new_adapter_has_no_effect_and_spares_the_head(model: LlamaForCausalLM) -> None:
+    ids = torch.arange(3, 20)[None]
+    before = model(ids).logits
+    policy = new_adapter(model, 4, 0)
+    torch.testing.assert_close(policy(ids).logits, before)
+    trained = [name for name, weight in policy.named_parameters() if weight.requires_grad]
+    assert len(trained) == 2 * 7 * 2  # A and B of seven projections in two layers
+    assert not any("lm_head" in name for name in trained)
