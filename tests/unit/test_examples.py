@@ -1,0 +1,118 @@
+"""Trajectories become clean ids, action spans and the teacher's branches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from internalize.config import DistillConfig
+from internalize.distill.examples import build_example, select
+from internalize.distill.scoring import pack, pack_clean
+from internalize.distill.trainer import distill, new_adapter
+from internalize.records import Injection, Message, Step, Trajectory
+from internalize.render import BracketProtocol, Renderer, Turn
+from tests.tiny import STRIPS_THINKING, tiny_tokenizer
+
+PROMPT = (Message(role="system", content="Reply with one action."), Message(role="user", content="mode of io.open?"))
+HINT = Injection(item_ids=("a",), text="Experience: visit before you answer.", served_by="lexical")
+
+
+def _trajectory(renderer: Renderer, **change: object) -> Trajectory:
+    texts = ["search[io open]", "visit[io.open]", "answer[r]"]
+    observations = ["1 result: io.open", "io.open(file, mode='r')", None]
+    hints = [HINT, None, HINT]
+    steps = tuple(
+        Step(injection=hint, action_text=text, token_ids=renderer.encode_text(text), observation=seen)
+        for text, seen, hint in zip(texts, observations, hints, strict=True)
+    )
+    trajectory = Trajectory(
+        id="t", task_id="q", env="docs", split="train", iteration=0, seed=0, checkpoint="c", prompt=PROMPT,
+        steps=steps, termination="answered", score=1.0, pattern="stepwise",
+    )  # fmt: skip
+    return trajectory.model_copy(update=change)
+
+
+@pytest.fixture
+def renderer(tokenizer: PreTrainedTokenizerFast) -> Renderer:
+    return Renderer(tokenizer, BracketProtocol())
+
+
+def test_clean_ids_hold_the_actions_and_no_experience(renderer: Renderer) -> None:
+    trajectory = _trajectory(renderer)
+    example = build_example(trajectory, renderer)
+    text = renderer.tokenizer.decode(list(example.token_ids))
+    assert "Experience" not in text
+    assert "1 result: io.open" in text
+    for span, step in zip(example.spans, trajectory.steps, strict=True):
+        assert example.token_ids[span.start : span.end] == step.token_ids
+        assert example.token_ids[span.end - 1] in renderer.stop_ids  # invariant 4
+    assert example.spans[-1].end == len(example.token_ids)
+    assert example.token_ids[: example.prompt_length] == renderer.context(PROMPT, ()).ids
+
+
+def test_the_teacher_sees_exactly_what_the_policy_saw(renderer: Renderer) -> None:
+    trajectory = _trajectory(renderer)
+    example = build_example(trajectory, renderer)
+    turns = [Turn.of(step) for step in trajectory.steps]
+    for number, (span, step) in enumerate(zip(example.spans, trajectory.steps, strict=True)):
+        seen = renderer.context(PROMPT, turns[:number], step.injection.text if step.injection else "").ids
+        clean = span.start if not span.branch else span.fork
+        assert example.token_ids[:clean] + span.branch == seen
+        assert bool(span.branch) == (step.injection is not None)
+
+
+def test_global_experience_stands_in_the_system_message(renderer: Renderer) -> None:
+    trajectory = _trajectory(renderer, global_injection=HINT)
+    example = build_example(trajectory, renderer, injections=[None] * 3)
+    text = renderer.tokenizer.decode(list(example.teacher_prompt))
+    assert text.index("Experience") < text.index("mode of io.open?")
+    teacher = pack(example)
+    assert teacher.mask() is None
+    assert tuple(teacher.ids.tolist()) == (example.teacher_prompt + example.token_ids[example.prompt_length :])[:-1]
+
+
+def test_annotations_replace_what_the_rollout_saw(renderer: Renderer) -> None:
+    plain = _trajectory(renderer)
+    plain = plain.model_copy(
+        update={"steps": tuple(step.model_copy(update={"injection": None}) for step in plain.steps)}
+    )
+    bare = build_example(plain, renderer)
+    assert not any(span.branch for span in bare.spans)
+    hinted = build_example(plain, renderer, injections=[None, HINT, None])
+    assert [bool(span.branch) for span in hinted.spans] == [False, True, False]
+    assert hinted.token_ids == bare.token_ids
+    whole = build_example(plain, renderer, global_injection=HINT, weight=0.5)
+    assert whole.teacher_prompt
+    assert whole.weight == 0.5
+    with pytest.raises(ValueError, match="shorter"):
+        build_example(plain, renderer, injections=[HINT])
+
+
+def test_a_template_that_strips_thinking_gives_none() -> None:
+    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), BracketProtocol())
+    trajectory = _trajectory(renderer)
+    assert build_example(trajectory, renderer) is not None
+    thought = trajectory.steps[0].model_copy(update={"token_ids": renderer.encode_text("</think>search[io open]")})
+    assert build_example(trajectory.model_copy(update={"steps": (thought, *trajectory.steps[1:])}), renderer) is None
+
+
+def test_no_actions_no_example(renderer: Renderer) -> None:
+    assert build_example(_trajectory(renderer, steps=()), renderer) is None
+
+
+def test_select_keeps_successes_or_everything_scored(renderer: Renderer) -> None:
+    scores = [1.0, 0.0, None, 0.5]
+    trajectories = [_trajectory(renderer, score=score) for score in scores]
+    assert [kept.score for kept in select(trajectories, "success")] == [1.0]
+    assert [kept.score for kept in select(trajectories, "none")] == [1.0, 0.0, 0.5]
+
+
+def test_a_rendered_trajectory_trains(renderer: Renderer, model: LlamaForCausalLM, tmp_path: Path) -> None:
+    example = build_example(_trajectory(renderer), renderer)
+    packed = pack_clean(example.token_ids, example.spans)
+    assert packed.targets.tolist() == [token for step in _trajectory(renderer).steps for token in step.token_ids]
+    config = DistillConfig(divergence="sft", epochs=8, lr=1e-2, lora_r=8)
+    summary = distill(new_adapter(model, 8, 0), [example], config, seed=0, output_dir=tmp_path)
+    assert summary.divergence_after < summary.divergence_before - 1
