@@ -6,11 +6,97 @@ served and of no later context. Items are untrusted text: they are shown as a li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .config import InjectConfig
+from .pool import ExperiencePool
+from .records import Experience, Injection, Message, Pattern, Selector
 
 HEAD = "Experience:"
+_QUOTED = re.compile(r'"([^"]+)"')
+_WORD = re.compile(r"\w+")
+_AT_START = "At the start"
 
 
 def render_items(texts: Sequence[str]) -> str:
-    """The items as the policy sees them."""
+    """The items as the policy sees them, one line each."""
     return "\n".join([HEAD, *(f"- {' '.join(text.split())}" for text in texts)])
+
+
+class LexicalSelector:
+    """BM25 of the items against the first user message and the last message.
+
+    An item that quotes words, or speaks of the start, is only a candidate where these words stand (or at the start):
+    words in quotes are meant literally. Ties go to the stronger, then the older item.
+    """
+
+    async def select(
+        self, messages: Sequence[Message], items: Sequence[Experience], k: int
+    ) -> tuple[tuple[str, ...], str]:
+        """At most `k` ids, best first; none when nothing fits."""
+        question = next((m.content for m in messages if m.role == "user"), "")
+        last = messages[-1].content
+        started = any(m.role == "assistant" for m in messages)
+        seen = f"{question}\n{last}" if started else question
+        fitting = [item for item in items if _literal(item.text, seen, started=started)]
+        ranked = sorted(zip(_bm25(fitting, seen), fitting, strict=True), key=lambda p: (-p[0], -p[1].lift))
+        return tuple(item.id for score, item in ranked[:k] if score > 0), "lexical"
+
+
+def _literal(text: str, seen: str, *, started: bool) -> bool:
+    if text.startswith(_AT_START):
+        return not started
+    quoted = _QUOTED.search(text)
+    return quoted is None or quoted.group(1) in seen or text.startswith("Example:")
+
+
+def _bm25(items: Sequence[Experience], query: str) -> list[float]:
+    import bm25s  # half a second to import: only where it is used
+
+    corpus = [_WORD.findall(item.text.lower()) for item in items]
+    tokens = set(_WORD.findall(query.lower())) & {word for words in corpus for word in words}
+    if not tokens:
+        return [0.0] * len(items)
+    index = bm25s.BM25()
+    index.index(corpus, show_progress=False)
+    return [float(score) for score in index.get_scores(sorted(tokens))]
+
+
+SELECTORS: dict[str, Callable[[], Selector]] = {"lexical": LexicalSelector}
+
+
+@dataclass(frozen=True)
+class Injector:
+    """One pattern over one pool. `Injector()` injects nothing."""
+
+    pattern: Pattern = "none"
+    items: tuple[Experience, ...] = ()
+    k: int = 1
+    selector: Selector = field(default_factory=LexicalSelector)
+    pool_version: str | None = None
+
+    @staticmethod
+    def over(pool: ExperiencePool, config: InjectConfig) -> Injector:
+        """The configured pattern over a pool; an empty pool injects nothing."""
+        if config.pattern == "none" or not pool.items:
+            return Injector(pool_version=pool.version)
+        return Injector(config.pattern, pool.items, config.k, SELECTORS[config.selector](), pool.version)
+
+    def whole(self) -> Injection | None:
+        """The whole pool for the system message (global), or None."""
+        if self.pattern != "global":
+            return None
+        ids = tuple(item.id for item in self.items)
+        return Injection(item_ids=ids, text=render_items([i.text for i in self.items]), served_by="global")
+
+    async def at(self, messages: Sequence[Message]) -> Injection | None:
+        """The items for one decision on the clean `messages` (step-wise), or None."""
+        if self.pattern != "stepwise":
+            return None
+        ids, served_by = await self.selector.select(messages, self.items, self.k)
+        texts = {item.id: item.text for item in self.items}
+        if not ids:
+            return None
+        return Injection(item_ids=ids, text=render_items([texts[i] for i in ids]), served_by=served_by)

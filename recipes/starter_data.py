@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from internalize.environments.docs import Docs
-from internalize.extract.rules import (
+from internalize.rules import (
     BESIDE, FIRST_NAME, LAST_NAME, START, Rule, Situation, applies, argument_of, asked_state, example, follows, phrase,
 )
 from internalize.inject import render_items

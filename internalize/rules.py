@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..records import Action, Trajectory
+from .records import Action, Trajectory
 
 START = "start"
 FIRST_NAME, LAST_NAME, BESIDE = (
@@ -113,11 +113,11 @@ def matches(rule: Rule, situation: Situation, action: Action) -> bool:
 
 
 def _beside(situation: Situation, value: str) -> bool:
-    pattern = rf"(?:=|, )\s*{re.escape(value)}(?:,|\s|$|=)"
-    text = situation.observation or ""
+    """Whether `value` stands right after an asked word: as `word=value` or as the next item of its list."""
+    text, value = situation.observation or "", re.escape(value)
     return any(
-        re.search(rf"(?<!\w){re.escape(w)}(?:=[^,]*)?{pattern}", text) or f"{w}={value}" in text
-        for w in asked_words(situation.question)
+        re.search(rf"(?<![\w.]){re.escape(word)}(?:={value}|(?:=[^,\n]*)?, {value})(?![\w.])", text)
+        for word in asked_words(situation.question)
     )
 
 

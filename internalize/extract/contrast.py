@@ -1,0 +1,214 @@
+"""Extraction without a language model: what do successes do, and failures not, in the same situation?
+
+Principle: every rule of the language in `rules.py` that some success followed is tried on all decisions. Where its cue
+is present, the success rate of those who followed it is compared with that of those who did not (support and lift).
+The best rules that cover different decisions are added; held rules that the new data speak against are deleted.
+Instance: the successful decision at which a task's successes and failures part, kept as a worked example.
+
+Left out: causes. A rule is a correlation within one iteration's episodes. Unscored episodes are not evidence
+(invariant 9). Words of a cue are those the environment repeats over tasks, so no page text becomes a rule by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from internalize.config import ExtractConfig
+from internalize.pool import ExperiencePool
+from internalize.records import Action, Experience, PoolEdit, Trajectory
+from internalize.rules import START, Rule, Situation, applies, asked_state, example, follows, matches, phrase
+from internalize.rules import situations as situations_of
+from internalize.rules import sources as sources_of
+
+COMMON = 0.08  # share of tasks in which a word has to occur to be one of the environment's own
+MOST_WORDS = 4  # of a cue
+OVERLAP = 0.5  # two rules that cover this share of the same decisions say the same
+HARM = -0.05  # lift below which a held rule is deleted
+_DANGLING = re.compile(r"(?: (?:of|in|the|for|to|a))+$")
+
+
+class Decision(NamedTuple):
+    """One decision of a scored episode."""
+
+    situation: Situation
+    action: Action
+    score: float
+    trajectory: str
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A rule and how it fared. `followed` holds decision numbers."""
+
+    rule: Rule
+    followed: frozenset[int]
+    ignored: int
+    lift: float
+
+    @property
+    def strength(self) -> tuple[float, bool, int]:
+        """Sorting key: lift weighted by support, then rules that point at their own cue, then short ones."""
+        own = self.rule.cue == self.rule.source
+        return (round(self.lift * len(self.followed) ** 0.5, 6), own, -len(phrase(self.rule)))
+
+
+def contrast(
+    trajectories: Sequence[Trajectory], pool: ExperiencePool, config: ExtractConfig, iteration: int
+) -> tuple[PoolEdit, ...]:
+    """The edits that this iteration's episodes suggest, those that keep the pool within its cap included."""
+    scored = [t for t in trajectories if t.score is not None]
+    edits = _instances(scored, config, iteration) if config.granularity == "instance" else _rules(scored, pool, config, iteration)
+    return (*edits, *pool.over_cap(edits))
+
+
+def _rules(
+    scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractConfig, iteration: int
+) -> list[PoolEdit]:
+    decisions = [d for t in scored for d in _decisions(t)]
+    tried = [_try(rule, decisions) for rule in _candidates(decisions, config.min_support)]
+    known = {phrase(t.rule): t for t in tried}
+    edits = [_deletion(item, known[item.text]) for item in pool.items if _harms(known.get(item.text), config)]
+    good = [t for t in tried if t.ignored and len(t.followed) >= config.min_support and t.lift >= config.min_lift]
+    for chosen in _distinct(sorted(good, key=lambda t: t.strength, reverse=True), config.add):
+        evidence = sorted({decisions[i].trajectory for i in chosen.followed})[:8]
+        item = Experience.new(
+            phrase(chosen.rule),
+            "principle",
+            "contrast",
+            evidence=tuple(evidence),
+            iteration=iteration,
+            support=len(chosen.followed),
+            lift=round(chosen.lift, 4),
+        )
+        edits.append(PoolEdit(op="ADD", item=item, reason=f"lift {chosen.lift:+.2f} over {chosen.ignored} others"))
+    return edits
+
+
+def _decisions(trajectory: Trajectory) -> Iterator[Decision]:
+    for situation, step in zip(situations_of(trajectory), trajectory.steps, strict=True):
+        if step.action is not None:
+            yield Decision(situation, step.action, float(trajectory.score or 0.0), trajectory.id)
+
+
+def _candidates(decisions: Sequence[Decision], support: int) -> list[Rule]:
+    """Rules that at least `support` decisions of successes followed, with and without the asked word's state."""
+    labels = _labels(decisions)
+    cues = _question_cues(decisions)
+    counts: Counter[Rule] = Counter()
+    for decision in decisions:
+        if decision.score < 1.0:
+            continue
+        situation, verb = decision.situation, decision.action.name
+        present = [label for label in labels if follows(situation.observation or "", label) is not None]
+        places = [("observation", c) for c in present] + [("question", c) for c in cues if c in situation.question]
+        if situation.observation is None:
+            places = [(START, "")]
+        states = dict.fromkeys(["", asked_state(situation)])
+        found = sources_of(situation, decision.action, present)
+        counts.update(Rule(p, c, s, verb, f) for (p, c), s, f in itertools.product(places, states, found))
+    return sorted(rule for rule, count in counts.items() if count >= support)
+
+
+def _labels(decisions: Sequence[Decision]) -> list[str]:
+    """Line beginnings made of words that many tasks' observations share."""
+    observations = {(d.situation.question, d.situation.observation or "") for d in decisions}
+    lines = {(question, line) for question, text in observations for line in text.splitlines()}
+    common = _common((question, line.split()[:MOST_WORDS]) for question, line in lines)
+    runs: Counter[str] = Counter()
+    for _, line in lines:
+        run = list(itertools.takewhile(common.__contains__, line.split()[:MOST_WORDS]))
+        cut = next((i + 1 for i, word in enumerate(run) if word.endswith((":", "."))), len(run))
+        if run:
+            runs[" ".join(run[:cut])] += 1
+    return sorted(run for run, count in runs.items() if count > 1)
+
+
+def _question_cues(decisions: Sequence[Decision]) -> list[str]:
+    """Runs of common words in questions that some, not all, questions contain."""
+    questions = {d.situation.question for d in decisions}
+    common = _common((q, q.split()) for q in questions)
+    runs: Counter[str] = Counter()
+    for question in questions:
+        groups = itertools.groupby(question.split(), common.__contains__)
+        joined = {_DANGLING.sub("", " ".join(words)) for is_common, words in groups if is_common}
+        runs.update(run for run in joined if " " in run)
+    return sorted(run for run, count in runs.items() if COMMON * len(questions) <= count < len(questions))
+
+
+def _common(texts: Iterable[tuple[str, Sequence[str]]]) -> set[str]:
+    """Words that occur in the texts of many tasks (a task is known by its question)."""
+    tasks: defaultdict[str, set[str]] = defaultdict(set)
+    everyone = set()
+    for question, words in texts:
+        everyone.add(question)
+        for word in words:
+            tasks[word].add(question)
+    least = max(2, COMMON * len(everyone))
+    return {word for word, seen in tasks.items() if len(seen) >= least}
+
+
+def _try(rule: Rule, decisions: Sequence[Decision]) -> Tried:
+    applicable = [i for i, d in enumerate(decisions) if applies(rule, d.situation)]
+    followed = [i for i in applicable if matches(rule, decisions[i].situation, decisions[i].action)]
+    ignored = [i for i in applicable if i not in set(followed)]
+    lift = _rate(followed, decisions) - _rate(ignored, decisions)
+    return Tried(rule, frozenset(followed), len(ignored), lift)
+
+
+def _rate(numbers: Sequence[int], decisions: Sequence[Decision]) -> float:
+    """Success rate shrunk towards one half, so that two lucky episodes make no rule."""
+    return (sum(decisions[i].score for i in numbers) + 0.5) / (len(numbers) + 1)
+
+
+def _distinct(tried: Iterable[Tried], limit: int) -> list[Tried]:
+    """The first `limit` that do not cover the same decisions as a better one."""
+    chosen: list[Tried] = []
+    for candidate in tried:
+        if len(chosen) == limit:
+            break
+        if all(_overlap(candidate.followed, other.followed) < OVERLAP for other in chosen):
+            chosen.append(candidate)
+    return chosen
+
+
+def _overlap(a: frozenset[int], b: frozenset[int]) -> float:
+    return len(a & b) / max(1, min(len(a), len(b)))
+
+
+def _harms(tried: Tried | None, config: ExtractConfig) -> bool:
+    if tried is None:
+        return False
+    enough = len(tried.followed) >= config.min_support and tried.ignored >= config.min_support
+    return enough and tried.lift < HARM
+
+
+def _deletion(item: Experience, tried: Tried) -> PoolEdit:
+    return PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {tried.lift:+.2f} in new episodes")
+
+
+def _instances(scored: Sequence[Trajectory], config: ExtractConfig, iteration: int) -> list[PoolEdit]:
+    groups: defaultdict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in scored:
+        groups[trajectory.task_id].append(trajectory)
+    edits: list[PoolEdit] = []
+    for group in groups.values():
+        won = next((t for t in group if t.score == 1.0), None)
+        lost = next((t for t in group if t.score == 0.0), None)
+        if won and lost and len(edits) < config.add and (parted := _parting(won, lost)):
+            item = Experience.new(
+                example(*parted), "instance", "contrast", evidence=(won.id, lost.id), iteration=iteration, support=1
+            )
+            edits.append(PoolEdit(op="ADD", item=item, reason="where a success and a failure of one task part"))
+    return edits
+
+
+def _parting(won: Trajectory, lost: Trajectory) -> tuple[Situation, Action] | None:
+    for situation, step, other in zip(situations_of(won), won.steps, lost.steps, strict=False):
+        if step.action != other.action:
+            return (situation, step.action) if step.action else None
+    return None
