@@ -179,18 +179,18 @@ def retained(results: Sequence[EvalResult], suite: str, iteration: int) -> float
 
 
 def _in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:
-    after = select(results, suite=suite, mode="internalized", iteration=iteration)
-    own = {result.checkpoint for result in after}
-    same = tuple(r for r in select(results, suite=suite, mode="in_context", iteration=iteration) if r.checkpoint in own)
-    pools = {result.pool_version for result in same}
+    own = {r.checkpoint for r in select(results, suite=suite, mode="internalized", iteration=iteration)}
+    measured = select(results, suite=suite, mode="in_context", iteration=iteration)
+    same = tuple(r for r in measured if r.checkpoint in own) or measured
+    pool = same[0].pool_version if same else None  # the first listed: a later one is the next iteration's
     # The same pool on other weights, measured no later: the checkpoint before, also after a roll-back.
     older = [
         r
         for r in select(results, suite=suite, mode="in_context")
-        if r.pool_version in pools and r.checkpoint not in own and r.iteration <= iteration
+        if r.pool_version == pool and r.checkpoint not in own and r.iteration <= iteration
     ]
-    newest = max((result.iteration for result in older), default=0)
-    return tuple(result for result in older if result.iteration == newest) or same
+    newest = max((r.iteration for r in older), default=0)
+    return tuple(r for r in older if r.iteration == newest) or tuple(r for r in same if r.pool_version == pool)
 
 
 def _compared(

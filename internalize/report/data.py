@@ -1,0 +1,255 @@
+"""A run directory read into one frozen `RunReport`: what every kind of report is made from.
+
+Reads only, takes no lock, so a run can be looked at while it works; of a file that is being written, a
+torn last line is ignored. Every file but run.json may be missing. Metrics are computed again from
+the evaluations where these exist, so that a report never mixes old numbers with new results. What must
+not change: an iteration counts only once it has its line in metrics.jsonl (without that file, once it
+has results without experience).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from internalize.diagnostics import Caution, drift_cautions, filter_cautions, pool_cautions
+from internalize.errors import DataError
+from internalize.gate import Decision
+from internalize.metrics import Mode, SuiteMetrics, iteration_metrics
+from internalize.records import EvalResult, Experience, Record, Trajectory
+from internalize.store import RunInfo, first_problem, read_run
+
+from .samples import Entry, Sample, pick
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+TRAJECTORY_FILES = ("rollouts.jsonl", "teacher.jsonl", "episodes.jsonl")  # the last: evaluation episodes, optional
+
+
+class _Loose(BaseModel):
+    """A file of which a report needs some fields only."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Training(_Loose):
+    """train.json: what one training stage did; None = not noted."""
+
+    accepted: int | None = None
+    rejected: int | None = None
+    action_tokens: int | None = None
+    first_loss: float | None = None
+    last_loss: float | None = None
+    seconds: float | None = None
+
+
+class _PoolItems(_Loose):
+    items: tuple[Experience, ...] = ()
+
+
+class Sampled(Record):
+    """What the episodes of one file cost; `seconds` sums over decisions, which may have run together."""
+
+    file: str
+    episodes: int = 0
+    unscored: int = 0
+    action_tokens: int = 0
+    seconds: float = 0.0
+
+
+class IterationReport(Record):
+    """One iteration: the policy after `number` updates on the main suite, and what the iteration made."""
+
+    number: int
+    internalized: SuiteMetrics | None = None
+    in_context: SuiteMetrics | None = None
+    pool: tuple[Experience, ...] | None = None
+    training: Training | None = None
+    sampled: tuple[Sampled, ...] = ()
+    decision: Decision | None = None
+    cautions: tuple[Caution, ...] = ()
+
+
+class RunReport(Record):
+    """A whole run. `iterations` holds the finished ones in order, 0 = the starter if it was measured."""
+
+    path: Path
+    info: RunInfo
+    suite: str = Field(description="The suite measured at every iteration.")
+    planned: int
+    iterations: tuple[IterationReport, ...]
+    metrics: tuple[SuiteMetrics, ...]
+    results: tuple[EvalResult, ...]
+    samples: tuple[Sample, ...]
+
+    @property
+    def resamples(self) -> int:
+        """Bootstrap resamples the run was configured with."""
+        return _setting(self.info, "evaluate", "resamples", 2000)
+
+    @property
+    def finished(self) -> int:
+        """Iterations that have trained and been measured."""
+        return sum(iteration.number > 0 for iteration in self.iterations)
+
+    @property
+    def starter(self) -> IterationReport | None:
+        """The policy before any update."""
+        return next((i for i in self.iterations if i.number == 0), None)
+
+    @property
+    def final(self) -> IterationReport | None:
+        """The last trained policy that the gate kept; None if there is none."""
+        kept = [i for i in self.iterations if i.number > 0 and (i.decision is None or i.decision.promote)]
+        return kept[-1] if kept else None
+
+    def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
+        """Metrics of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
+        lines = [m for m in self.metrics if (m.suite, m.iteration) == (suite, iteration)]
+        own = {m.checkpoint for m in lines if m.mode == "internalized"}
+        return next((m for m in lines if m.mode == mode and (m.checkpoint in own or not own)), None)
+
+
+def load(run_dir: Path) -> RunReport:
+    """Read a run. Raises UserError if there is no run.json, DataError naming file and line of a broken record."""
+    info = read_run(run_dir)
+    folders = _folders(run_dir)
+    lines = tuple(_records(run_dir / "metrics.jsonl", SuiteMetrics))
+    results = tuple(r for folder in folders.values() for r in _records(folder / "evaluations.jsonl", EvalResult))
+    done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
+    results = tuple(result for result in results if result.iteration in done)
+    metrics = _metrics(results, lines, info)
+    sampled, entries = _sampled(folders)
+    report = RunReport(
+        path=run_dir,
+        info=info,
+        suite=_main_suite(info, metrics),
+        planned=_setting(info, "", "iterations", 0),
+        iterations=(),
+        metrics=metrics,
+        results=results,
+        samples=pick(entries, {result.checkpoint: result.iteration for result in reversed(results)}),
+    )
+    iterations = [_iteration(report, k, folders.get(k), sampled.get(k, ())) for k in sorted(done)]
+    return report.model_copy(update={"iterations": tuple(iterations)})
+
+
+def _iteration(report: RunReport, k: int, folder: Path | None, sampled: tuple[Sampled, ...]) -> IterationReport:
+    iteration = IterationReport(
+        number=k,
+        internalized=report.line(report.suite, "internalized", k),
+        in_context=report.line(report.suite, "in_context", k),
+        sampled=sampled,
+    )
+    if folder is not None:
+        pool = _record(folder / "pool.json", _PoolItems)
+        training = _record(folder / "train.json", Training)
+        decision = _record(folder / "gate.json", Decision)
+        found = {"pool": pool.items if pool else None, "training": training, "decision": decision}
+        iteration = iteration.model_copy(update=found)
+    return iteration.model_copy(update={"cautions": _cautions(report, iteration)})
+
+
+def _cautions(report: RunReport, now: IterationReport) -> tuple[Caution, ...]:
+    cautions = list(pool_cautions(now.pool or (), now.number))
+    if now.training is not None and now.training.rejected is not None:
+        cautions += filter_cautions(now.training.accepted or 0, now.training.rejected, now.number)
+    for line in (now.internalized, now.in_context):
+        starter = line and report.line(line.suite, line.mode, 0)
+        if line is not None and now.number > 0:
+            # Without a starter to compare with, a line is its own: only its gains are judged.
+            cautions += drift_cautions(starter or line, line)
+    return tuple(cautions)
+
+
+def _metrics(results: Sequence[EvalResult], lines: Sequence[SuiteMetrics], info: RunInfo) -> tuple[SuiteMetrics, ...]:
+    resamples = _setting(info, "evaluate", "resamples", 2000)
+    made: list[SuiteMetrics] = []
+    for k in sorted({result.iteration for result in results}):
+        now = [result for result in results if result.iteration == k]
+        earlier = [result for result in results if result.iteration < k]
+        made += iteration_metrics(now, earlier, resamples, info.seed)
+    known = {(line.iteration, line.suite, line.mode) for line in made}
+    kept = {(line.iteration, line.suite, line.mode): line for line in lines}
+    return (*made, *(line for key, line in kept.items() if key not in known))
+
+
+def _main_suite(info: RunInfo, metrics: Sequence[SuiteMetrics]) -> str:
+    section = info.config.get("evaluate")
+    split = section.get("split") if isinstance(section, dict) else None
+    suites = [line.suite for line in metrics]
+    if isinstance(split, str) and (split in suites or not suites):
+        return split
+    return suites[0] if suites else "dev"
+
+
+def _setting(info: RunInfo, section: str, name: str, default: int) -> int:
+    """A number of the stored config; reports also read runs of versions that had no such field."""
+    fields = info.config.get(section, {}) if section else info.config
+    value = fields.get(name) if isinstance(fields, dict) else None
+    return value if isinstance(value, int) else default
+
+
+def _folders(run_dir: Path) -> dict[int, Path]:
+    found = {}
+    for folder in run_dir.glob("iter-*"):
+        number = folder.name.removeprefix("iter-")
+        if number.isdecimal() and folder.is_dir():
+            found[int(number)] = folder
+    return dict(sorted(found.items()))
+
+
+def _sampled(folders: dict[int, Path]) -> tuple[dict[int, tuple[Sampled, ...]], list[Entry]]:
+    """Costs by iteration, and where each episode lies. Episodes themselves are not kept: files grow large."""
+    costs: dict[int, tuple[Sampled, ...]] = {}
+    entries: list[Entry] = []
+    for k, folder in folders.items():
+        for name in TRAJECTORY_FILES:
+            cost = Sampled(file=name.removesuffix(".jsonl"))
+            for offset, trajectory in _records_at(folder / name, Trajectory):
+                cost = _added(cost, trajectory)
+                entries.append(Entry.of(trajectory, folder / name, offset))
+            if cost.episodes:
+                costs[k] = (*costs.get(k, ()), cost)
+    return costs, entries
+
+
+def _added(cost: Sampled, trajectory: Trajectory) -> Sampled:
+    return Sampled(
+        file=cost.file,
+        episodes=cost.episodes + 1,
+        unscored=cost.unscored + (trajectory.score is None),
+        action_tokens=cost.action_tokens + sum(len(step.token_ids) for step in trajectory.steps),
+        seconds=cost.seconds + sum(step.seconds for step in trajectory.steps),
+    )
+
+
+def _record(path: Path, model: type[RecordT]) -> RecordT | None:
+    if not path.exists():
+        return None
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path}: {first_problem(error)}") from error
+
+
+def _records(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
+    return (record for _, record in _records_at(path, model))
+
+
+def _records_at(path: Path, model: type[RecordT]) -> Iterator[tuple[int, RecordT]]:
+    """Whole records with their byte offsets; none if there is no file."""
+    if not path.exists():
+        return
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return  # being written at this moment, or torn by a kill
+            try:
+                yield offset, model.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
+            offset += len(line)

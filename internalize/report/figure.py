@@ -1,0 +1,118 @@
+"""The figure: success with and without the pool over the iterations, and premature answers below.
+
+matplotlib is imported only here and only when a figure is drawn; without it there is none. Left out:
+suites other than the main one (the tables have them). What must not change: success is always drawn
+with its interval and on a scale from 0 to 100, so that small changes look small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from internalize.metrics import SuiteMetrics
+
+from .data import IterationReport, RunReport
+from .text import one_line
+
+NOTE = "No figure: matplotlib is not installed (pip install 'internalize[plot]')."
+FILE = "figure.png"
+INK, GRID, PAPER = "#374151", "#e5e7eb", "white"
+STYLES = (
+    # field of IterationReport, label, colour, line, marker
+    ("in_context", "with the pool in the prompt", "#d97706", (0, (4, 2)), "s"),
+    ("internalized", "without experience (in the weights)", "#1d4ed8", "solid", "o"),
+)
+
+
+def write(report: RunReport, path: Path | None = None) -> Path | None:
+    """Draw figure.png in the run directory (or at `path`); None without matplotlib or without measurements."""
+    if not any(iteration.internalized for iteration in report.iterations):
+        return None
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - optional, and slow to import
+    except ImportError:
+        return None
+    target = path or report.path / FILE
+    figure = Figure(figsize=(7.6, 4.9), dpi=160, facecolor=PAPER, layout="constrained")
+    success, premature = figure.subplots(2, 1, sharex=True, height_ratios=(2.6, 1))
+    for style in STYLES:
+        _draw_success(success, report.iterations, style)
+        _draw_line(premature, report.iterations, style, lambda line: line.premature_rate)
+    _dress_success(success, report)
+    _dress_premature(premature, report.iterations)
+    figure.savefig(target)
+    return target
+
+
+def _draw_success(axes: Any, iterations: Sequence[IterationReport], style: tuple[Any, ...]) -> None:
+    scored = [(k, line.success) for k, line in _lines(iterations, style[0]) if line.success is not None]
+    at = [k for k, _ in scored]
+    low, high = [100 * s.low for _, s in scored], [100 * s.high for _, s in scored]
+    if len(at) == 1:  # a band has no width at one point
+        axes.vlines(at, low, high, color=style[2], alpha=0.35, linewidth=3)
+    axes.fill_between(at, low, high, color=style[2], alpha=0.13, linewidth=0)
+    _draw_line(axes, iterations, style, lambda line: line.success.mean if line.success else None)
+
+
+def _draw_line(
+    axes: Any,
+    iterations: Sequence[IterationReport],
+    style: tuple[Any, ...],
+    value: Callable[[SuiteMetrics], float | None],
+) -> None:
+    field, label, colour, dashes, marker = style
+    values = [(k, value(line)) for k, line in _lines(iterations, field) if line.results]
+    kept = [(k, 100 * v) for k, v in values if v is not None]
+    dropped = {i.number for i in iterations if i.decision is not None and not i.decision.promote}
+    at, heights = [k for k, _ in kept], [v for _, v in kept]
+    axes.plot(at, heights, color=colour, linestyle=dashes, linewidth=1.8, label=label)
+    for k, height in kept:  # hollow: rolled back by the gate
+        face = PAPER if k in dropped else colour
+        axes.plot([k], [height], marker=marker, markersize=5, color=colour, markerfacecolor=face)
+
+
+def _lines(iterations: Sequence[IterationReport], field: str) -> list[tuple[int, SuiteMetrics]]:
+    lines = [(iteration.number, getattr(iteration, field)) for iteration in iterations]
+    return [(number, line) for number, line in lines if line is not None]
+
+
+def _dress_success(axes: Any, report: RunReport) -> None:
+    line = next(i.internalized for i in report.iterations if i.internalized)
+    tasks = f", n = {line.success.n} tasks" if line.success else ""
+    # "$" would open a formula.
+    suite = one_line(report.suite, 40).replace("$", r"\$")
+    axes.set_title(f"Success on {suite}{tasks}", loc="left", fontsize=11, fontweight="bold", color=INK)
+    _dress(axes, "success, %")
+    axes.set_ylim(0, 100)
+    axes.set_yticks(range(0, 101, 20))
+    handles, labels = axes.get_legend_handles_labels()
+    shown = [(h, text) for h, text in zip(handles, labels, strict=True) if len(h.get_xdata())][::-1]
+    legend = axes.legend(*zip(*shown, strict=True), loc="best", fontsize=8.5, frameon=True, handlelength=2.8)
+    legend.get_frame().set(facecolor=PAPER, edgecolor="none", alpha=0.8)
+    for text in legend.get_texts():
+        text.set_color(INK)
+
+
+def _dress_premature(axes: Any, iterations: Sequence[IterationReport]) -> None:
+    _dress(axes, "premature\nanswers, %")
+    lines = [line for style in STYLES for _, line in _lines(iterations, style[0])]
+    worst = max(100 * line.premature_rate for line in lines)
+    axes.set_ylim(0, max(10.0, 1.2 * worst))
+    numbers = [iteration.number for iteration in iterations]
+    every = max(1, len(numbers) // 12)
+    ticks = numbers[::every]
+    axes.set_xticks(ticks, ["starter" if k == 0 else str(k) for k in ticks])
+    axes.set_xlim(numbers[0] - 0.15, numbers[-1] + 0.15)
+    axes.set_xlabel("iteration", fontsize=9.5, color=INK)
+
+
+def _dress(axes: Any, label: str) -> None:
+    axes.set_ylabel(label, fontsize=9.5, color=INK)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#9ca3af")

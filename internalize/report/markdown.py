@@ -1,0 +1,187 @@
+"""report.md: the sentence, the tables, the pool, a few episodes to read, the cost, and how to do it again.
+
+Left out: anything interactive. What must not change: text of models, environments and recipes goes
+through `markdown_text` or `fenced`; the file is replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from internalize.records import Experience, Injection, Step, Trajectory
+from internalize.store import write_atomic
+
+from . import figure
+from .data import IterationReport, RunReport
+from .samples import Sample, Shown
+from .sentence import summary
+from .tables import COST_HEAD, FAMILY_HEAD, ITERATION_HEAD, SUITE_HEAD, cost_row, family_rows, iteration_row, suite_rows
+from .text import NOTHING, count, duration, fenced, markdown_text, policy_name
+
+FILE = "report.md"
+LONGEST_POOL = 50  # items listed
+
+
+def write(report: RunReport) -> Path:
+    """Write report.md, and figure.png if matplotlib is there, into the run directory."""
+    drawn = figure.write(report)
+    path = report.path / FILE
+    write_atomic(path, render(report, drawn))
+    return path
+
+
+def render(report: RunReport, drawn: Path | None = None) -> str:
+    """The Markdown text; `drawn` is the figure to show, next to report.md."""
+    sections = (
+        "# Report",
+        markdown_text(summary(report), 2000),
+        _figure(report, drawn),
+        _iterations(report),
+        _section("Families", _table(FAMILY_HEAD, family_rows(report))),
+        _section("Starter and final policy", _table(SUITE_HEAD, suite_rows(report))),
+        _cautions(report),
+        _pool(report),
+        *(_sample(sample) for sample in report.samples),
+        _cost(report),
+        _reproduce(report),
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _figure(report: RunReport, drawn: Path | None) -> str:
+    if drawn is not None:
+        return f"![Success with and without the pool, and premature answers, over the iterations]({drawn.name})"
+    return figure.NOTE if any(i.internalized for i in report.iterations) else ""
+
+
+def _iterations(report: RunReport) -> str:
+    rows = [iteration_row(iteration) for iteration in report.iterations]
+    explained = (
+        "Success without experience and with the pool in the prompt, with 95 % bootstrap intervals over tasks. "
+        "`retained`: share of the gain the pool gave in the prompt that is now in the weights. `premature`: "
+        "answers given before gathering any evidence. Unscored episodes count nowhere. "
+        f"Suite: {markdown_text(report.suite)}."
+    )
+    return _section("Iterations", _table(ITERATION_HEAD, rows), explained if rows else "")
+
+
+def _cautions(report: RunReport) -> str:
+    lines = [
+        f"- {policy_name(c.iteration)}{', ' + markdown_text(c.suite) if c.suite else ''}: {markdown_text(c.message)}"
+        for iteration in report.iterations
+        for c in iteration.cautions
+    ]
+    return _section("Cautions", "\n".join(lines))
+
+
+def _pool(report: RunReport) -> str:
+    latest = next((i for i in reversed(report.iterations) if i.pool is not None), None)
+    if latest is None or latest.pool is None:
+        return ""
+    if not latest.pool:
+        return f"## Pool of iteration {latest.number}\n\nThe pool is empty."
+    # Items that were counted come first, strongest first.
+    items = sorted(latest.pool, key=lambda item: (-item.support * item.lift, item.id))[:LONGEST_POOL]
+    rows = [_item_row(item) for item in items]
+    more = f"{len(latest.pool) - len(items)} more items are in pool.json." if len(items) < len(latest.pool) else ""
+    head = ("item", "support", "lift", "since", "experience")
+    table = _table(head, rows, left=(0, 4), escaped=True)
+    return _section(f"Pool of iteration {latest.number} ({len(latest.pool)} items)", table, more)
+
+
+def _item_row(item: Experience) -> tuple[str, ...]:
+    support = (count(item.support), f"{item.lift:+.2f}") if item.support else (NOTHING, NOTHING)
+    return (f"`{markdown_text(item.id)}`", *support, str(item.iteration), markdown_text(item.text, 600))
+
+
+def _sample(sample: Sample) -> str:
+    first = sample.episodes[0].trajectory
+    question = next((m.content for m in reversed(first.prompt) if m.role == "user"), "")
+    return "\n\n".join([f"## {sample.title}", fenced(question, 1200), *(_episode(shown) for shown in sample.episodes)])
+
+
+def _episode(shown: Shown) -> str:
+    trajectory = shown.trajectory
+    policy = "another checkpoint" if shown.iteration is None else policy_name(shown.iteration)
+    score = "unscored" if trajectory.score is None else f"score {trajectory.score:g}"
+    ended = trajectory.termination.replace("_", " ")
+    return f"**{policy.capitalize()}**: {score}, {len(trajectory.steps)} steps, {ended}\n\n{fenced(_script(trajectory), 6000)}"
+
+
+def _script(trajectory: Trajectory) -> str:
+    lines = _experience(trajectory.global_injection)
+    for number, step in enumerate(trajectory.steps, start=1):
+        lines += _experience(step.injection)
+        lines += _turn(number, step)
+    return "\n".join(lines)
+
+
+def _turn(number: int, step: Step) -> list[str]:
+    note = "" if step.action else "   (no valid action)"
+    lines = [f"{number}. {_cut(step.action_text, 400)}{note}"]
+    return lines if step.observation is None else [*lines, f"   -> {_cut(step.observation, 400)}"]
+
+
+def _experience(injection: Injection | None) -> list[str]:
+    if injection is None or not injection.item_ids:
+        return []
+    return [
+        f"   [experience {', '.join(injection.item_ids)}, chosen by {injection.served_by}]",
+        f"   [{_cut(injection.text, 800)}]",
+    ]
+
+
+def _cut(text: str, limit: int) -> str:
+    short = text if len(text) <= limit else f"{text[:limit].rstrip()} [...]"
+    return short.replace("\n", "\n      ")
+
+
+def _cost(report: RunReport) -> str:
+    rows = [cost_row(iteration) for iteration in report.iterations if _has_cost(iteration)]
+    training = [i.training.seconds for i in report.iterations if i.training and i.training.seconds is not None]
+    sampled = sum(s.action_tokens for i in report.iterations for s in i.sampled)
+    evaluated = sum(result.action_tokens for result in report.results)
+    total = (
+        f"Tokens sampled: {count(sampled)} for learning, {count(evaluated)} for evaluation. "
+        f"Training time: {duration(sum(training) if training else None)}."
+    )
+    return _section("Cost", _table(COST_HEAD, rows), total if rows or evaluated else "")
+
+
+def _has_cost(iteration: IterationReport) -> bool:
+    return bool(iteration.sampled) or iteration.training is not None
+
+
+def _reproduce(report: RunReport) -> str:
+    info = report.info
+    versions = ", ".join(f"{markdown_text(name)} {markdown_text(version)}" for name, version in info.versions.items())
+    facts = f"Config digest `{markdown_text(info.digest)}`, seed {info.seed}. Versions: {versions}."
+    recipe = fenced(json.dumps(info.config, indent=2, ensure_ascii=False), 20_000)
+    how = "The resolved config (also in run.json); the same config, seed and versions on the same machine give the same run:"
+    return _section("How to reproduce", facts, how, recipe)
+
+
+def _section(title: str, *parts: str) -> str:
+    """A section of its non-empty parts; no parts, no section."""
+    filled = [part for part in parts if part]
+    return "\n\n".join([f"## {title}", *filled]) if filled else ""
+
+
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,), *, escaped: bool = False
+) -> str:
+    return "\n".join(_table_lines(head, rows, left, escaped)) if rows else ""
+
+
+def _table_lines(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[int],
+    escaped: bool,  # noqa: FBT001
+) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'|'.join(':--' if column in left else '--:' for column in range(len(head)))}|"
+    for row in rows:
+        yield f"| {' | '.join(row if escaped else [markdown_text(cell) for cell in row])} |"

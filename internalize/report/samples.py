@@ -1,0 +1,97 @@
+"""Which episodes a report shows: the same task early and late, won and lost alike, and one with experience.
+
+The choice is fixed (the first task of each kind in file order), so that nobody picks the nice ones.
+Left out: how they are written. What must not change: a task the policy unlearned is shown whenever
+there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from internalize.records import Record, Trajectory
+
+LEARNED, UNLEARNED = "The same task, learned", "The same task, unlearned"
+SAME = "The same task, nothing changed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one scored or unscored episode lies on disk, and what choosing needs of it."""
+
+    path: Path
+    offset: int
+    task_id: str
+    checkpoint: str
+    score: float | None
+    plain: bool  # no experience was shown
+
+    @staticmethod
+    def of(trajectory: Trajectory, path: Path, offset: int) -> Entry:
+        """The entry of a trajectory read from `path` at byte `offset`."""
+        shown = trajectory.global_injection is not None or any(step.injection for step in trajectory.steps)
+        return Entry(path, offset, trajectory.task_id, trajectory.checkpoint, trajectory.score, not shown)
+
+    def read(self) -> Trajectory:
+        """The episode itself."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return Trajectory.model_validate_json(file.readline())
+
+
+class Shown(Record):
+    """One episode and the policy that played it; `iteration` None = a checkpoint that was not measured."""
+
+    iteration: int | None
+    trajectory: Trajectory
+
+
+class Sample(Record):
+    """Episodes to read side by side, and why these."""
+
+    title: str
+    episodes: tuple[Shown, ...]
+
+
+def pick(entries: Sequence[Entry], measured: Mapping[str, int]) -> tuple[Sample, ...]:
+    """Up to three samples; `measured` gives the iteration of each checkpoint that was evaluated."""
+    samples = [_sample(title, pair, measured) for title, pair in _pairs(entries, measured).items()]
+    taught = [entry for entry in entries if not entry.plain and entry.score is not None]
+    best = max(taught, key=lambda entry: entry.score or 0.0, default=None)  # the first of the best
+    if best is not None:
+        samples.append(_sample("With experience in the prompt (the teacher)", (best,), measured))
+    return tuple(samples)
+
+
+def _pairs(entries: Sequence[Entry], measured: Mapping[str, int]) -> dict[str, tuple[Entry, ...]]:
+    """The first task won and the first task lost between its earliest and latest policy, or else any pair."""
+    tasks: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if entry.plain and entry.score is not None and entry.checkpoint in measured:
+            tasks.setdefault(entry.task_id, []).append(entry)
+    found: dict[str, tuple[Entry, ...]] = {}
+    for episodes in tasks.values():
+        early = min(episodes, key=lambda entry: measured[entry.checkpoint])
+        late = max(episodes, key=lambda entry: measured[entry.checkpoint])
+        if early.checkpoint != late.checkpoint:
+            found.setdefault(_kind(early.score or 0.0, late.score or 0.0), (early, late))
+    changed = {title: found[title] for title in (LEARNED, UNLEARNED) if title in found}
+    return changed or found or _any_plain(entries)
+
+
+def _kind(early: float, late: float) -> str:
+    if late > early:
+        return LEARNED
+    return UNLEARNED if late < early else SAME
+
+
+def _any_plain(entries: Sequence[Entry]) -> dict[str, tuple[Entry, ...]]:
+    first = next((entry for entry in entries if entry.plain and entry.score is not None), None)
+    return {"An episode without experience": (first,)} if first else {}
+
+
+def _sample(title: str, entries: Sequence[Entry], measured: Mapping[str, int]) -> Sample:
+    shown = [Shown(iteration=measured.get(entry.checkpoint), trajectory=entry.read()) for entry in entries]
+    return Sample(title=title, episodes=tuple(shown))

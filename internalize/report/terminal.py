@@ -1,0 +1,48 @@
+"""The report as a table in the terminal.
+
+Left out: episodes and pool items (report.md has them). What must not change: text that came from a
+model or a file is printed as plain text, never read as markup or control codes.
+"""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .data import IterationReport, RunReport
+from .sentence import summary
+from .tables import FAMILY_HEAD, ITERATION_HEAD, SUITE_HEAD, family_rows, iteration_row, suite_rows
+from .text import one_line
+
+
+def print_report(report: RunReport, console: Console) -> None:
+    """Print the sentence, the iterations, the other suites and the cautions."""
+    console.print(_plain(summary(report)))
+    if report.iterations:
+        console.print(_table(ITERATION_HEAD, [iteration_row(iteration) for iteration in report.iterations]))
+    for head, rows in ((SUITE_HEAD, suite_rows(report)), (FAMILY_HEAD, family_rows(report))):
+        if rows:
+            console.print(_table(head, rows))
+    for iteration in report.iterations:
+        _print_cautions(iteration, console)
+
+
+def _print_cautions(iteration: IterationReport, console: Console) -> None:
+    for caution in iteration.cautions:
+        where = f"iteration {caution.iteration}" + (f", {caution.suite}" if caution.suite else "")
+        console.print(_plain(f"! {where}: {caution.message}", style="yellow"))
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for number, name in enumerate(head):
+        table.add_column(name, justify="left" if number == 0 else "right", header_style="bold")
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row))
+    return table
+
+
+def _plain(text: str, style: str = "") -> Text:
+    return Text(one_line(text, 2000), style=style)

@@ -1,0 +1,95 @@
+"""How reports write numbers and untrusted text.
+
+Everything a model wrote or an environment showed is untrusted: `plain` takes out what a terminal would
+obey, `markdown_text` and `fenced` also what a Markdown or HTML reader would. Left out: layout. What must
+not change: no untrusted text reaches a report by another way than these.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from internalize.stats import Interval
+
+NOTHING = "-"  # a value that was not measured
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "#": "&#35;", ":": "&#58;"}
+_BACKSLASHED = set("\\`*_{}[]()|~$!^=")
+
+
+def percent(interval: Interval | None) -> str:
+    """A share as "41.7 % [29.2, 56.2]"."""
+    if interval is None:
+        return NOTHING
+    return f"{100 * interval.mean:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def points(interval: Interval | None) -> str:
+    """A difference of shares as "+18.8 points [+6.2, +31.2]"."""
+    if interval is None:
+        return NOTHING
+    return f"{100 * interval.mean:+.1f} points [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def share(value: float | None) -> str:
+    """A share as "41.7 %"."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands set apart by commas."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "48 s", "4.5 min" or "2.3 h"."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def policy_name(iteration: int) -> str:
+    """What the policy after `iteration` updates is called."""
+    return "starter" if iteration == 0 else f"iteration {iteration}"
+
+
+def plain(text: str, limit: int = 2000) -> str:
+    """`text` without control, direction and other invisible characters, cut to `limit` characters.
+
+    Newlines stay; tabs and carriage returns become spaces, so that nothing overwrites a line.
+    """
+    spaced = (
+        text.replace("\r\n", "\n").replace("\r", " ").replace("\t", " ").replace("\u2028", "\n").replace("\u2029", "\n")
+    )
+    kept = "".join(c for c in spaced if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn"})
+    return kept if len(kept) <= limit else f"{kept[:limit].rstrip()} [... {len(kept) - limit} characters cut]"
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`plain` with every run of white space as one space."""
+    return " ".join(plain(text, limit).split())
+
+
+def markdown_text(text: str, limit: int = 300) -> str:
+    """Untrusted text inside a Markdown line or table cell: shown as it is, no links, mentions or HTML."""
+    # A bare "www." becomes a link even without a scheme.
+    dotted = re.sub(r"(?i)\bwww\.", lambda match: match.group()[:-1] + "\0", one_line(text, limit))
+    return "".join(_escaped(c) for c in dotted)
+
+
+def fenced(text: str, limit: int = 2000) -> str:
+    """Untrusted text as a Markdown code block, fenced by more backticks than it holds."""
+    body = plain(text, limit)
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{body}\n{fence}"
+
+
+def _escaped(character: str) -> str:
+    if character == "\0":
+        return "&#46;"
+    if character in _ENTITIES:
+        return _ENTITIES[character]
+    return f"\\{character}" if character in _BACKSLASHED else character
