@@ -115,7 +115,8 @@ def fit(
 ) -> TrainSummary:
     """Train on `items` in place: AdamW, linear decay to 0, seeded order. Seeds the global generators.
 
-    Items with `teacher` None take cross-entropy. The model is left in eval mode.
+    Items with `teacher` None take cross-entropy. The model is left in eval mode. Raises
+    InternalizeError as soon as the loss is not finite; the weights are then lost.
     """
     tokens = sum(len(item.packed.targets) for item in items)
     if not items:
@@ -198,10 +199,14 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # transformers is untyped
         self.objective.probing = False
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Called once an optimizer step, and once at the end without a loss."""
+        """Called once an optimizer step, and once at the end without a loss. Raises when the loss is not finite."""
         logs = kwargs["logs"]
         if "loss" not in logs:
             return
+        if not math.isfinite(logs["loss"]):
+            raise InternalizeError(
+                f"the loss is {logs['loss']} at optimizer step {state.global_step}: training diverged, lower the rate"
+            )
         self.losses.append(logs["loss"])
         if self.progress is not None:
             self.progress(state.global_step, state.max_steps, logs["loss"])

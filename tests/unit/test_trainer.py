@@ -100,7 +100,7 @@ def test_an_optimizer_step_is_a_mean_over_its_action_tokens(model: LlamaForCausa
     total = 0.0
     for packed, weight in zip(packs, weights, strict=True):
         logits = head(model)(hidden_states(model, packed))
-        total += weight * float(torch.nn.functional.cross_entropy(logits, packed.targets, reduction="sum"))
+        total += weight * torch.nn.functional.cross_entropy(logits, packed.targets, reduction="sum").item()
     assert summary.first_loss == pytest.approx(total / sum(len(packed.targets) for packed in packs), rel=1e-4)
 
 
@@ -137,6 +137,12 @@ def test_a_teacher_without_weights_is_refused(examples: list[DistillExample], tm
     torch.nn.init.constant_(broken.lm_head.weight, value)
     with pytest.raises(InternalizeError, match="NLL"):
         distill(new_adapter(broken, 4, 0), examples, CONFIG, seed=0, output_dir=tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(examples: list[DistillExample], tmp_path: Path) -> None:
+    broken = [example.model_copy(update={"weight": math.nan}) for example in examples]
+    with pytest.raises(InternalizeError, match="optimizer step 1"):
+        _train(broken, tmp_path)
 
 
 def test_a_new_adapter_has_no_effect_and_spares_the_head(model: LlamaForCausalLM) -> None:
