@@ -35,7 +35,10 @@ BLOCK = 1 << 16
 
 
 def read_jsonl(path: Path, model: type[RecordT]) -> list[RecordT]:
-    """All records of a file. Raises DataError naming file, line and field of the first bad line."""
+    """All records of a file; a whole last record may lack its newline.
+
+    Raises DataError naming file, line and field of the first bad line, a torn last one included.
+    """
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
