@@ -51,8 +51,9 @@ def _draw_success(axes: Any, iterations: Sequence[IterationReport], style: tuple
     at = [k for k, _ in scored]
     low, high = [100 * s.low for _, s in scored], [100 * s.high for _, s in scored]
     if len(at) == 1:  # a band has no width at one point
-        axes.vlines(at, low, high, color=style[2], alpha=0.35, linewidth=3)
-    axes.fill_between(at, low, high, color=style[2], alpha=0.13, linewidth=0)
+        axes.vlines(at, low, high, color=style[2], alpha=0.25, linewidth=6)
+    elif at:
+        axes.fill_between(at, low, high, color=style[2], alpha=0.13, linewidth=0)
     _draw_line(axes, iterations, style, lambda line: line.success.mean if line.success else None)
 
 
@@ -65,12 +66,17 @@ def _draw_line(
     field, label, colour, dashes, marker = style
     values = [(k, value(line)) for k, line in _lines(iterations, field) if line.results]
     kept = [(k, 100 * v) for k, v in values if v is not None]
-    dropped = {i.number for i in iterations if i.decision is not None and not i.decision.promote}
-    at, heights = [k for k, _ in kept], [v for _, v in kept]
-    axes.plot(at, heights, color=colour, linestyle=dashes, linewidth=1.8, label=label)
-    for k, height in kept:  # hollow: rolled back by the gate
-        face = PAPER if k in dropped else colour
-        axes.plot([k], [height], marker=marker, markersize=5, color=colour, markerfacecolor=face)
+    if not kept:  # an empty unclipped line would upset the layout
+        return
+    look = {"color": colour, "marker": marker, "markersize": 5, "clip_on": False, "zorder": 3}
+    axes.plot([k for k, _ in kept], [v for _, v in kept], linestyle=dashes, linewidth=1.8, label=label, **look)
+    hollow = [(k, height) for k, height in kept if k in _rolled_back(iterations)]
+    if hollow:
+        axes.plot([k for k, _ in hollow], [v for _, v in hollow], linestyle="none", markerfacecolor=PAPER, **look)
+
+
+def _rolled_back(iterations: Sequence[IterationReport]) -> set[int]:
+    return {i.number for i in iterations if i.decision is not None and not i.decision.promote}
 
 
 def _lines(iterations: Sequence[IterationReport], field: str) -> list[tuple[int, SuiteMetrics]]:
@@ -83,16 +89,15 @@ def _dress_success(axes: Any, report: RunReport) -> None:
     tasks = f", n = {line.success.n} tasks" if line.success else ""
     # "$" would open a formula.
     suite = one_line(report.suite, 40).replace("$", r"\$")
-    axes.set_title(f"Success on {suite}{tasks}", loc="left", fontsize=11, fontweight="bold", color=INK)
+    hollow = "; hollow: rolled back" if _rolled_back(report.iterations) else ""
+    title = f"Success on {suite}{tasks} (bands: 95 % intervals{hollow})"
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=26)
     _dress(axes, "success, %")
     axes.set_ylim(0, 100)
     axes.set_yticks(range(0, 101, 20))
     handles, labels = axes.get_legend_handles_labels()
-    shown = [(h, text) for h, text in zip(handles, labels, strict=True) if len(h.get_xdata())][::-1]
-    legend = axes.legend(*zip(*shown, strict=True), loc="best", fontsize=8.5, frameon=True, handlelength=2.8)
-    legend.get_frame().set(facecolor=PAPER, edgecolor="none", alpha=0.8)
-    for text in legend.get_texts():
-        text.set_color(INK)
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 2, "borderaxespad": 0.2}
+    axes.legend(handles[::-1], labels[::-1], fontsize=9, frameon=False, handlelength=2.8, labelcolor=INK, **place)
 
 
 def _dress_premature(axes: Any, iterations: Sequence[IterationReport]) -> None:

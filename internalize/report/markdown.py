@@ -7,7 +7,7 @@ through `markdown_text` or `fenced`; the file is replaced whole.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from internalize.records import Experience, Injection, Step, Trajectory
@@ -18,7 +18,7 @@ from .data import IterationReport, RunReport
 from .samples import Sample, Shown
 from .sentence import summary
 from .tables import COST_HEAD, FAMILY_HEAD, ITERATION_HEAD, SUITE_HEAD, cost_row, family_rows, iteration_row, suite_rows
-from .text import NOTHING, count, duration, fenced, markdown_text, policy_name
+from .text import NOTHING, code_span, count, duration, fenced, markdown_text, policy_name
 
 FILE = "report.md"
 LONGEST_POOL = 50  # items listed
@@ -39,8 +39,8 @@ def render(report: RunReport, drawn: Path | None = None) -> str:
         markdown_text(summary(report), 2000),
         _figure(report, drawn),
         _iterations(report),
-        _section("Families", _table(FAMILY_HEAD, family_rows(report))),
-        _section("Starter and final policy", _table(SUITE_HEAD, suite_rows(report))),
+        _section("Families", _table(FAMILY_HEAD, _named(family_rows(report)))),
+        _section("Starter and final policy", _table(SUITE_HEAD, _named(suite_rows(report)))),
         _cautions(report),
         _pool(report),
         *(_sample(sample) for sample in report.samples),
@@ -87,13 +87,13 @@ def _pool(report: RunReport) -> str:
     rows = [_item_row(item) for item in items]
     more = f"{len(latest.pool) - len(items)} more items are in pool.json." if len(items) < len(latest.pool) else ""
     head = ("item", "support", "lift", "since", "experience")
-    table = _table(head, rows, left=(0, 4), escaped=True)
+    table = _table(head, rows, text_columns=(0, 4))
     return _section(f"Pool of iteration {latest.number} ({len(latest.pool)} items)", table, more)
 
 
 def _item_row(item: Experience) -> tuple[str, ...]:
     support = (count(item.support), f"{item.lift:+.2f}") if item.support else (NOTHING, NOTHING)
-    return (f"`{markdown_text(item.id)}`", *support, str(item.iteration), markdown_text(item.text, 600))
+    return (code_span(item.id), *support, str(item.iteration), markdown_text(item.text, 600))
 
 
 def _sample(sample: Sample) -> str:
@@ -107,7 +107,8 @@ def _episode(shown: Shown) -> str:
     policy = "another checkpoint" if shown.iteration is None else policy_name(shown.iteration)
     score = "unscored" if trajectory.score is None else f"score {trajectory.score:g}"
     ended = trajectory.termination.replace("_", " ")
-    return f"**{policy.capitalize()}**: {score}, {len(trajectory.steps)} steps, {ended}\n\n{fenced(_script(trajectory), 6000)}"
+    head = f"**{policy.capitalize()}**: {score}, {len(trajectory.steps)} steps, {ended}"
+    return f"{head}\n\n{fenced(_script(trajectory), 6000)}"
 
 
 def _script(trajectory: Trajectory) -> str:
@@ -157,9 +158,9 @@ def _has_cost(iteration: IterationReport) -> bool:
 def _reproduce(report: RunReport) -> str:
     info = report.info
     versions = ", ".join(f"{markdown_text(name)} {markdown_text(version)}" for name, version in info.versions.items())
-    facts = f"Config digest `{markdown_text(info.digest)}`, seed {info.seed}. Versions: {versions}."
+    facts = f"Config digest {code_span(info.digest)}, seed {info.seed}. Versions: {versions}."
     recipe = fenced(json.dumps(info.config, indent=2, ensure_ascii=False), 20_000)
-    how = "The resolved config (also in run.json); the same config, seed and versions on the same machine give the same run:"
+    how = "The same config, seed and versions on the same machine give the same run. The config, also in run.json:"
     return _section("How to reproduce", facts, how, recipe)
 
 
@@ -169,19 +170,14 @@ def _section(title: str, *parts: str) -> str:
     return "\n\n".join([f"## {title}", *filled]) if filled else ""
 
 
-def _table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,), *, escaped: bool = False
-) -> str:
-    return "\n".join(_table_lines(head, rows, left, escaped)) if rows else ""
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int] = (0,)) -> str:
+    """Cells are Markdown already."""
+    if not rows:
+        return ""
+    rule = "|".join(":--" if column in text_columns else "--:" for column in range(len(head)))
+    return "\n".join([f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
-def _table_lines(
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    left: Sequence[int],
-    escaped: bool,  # noqa: FBT001
-) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'|'.join(':--' if column in left else '--:' for column in range(len(head)))}|"
-    for row in rows:
-        yield f"| {' | '.join(row if escaped else [markdown_text(cell) for cell in row])} |"
+def _named(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Rows of numbers whose first cell, a name out of the run, is made safe."""
+    return [(markdown_text(name), *numbers) for name, *numbers in rows]

@@ -13,7 +13,7 @@ from internalize.metrics import by_task, select
 from internalize.stats import Interval, minimum_detectable, paired_difference_runs, sign_test, won_and_lost
 
 from .data import IterationReport, RunReport
-from .text import points
+from .text import change_words
 
 FEW_TASKS = 200  # below it, what could be detected at all is said
 SURE = 0.05
@@ -65,16 +65,16 @@ def _change(
     verdict = "excludes zero" if change.excludes_zero else "includes zero, so no change is shown"
     if change.excludes_zero and not agrees:
         verdict = "excludes zero but the exact test does not agree, so no change is shown"
-    exact = "" if p is None else f", exact sign test p = {_p_text(p)}"
+    exact = "" if p is None else f", exact sign test p {_p_text(p)}"
     return (
         f"On {report.suite}, success without experience in the prompt {verb} from {100 * old:.1f} % (starter) to "
-        f"{100 * new:.1f} % (iteration {final} of {report.planned or report.finished}), {points(change)} paired over "
-        f"n = {change.n} tasks (95 % interval){exact}; the interval {verdict}."
+        f"{100 * new:.1f} % (iteration {final} of {report.planned or report.finished}), {change_words(change)}, "
+        f"paired over n = {change.n} tasks{exact}; the interval {verdict}."
     )
 
 
 def _p_text(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _paired_mean(of: Sequence[Mapping[str, float | None]], other: Sequence[Mapping[str, float | None]]) -> float:
@@ -97,8 +97,8 @@ def _pool(report: RunReport) -> list[str]:
     if gain is None:
         return [f"{reached}."]
     if not gain.excludes_zero:
-        return [f"{reached}: {points(gain)}, no difference shown."]
-    return [f"{reached}: {points(gain)}, so the pool still {'helps' if gain.mean > 0 else 'does harm'}."]
+        return [f"{reached}: {change_words(gain)}, no difference shown."]
+    return [f"{reached}: {change_words(gain)}, so the pool still {'helps' if gain.mean > 0 else 'does harm'}."]
 
 
 def _limits(reports: Sequence[RunReport], change: Interval, before: Sequence[Mapping[str, float | None]]) -> list[str]:
@@ -108,7 +108,7 @@ def _limits(reports: Sequence[RunReport], change: Interval, before: Sequence[Map
     if change.n < FEW_TASKS:
         scored = [score for run in before for score in run.values() if score is not None]
         least = 100 * minimum_detectable(change.n, sum(scored) / len(scored))
-        said.append(f"With {change.n} tasks only a change of about {least:.0f} points would be found reliably.")
+        said.append(f"With {change.n} tasks, changes below about {least:.0f} points are easily missed.")
     if change.left_out:
         said.append(f"{change.left_out} tasks were left out because a side is unscored.")
     return said + [text for report in reports for text in _state(report)]

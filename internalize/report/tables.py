@@ -87,10 +87,11 @@ def _family_row(family: str, lines: tuple[SuiteMetrics | None, ...]) -> tuple[st
 def cost_row(iteration: IterationReport) -> tuple[str, ...]:
     """One row under COST_HEAD: rollouts and teacher episodes together, evaluation episodes not counted."""
     episodes = sum(sampled.episodes for sampled in iteration.sampled)
+    unscored = sum(sampled.unscored for sampled in iteration.sampled)
     training = iteration.training
     return (
         str(iteration.number),
-        count(episodes),
+        count(episodes) + (f" ({count(unscored)} unscored)" if unscored else ""),
         count(sum(sampled.action_tokens for sampled in iteration.sampled)),
         count(training.action_tokens if training else None),
         duration(training.seconds if training else None),

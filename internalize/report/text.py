@@ -13,8 +13,9 @@ import unicodedata
 from internalize.stats import Interval
 
 NOTHING = "-"  # a value that was not measured
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;", "#": "&#35;", ":": "&#58;"}
-_BACKSLASHED = set("\\`*_{}[]()|~$!^=")
+_BACKSLASHED = re.compile(r"[\\`*_{}\[\]|~$]")
+# A reader may make links of schemes, "www." and addresses, of @names and #numbers, and icons of :names:.
+_LINKING = re.compile(r"[&<>@#]|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 
 
 def percent(interval: Interval | None) -> str:
@@ -29,6 +30,11 @@ def points(interval: Interval | None) -> str:
     if interval is None:
         return NOTHING
     return f"{100 * interval.mean:+.1f} points [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def change_words(interval: Interval) -> str:
+    """A difference in running text: "+18.8 points (95 % interval +6.2 to +31.2)"."""
+    return f"{100 * interval.mean:+.1f} points (95 % interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
 def share(value: float | None) -> str:
@@ -74,9 +80,13 @@ def one_line(text: str, limit: int = 300) -> str:
 
 def markdown_text(text: str, limit: int = 300) -> str:
     """Untrusted text inside a Markdown line or table cell: shown as it is, no links, mentions or HTML."""
-    # A bare "www." becomes a link even without a scheme.
-    dotted = re.sub(r"(?i)\bwww\.", lambda match: match.group()[:-1] + "\0", one_line(text, limit))
-    return "".join(_escaped(c) for c in dotted)
+    linkless = _LINKING.sub(lambda match: f"\0{ord(match.group())};", one_line(text, limit))
+    return _BACKSLASHED.sub(r"\\\g<0>", linkless).replace("\0", "&#")  # `plain` left no NUL of its own
+
+
+def code_span(text: str, limit: int = 80) -> str:
+    """A short untrusted name as Markdown code, in table cells too; marks that would end it are replaced."""
+    return f"`{one_line(text, limit).replace('`', chr(39)).replace('|', '/') or NOTHING}`"
 
 
 def fenced(text: str, limit: int = 2000) -> str:
@@ -85,11 +95,3 @@ def fenced(text: str, limit: int = 2000) -> str:
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{body}\n{fence}"
-
-
-def _escaped(character: str) -> str:
-    if character == "\0":
-        return "&#46;"
-    if character in _ENTITIES:
-        return _ENTITIES[character]
-    return f"\\{character}" if character in _BACKSLASHED else character

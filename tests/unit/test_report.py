@@ -1,0 +1,269 @@
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from internalize.errors import DataError, UserError
+from internalize.gate import Decision
+from internalize.metrics import SuiteMetrics
+from internalize.report import figure, markdown, terminal
+from internalize.report.data import RunReport, load
+from internalize.report.samples import LEARNED, SAME, UNLEARNED
+from internalize.report.sentence import summary
+from internalize.store import append_jsonl, read_jsonl, write_json, write_jsonl
+from tests.unit.report_run import NASTY, item, make_run, result, trajectory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "run")
+
+
+def printed(report: RunReport) -> str:
+    console = Console(file=io.StringIO(), width=160, force_terminal=False)
+    terminal.print_report(report, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_known_answers(run):
+    report = load(run)
+    assert (report.suite, report.finished, report.planned) == ("dev", 2, 2)
+    starter, first, final = report.iterations
+    assert report.starter == starter
+    assert report.final == final
+    assert [i.internalized.success.mean for i in report.iterations] == [0.4, 0.5, 0.7]
+    assert starter.in_context is None
+    assert first.in_context.success.mean == 0.75
+    assert first.internalized.retained == pytest.approx(4 / 14)
+    assert final.in_context.in_context_gain.mean == pytest.approx(0.1)
+    assert [i.internalized.premature_rate for i in report.iterations] == [0.4, 0.2, 0.0]
+    assert (len(final.pool), final.training.accepted, final.training.rejected) == (2, 30, 10)
+    assert [(s.file, s.episodes, s.unscored, s.action_tokens) for s in final.sampled] == [
+        ("rollouts", 3, 1, 15),
+        ("teacher", 1, 0, 5),
+    ]
+
+
+def test_the_sentence_states_change_interval_n_and_limits(run):
+    text = summary(load(run))
+    assert text.startswith("On dev, success without experience in the prompt rose from 40.0 % (starter) to 70.0 %")
+    assert "+30.0 points (95 % interval +" in text
+    assert "n = 40 tasks, exact sign test p < 0.001; the interval excludes zero." in text  # 12 won, none lost
+    assert "With the pool in the prompt the final policy reaches 80.0 %: +10.0 points" in text
+    assert "One seed" in text
+    assert "40 tasks, changes below about" in text
+    assert "not finished" not in text
+
+
+def test_a_change_within_the_noise_is_not_called_one(tmp_path):
+    report = load(make_run(tmp_path / "run", iterations=0))
+    noise = [result(1, "internalized", task, 17) for task in range(40)]
+    folder = tmp_path / "run" / "iter-1"
+    folder.mkdir()
+    write_jsonl(folder / "evaluations.jsonl", noise)
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    report = load(tmp_path / "run")
+    text = summary(report)
+    assert "went from 40.0 % (starter) to 42.5 %" in text
+    assert "includes zero, so no change is shown" in text
+    assert "rose" not in text
+    assert "Whether the pool in the prompt still helps was not measured." in text
+    assert "not finished: 1 of 2 iterations" in text
+
+
+def test_two_lucky_tasks_are_no_proof(run):
+    """Both of two tasks won: the bootstrap interval has no width, the exact test says p = 0.5."""
+    report = load(run)
+    two = tuple(r for r in report.results if r.suite == "dev" and r.task_id in {"dev20", "dev21"})
+    text = summary(report.model_copy(update={"results": two}))
+    assert "went from 0.0 % (starter) to 100.0 %" in text
+    assert "excludes zero but the exact test does not agree, so no change is shown" in text
+
+
+def test_several_seeds(run, tmp_path):
+    other = load(make_run(tmp_path / "other"))
+    text = summary(load(run), other)
+    assert "rose from 40.0 %" in text
+    assert "One seed" not in text
+    assert "sign test" not in text
+
+
+def test_zero_finished_iterations(tmp_path):
+    report = load(make_run(tmp_path / "run", iterations=0))
+    assert report.finished == 0
+    said = "No iteration has finished yet: nothing can be said about learning. The starter solves 40.0 % of 40 tasks"
+    assert said in printed(report).replace("\n", " ")
+    assert said in markdown.write(report).read_text()
+    assert (tmp_path / "run" / "figure.png").exists()
+
+
+def test_a_run_that_only_just_started(tmp_path):
+    run = make_run(tmp_path / "run", iterations=0)
+    (run / "metrics.jsonl").unlink()
+    (run / "iter-0" / "evaluations.jsonl").unlink()
+    (run / "iter-0").rmdir()
+    report = load(run)
+    assert report.iterations == ()
+    assert "No iteration has finished yet" in printed(report)
+    text = markdown.write(report).read_text()
+    assert "No iteration has finished yet" in text
+    assert "How to reproduce" in text
+    assert not (run / "figure.png").exists()
+
+
+def test_no_run_at_all(tmp_path):
+    with pytest.raises(UserError, match="not a run directory"):
+        load(tmp_path)
+
+
+def test_every_optional_file_may_be_missing(run):
+    for path in [*run.glob("iter-*/*")]:
+        if path.name != "evaluations.jsonl":
+            path.unlink()
+    report = load(run)
+    assert report.final is not None
+    assert report.final.pool is None
+    assert "70.0 %" in markdown.write(report).read_text()
+    assert "70.0 %" in printed(report)
+
+
+def test_metrics_alone_make_a_report(run):
+    for path in run.glob("iter-*/evaluations.jsonl"):
+        path.unlink()
+    report = load(run)
+    assert report.final is not None
+    assert report.final.internalized is not None
+    assert "70.0 %" in printed(report)
+    assert "no task has a score from both" in summary(report)
+
+
+def test_half_an_iteration_does_not_count(run):
+    """Results of iteration 2 are there, its metrics line isn't: it is still being measured."""
+    lines = [line for line in read_jsonl(run / "metrics.jsonl", SuiteMetrics) if line.iteration < 2]
+    write_jsonl(run / "metrics.jsonl", lines)
+    report = load(run)
+    assert report.finished == 1
+    assert "to 50.0 % (iteration 1 of 2)" in summary(report)
+
+
+def test_a_torn_last_line_is_ignored_and_a_broken_one_is_named(run):
+    evaluations = run / "iter-2" / "evaluations.jsonl"
+    whole = load(run)
+    evaluations.write_bytes(evaluations.read_bytes() + b'{"suite": "de')
+    assert load(run) == whole
+    evaluations.write_bytes(b'{"suite": "dev"}\n' + evaluations.read_bytes())
+    with pytest.raises(DataError, match=r"evaluations\.jsonl, line 1: mode"):
+        load(run)
+
+
+def test_a_rolled_back_iteration_is_not_the_final_policy(run):
+    write_json(run / "iter-2" / "gate.json", Decision(promote=False, reason="worse", interval=None))
+    report = load(run)
+    assert report.final is not None
+    assert report.final.number == 1
+    text = summary(report)
+    assert "to 50.0 % (iteration 1 of 2)" in text
+    assert "Rolled back by the gate: iteration 2." in text
+    assert "iteration 2 (rolled back)" in printed(report)
+    write_json(run / "iter-1" / "gate.json", Decision(promote=False, reason="worse", interval=None))
+    assert summary(load(run)).startswith("None of the 2 finished iterations was kept")
+    assert "None of the 2" in markdown.write(load(run)).read_text()
+
+
+def test_unscored_tasks_are_left_out_of_both_sides_and_said(run):
+    rows = [r.model_copy(update={"success": None}) if r.task_id == "dev0" else r for r in load(run).results]
+    for k in range(3):
+        write_jsonl(run / f"iter-{k}" / "evaluations.jsonl", [r for r in rows if r.iteration == k])
+    text = summary(load(run))
+    assert "from 38.5 % (starter) to 69.2 %" in text  # 15 and 27 of 39
+    assert "n = 39 tasks" in text
+    assert "1 tasks were left out" in text
+
+
+def test_cautions_reach_both_reports(run):
+    rows = [r.model_copy(update={"turns": 9}) if r.iteration == 2 else r for r in load(run).results]
+    write_jsonl(run / "iter-2" / "evaluations.jsonl", [r for r in rows if r.iteration == 2])
+    said = "turns an episode grew from 4.0 to 9.0"
+    report = load(run)
+    assert said in printed(report)
+    assert said in markdown.render(report)
+
+
+def test_samples_show_what_was_learned_and_what_was_lost(run):
+    learned, unlearned, taught = load(run).samples
+    assert (learned.title, unlearned.title) == (LEARNED, UNLEARNED)
+    assert [shown.trajectory.score for shown in learned.episodes] == [0, 1]
+    assert [shown.iteration for shown in learned.episodes] == [0, 1]
+    assert [shown.trajectory.score for shown in unlearned.episodes] == [1, 0]
+    assert [shown.trajectory.steps[0].injection is not None for shown in taught.episodes] == [True]
+    assert "[experience i1, chosen by lexical]" in markdown.render(load(run))
+
+
+def test_evaluation_episodes_are_samples_too_and_unscored_ones_never(run):
+    for k in (1, 2):
+        write_jsonl(run / f"iter-{k}" / "rollouts.jsonl", [trajectory(5, f"c{k - 1}", None)])
+    append_jsonl(run / "iter-1" / "episodes.jsonl", [trajectory(7, "c0", 1.0), trajectory(7, "c2", 1.0)])
+    titles = [sample.title for sample in load(run).samples]
+    assert titles[0] == SAME
+    assert len(titles) == 2
+
+
+def test_report_has_its_parts(run):
+    text = markdown.write(load(run)).read_text()
+    for part in ("# Report", "![Success", "## Iterations", "## Families", "## Starter and final policy", "| test |",
+                 "## Pool of iteration 2 (2 items)", "visit its target", "## Cost", "1,234", "3.3 min",
+                 "## How to reproduce", "Config digest", "seed 0"):  # fmt: skip
+        assert part in text, part
+    row = next(line for line in text.splitlines() if line.startswith("| iteration 2 |"))
+    assert "70.0 %" in row
+    assert "30 / 10" in row
+    assert markdown.render(load(run)) == markdown.render(load(run))
+
+
+def test_untrusted_text_stays_text_everywhere(tmp_path):
+    run = make_run(tmp_path / "run", items=(item(NASTY),), text=NASTY)
+    renamed = [r.model_copy(update={"family": NASTY}) for r in load(run).results]
+    for k in range(3):
+        write_jsonl(run / f"iter-{k}" / "evaluations.jsonl", [r for r in renamed if r.iteration == k])
+    report = load(run)
+    terminal_text = printed(report)
+    assert "\x1b" not in terminal_text
+    assert "[bold red]" in terminal_text
+    text = markdown.write(report).read_text()
+    outside = "".join(text.split("```")[::2])  # every second part is a fenced block
+    for active in ("<script", "http://", "www.", "@all", "\x1b", "\u202e", "\n# head"):
+        assert active not in outside, active
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+def test_figure_is_drawn_and_its_absence_is_said(run, monkeypatch):
+    report = load(run)
+    drawn = figure.write(report)
+    assert drawn == run / "figure.png"
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    drawn.unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert figure.write(report) is None
+    text = markdown.write(report).read_text()
+    assert figure.NOTE in text
+    assert "figure.png" not in text
+
+
+def test_figure_of_a_suite_with_formula_marks_and_nothing_scored(run):
+    report = load(run)
+    unscored = {"success": None, "results": 0}
+    lines = tuple(
+        i.model_copy(update={"internalized": i.internalized.model_copy(update=unscored), "in_context": None})
+        for i in report.iterations
+    )
+    assert figure.write(report.model_copy(update={"suite": "$\\frac", "iterations": lines})) is not None
+
+
+def test_reports_do_not_write_into_a_run_they_only_read(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    printed(load(run))
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
