@@ -17,7 +17,7 @@ from . import figure
 from .data import IterationReport, RunReport
 from .samples import Sample, Shown
 from .sentence import summary
-from .tables import COST_HEAD, FAMILY_HEAD, ITERATION_HEAD, SUITE_HEAD, cost_row, family_rows, iteration_row, suite_rows
+from .tables import COST_HEAD, FAMILY_HEAD, SUITE_HEAD, cost_row, family_rows, iteration_table, suite_rows
 from .text import NOTHING, code_span, count, duration, fenced, markdown_text, policy_name
 
 FILE = "report.md"
@@ -57,14 +57,15 @@ def _figure(report: RunReport, drawn: Path | None) -> str:
 
 
 def _iterations(report: RunReport) -> str:
-    rows = [iteration_row(iteration) for iteration in report.iterations]
+    head, rows = iteration_table(report)
     explained = (
         "Success without experience and with the pool in the prompt, with 95 % bootstrap intervals over tasks. "
-        "`retained`: share of the gain the pool gave in the prompt that is now in the weights. `premature`: "
-        "answers given before gathering any evidence. Unscored episodes count nowhere. "
+        "`retained`: share of the gain the pool gave in the prompt, over the starter, that is now in the weights. "
+        "`premature`: answers given before gathering any evidence. `kept`: trajectories accepted for training, of those judged. "
+        "Unscored episodes count nowhere. "
         f"Suite: {markdown_text(report.suite)}."
     )
-    return _section("Iterations", _table(ITERATION_HEAD, rows), explained if rows else "")
+    return _section("Iterations", _table(head, rows), explained if rows else "")
 
 
 def _cautions(report: RunReport) -> str:

@@ -7,43 +7,65 @@ from __future__ import annotations
 
 from internalize.metrics import SuiteMetrics
 
-from .data import IterationReport, RunReport
-from .text import NOTHING, count, duration, percent, points, policy_name, share
+from .data import IterationReport, RunReport, Training
+from .text import NOTHING, count, duration, percent, points, share
 
 ITERATION_HEAD = (
     "policy",
-    "success",
-    "with pool",
-    "retained",
-    "premature",
+    "success %",
+    "with pool %",
+    "retained %",
+    "premature %",
     "turns",
-    "unscored",
     "pool",
-    "accepted / rejected",
+    "kept",
+    "unscored",
 )
-SUITE_HEAD = ("suite", "starter", "final", "paired difference", "final with pool", "n")
-FAMILY_HEAD = ("family", "starter", "final", "final with pool", "n")
+SUITE_HEAD = ("suite", "starter %", "final %", "difference, points", "with pool %", "n")
+FAMILY_HEAD = ("family", "starter %", "final %", "with pool %", "n")
 COST_HEAD = ("iteration", "episodes", "sampled tokens", "trained tokens", "training time", "first loss", "last loss")
+Row = tuple[str, ...]
 
 
-def iteration_row(iteration: IterationReport) -> tuple[str, ...]:
-    """One row under ITERATION_HEAD; the numbers are of the main suite."""
+def iteration_table(report: RunReport) -> tuple[Row, list[Row]]:
+    """ITERATION_HEAD and a row an iteration, of the main suite; "unscored" only if something is."""
+    rows = [_iteration_row(iteration) for iteration in report.iterations]
+    if any(row[-1] not in {"0", NOTHING} for row in rows):
+        return ITERATION_HEAD, rows
+    return ITERATION_HEAD[:-1], [row[:-1] for row in rows]
+
+
+def _iteration_row(iteration: IterationReport) -> Row:
     plain, with_pool, training = iteration.internalized, iteration.in_context, iteration.training
-    rolled_back = iteration.decision is not None and not iteration.decision.promote
+    lines = [line for line in (plain, with_pool) if line]
     return (
-        policy_name(iteration.number) + (" (rolled back)" if rolled_back else ""),
+        _policy(iteration),
         percent(plain.success if plain else None),
         percent(with_pool.success if with_pool else None),
         share(plain.retained if plain else None),
         share(plain.premature_rate if plain and plain.results else None),
         f"{plain.turns:.1f}" if plain and plain.results else NOTHING,
-        count(plain.unscored if plain else None),
         count(len(iteration.pool)) if iteration.pool is not None else NOTHING,
-        f"{count(training.accepted)} / {count(training.rejected)}" if training else NOTHING,
+        _kept(training) if training else NOTHING,
+        count(sum(line.unscored for line in lines) if lines else None),
     )
 
 
-def suite_rows(report: RunReport) -> list[tuple[str, ...]]:
+def _policy(iteration: IterationReport) -> str:
+    if iteration.number == 0:
+        return "starter"
+    rolled_back = iteration.decision is not None and not iteration.decision.promote
+    return f"{iteration.number} (rolled back)" if rolled_back else str(iteration.number)
+
+
+def _kept(training: Training) -> str:
+    """Accepted trajectories of all that were judged."""
+    if training.accepted is None or training.rejected is None:
+        return count(training.accepted)
+    return f"{count(training.accepted)}/{count(training.accepted + training.rejected)}"
+
+
+def suite_rows(report: RunReport) -> list[Row]:
     """One row under SUITE_HEAD for each suite that the final policy was measured on."""
     final = report.final
     if final is None:
@@ -52,7 +74,7 @@ def suite_rows(report: RunReport) -> list[tuple[str, ...]]:
     return [_suite_row(report, suite, final.number) for suite in suites]
 
 
-def _suite_row(report: RunReport, suite: str, final: int) -> tuple[str, ...]:
+def _suite_row(report: RunReport, suite: str, final: int) -> Row:
     starter = report.line(suite, "internalized", 0)
     plain, with_pool = report.line(suite, "internalized", final), report.line(suite, "in_context", final)
     change = plain.gain_over_starter if plain else None
@@ -66,7 +88,7 @@ def _suite_row(report: RunReport, suite: str, final: int) -> tuple[str, ...]:
     )
 
 
-def family_rows(report: RunReport) -> list[tuple[str, ...]]:
+def family_rows(report: RunReport) -> list[Row]:
     """One row under FAMILY_HEAD for each family of the main suite; none if tasks have no families."""
     final = report.final.number if report.final else 0
     lines = (
@@ -78,13 +100,13 @@ def family_rows(report: RunReport) -> list[tuple[str, ...]]:
     return [_family_row(family, lines) for family in families]
 
 
-def _family_row(family: str, lines: tuple[SuiteMetrics | None, ...]) -> tuple[str, ...]:
+def _family_row(family: str, lines: tuple[SuiteMetrics | None, ...]) -> Row:
     intervals = [line.families.get(family) if line else None for line in lines]
     tasks = max((interval.n for interval in intervals if interval), default=0)
     return (family, *(percent(interval) for interval in intervals), count(tasks))
 
 
-def cost_row(iteration: IterationReport) -> tuple[str, ...]:
+def cost_row(iteration: IterationReport) -> Row:
     """One row under COST_HEAD: rollouts and teacher episodes together, evaluation episodes not counted."""
     episodes = sum(sampled.episodes for sampled in iteration.sampled)
     unscored = sum(sampled.unscored for sampled in iteration.sampled)

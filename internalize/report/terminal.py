@@ -13,7 +13,7 @@ from rich.text import Text
 
 from .data import IterationReport, RunReport
 from .sentence import summary
-from .tables import FAMILY_HEAD, ITERATION_HEAD, SUITE_HEAD, family_rows, iteration_row, suite_rows
+from .tables import FAMILY_HEAD, SUITE_HEAD, Row, family_rows, iteration_table, suite_rows
 from .text import one_line
 
 
@@ -21,7 +21,7 @@ def print_report(report: RunReport, console: Console) -> None:
     """Print the sentence, the iterations, the other suites and the cautions."""
     console.print(_plain(summary(report)))
     if report.iterations:
-        console.print(_table(ITERATION_HEAD, [iteration_row(iteration) for iteration in report.iterations]))
+        console.print(_table(*iteration_table(report)))
     for head, rows in ((SUITE_HEAD, suite_rows(report)), (FAMILY_HEAD, family_rows(report))):
         if rows:
             console.print(_table(head, rows))
@@ -35,10 +35,10 @@ def _print_cautions(iteration: IterationReport, console: Console) -> None:
         console.print(_plain(f"! {where}: {caution.message}", style="yellow"))
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+def _table(head: Row, rows: list[Row]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right", header_style="bold")
+        table.add_column(name, justify="left" if number == 0 else "right", header_style="bold", overflow="fold")
     for row in rows:
         table.add_row(*(_plain(cell) for cell in row))
     return table

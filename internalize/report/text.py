@@ -19,17 +19,18 @@ _LINKING = re.compile(r"[&<>@#]|:(?=\S)|(?<=www)\.", re.IGNORECASE)
 
 
 def percent(interval: Interval | None) -> str:
-    """A share as "41.7 % [29.2, 56.2]"."""
+    """A share in percent, "41.7 [29, 56]"; narrow, so that a table fits a terminal."""
     if interval is None:
         return NOTHING
-    return f"{100 * interval.mean:.1f} % [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return f"{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
 
 
 def points(interval: Interval | None) -> str:
-    """A difference of shares as "+18.8 points [+6.2, +31.2]"."""
+    """A difference of shares in points, "+18.8 [+6.2, +31.2]"."""
     if interval is None:
         return NOTHING
-    return f"{100 * interval.mean:+.1f} points [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    # One digit for the bounds too: whether an interval touches zero must be seen.
+    return f"{100 * interval.mean:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
 def change_words(interval: Interval) -> str:

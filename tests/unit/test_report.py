@@ -126,8 +126,8 @@ def test_every_optional_file_may_be_missing(run):
     report = load(run)
     assert report.final is not None
     assert report.final.pool is None
-    assert "70.0 %" in markdown.write(report).read_text()
-    assert "70.0 %" in printed(report)
+    assert "70.0 [55, 85]" in markdown.write(report).read_text()
+    assert "70.0 [55, 85]" in printed(report)
 
 
 def test_metrics_alone_make_a_report(run):
@@ -136,7 +136,7 @@ def test_metrics_alone_make_a_report(run):
     report = load(run)
     assert report.final is not None
     assert report.final.internalized is not None
-    assert "70.0 %" in printed(report)
+    assert "70.0 [55, 85]" in printed(report)
     assert "no task has a score from both" in summary(report)
 
 
@@ -167,7 +167,7 @@ def test_a_rolled_back_iteration_is_not_the_final_policy(run):
     text = summary(report)
     assert "to 50.0 % (iteration 1 of 2)" in text
     assert "Rolled back by the gate: iteration 2." in text
-    assert "iteration 2 (rolled back)" in printed(report)
+    assert "2 (rolled back)" in printed(report)
     write_json(run / "iter-1" / "gate.json", Decision(promote=False, reason="worse", interval=None))
     assert summary(load(run)).startswith("None of the 2 finished iterations was kept")
     assert "None of the 2" in markdown.write(load(run)).read_text()
@@ -181,6 +181,15 @@ def test_unscored_tasks_are_left_out_of_both_sides_and_said(run):
     assert "from 38.5 % (starter) to 69.2 %" in text  # 15 and 27 of 39
     assert "n = 39 tasks" in text
     assert "1 tasks were left out" in text
+    assert "unscored" in printed(load(run))
+
+
+def test_tables_fit_a_terminal_of_80_columns(run):
+    console = Console(file=io.StringIO(), width=80)
+    terminal.print_report(load(run), console)
+    assert isinstance(console.file, io.StringIO)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["2", "70.0", "[55,", "85]", "80.0", "[68,", "92]", "75.0", "%", "0.0", "%", "4.0", "2", "30/40"] in rows
 
 
 def test_cautions_reach_both_reports(run):
@@ -217,9 +226,8 @@ def test_report_has_its_parts(run):
                  "## Pool of iteration 2 (2 items)", "visit its target", "## Cost", "1,234", "3.3 min",
                  "## How to reproduce", "Config digest", "seed 0"):  # fmt: skip
         assert part in text, part
-    row = next(line for line in text.splitlines() if line.startswith("| iteration 2 |"))
-    assert "70.0 %" in row
-    assert "30 / 10" in row
+    row = next(line for line in text.splitlines() if line.startswith("| 2 |"))
+    assert row == "| 2 | 70.0 [55, 85] | 80.0 [68, 92] | 75.0 % | 0.0 % | 4.0 | 2 | 30/40 |"
     assert markdown.render(load(run)) == markdown.render(load(run))
 
 

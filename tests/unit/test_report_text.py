@@ -23,8 +23,8 @@ PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 def test_numbers():
     interval = Interval(mean=0.4167, low=0.25, high=0.5, n=48)
-    assert percent(interval) == "41.7 % [25.0, 50.0]"
-    assert points(interval) == "+41.7 points [+25.0, +50.0]"
+    assert percent(interval) == "41.7 [25, 50]"
+    assert points(interval) == "+41.7 [+25.0, +50.0]"
     assert percent(None) == points(None) == "-"
     assert [duration(s) for s in (None, 48, 270, 9000)] == ["-", "48 s", "4.5 min", "2.5 h"]
 
