@@ -61,7 +61,8 @@ def _iterations(report: RunReport) -> str:
     explained = (
         "Success without experience and with the pool in the prompt, with 95 % bootstrap intervals over tasks. "
         "`retained`: share of the gain the pool gave in the prompt, over the starter, that is now in the weights. "
-        "`premature`: answers given before gathering any evidence. `kept`: trajectories accepted for training, of those judged. "
+        "`premature`: answers given before gathering any evidence. "
+        "`kept`: trajectories accepted for training, of those judged. "
         "Unscored episodes count nowhere. "
         f"Suite: {markdown_text(report.suite)}."
     )
