@@ -25,7 +25,7 @@ from internalize.store import RunInfo, first_problem, read_run
 from .samples import Entry, Sample, pick
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
-TRAJECTORY_FILES = ("rollouts.jsonl", "teacher.jsonl", "episodes.jsonl")  # the last: evaluation episodes, optional
+LEARNING, MEASURING = ("rollouts.jsonl", "teacher.jsonl"), "episodes*.jsonl"  # files of episodes
 
 
 class _Loose(BaseModel):
@@ -202,16 +202,16 @@ def _folders(run_dir: Path) -> dict[int, Path]:
 
 
 def _sampled(folders: dict[int, Path]) -> tuple[dict[int, tuple[Sampled, ...]], list[Entry]]:
-    """Costs by iteration, and where each episode lies. Episodes themselves are not kept: files grow large."""
+    """Costs of learning by iteration, and where each episode lies; episodes are not kept, files grow large."""
     costs: dict[int, tuple[Sampled, ...]] = {}
     entries: list[Entry] = []
     for k, folder in folders.items():
-        for name in TRAJECTORY_FILES:
-            cost = Sampled(file=name.removesuffix(".jsonl"))
-            for offset, trajectory in _records_at(folder / name, Trajectory):
+        for path in (*(folder / name for name in LEARNING), *sorted(folder.glob(MEASURING))):
+            cost = Sampled(file=path.stem)
+            for offset, trajectory in _records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
-                entries.append(Entry.of(trajectory, folder / name, offset))
-            if cost.episodes:
+                entries.append(Entry.of(trajectory, path, offset))
+            if cost.episodes and path.name in LEARNING:
                 costs[k] = (*costs.get(k, ()), cost)
     return costs, entries
 

@@ -214,10 +214,16 @@ def test_samples_show_what_was_learned_and_what_was_lost(run):
 def test_evaluation_episodes_are_samples_too_and_unscored_ones_never(run):
     for k in (1, 2):
         write_jsonl(run / f"iter-{k}" / "rollouts.jsonl", [trajectory(5, f"c{k - 1}", None)])
-    append_jsonl(run / "iter-1" / "episodes.jsonl", [trajectory(7, "c0", 1.0), trajectory(7, "c2", 1.0)])
+    append_jsonl(
+        run / "iter-1" / "episodes-dev-internalized-1.jsonl", [trajectory(7, "c0", 1.0), trajectory(7, "c2", 1.0)]
+    )
     titles = [sample.title for sample in load(run).samples]
     assert titles[0] == SAME
     assert len(titles) == 2
+    assert [s.file for s in load(run).iterations[1].sampled] == [
+        "rollouts",
+        "teacher",
+    ]  # measuring is no cost of learning
 
 
 def test_report_has_its_parts(run):
