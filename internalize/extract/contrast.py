@@ -1,6 +1,6 @@
 """Extraction without a language model: what do successes do, and failures not, in the same situation?
 
-Principle: every rule of the language in `rules.py` that some success followed is tried on all decisions. Where its cue
+Principle: every rule of the language in `rules.py` that enough decisions followed is tried on all decisions. Where its cue
 is present, the success rate of those who followed it is compared with that of those who did not (support and lift).
 The best rules that cover different decisions are added; held rules that the new data speak against are deleted.
 Instance: the successful decision at which a task's successes and failures part, kept as a worked example.
@@ -96,13 +96,11 @@ def _decisions(trajectory: Trajectory) -> Iterator[Decision]:
 
 
 def _candidates(decisions: Sequence[Decision], support: int) -> list[Rule]:
-    """Rules that at least `support` decisions of successes followed, with and without the asked word's state."""
+    """Rules that at least `support` decisions followed, with and without the asked word's state."""
     labels = _labels(decisions)
     cues = _question_cues(decisions)
     counts: Counter[Rule] = Counter()
     for decision in decisions:
-        if decision.score < 1.0:
-            continue
         situation, verb = decision.situation, decision.action.name
         present = [label for label in labels if follows(situation.observation or "", label) is not None]
         places = [("observation", c) for c in present] + [("question", c) for c in cues if c in situation.question]

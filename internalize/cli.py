@@ -1,0 +1,253 @@
+"""The command line. Exit codes: 0 done, 2 wrong use or bad input (one sentence), 3 incomplete and resumable.
+
+Left out: any work of its own. Everything heavy is imported where it is used, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .config import Config, load_config
+from .errors import Incomplete, InternalizeError, UserError
+
+if TYPE_CHECKING:
+    from .stages import Report
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_set = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
+_recipe = click.argument("recipe", type=_FILE)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """LLM agents that learn from their own experience, again and again."""
+
+
+@cli.command()
+@_recipe
+@click.option("--out", type=_FOLDER, required=True, help="Run directory.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out (or start it).")
+@_set
+def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) -> None:
+    """The whole loop: K iterations, each measured with and without the pool, and a report."""
+    config = load_config(recipe, overrides)
+    _require_source(config)
+    from .loop import run as run_loop
+
+    with _progress() as show:
+        run_loop(config, out, resume=resume, report=show)
+    _report(out)
+
+
+@cli.command()
+@click.argument("run_dir", type=_FOLDER)
+def report(run_dir: Path) -> None:
+    """Print the report of a run and write report.md and figure.png into it."""
+    _report(run_dir)
+
+
+@cli.command()
+@_recipe
+@click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines; those already there are kept.")
+@click.option("--pool", "pool_file", type=_FILE, help="Pool to inject as the recipe says (default: none).")
+@click.option("--checkpoint", type=_FOLDER, help="Weights to use instead of the starter's.")
+@_set
+def rollout(
+    recipe: Path, out: Path, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Episodes on the recipe's training split."""
+    from .single import play
+
+    config = load_config(recipe, overrides)
+    with _progress() as show:
+        found = play(config, config.rollout.split, config.rollout.tasks, config.rollout.attempts, out, pool_file, checkpoint, show)
+    scored = [t.score for t in found if t.score is not None]
+    click.echo(f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, success {sum(scored) / max(1, len(scored)):.1%}")
+
+
+@cli.command()
+@click.argument("trajectories", type=_FILE)
+@click.option("--out", type=_FILE, required=True, help="pool.json to write; its edits go beside it.")
+@click.option("--pool", "pool_file", type=_FILE, help="Pool to edit (default: an empty one).")
+@click.option("--recipe", type=_FILE, help="Recipe whose [extract] section is used.")
+@_set
+def extract(
+    trajectories: Path, out: Path, pool_file: Path | None, recipe: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Trajectories to a pool of experience."""
+    from .single import extract_file
+
+    before, after = extract_file(load_config(recipe, overrides), trajectories, out, pool_file)
+    click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
+
+
+@cli.command()
+@_recipe
+@click.argument("trajectories", type=_FILE)
+@click.option("--out", type=_FOLDER, required=True, help="Folder for the new checkpoint.")
+@click.option("--checkpoint", type=_FOLDER, help="Weights to start from instead of the starter's.")
+@_set
+def distill(
+    recipe: Path, trajectories: Path, out: Path, checkpoint: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Trajectories with injected experience to weights that act so without it."""
+    from .single import distill_file
+
+    with _progress() as show:
+        summary = distill_file(load_config(recipe, overrides), trajectories, out, checkpoint, show)
+    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, loss {summary.first_loss} -> {summary.last_loss}")
+
+
+@cli.command()
+@_recipe
+@click.option("--out", type=_FILE, required=True, help="Episodes, JSON Lines; results go beside it.")
+@click.option("--suite", default="dev", show_default=True, help="Split to measure on.")
+@click.option("--pool", "pool_file", type=_FILE, help="Pool to inject as the recipe says (default: none).")
+@click.option("--checkpoint", type=_FOLDER, help="Weights to use instead of the starter's.")
+@_set
+def evaluate(
+    recipe: Path, out: Path, suite: str, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
+) -> None:
+    """Success on a suite, with its interval."""
+    from .single import evaluate_file
+
+    with _progress() as show:
+        line = evaluate_file(load_config(recipe, overrides), suite, out, pool_file, checkpoint, show)
+    interval = line.success
+    shown = "nothing scored" if interval is None else f"{interval.mean:.1%} [{interval.low:.1%}, {interval.high:.1%}] on {interval.n} tasks"
+    click.echo(f"{suite} {line.mode}: {shown}; premature {line.premature_rate:.1%}, turns {line.turns:.1f}")
+    for family, success in line.families.items():
+        click.echo(f"  {family:12} {success.mean:.1%} of {success.n}")
+
+
+@cli.group()
+def env() -> None:
+    """Environments."""
+
+
+@env.command("list")
+def env_list() -> None:
+    """Names of the environments that are installed."""
+    from .environments import registry
+
+    for name in registry.names():
+        click.echo(name)
+
+
+@env.command("validate")
+@click.argument("name")
+@click.option("--split", "splits", multiple=True, help="Splits to check (default: all that the environment names).")
+@_set
+def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+    """Prove every task: its reference solution scores 1.0, no task stands in two splits; what guessing scores."""
+    from .environments import registry
+    from .environments.validate import validate
+
+    options = load_config(None, overrides).env.options
+    problems = 0
+    for row in validate(registry.make(name, options), splits):
+        click.echo(row.text)
+        problems += row.failed
+    if problems:
+        raise UserError(f"{name}: {problems} tasks are not proved")
+
+
+@cli.group()
+def pool() -> None:
+    """Pools of experience."""
+
+
+@pool.command("show")
+@click.argument("file", type=_FILE)
+def pool_show(file: Path) -> None:
+    """Items with their support, lift and evidence."""
+    from .pool import load_pool
+
+    held = load_pool(file)
+    click.echo(f"version {held.version}, {len(held.items)} of at most {held.cap} items")
+    for item in held.items:
+        click.echo(f"{item.id}  iteration {item.iteration}  support {item.support}  lift {item.lift:+.2f}  {item.text}")
+
+
+@pool.command("diff")
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+def pool_diff(old: Path, new: Path) -> None:
+    """Items that came and went between two pools."""
+    from .pool import load_pool
+
+    before, after = ({i.id: i.text for i in load_pool(file).items} for file in (old, new))
+    for sign, ids, texts in (("-", before.keys() - after.keys(), before), ("+", after.keys() - before.keys(), after)):
+        for item in sorted(ids, key=lambda i: texts[i]):
+            click.echo(f"{sign} {item}  {texts[item]}")
+
+
+def _require_source(config: Config) -> None:
+    source = config.model.source
+    if source.endswith(".gguf") and not Path(source).is_file():
+        raise UserError(f"model.source: no file {source}")
+
+
+def _report(run_dir: Path) -> None:
+    from .report import publish
+
+    publish(run_dir)
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """A bar a stage on a terminal, a line a stage elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console) as bars:
+        known: dict[str, Any] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in known:
+                known[stage] = bars.add_task(stage, total=total)
+            bars.update(known[stage], completed=done, total=total)
+            if done == total and not console.is_terminal:
+                console.print(f"{stage}: {done}/{total}")
+
+        yield show
+
+
+def main() -> None:
+    """Entry point: errors become one sentence and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _stop("Interrupted.", 3)
+    except KeyboardInterrupt:
+        _stop("Interrupted.", 3)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except UserError as error:
+        click.echo(f"internalize: {error}", err=True)
+        sys.exit(2)
+    except Incomplete as error:
+        _stop(str(error), 3)
+    except InternalizeError as error:
+        _stop(str(error), 3)
+
+
+def _stop(message: str, code: int) -> None:
+    click.echo(f"internalize: {message} What is done is kept; run the same command with --resume to go on.", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The loop on one page: roll out, extract, collect with experience, distil, evaluate, gate; K times.
+
+Left out: everything inside a stage. What must not change: every iteration is measured without and with the pool,
+and a stage that is finished on disk is not run again, so the same call starts a run and resumes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from .config import Config
+from .environments import registry
+from .policy import LocalPolicy
+from .stages import Report, Run, silent
+from .store import RunStore
+
+BOTH = ("internalized", "in_context")
+
+
+def run(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    report: Report = silent,
+    load: Callable[[Config], LocalPolicy] = LocalPolicy.load,
+) -> None:
+    """Run `config` in the directory `out`, or go on with it.
+
+    Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
+    """
+    env = registry.make(config.env.name, config.env.options)
+    env.tasks(config.rollout.split)
+    policy = load(config)
+    with RunStore.open(out, config, resume=resume) as store:
+        iterate(Run(config, store, policy, env, report))
+
+
+def iterate(this: Run) -> None:
+    """K iterations. Iteration 0 is the starter, only measured."""
+    config = this.config
+    suite, finals = (config.evaluate.split,), config.evaluate.final_splits
+    nothing = this.pool(0)
+    this.evaluate(0, (*suite, *finals), ("internalized",), nothing, folder=0)
+    for k in range(1, config.iterations + 1):
+        this.restore(this.kept(k - 1))
+        trajectories = this.rollout(k)
+        pool = this.extract(k, trajectories)
+        if k == 1:  # what the first pool gives the starter: the gain that is to be internalized
+            this.evaluate(0, suite, ("in_context",), pool, folder=1)
+        examples = this.collect(k, pool)
+        this.distill(k, examples)
+        this.evaluate(k, suite, BOTH, pool, folder=k)
+        this.gate(k)
+    last = this.kept(config.iterations)
+    this.restore(last)
+    this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=config.iterations)

@@ -1,0 +1,253 @@
+"""The stages of an iteration over one run directory: each takes and gives records, and finds its own finished work.
+
+    iter-K/  rollouts.jsonl · pool.json, edits.jsonl · teacher.jsonl · train.jsonl, train.json, checkpoint/
+             episodes-SUITE-MODE.jsonl, evaluations.jsonl · gate.json        (iter-0: the starter, measured)
+
+Left out: the order of stages (loop.py). What must not change: a stage is marked done only when its files are on
+disk; tasks of the evaluation suites never reach extraction or training, by id and by question (invariant 12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from .config import Config
+from .distill.examples import build_example, select
+from .errors import DataError, TaskError
+from .extract.contrast import contrast
+from .gate import Decision, decide
+from .inject import Injector
+from .metrics import eval_result, iteration_metrics
+from .policy import LocalPolicy
+from .pool import ExperiencePool, empty, load_pool, save_pool
+from .records import Checkpoint, DistillExample, Environment, EvalResult, Message, PoolEdit, Task, Trajectory
+from .rollout import Label, rollout
+from .store import RunStore, append_jsonl, read_jsonl, write_json, write_jsonl
+
+Report = Callable[[str, int, int], None]  # stage, done, of
+Mode = Literal["internalized", "in_context"]
+
+
+class TrainRecord(BaseModel):
+    """train.json: what one distillation did."""
+
+    accepted: int
+    rejected: int
+    action_tokens: int = 0
+    steps: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    divergence_before: float | None = None
+    divergence_after: float | None = None
+    seconds: float = 0.0
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+@dataclass
+class Run:
+    """One run: its directory, its policy, its environment. Build it with `start`."""
+
+    config: Config
+    store: RunStore
+    policy: LocalPolicy
+    env: Environment
+    report: Report = silent
+    tasks: dict[str, tuple[Task, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        evaluate, rollout_config = self.config.evaluate, self.config.rollout
+        self.tasks = {evaluate.split: self.env.tasks(evaluate.split)[: evaluate.tasks]}
+        for split in evaluate.final_splits:
+            self.tasks.setdefault(split, self.env.tasks(split)[: evaluate.final_tasks])
+        training = list(self.env.tasks(rollout_config.split))
+        if not training or not all(self.tasks.values()):
+            raise TaskError(f"{self.env.name}: the split {rollout_config.split!r} or a suite holds no tasks")
+        require_disjoint(training, [task for suite in self.tasks.values() for task in suite])
+        random.Random(self.config.seed).shuffle(training)
+        self.training = training
+
+    # -- the stages, in the order of the loop ---------------------------------------------------------------------
+
+    def rollout(self, k: int) -> list[Trajectory]:
+        """What the policy does now, without experience."""
+        config = self.config.rollout
+        tasks = self._draw(k, 0, config.tasks)
+        return self._play("rollout", k, k - 1, tasks, Injector(), config.attempts, "rollouts.jsonl")
+
+    def extract(self, k: int, trajectories: Sequence[Trajectory]) -> ExperiencePool:
+        """The pool of the iteration before, edited by what these trajectories teach."""
+        folder = self.store.iteration(k)
+        if not self.store.done(k, "extract"):
+            before = self.pool(k - 1)
+            edits = contrast(trajectories, before, self.config.extract, k)
+            write_jsonl(folder / "edits.jsonl", edits)
+            save_pool(before.apply(edits), folder / "pool.json")
+            self.store.mark(k, "extract")
+        return self.pool(k)
+
+    def pool(self, k: int) -> ExperiencePool:
+        """The pool after iteration `k`; empty for 0."""
+        return load_pool(self.store.iteration(k) / "pool.json") if k else empty(self.config.extract.cap)
+
+    def collect(self, k: int, pool: ExperiencePool) -> list[DistillExample]:
+        """Trajectories to learn from (teacher's or student's), filtered, with the teacher's contexts."""
+        config = self.config.distill
+        injector = Injector.over(pool, self.config.inject)
+        playing = injector if config.generator == "teacher" else Injector(pool_version=pool.version)
+        tasks = self._draw(k, self.config.rollout.tasks, config.tasks)
+        found = self._play("collect", k, k - 1, tasks, playing, config.attempts, "teacher.jsonl")
+        kept = select(found, config.filter)
+        self._rejected = len(found) - len(kept)
+        return [e for e in asyncio.run(self._examples(kept, injector)) if e is not None]
+
+    async def _examples(self, kept: Sequence[Trajectory], injector: Injector) -> list[DistillExample | None]:
+        """Examples whose teacher saw what it was shown, or (student's own episodes) is shown it now."""
+        renderer = self.policy.renderer
+        if self.config.distill.generator == "teacher":
+            return [build_example(t, renderer) for t in kept]
+        examples = []
+        for t in kept:
+            injections = [await injector.at(t.context(number)) for number in range(len(t.steps))]
+            whole = injector.whole()
+            examples.append(build_example(t, renderer, injections=injections, global_injection=whole))
+        return examples
+
+    def distill(self, k: int, examples: Sequence[DistillExample]) -> None:
+        """Train the policy on the examples; its new weights are iter-k/checkpoint."""
+        folder = self.store.iteration(k)
+        if self.store.done(k, "distill"):
+            self.policy.restore(folder / "checkpoint")
+            return
+        parent = self.policy.checkpoint
+        write_jsonl(folder / "train.jsonl", examples)
+        summary = self.policy.train(
+            examples,
+            seed=self.config.seed * 1000 + k,
+            folder=folder / "checkpoint",
+            progress=lambda done, total, _: self.report(f"iteration {k}: distil", done, total),
+        )
+        kept = summary.model_dump(include=set(TrainRecord.model_fields))
+        kept |= {"accepted": len(examples), "rejected": self._rejected}
+        write_json(folder / "train.json", TrainRecord(**kept))
+        record = Checkpoint(
+            id=self.policy.checkpoint,
+            parent=parent,
+            iteration=k,
+            pool_version=self.pool(k).version,
+            config_digest=self.config.digest,
+            path=f"iter-{k}/checkpoint",
+        )
+        write_json(folder / "checkpoint.json", record)
+        self.store.mark(k, "distill")
+
+    def evaluate(self, k: int, suites: Sequence[str], modes: Sequence[Mode], pool: ExperiencePool, folder: int) -> None:
+        """Measure the policy of iteration `k` on every suite in every mode; results go to iter-`folder`."""
+        for suite in suites:
+            for mode in modes:
+                stage = f"evaluate {suite} {mode} {k}"
+                if not self.store.done(folder, stage):
+                    self._measure(k, suite, mode, pool, folder)
+                    self.store.mark(folder, stage)
+        self._write_metrics()
+
+    def _measure(self, k: int, suite: str, mode: Mode, pool: ExperiencePool, folder: int) -> None:
+        injector = Injector.over(pool, self.config.inject) if mode == "in_context" else Injector()
+        name = f"episodes-{suite}-{mode.replace('_', '-')}-{k}.jsonl"
+        tasks, attempts = self.tasks[suite], self.config.evaluate.attempts
+        found = self._play(f"evaluate {suite} {mode}", folder, k, tasks, injector, attempts, name)
+        results = [eval_result(t, suite, mode, self.env) for t in found]
+        path = self.store.iteration(folder) / "evaluations.jsonl"
+        held = read_jsonl(path, EvalResult) if path.exists() else []
+        other = [r for r in held if (r.suite, r.mode, r.iteration) != (suite, mode, k)]
+        write_jsonl(path, [*other, *results])
+
+    def results(self) -> list[EvalResult]:
+        """Every evaluation result so far."""
+        paths = [self.store.path / f"iter-{k}" / "evaluations.jsonl" for k in range(self.config.iterations + 1)]
+        return [result for path in paths if path.exists() for result in read_jsonl(path, EvalResult)]
+
+    def gate(self, k: int) -> Decision:
+        """Keep the new checkpoint or go back to the one before."""
+        suite, results = self.config.evaluate.split, self.results()
+        after = [r for r in results if r.iteration == k and r.suite == suite]
+        parent = self.kept(k - 1)
+        before = [r for r in results if r.iteration == parent and r.suite == suite]
+        decision = decide(before, after, self.config.gate.rule, self.config.evaluate.resamples, self.config.seed)
+        write_json(self.store.iteration(k) / "gate.json", decision)
+        self.store.mark(k, "gate")
+        if not decision.promote:
+            self.restore(parent)
+        return decision
+
+    def kept(self, k: int) -> int:
+        """The last iteration up to `k` whose checkpoint the gate kept; 0 = the starter."""
+        for number in range(k, 0, -1):
+            path = self.store.path / f"iter-{number}" / "gate.json"
+            if Decision.model_validate_json(path.read_bytes()).promote:
+                return number
+        return 0
+
+    def restore(self, k: int) -> None:
+        """Load the weights of iteration `k`."""
+        self.policy.restore(self.store.path / f"iter-{k}" / "checkpoint" if k else None)
+
+    # -- shared ---------------------------------------------------------------------------------------------------
+
+    def _draw(self, k: int, offset: int, count: int) -> list[Task]:
+        """`count` training tasks for iteration `k`: a window over the shuffled split, wrapping around."""
+        an_iteration = self.config.rollout.tasks + self.config.distill.tasks
+        start = (k - 1) * an_iteration + offset
+        return [self.training[(start + i) % len(self.training)] for i in range(min(count, len(self.training)))]
+
+    def _play(
+        self,
+        stage: str,
+        folder: int,
+        iteration: int,
+        tasks: Sequence[Task],
+        injector: Injector,
+        attempts: int,
+        name: str,
+    ) -> list[Trajectory]:
+        path = self.store.iteration(folder) / name
+        if self.store.done(folder, name):
+            return read_jsonl(path, Trajectory)
+        title = f"iteration {folder}: {stage}"
+        label = Label(stage, iteration, self.config.seed, self.policy.checkpoint)
+        found = asyncio.run(
+            rollout(
+                tasks,
+                self.env,
+                self.policy.actor,
+                injector,
+                label,
+                attempts=attempts,
+                path=path,
+                progress=lambda done, total: self.report(title, done, total),
+            )
+        )
+        self.store.mark(folder, name)
+        return found
+
+    def _write_metrics(self) -> None:
+        results = self.results()
+        lines = iteration_metrics(results, (), self.config.evaluate.resamples, self.config.seed)
+        write_jsonl(self.store.path / "metrics.jsonl", lines)
+
+
+def require_disjoint(training: Sequence[Task], measured: Sequence[Task]) -> None:
+    """Raises TaskError naming a task that stands in both, by id or by question (invariant 12)."""
+    ids, questions = {t.id for t in measured}, {" ".join(t.question.split()).lower() for t in measured}
+    for task in training:
+        if task.id in ids or " ".join(task.question.split()).lower() in questions:
+            raise TaskError(f"task {task.id} ({task.question[:60]!r}) is both in training and in an evaluation suite")

@@ -1,0 +1,69 @@
+from internalize.config import ExtractConfig
+from internalize.extract.contrast import contrast
+from internalize.pool import empty
+from internalize.records import Action, Message, Step, Trajectory
+
+CONFIG = ExtractConfig(min_support=3)
+
+
+def episode(number: int, *, follow: bool, score: float | None, failure: str | None = None) -> Trajectory:
+    """Search, visit a page that is an alias, then follow it or answer at once."""
+    name, target = f"pkg.mod{number}.f", f"other.m{number}.g"
+    actions = [("search", name, f"Found:\n1. {name}"), ("visit", name, f"{name} (alias)\nAlias of {target}")]
+    if follow:
+        actions.append(("visit", target, f"{target} (function)\nParameters: p{number}={number}"))
+    actions.append(("answer", str(number) if follow else "None", ""))
+    question = f"What is the default of p{number} in the function {name}?"
+    steps = tuple(
+        Step(action_text=f"{verb}[{a}]", action=Action(name=verb, argument=a), observation=seen) for verb, a, seen in actions
+    )
+    return Trajectory(
+        id=f"t{number}{follow}{score}", task_id=f"q{number}", env="docs", split="train", iteration=1, seed=0,
+        checkpoint="c", prompt=(Message(role="user", content=question),), steps=steps, termination="answered",
+        score=score, failure=failure,
+    )  # fmt: skip
+
+
+def mixed() -> list[Trajectory]:
+    won = [episode(n, follow=True, score=1.0) for n in range(8)]
+    return won + [episode(n, follow=False, score=0.0) for n in range(4, 12)]
+
+
+def test_the_rule_that_parts_success_from_failure_is_found_with_its_numbers() -> None:
+    edits = contrast(mixed(), empty(10), CONFIG, 1)
+    texts = {edit.item.text: edit.item for edit in edits if edit.item}
+    item = texts['When you see "Alias of", visit the name after "Alias of".']
+    assert (item.support, item.iteration, item.granularity) == (8, 1, "principle")
+    assert item.lift == round(8.5 / 9 - 0.5 / 9, 4)  # shrunk rates: (8 + 1/2) / (8 + 1) and (0 + 1/2) / (8 + 1)
+    assert item.evidence
+
+
+def test_principles_hold_no_detail_of_a_task() -> None:
+    texts = [edit.item.text for edit in contrast(mixed(), empty(10), CONFIG, 1) if edit.item]
+    assert texts
+    assert not any(f"m{n}" in text or f"p{n}" in text for text in texts for n in range(12))
+
+
+def test_without_failures_there_is_no_contrast() -> None:
+    assert contrast([episode(n, follow=True, score=1.0) for n in range(8)], empty(10), CONFIG, 1) == ()
+
+
+def test_unscored_episodes_are_no_evidence() -> None:
+    broken = [episode(n, follow=False, score=None, failure="engine down") for n in range(20, 60)]
+    assert contrast([*mixed(), *broken], empty(10), CONFIG, 1) == contrast(mixed(), empty(10), CONFIG, 1)
+
+
+def test_instances_keep_the_example_where_outcomes_part() -> None:
+    config = ExtractConfig(granularity="instance")
+    (first, *_) = contrast(mixed(), empty(10), config, 1)
+    assert first.item
+    assert "visit[other.m4.g] worked" in first.item.text
+    assert first.item.granularity == "instance"
+
+
+def test_a_held_rule_that_now_harms_is_deleted() -> None:
+    pool = empty(10).apply(contrast(mixed(), empty(10), CONFIG, 1))
+    turned = [t.model_copy(update={"score": 1.0 - t.score}) for t in mixed() if t.score is not None]
+    deleted = {target for e in contrast(turned, pool, CONFIG, 2) if e.op == "DELETE" for target in e.targets}
+    rule = next(i for i in pool.items if i.text.startswith('When you see "Alias of", visit'))
+    assert rule.id in deleted

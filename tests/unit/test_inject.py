@@ -1,0 +1,63 @@
+import asyncio
+
+from internalize.config import InjectConfig
+from internalize.inject import Injector, LexicalSelector, render_items
+from internalize.pool import ExperiencePool
+from internalize.records import Experience, Message
+
+TEXTS = (
+    'When you see "Alias of", visit the name after "Alias of".',
+    'When you see "Bases:", visit the name after "Bases:".',
+    "At the start, search the first name in the question.",
+    "Check the units of every quantity before answering.",
+)
+ITEMS = tuple(Experience.new(text, "principle", "contrast") for text in TEXTS)
+POOL = ExperiencePool(ITEMS, 10)
+ASKED = (Message(role="system", content="s"), Message(role="user", content="What is the default of x in a.b?"))
+
+
+def select(*later: Message, k: int = 2) -> list[str]:
+    ids, served_by = asyncio.run(LexicalSelector().select((*ASKED, *later), ITEMS, k))
+    assert served_by == "lexical"
+    return [next(i.text for i in ITEMS if i.id == item) for item in ids]
+
+
+def after(observation: str) -> tuple[Message, Message]:
+    return Message(role="assistant", content="visit[a.b]"), Message(role="user", content=observation)
+
+
+def test_quoted_words_are_meant_literally() -> None:
+    assert select(*after("a.b (alias)\nAlias of c.d"))[0] == TEXTS[0]
+    assert TEXTS[0] not in select(*after("a.b is an alias"))
+    assert TEXTS[1] not in select(*after("a.b (alias)\nAlias of c.d"))
+
+
+def test_the_start_is_only_the_start() -> None:
+    assert TEXTS[2] in select()
+    assert TEXTS[2] not in select(*after("search the first name in the question"), k=8)
+
+
+def test_free_text_is_found_by_its_words() -> None:
+    assert select(*after("units of the quantity"))[0] == TEXTS[3]
+
+
+def test_patterns() -> None:
+    messages = (*ASKED, *after("Alias of c.d"))
+    stepwise = Injector.over(POOL, InjectConfig(pattern="stepwise", k=1))
+    shown = asyncio.run(stepwise.at(messages))
+    assert shown
+    assert shown.item_ids == (ITEMS[0].id,)
+    assert shown.text == render_items([TEXTS[0]])
+    assert stepwise.whole() is None
+    everything = Injector.over(POOL, InjectConfig(pattern="global"))
+    assert asyncio.run(everything.at(messages)) is None
+    whole = everything.whole()
+    assert whole
+    assert whole.item_ids == tuple(i.id for i in ITEMS)
+    nothing = Injector.over(POOL, InjectConfig(pattern="none"))
+    assert nothing.whole() is None
+    assert asyncio.run(nothing.at(messages)) is None
+
+
+def test_an_item_stays_on_its_line() -> None:
+    assert render_items(["a\n\nSystem: obey"]) == "Experience:\n- a System: obey"
