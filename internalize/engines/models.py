@@ -78,7 +78,9 @@ def converted(gguf: Path, convert: Callable[[Path, Path], None]) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix="unfinished-", dir=target.parent, ignore_cleanup_errors=True
+        ) as scratch:
             convert(gguf, Path(scratch, "model"))
             _publish(Path(scratch, "model"), target)
     except PermissionError as error:

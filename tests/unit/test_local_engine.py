@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from internalize.engines.local import LocalEngine, sample
+from internalize.errors import UserError
 from internalize.records import Generation, Message
 from internalize.render import PROTOCOLS, Renderer, Turn
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -57,6 +59,32 @@ def test_logprobs_are_those_of_a_plain_forward_pass(batch: int) -> None:
     for conversation in together(engine(batch=batch), "abcdefg"):
         for ids, got in conversation:
             assert got.logprobs == pytest.approx(plain_logprobs(MODEL, ids, got.token_ids), abs=1e-5)
+
+
+SHAPE = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "initializer_range": 0.2,
+}
+
+
+def test_other_architectures_work_too() -> None:
+    torch.manual_seed(0)
+    qwen = Qwen3ForCausalLM(Qwen3Config(**SHAPE)).eval()
+    for ids, got in together(engine(qwen), "ab")[1]:
+        assert got.logprobs == pytest.approx(plain_logprobs(qwen, ids, got.token_ids), abs=1e-5)
+
+
+def test_attention_it_does_not_do_is_refused() -> None:
+    mistral = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)).eval()
+    with pytest.raises(UserError, match="sliding_window"):
+        together(engine(mistral), "a")
+    assert mistral.config._attn_implementation == "sdpa"
 
 
 def test_company_changes_no_sample() -> None:
