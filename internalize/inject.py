@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from .config import InjectConfig
 from .pool import ExperiencePool
 from .records import Experience, Injection, Message, Pattern, Selector
+from .rules import Situation, applies, parse, situation_of
 
 HEAD = "Experience:"
 _QUOTED = re.compile(r'"([^"]+)"')
 _WORD = re.compile(r"\w+")
-_AT_START = "At the start"
 
 
 def render_items(texts: Sequence[str]) -> str:
@@ -28,26 +28,25 @@ def render_items(texts: Sequence[str]) -> str:
 class LexicalSelector:
     """BM25 of the items against the first user message and the last message.
 
-    An item that quotes words, or speaks of the start, is only a candidate where these words stand (or at the start):
-    words in quotes are meant literally. Ties go to the stronger, then the older item.
+    An item in the language of `rules.py` is a candidate only where its cue applies, another item that quotes words
+    only where these words stand: both are meant literally. Ties go to the stronger, then the older item.
     """
 
     async def select(
         self, messages: Sequence[Message], items: Sequence[Experience], k: int
     ) -> tuple[tuple[str, ...], str]:
         """At most `k` ids, best first; none when nothing fits."""
-        question = next((m.content for m in messages if m.role == "user"), "")
-        last = messages[-1].content
-        started = any(m.role == "assistant" for m in messages)
-        seen = f"{question}\n{last}" if started else question
-        fitting = [item for item in items if _literal(item.text, seen, started=started)]
+        situation = situation_of(messages)
+        seen = f"{situation.question}\n{situation.observation or ''}"
+        fitting = [item for item in items if _fits(item.text, situation, seen)]
         ranked = sorted(zip(_bm25(fitting, seen), fitting, strict=True), key=lambda p: (-p[0], -p[1].lift))
         return tuple(item.id for score, item in ranked[:k] if score > 0), "lexical"
 
 
-def _literal(text: str, seen: str, *, started: bool) -> bool:
-    if text.startswith(_AT_START):
-        return not started
+def _fits(text: str, situation: Situation, seen: str) -> bool:
+    rule = parse(text)
+    if rule is not None:
+        return applies(rule, situation)
     quoted = _QUOTED.search(text)
     return quoted is None or quoted.group(1) in seen or text.startswith("Example:")
 

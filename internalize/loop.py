@@ -12,10 +12,10 @@ from pathlib import Path
 from .config import Config
 from .environments import registry
 from .policy import LocalPolicy
-from .stages import Report, Run, silent
+from .stages import Mode, Report, Run, plan_tasks, silent
 from .store import RunStore
 
-BOTH = ("internalized", "in_context")
+BOTH: tuple[Mode, ...] = ("internalized", "in_context")
 
 
 def run(
@@ -31,10 +31,10 @@ def run(
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
     env = registry.make(config.env.name, config.env.options)
-    env.tasks(config.rollout.split)
+    plan = plan_tasks(config, env)
     policy = load(config)
     with RunStore.open(out, config, resume=resume) as store:
-        iterate(Run(config, store, policy, env, report))
+        iterate(Run(config, store, policy, env, plan, report))
 
 
 def iterate(this: Run) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .records import Action, Trajectory
+from .records import Action, Message, Trajectory
 
 START = "start"
 FIRST_NAME, LAST_NAME, BESIDE = (
@@ -20,6 +20,7 @@ FIRST_NAME, LAST_NAME, BESIDE = (
     "the value beside the asked word",
 )
 _NAME = re.compile(r"[\w#-]+(?:[./][\w#-]+)+")
+_BRACKET = re.compile(r"\s*(\w+)\[(.*)\]")
 _ASKED = re.compile(r"\b(?:of|after|for) (\S+) in\b")
 
 
@@ -146,3 +147,31 @@ def example(situation: Situation, action: Action) -> str:
     """A worked example of the situation, details kept: the instance-level counterpart of a rule."""
     seen = " | ".join((situation.observation or "nothing yet").splitlines()[:3])
     return f'Example: asked "{situation.question}" and seeing "{seen}", {action.name}[{action.argument}] worked.'
+
+
+_PHRASE = re.compile(
+    r'(?:At the (?P<start>start)|When the question says "(?P<said>[^"]+)"|When you see "(?P<seen>[^"]+)")'
+    r"(?: and the asked word is (?P<asked>there|missing))?, (?P<verb>\w+) (?P<source>[^.].*)\."
+)
+_AFTER = re.compile(r'the name after "([^"]+)"')
+
+
+def parse(text: str) -> Rule | None:
+    """The rule that `phrase` wrote, or None for any other text."""
+    found = _PHRASE.fullmatch(text)
+    if found is None:
+        return None
+    after = _AFTER.fullmatch(found["source"])
+    source = after[1] if after else found["source"]
+    if after is None and source not in {FIRST_NAME, LAST_NAME, BESIDE}:
+        return None
+    place = START if found["start"] else "question" if found["said"] else "observation"
+    return Rule(place, found["said"] or found["seen"] or "", found["asked"] or "", found["verb"], source)
+
+
+def situation_of(messages: Sequence[Message]) -> Situation:
+    """The situation of the next decision. Actions already taken are known only where they read `name[argument]`."""
+    asked = [m.content for m in messages if m.role in {"user", "tool"}]
+    acted = [m.content for m in messages if m.role == "assistant"]
+    taken = frozenset((m[1], m[2].strip()) for text in acted if (m := _BRACKET.match(text)))
+    return Situation(asked[0] if asked else "", asked[-1] if acted else None, taken)

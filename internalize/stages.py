@@ -12,24 +12,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel
 
 from .config import Config
 from .distill.examples import build_example, select
-from .errors import DataError, TaskError
+from .errors import TaskError
 from .extract.contrast import contrast
 from .gate import Decision, decide
 from .inject import Injector
 from .metrics import eval_result, iteration_metrics
 from .policy import LocalPolicy
 from .pool import ExperiencePool, empty, load_pool, save_pool
-from .records import Checkpoint, DistillExample, Environment, EvalResult, Message, PoolEdit, Task, Trajectory
+from .records import Checkpoint, DistillExample, Environment, EvalResult, Task, Trajectory
 from .rollout import Label, rollout
-from .store import RunStore, append_jsonl, read_jsonl, write_json, write_jsonl
+from .store import RunStore, read_jsonl, write_json, write_jsonl
 
 Report = Callable[[str, int, int], None]  # stage, done, of
 Mode = Literal["internalized", "in_context"]
@@ -53,28 +52,38 @@ def silent(stage: str, done: int, total: int) -> None:
     """Reports nothing."""
 
 
+class Plan(NamedTuple):
+    """The tasks of a run: each suite's, and the training split in its drawn order."""
+
+    suites: dict[str, tuple[Task, ...]]
+    training: list[Task]
+
+
+def plan_tasks(config: Config, env: Environment) -> Plan:
+    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task in training and in a suite."""
+    settings = config.evaluate
+    suites = {split: env.tasks(split)[: settings.final_tasks] for split in settings.final_splits}
+    suites[settings.split] = env.tasks(settings.split)[: settings.tasks]
+    training = list(env.tasks(config.rollout.split))
+    for split, tasks in {**suites, config.rollout.split: training}.items():
+        if not tasks:
+            raise TaskError(f"{env.name}: the split {split!r} holds no tasks")
+    require_disjoint(training, [task for tasks in suites.values() for task in tasks])
+    random.Random(config.seed).shuffle(training)
+    return Plan(suites, training)
+
+
 @dataclass
 class Run:
-    """One run: its directory, its policy, its environment. Build it with `start`."""
+    """One run: its directory, its policy, its environment, its tasks."""
 
     config: Config
     store: RunStore
     policy: LocalPolicy
     env: Environment
+    plan: Plan
     report: Report = silent
-    tasks: dict[str, tuple[Task, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        evaluate, rollout_config = self.config.evaluate, self.config.rollout
-        self.tasks = {evaluate.split: self.env.tasks(evaluate.split)[: evaluate.tasks]}
-        for split in evaluate.final_splits:
-            self.tasks.setdefault(split, self.env.tasks(split)[: evaluate.final_tasks])
-        training = list(self.env.tasks(rollout_config.split))
-        if not training or not all(self.tasks.values()):
-            raise TaskError(f"{self.env.name}: the split {rollout_config.split!r} or a suite holds no tasks")
-        require_disjoint(training, [task for suite in self.tasks.values() for task in suite])
-        random.Random(self.config.seed).shuffle(training)
-        self.training = training
+    _rejected: int = 0  # of the last `collect`
 
     # -- the stages, in the order of the loop ---------------------------------------------------------------------
 
@@ -163,7 +172,7 @@ class Run:
     def _measure(self, k: int, suite: str, mode: Mode, pool: ExperiencePool, folder: int) -> None:
         injector = Injector.over(pool, self.config.inject) if mode == "in_context" else Injector()
         name = f"episodes-{suite}-{mode.replace('_', '-')}-{k}.jsonl"
-        tasks, attempts = self.tasks[suite], self.config.evaluate.attempts
+        tasks, attempts = self.plan.suites[suite], self.config.evaluate.attempts
         found = self._play(f"evaluate {suite} {mode}", folder, k, tasks, injector, attempts, name)
         results = [eval_result(t, suite, mode, self.env) for t in found]
         path = self.store.iteration(folder) / "evaluations.jsonl"
@@ -207,7 +216,7 @@ class Run:
         """`count` training tasks for iteration `k`: a window over the shuffled split, wrapping around."""
         an_iteration = self.config.rollout.tasks + self.config.distill.tasks
         start = (k - 1) * an_iteration + offset
-        return [self.training[(start + i) % len(self.training)] for i in range(min(count, len(self.training)))]
+        return [self.plan.training[(start + i) % len(self.plan.training)] for i in range(min(count, len(self.plan.training)))]
 
     def _play(
         self,

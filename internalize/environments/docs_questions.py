@@ -26,7 +26,7 @@ from .corpus import Page
 SPLITS = ("train", "dev", "test")
 ANSWER_SHARE = 0.12  # most of a family that one answer may take
 _PER_NAME = 2  # questions about one name
-_PER_FAMILY = {"function": 60, "method": 60}  # the easy ones are kept few
+_PER_FAMILY = {"function": 60, "method": 60, "pair": 40, "long": 40}
 _PER_FAMILY_ELSE = 110
 _SHORT = frozenset({"function", "method"})
 _FURTHER = frozenset({"alias", "class", "paged", "deep"})

@@ -32,6 +32,11 @@ def test_quoted_words_are_meant_literally() -> None:
     assert TEXTS[1] not in select(*after("a.b (alias)\nAlias of c.d"))
 
 
+def test_what_was_done_is_not_advised_again() -> None:
+    done = (Message(role="assistant", content="visit[c.d]"), Message(role="user", content="No such page."))
+    assert TEXTS[0] not in select(*done, *after("Alias of c.d"))
+
+
 def test_the_start_is_only_the_start() -> None:
     assert TEXTS[2] in select()
     assert TEXTS[2] not in select(*after("search the first name in the question"), k=8)

@@ -19,8 +19,9 @@ LAYERS = (
     ("stats",),
     ("metrics",),
     ("evaluate", "diagnostics", "gate"),
-    ("report",),
-    ("loop", "study"),
+    ("policy",),
+    ("stages", "report"),
+    ("loop", "study", "single"),
     ("cli", "__init__", "__main__"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

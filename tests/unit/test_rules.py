@@ -2,7 +2,7 @@ import pytest
 
 from internalize.records import Action
 from internalize.rules import (
-    BESIDE, FIRST_NAME, LAST_NAME, START, Rule, Situation, applies, argument_of, asked_state, follows, matches, phrase,
+    BESIDE, FIRST_NAME, LAST_NAME, START, Rule, Situation, applies, argument_of, asked_state, follows, matches, parse, phrase,
 )  # fmt: skip
 
 ALIAS = "os.getcwdb (alias)\nAlias of posix.getcwdb"
@@ -57,3 +57,5 @@ def test_phrases_differ_for_every_rule() -> None:
         for source in (FIRST_NAME, LAST_NAME, BESIDE, "1.", "Alias of")
     ]
     assert len({phrase(rule) for rule in rules}) == len(rules)
+    assert all(parse(phrase(rule)) == rule for rule in rules if rule.place != START or not rule.cue)
+    assert parse("When in doubt, look it up.") is None

@@ -1,0 +1,168 @@
+"""The loop on a tiny random model: it finishes, resumes from any kill, repeats itself, and refuses bad input."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from internalize import loop
+from internalize.config import Config, load_config
+from internalize.environments import registry
+from internalize.errors import ConfigError, UserError
+from internalize.policy import LocalPolicy
+from internalize.report.data import load as load_report
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.toy import Toy
+
+SET = [
+    "iterations=2", "env.name=toy", "rollout.tasks=3", "rollout.attempts=2", "rollout.max_steps=2",
+    "rollout.max_action_tokens=6", "distill.tasks=2", "distill.epochs=1", "distill.lora_r=2", "distill.filter=none",
+    "distill.divergence=sft", "evaluate.tasks=3", "evaluate.final_tasks=2", "model.batch=2",
+]  # fmt: skip
+
+
+def policy(config: Config) -> LocalPolicy:
+    return LocalPolicy(config, tiny_model(), tiny_tokenizer())
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.BUILTIN, "toy", ("tests.toy", "Toy"))
+
+
+def run(out: Path, *more: str, resume: bool = False) -> None:
+    loop.run(load_config(None, [*SET, *more]), out, resume=resume, load=policy)
+
+
+def contents(out: Path) -> dict[str, object]:
+    """Every record and weight of a run, without what time it took."""
+    found: dict[str, object] = {}
+    for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != ".lock"):
+        name = path.relative_to(out).as_posix()
+        if path.suffix == ".jsonl" and name != "progress.jsonl":
+            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".json":
+            found[name] = timeless(json.loads(path.read_text()))
+        elif path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+    return found
+
+
+def timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: timeless(inner) for key, inner in value.items() if key != "seconds"}
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.BUILTIN, "toy", ("tests.toy", "Toy"))
+        run(out)
+    return out
+
+
+def test_a_run_leaves_every_record_of_the_design(undisturbed: Path) -> None:
+    names = {p.relative_to(undisturbed).as_posix() for p in undisturbed.rglob("*") if p.is_file()}
+    for k in (1, 2):
+        for name in ("rollouts.jsonl", "pool.json", "edits.jsonl", "teacher.jsonl", "train.jsonl", "train.json",
+                     "checkpoint.json", "evaluations.jsonl", "gate.json"):  # fmt: skip
+            assert f"iter-{k}/{name}" in names
+    lines = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    measured = {(line["iteration"], line["suite"], line["mode"]) for line in lines}
+    assert measured == {
+        (0, "dev", "internalized"), (0, "test", "internalized"), (0, "dev", "in_context"),
+        (1, "dev", "internalized"), (1, "dev", "in_context"), (2, "dev", "internalized"), (2, "dev", "in_context"),
+        (2, "test", "internalized"), (2, "test", "in_context"),
+    }  # fmt: skip
+    assert load_report(undisturbed).finished == 2
+
+
+def test_invariant_11_the_same_seed_gives_the_same_run(undisturbed: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(undisturbed)
+    run(tmp_path / "other", "seed=1")
+    assert contents(tmp_path / "other") != contents(undisturbed)
+
+
+def _die_at(call: int, out: Path) -> None:
+    """Run, and kill this process with SIGKILL at its n-th wait for the disk."""
+    calls, fsync = [0], os.fsync
+
+    def counted(handle: int) -> None:
+        calls[0] += 1
+        if calls[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(handle)
+
+    os.fsync = counted
+    run(out, resume=True)
+
+
+def test_invariant_10_killed_anywhere_and_resumed_it_is_the_same_run(undisturbed: Path, tmp_path: Path) -> None:
+    """One run, killed again and again until it gets through: each life ends a few disk writes after the last."""
+    out, context, kills = tmp_path / "run", multiprocessing.get_context("fork"), 0
+    for life in range(60):
+        child = context.Process(target=_die_at, args=(7 + life % 5, out))
+        child.start()
+        child.join(120)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 20
+    assert contents(out) == contents(undisturbed)
+
+
+def test_a_finished_run_is_left_alone(undisturbed: Path) -> None:
+    before = contents(undisturbed)
+    run(undisturbed, resume=True)
+    assert contents(undisturbed) == before
+
+
+def test_another_config_is_refused_by_name(undisturbed: Path) -> None:
+    with pytest.raises(ConfigError, match=r"distill\.lr"):
+        run(undisturbed, "distill.lr=0.1", resume=True)
+    with pytest.raises(UserError, match="--resume"):
+        run(undisturbed)
+
+
+def test_a_corrupt_line_is_named_by_file_and_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out)
+    path = out / "iter-1" / "evaluations.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1][:40]
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"iter-1/evaluations\.jsonl, line 2"):
+        run(out, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["extract.granularity=instance"], ["inject.pattern=global"], ["inject.pattern=none"],
+        ["distill.divergence=reverse", "distill.generator=student"], ["distill.divergence=forward"],
+        ["distill.lora_r=0", "distill.lr=1e-4"], ["gate.rule=no_worse"],
+    ],
+)  # fmt: skip
+def test_every_switch_runs(change: list[str], tmp_path: Path) -> None:
+    run(tmp_path / "run", "iterations=1", *change)
+    assert load_report(tmp_path / "run").finished == 1
+
+
+def test_an_empty_split_or_an_unknown_one_writes_nothing(tmp_path: Path) -> None:
+    for change in ("rollout.split=nowhere", 'env.options={size=0}'):
+        with pytest.raises(UserError):
+            run(tmp_path / "run", change)
+        assert not (tmp_path / "run").exists()
+
+
+def test_the_toys_reference_solutions_score() -> None:
+    from internalize.environments.validate import validate
+
+    assert not any(row.failed for row in validate(Toy(), ("train", "dev", "test")))
