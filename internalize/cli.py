@@ -69,9 +69,20 @@ def rollout(
 
     config = load_config(recipe, overrides)
     with _progress() as show:
-        found = play(config, config.rollout.split, config.rollout.tasks, config.rollout.attempts, out, pool_file, checkpoint, show)
+        found = play(
+            config,
+            config.rollout.split,
+            config.rollout.tasks,
+            config.rollout.attempts,
+            out,
+            pool_file,
+            checkpoint,
+            show,
+        )
     scored = [t.score for t in found if t.score is not None]
-    click.echo(f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, success {sum(scored) / max(1, len(scored)):.1%}")
+    click.echo(
+        f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, success {sum(scored) / max(1, len(scored)):.1%}"
+    )
 
 
 @cli.command()
@@ -96,15 +107,15 @@ def extract(
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the new checkpoint.")
 @click.option("--checkpoint", type=_FOLDER, help="Weights to start from instead of the starter's.")
 @_set
-def distill(
-    recipe: Path, trajectories: Path, out: Path, checkpoint: Path | None, overrides: tuple[str, ...]
-) -> None:
+def distill(recipe: Path, trajectories: Path, out: Path, checkpoint: Path | None, overrides: tuple[str, ...]) -> None:
     """Trajectories with injected experience to weights that act so without it."""
     from .single import distill_file
 
     with _progress() as show:
         summary = distill_file(load_config(recipe, overrides), trajectories, out, checkpoint, show)
-    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, loss {summary.first_loss} -> {summary.last_loss}")
+    click.echo(
+        f"{out}: {summary.accepted} trajectories, {summary.steps} steps, loss {summary.first_loss} -> {summary.last_loss}"
+    )
 
 
 @cli.command()
@@ -123,7 +134,11 @@ def evaluate(
     with _progress() as show:
         line = evaluate_file(load_config(recipe, overrides), suite, out, pool_file, checkpoint, show)
     interval = line.success
-    shown = "nothing scored" if interval is None else f"{interval.mean:.1%} [{interval.low:.1%}, {interval.high:.1%}] on {interval.n} tasks"
+    shown = (
+        "nothing scored"
+        if interval is None
+        else f"{interval.mean:.1%} [{interval.low:.1%}, {interval.high:.1%}] on {interval.n} tasks"
+    )
     click.echo(f"{suite} {line.mode}: {shown}; premature {line.premature_rate:.1%}, turns {line.turns:.1f}")
     for family, success in line.families.items():
         click.echo(f"  {family:12} {success.mean:.1%} of {success.n}")

@@ -30,8 +30,12 @@ class ModelConfig(Section):
     """The policy at the start of the run."""
 
     source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
-    adapter: str = Field("", description="PEFT adapter merged into the source at the start; '' = none ('builtin' brings its own).")
-    protocol: Literal["bracket", "json"] = Field("bracket", description="How actions are written: search[x] or JSON tool calls.")
+    adapter: str = Field(
+        "", description="PEFT adapter merged into the source at the start; '' = none ('builtin' brings its own)."
+    )
+    protocol: Literal["bracket", "json"] = Field(
+        "bracket", description="How actions are written: search[x] or JSON tool calls."
+    )
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
@@ -53,14 +57,18 @@ class RolloutConfig(Section):
     attempts: int = Field(2, ge=1, le=64, description="Episodes a task.")
     max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")
     max_action_tokens: int = Field(48, ge=1, le=8192, description="Longest action, tokens.")
-    temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy. Stored logprobs are always raw.")
+    temperature: float = Field(
+        1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy. Stored logprobs are always raw."
+    )
 
 
 class ExtractConfig(Section):
     """How trajectories become experience."""
 
     granularity: Granularity = Field("principle", description="'principle' (rules) or 'instance' (worked examples).")
-    source: Literal["contrast"] = Field("contrast", description="Who writes: 'contrast' mines without a language model.")
+    source: Literal["contrast"] = Field(
+        "contrast", description="Who writes: 'contrast' mines without a language model."
+    )
     cap: int = Field(50, ge=1, le=10_000, description="Most items in the pool.")
     add: int = Field(8, ge=1, le=1000, description="Most items added in one iteration.")
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
@@ -78,8 +86,12 @@ class InjectConfig(Section):
 class DistillConfig(Section):
     """How the effect of experience gets into the weights."""
 
-    generator: Literal["teacher", "student"] = Field("teacher", description="Who rolls out: 'teacher' = off-policy, 'student' = on-policy.")
-    divergence: Literal["forward", "reverse", "sft"] = Field("forward", description="forward = KL(teacher||student), reverse = KL(student||teacher), sft = cross-entropy.")
+    generator: Literal["teacher", "student"] = Field(
+        "teacher", description="Who rolls out: 'teacher' = off-policy, 'student' = on-policy."
+    )
+    divergence: Literal["forward", "reverse", "sft"] = Field(
+        "forward", description="forward = KL(teacher||student), reverse = KL(student||teacher), sft = cross-entropy."
+    )
     filter: Literal["success", "none"] = Field("success", description="Which trajectories are trained on.")
     tasks: Count = Field(48, description="Tasks rolled out for training in one iteration.")
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")
@@ -95,7 +107,9 @@ class EvaluateConfig(Section):
 
     split: str = Field("dev", description="Suite measured at every iteration.")
     tasks: Count = Field(48, description="Tasks of that suite.")
-    final_splits: tuple[str, ...] = Field(("test",), description="Suites measured only for the starter and the final policy.")
+    final_splits: tuple[str, ...] = Field(
+        ("test",), description="Suites measured only for the starter and the final policy."
+    )
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task.")
     resamples: int = Field(2000, ge=100, le=1_000_000, description="Bootstrap resamples for intervals.")
@@ -104,7 +118,9 @@ class EvaluateConfig(Section):
 class GateConfig(Section):
     """Whether a new checkpoint is kept."""
 
-    rule: Literal["always", "no_worse"] = Field("always", description="'always' promotes; 'no_worse' rolls back on a significant loss on dev.")
+    rule: Literal["always", "no_worse"] = Field(
+        "always", description="'always' promotes; 'no_worse' rolls back on a significant loss on dev."
+    )
 
 
 class Config(Section):

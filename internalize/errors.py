@@ -33,7 +33,7 @@ class TaskError(UserError):
     """An environment or its task set does not fit what was asked."""
 
 
-class Incomplete(InternalizeError):
+class Incomplete(InternalizeError):  # noqa: N818 - a state of the work rather than a fault
     """Work is left; the run directory can be resumed."""
 
 

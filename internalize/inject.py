@@ -52,7 +52,7 @@ def _fits(text: str, situation: Situation, seen: str) -> bool:
 
 
 def _bm25(items: Sequence[Experience], query: str) -> list[float]:
-    import bm25s  # half a second to import: only where it is used
+    import bm25s  # noqa: PLC0415 - half a second to import: only where it is used
 
     corpus = [_WORD.findall(item.text.lower()) for item in items]
     tokens = set(_WORD.findall(query.lower())) & {word for words in corpus for word in words}

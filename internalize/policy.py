@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft import PeftModel, set_peft_model_state_dict
+
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
 from .config import Config
 from .distill.trainer import TrainSummary, distill, new_adapter
@@ -80,8 +82,6 @@ class LocalPolicy:
         self._engine.reset()
 
     def _load_starter(self) -> None:
-        from peft import PeftModel, set_peft_model_state_dict
-
         if isinstance(self.model, PeftModel):
             set_peft_model_state_dict(self.model, self._starter)
         else:

@@ -17,7 +17,19 @@ from pathlib import Path
 from .config import RolloutConfig
 from .errors import Incomplete, InfrastructureError
 from .inject import Injector
-from .records import Action, Engine, Environment, Generation, Injection, Message, Step, Task, Termination, Trajectory, content_hash
+from .records import (
+    Action,
+    Engine,
+    Environment,
+    Generation,
+    Injection,
+    Message,
+    Step,
+    Task,
+    Termination,
+    Trajectory,
+    content_hash,
+)
 from .render import Renderer, Turn
 from .store import append_jsonl, read_jsonl, write_jsonl
 
@@ -45,6 +57,7 @@ class Label:
     iteration: int
     seed: int
     checkpoint: str
+    attempts: int = 1  # episodes a task
 
 
 async def rollout(
@@ -54,18 +67,16 @@ async def rollout(
     injector: Injector,
     label: Label,
     *,
-    attempts: int,
     path: Path,
     progress: Progress | None = None,
 ) -> list[Trajectory]:
-    """Run every task `attempts` times and append the trajectories to `path`; those already there are kept.
+    """Run every task `label.attempts` times and append the trajectories to `path`; those already there are kept.
 
     Raises Incomplete when more than `MOST_OWED` of the episodes stay unscored after `TRIES` tries.
     """
-    jobs = [(task, attempt) for task in tasks for attempt in range(attempts)]
+    jobs = [(task, attempt) for task in tasks for attempt in range(label.attempts)]
     ids = [episode_id(task, attempt, label) for task, attempt in jobs]
-    done = {t.id: t for t in read_jsonl(path, Trajectory)} if path.exists() else {}
-    done = {i: t for i, t in done.items() if t.failure is None}
+    done = _unbroken(path)
     for start in range(0, len(jobs), actor.wave):
         wave, wave_ids = jobs[start : start + actor.wave], ids[start : start + actor.wave]
         if any(i not in done for i in wave_ids):
@@ -77,6 +88,11 @@ async def rollout(
     ordered = [done[i] for i in ids]
     _settle(ordered, path)
     return ordered
+
+
+def _unbroken(path: Path) -> dict[str, Trajectory]:
+    found = read_jsonl(path, Trajectory) if path.exists() else []
+    return {t.id: t for t in found if t.failure is None}
 
 
 def _settle(ordered: Sequence[Trajectory], path: Path) -> None:
@@ -187,7 +203,12 @@ class _Run:
         return "max_steps"
 
     def _keep(
-        self, generation: Generation, injection: Injection | None, action: Action | None, observation: str | None, seconds: float
+        self,
+        generation: Generation,
+        injection: Injection | None,
+        action: Action | None,
+        observation: str | None,
+        seconds: float,
     ) -> None:
         step = Step(
             injection=injection,

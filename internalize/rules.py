@@ -1,4 +1,4 @@
-"""The language that contrastive extraction writes in: "When <cue>, <verb> <where its argument stands>."
+"""The language that contrastive extraction writes in: a cue, a verb, and where its argument stands.
 
 A rule names no page, number or entity of a task, only words that the environment repeats in every task, so it can
 transfer. `matches` says whether an action is what the rule asks for in a situation. Left out: meaning. A rule is

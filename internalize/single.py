@@ -43,7 +43,7 @@ def play(
     if checkpoint:
         policy.restore(checkpoint)
     injector = Injector.over(pool, config.inject) if pool else Injector()
-    label = Label(f"{split} {injector.pool_version}", 0, config.seed, policy.checkpoint)
+    label = Label(f"{split} {injector.pool_version}", 0, config.seed, policy.checkpoint, attempts)
     recover(out)
     return asyncio.run(
         roll_out(
@@ -52,7 +52,6 @@ def play(
             policy.actor,
             injector,
             label,
-            attempts=attempts,
             path=out,
             progress=lambda done, total: report(f"{split}: episodes", done, total),
         )
@@ -79,7 +78,9 @@ def distill_file(
     found = read_jsonl(trajectories, Trajectory)
     kept = select(found, config.distill.filter)
     if not kept:
-        raise DataError(f"{trajectories}: none of {len(found)} trajectories passes the filter {config.distill.filter!r}")
+        raise DataError(
+            f"{trajectories}: none of {len(found)} trajectories passes the filter {config.distill.filter!r}"
+        )
     policy = LocalPolicy.load(config)
     if checkpoint:
         policy.restore(checkpoint)

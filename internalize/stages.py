@@ -216,7 +216,10 @@ class Run:
         """`count` training tasks for iteration `k`: a window over the shuffled split, wrapping around."""
         an_iteration = self.config.rollout.tasks + self.config.distill.tasks
         start = (k - 1) * an_iteration + offset
-        return [self.plan.training[(start + i) % len(self.plan.training)] for i in range(min(count, len(self.plan.training)))]
+        return [
+            self.plan.training[(start + i) % len(self.plan.training)]
+            for i in range(min(count, len(self.plan.training)))
+        ]
 
     def _play(
         self,
@@ -232,7 +235,7 @@ class Run:
         if self.store.done(folder, name):
             return read_jsonl(path, Trajectory)
         title = f"iteration {folder}: {stage}"
-        label = Label(stage, iteration, self.config.seed, self.policy.checkpoint)
+        label = Label(stage, iteration, self.config.seed, self.policy.checkpoint, attempts)
         found = asyncio.run(
             rollout(
                 tasks,
@@ -240,7 +243,6 @@ class Run:
                 self.policy.actor,
                 injector,
                 label,
-                attempts=attempts,
                 path=path,
                 progress=lambda done, total: self.report(title, done, total),
             )

@@ -14,11 +14,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from internalize.environments.docs import Docs
-from internalize.rules import (
-    BESIDE, FIRST_NAME, LAST_NAME, START, Rule, Situation, applies, argument_of, asked_state, example, follows, phrase,
-)
 from internalize.inject import render_items
 from internalize.records import Action, Task
+from internalize.rules import (
+    BESIDE,
+    FIRST_NAME,
+    LAST_NAME,
+    START,
+    Rule,
+    Situation,
+    applies,
+    argument_of,
+    asked_state,
+    example,
+    follows,
+    phrase,
+)
 
 P_GOOD = {
     "start": 0.93, "found": 0.74, "research": 0.5, "alias": 0.3, "more": 0.35, "bases": 0.3, "methods": 0.6,
@@ -48,7 +59,12 @@ def wordings(rule: Rule) -> list[str]:
         return [text] * 4
     when, what = text[:-1].split(", ", 1) if ", " in text else (text, "")
     bare = when.removeprefix("When ")
-    return [text, f"If {bare}: {what}.", f"{what[0].upper()}{what[1:]} when {bare}.", f"Once {bare}, it is right to {what}."]
+    return [
+        text,
+        f"If {bare}: {what}.",
+        f"{what[0].upper()}{what[1:]} when {bare}.",
+        f"Once {bare}, it is right to {what}.",
+    ]
 
 
 def kind_of(path: Sequence[Action], index: int, seen: str | None) -> str:
@@ -127,7 +143,9 @@ class Simulator:
         rng = self.rng
         while True:
             cue, source = rng.choice(LABELS), rng.choice([*LABELS, LAST_NAME])
-            rule = Rule("observation", cue, rng.choice(["", "", "missing", "there"]), rng.choice(["visit", "search"]), source)
+            rule = Rule(
+                "observation", cue, rng.choice(["", "", "missing", "there"]), rng.choice(["visit", "search"]), source
+            )
             if not applies(rule, situation):
                 return rule
 
@@ -209,7 +227,11 @@ class Simulator:
 
     def _global(self, task: Task) -> Tree:
         rng = self.rng
-        right = [r for k in ("start", "alias", "bases", "second", "final") if (r := correct_rule(k, None, Action(name="", argument="")))]
+        right = [
+            r
+            for k in ("start", "alias", "bases", "second", "final")
+            if (r := correct_rule(k, None, Action(name="", argument="")))
+        ]
         right.append(Rule("observation", "Found:", "", "visit", "1."))
         rules = rng.sample(right, rng.randint(2, len(right)))
         tree = Tree(render_items([self.say(r) for r in rules]), task.question)

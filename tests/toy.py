@@ -47,7 +47,8 @@ class Toy:
             raise TaskError(f"toy: no split {split!r}")
         first = starts[split]
         return tuple(
-            Task.new("toy", split, f"Which number is in box {n}?", str(n % 7), "box") for n in range(first, first + self.size)
+            Task.new("toy", split, f"Which number is in box {n}?", str(n % 7), "box")
+            for n in range(first, first + self.size)
         )
 
     def episode(self, task: Task) -> ToyEpisode:

@@ -1,8 +1,8 @@
-"""Extraction without a language model: what do successes do, and failures not, in the same situation?
+"""Extraction without a language model: what do successes do, and failures not, in the same situation.
 
-Principle: every rule of the language in `rules.py` that enough decisions followed is tried on all decisions. Where its cue
-is present, the success rate of those who followed it is compared with that of those who did not (support and lift).
-The best rules that cover different decisions are added; held rules that the new data speak against are deleted.
+Principle: every rule of the language in `rules.py` that enough decisions followed is tried on all decisions. Where
+its cue is present, the success rate of those who followed it is compared with that of those who did not (support and
+lift). The best rules that cover different decisions are added; held rules that new data speak against are deleted.
 Instance: the successful decision at which a task's successes and failures part, kept as a worked example.
 
 Left out: causes. A rule is a correlation within one iteration's episodes. Unscored episodes are not evidence
@@ -62,13 +62,15 @@ def contrast(
 ) -> tuple[PoolEdit, ...]:
     """The edits that this iteration's episodes suggest, those that keep the pool within its cap included."""
     scored = [t for t in trajectories if t.score is not None]
-    edits = _instances(scored, config, iteration) if config.granularity == "instance" else _rules(scored, pool, config, iteration)
+    edits = (
+        _instances(scored, config, iteration)
+        if config.granularity == "instance"
+        else _rules(scored, pool, config, iteration)
+    )
     return (*edits, *pool.over_cap(edits))
 
 
-def _rules(
-    scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractConfig, iteration: int
-) -> list[PoolEdit]:
+def _rules(scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractConfig, iteration: int) -> list[PoolEdit]:
     decisions = [d for t in scored for d in _decisions(t)]
     tried = [_try(rule, decisions) for rule in _candidates(decisions, config.min_support)]
     known = {phrase(t.rule): t for t in tried}

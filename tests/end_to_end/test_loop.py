@@ -11,6 +11,7 @@ import pytest
 from internalize import loop
 from internalize.config import Config, load_config
 from internalize.environments import registry
+from internalize.environments.validate import validate
 from internalize.errors import ConfigError, UserError
 from internalize.policy import LocalPolicy
 from internalize.report.data import load as load_report
@@ -156,13 +157,11 @@ def test_every_switch_runs(change: list[str], tmp_path: Path) -> None:
 
 
 def test_an_empty_split_or_an_unknown_one_writes_nothing(tmp_path: Path) -> None:
-    for change in ("rollout.split=nowhere", 'env.options={size=0}'):
+    for change in ("rollout.split=nowhere", "env.options={size=0}"):
         with pytest.raises(UserError):
             run(tmp_path / "run", change)
         assert not (tmp_path / "run").exists()
 
 
 def test_the_toys_reference_solutions_score() -> None:
-    from internalize.environments.validate import validate
-
     assert not any(row.failed for row in validate(Toy(), ("train", "dev", "test")))

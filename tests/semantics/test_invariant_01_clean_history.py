@@ -20,9 +20,7 @@ def play(path: Path, injector: Injector) -> tuple[ScriptedEngine, Renderer, list
     engine = ScriptedEngine(["look[100]", "look[7]", "answer[2]"], renderer)
     actor = Actor(engine, renderer, RolloutConfig(max_steps=5), 4000, 4)
     env = Toy(size=1)
-    found = asyncio.run(
-        rollout(env.tasks("train"), env, actor, injector, Label("r", 1, 0, "c"), attempts=1, path=path)
-    )
+    found = asyncio.run(rollout(env.tasks("train"), env, actor, injector, Label("r", 1, 0, "c"), path=path))
     return engine, renderer, found
 
 

@@ -26,7 +26,7 @@ def actor(failures: range | tuple[int, ...] = ()) -> Actor:
 
 
 def play(env: Toy, who: Actor, path: Path) -> list[Trajectory]:
-    return asyncio.run(rollout(env.tasks("train"), env, who, Injector(), LABEL, attempts=1, path=path))
+    return asyncio.run(rollout(env.tasks("train"), env, who, Injector(), LABEL, path=path))
 
 
 def test_a_broken_call_is_tried_again_and_leaves_no_trace(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ def episode(number: int, *, follow: bool, score: float | None, failure: str | No
     actions.append(("answer", str(number) if follow else "None", ""))
     question = f"What is the default of p{number} in the function {name}?"
     steps = tuple(
-        Step(action_text=f"{verb}[{a}]", action=Action(name=verb, argument=a), observation=seen) for verb, a, seen in actions
+        Step(action_text=f"{verb}[{a}]", action=Action(name=verb, argument=a), observation=seen)
+        for verb, a, seen in actions
     )
     return Trajectory(
         id=f"t{number}{follow}{score}", task_id=f"q{number}", env="docs", split="train", iteration=1, seed=0,

@@ -2,8 +2,20 @@ import pytest
 
 from internalize.records import Action
 from internalize.rules import (
-    BESIDE, FIRST_NAME, LAST_NAME, START, Rule, Situation, applies, argument_of, asked_state, follows, matches, parse, phrase,
-)  # fmt: skip
+    BESIDE,
+    FIRST_NAME,
+    LAST_NAME,
+    START,
+    Rule,
+    Situation,
+    applies,
+    argument_of,
+    asked_state,
+    follows,
+    matches,
+    parse,
+    phrase,
+)
 
 ALIAS = "os.getcwdb (alias)\nAlias of posix.getcwdb"
 QUESTION = "What is the default of mode in the function io.open, and also of width in the function textwrap.wrap?"
