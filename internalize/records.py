@@ -245,6 +245,10 @@ class Engine(Protocol):
         """Forget the cache of a finished conversation; unknown names are ignored."""
         ...
 
+    def reset(self) -> None:
+        """Forget every cache, so that what follows does not depend on what ran before."""
+        ...
+
 
 class Episode(Protocol):
     """One run of one task. Single use."""

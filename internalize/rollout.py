@@ -106,6 +106,7 @@ def _settle(ordered: Sequence[Trajectory], path: Path) -> None:
 async def _wave(
     jobs: Sequence[tuple[Task, int]], env: Environment, actor: Actor, injector: Injector, label: Label
 ) -> list[Trajectory]:
+    actor.engine.reset()  # reused prefixes would change the last bits of logprobs from a run to its resumption
     found = list(await asyncio.gather(*(run_episode(t, a, env, actor, injector, label) for t, a in jobs)))
     for _ in range(TRIES - 1):
         for place, (task, attempt) in enumerate(jobs):

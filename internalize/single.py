@@ -1,50 +1,70 @@
 """One stage at a time, files in and files out: what the single-stage commands call.
 
-Left out: run directories (stages.py). What must not change: the stages are the loop's own, not second versions.
+Left out: run directories (stages.py). What must not change: the stages are the loop's own, not second versions;
+bad input is refused before a model is asked anything; an output file is added to only by the command that began
+it, so that episodes of other weights or settings are neither counted nor lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .config import Config
 from .distill.examples import build_example, select
 from .distill.trainer import TrainSummary
 from .environments import registry
-from .errors import DataError
+from .errors import DataError, TaskError, UserError
 from .extract.contrast import contrast
 from .inject import Injector
 from .metrics import SuiteMetrics, eval_result, suite_metrics
 from .policy import LocalPolicy
 from .pool import ExperiencePool, empty, load_pool, save_pool
-from .records import EvalResult, Trajectory
-from .rollout import Label
+from .records import Task, Trajectory, content_hash
+from .rollout import Label, episode_id
 from .rollout import rollout as roll_out
-from .stages import Report
+from .stages import Mode, Report
 from .store import read_jsonl, recover, write_jsonl
 
+_FIRST_BYTES = b'{"id": '  # of every file of trajectories
+_NO_PART_OF_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
 
-def play(
-    config: Config,
-    split: str,
-    count: int,
-    attempts: int,
-    out: Path,
-    pool_file: Path | None,
-    checkpoint: Path | None,
-    report: Report,
-) -> list[Trajectory]:
-    """Episodes on the first `count` tasks of a split, appended to `out`."""
+
+class Given(NamedTuple):
+    """What a command may be given besides the recipe: a pool to inject, weights instead of the starter's."""
+
+    pool: Path | None = None
+    checkpoint: Path | None = None
+
+
+class Amount(NamedTuple):
+    """The first `tasks` tasks of `split`, `attempts` times each."""
+
+    split: str
+    tasks: int
+    attempts: int
+
+
+def play(config: Config, amount: Amount, out: Path, given: Given, report: Report) -> list[Trajectory]:
+    """Episodes, added to `out`; those of this same command that are there already are kept.
+
+    Raises UserError, before anything is played or written, for a missing folder, model or split, and DataError if
+    `out` holds anything but episodes of this command.
+    """
+    _require_folder(out)
     env = registry.make(config.env.name, config.env.options)
-    tasks = env.tasks(split)[:count]
-    pool = load_pool(pool_file) if pool_file else None
-    policy = LocalPolicy.load(config)
-    if checkpoint:
-        policy.restore(checkpoint)
+    tasks = env.tasks(amount.split)[: amount.tasks]
+    if not tasks:
+        raise TaskError(f"{env.name}: the split {amount.split!r} holds no tasks")
+    pool = load_pool(given.pool) if given.pool else None
     injector = Injector.over(pool, config.inject) if pool else Injector()
-    label = Label(f"{split} {injector.pool_version}", 0, config.seed, policy.checkpoint, attempts)
-    recover(out)
+    policy = _policy(config, given.checkpoint)
+    stage = f"{amount.split} {injector.pool_version} {policy.checkpoint} {_setting(config, injector)}"
+    label = Label(stage, 0, config.seed, policy.checkpoint, amount.attempts)
+    _go_on(out, tasks, label)
     return asyncio.run(
         roll_out(
             tasks,
@@ -53,15 +73,41 @@ def play(
             injector,
             label,
             path=out,
-            progress=lambda done, total: report(f"{split}: episodes", done, total),
+            progress=lambda done, total: report(f"{amount.split}: episodes", done, total),
         )
     )
+
+
+def _setting(config: Config, injector: Injector) -> str:
+    """Hash of what shapes an episode besides weights and pool.
+
+    The model is part of it, because a checkpoint's id covers the trained weights and not those under an adapter.
+    """
+    sections = {"model", "env", "rollout", *(() if injector.pattern == "none" else ("inject",))}
+    return content_hash(config.model_dump(mode="json", include=sections, exclude=_NO_PART_OF_AN_EPISODE))
+
+
+def _go_on(out: Path, tasks: Sequence[Task], label: Label) -> None:
+    """Make `out` fit to be added to. Raises DataError, and leaves it alone, if it holds anything else."""
+    if not out.exists():
+        return
+    with out.open("rb") as file:
+        first = file.read(len(_FIRST_BYTES))
+    if not _FIRST_BYTES.startswith(first):
+        raise DataError(f"{out}: is no file of episodes; choose another --out")
+    recover(out)
+    own = {episode_id(task, attempt, label) for task in tasks for attempt in range(label.attempts)}
+    if any(t.id not in own for t in read_jsonl(out, Trajectory)):
+        raise DataError(f"{out}: holds episodes of another checkpoint or setting; choose another --out")
 
 
 def extract_file(
     config: Config, trajectories: Path, out: Path, pool_file: Path | None
 ) -> tuple[ExperiencePool, ExperiencePool]:
     """The pool before and after; written to `out`, its edits to `out` with `.edits.jsonl`."""
+    _require_folder(out)
+    if out.resolve() == trajectories.resolve():
+        raise UserError(f"{out}: is the file of trajectories; choose another --out")
     found = read_jsonl(trajectories, Trajectory)
     before = load_pool(pool_file) if pool_file else empty(config.extract.cap)
     edits = contrast(found, before, config.extract, max((t.iteration for t in found), default=0))
@@ -74,30 +120,66 @@ def extract_file(
 def distill_file(
     config: Config, trajectories: Path, out: Path, checkpoint: Path | None, report: Report
 ) -> TrainSummary:
-    """Train on the trajectories that pass the recipe's filter. Raises DataError when none does."""
-    found = read_jsonl(trajectories, Trajectory)
-    kept = select(found, config.distill.filter)
-    if not kept:
-        raise DataError(
-            f"{trajectories}: none of {len(found)} trajectories passes the filter {config.distill.filter!r}"
-        )
-    policy = LocalPolicy.load(config)
-    if checkpoint:
-        policy.restore(checkpoint)
+    """Train on the trajectories that pass the recipe's filter and write the weights to the new folder `out`.
+
+    Raises DataError if there is nothing to learn from.
+    """
+    out = out.resolve()
+    _require_folder(out)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: already holds files; choose another --out")
+    kept = _lessons(config, trajectories)
+    policy = _policy(config, checkpoint)
     examples = [e for t in kept if (e := build_example(t, policy.renderer)) is not None]
+    if not examples:
+        raise DataError(f"{trajectories}: no trajectory can be trained on with this model's chat template")
     return policy.train(
         examples, seed=config.seed, folder=out, progress=lambda done, total, _: report("distil", done, total)
     )
 
 
-def evaluate_file(
-    config: Config, suite: str, out: Path, pool_file: Path | None, checkpoint: Path | None, report: Report
-) -> SuiteMetrics:
+def _lessons(config: Config, path: Path) -> list[Trajectory]:
+    """The trajectories that pass the filter, if anything can be learnt from them."""
+    settings = config.distill
+    found = read_jsonl(path, Trajectory)
+    kept = select(found, settings.filter)
+    if not kept:
+        raise DataError(f"{path}: none of {len(found)} trajectories passes the filter {settings.filter!r}")
+    if settings.divergence != "sft" and not any(_was_shown_experience(t) for t in kept):
+        raise DataError(
+            f"{path}: no experience was injected into any of {len(kept)} trajectories, so teacher and student agree "
+            f"and under distill.divergence = {settings.divergence!r} there is nothing to internalize"
+        )
+    return kept
+
+
+def _was_shown_experience(trajectory: Trajectory) -> bool:
+    shown = (trajectory.global_injection, *(step.injection for step in trajectory.steps))
+    return any(injection is not None and injection.text for injection in shown)
+
+
+def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: Report) -> SuiteMetrics:
     """Metrics of one suite in one mode; the results are written beside the episodes."""
     settings = config.evaluate
-    found = play(config, suite, settings.tasks, settings.attempts, out, pool_file, checkpoint, report)
+    found = play(config, Amount(suite, settings.tasks, settings.attempts), out, given, report)
     env = registry.make(config.env.name, config.env.options)
-    mode = "in_context" if pool_file else "internalized"
-    results: list[EvalResult] = [eval_result(t, suite, mode, env) for t in found]
+    mode: Mode = "in_context" if given.pool else "internalized"
+    results = [eval_result(t, suite, mode, env) for t in found]
     write_jsonl(out.with_suffix(".results.jsonl"), results)
     return suite_metrics(results, settings.resamples, config.seed)
+
+
+def _policy(config: Config, checkpoint: Path | None) -> LocalPolicy:
+    if checkpoint and not checkpoint.is_dir():  # before the model is loaded, which takes long
+        raise UserError(f"{checkpoint}: no such checkpoint folder")
+    policy = LocalPolicy.load(config)
+    if checkpoint:
+        policy.restore(checkpoint)
+    return policy
+
+
+def _require_folder(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: the folder {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out}: the folder {out.parent} cannot be written to")

@@ -48,6 +48,9 @@ class ScriptedEngine:
         self.released.append(conversation)
         self._answered.pop(conversation, None)
 
+    def reset(self) -> None:
+        """Nothing is cached here."""
+
     def _reply(self, conversation: str, prompt_ids: Sequence[int]) -> str:
         if callable(self._replies):
             return self._replies(conversation, str(self.renderer.tokenizer.decode(list(prompt_ids))))

@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..errors import TaskError
-from ..records import Record
+from internalize.errors import TaskError
+from internalize.records import Record
 from . import inspection
 
 PARAMETERS_PER_PART = 3

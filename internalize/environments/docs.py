@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from ..errors import DataError, InfrastructureError, TaskError
-from ..records import Action, Message, Task, ToolSpec
+from internalize.errors import DataError, InfrastructureError, TaskError
+from internalize.records import Action, Message, Task, ToolSpec
 from .corpus import Page, folder_pages, package_pages
 from .docs_questions import SPLITS, build_tasks, rank, split_of
 
@@ -32,7 +32,7 @@ class Search:
     """BM25 over page names (weighted) and first sentences."""
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
-        import bm25s  # numpy and numba-free, but 0.5 s to import: only where it is used
+        import bm25s  # noqa: PLC0415 - half a second to import, and only needed here
 
         self._names = list(pages)
         self._index = bm25s.BM25()

@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ..records import Task
+from internalize.records import Task
 from .corpus import Page
 
 SPLITS = ("train", "dev", "test")
@@ -51,7 +51,7 @@ class Draft(NamedTuple):
 
 def split_of(module: str) -> str:
     """train, dev or test by the hash of the top-level module's name (60 / 20 / 20)."""
-    number = int(hashlib.sha256(f"{module.split('.')[0]} {_SALT}".encode()).hexdigest()[:8], 16) % 10
+    number = int(hashlib.sha256(f"{module.partition('.')[0]} {_SALT}".encode()).hexdigest()[:8], 16) % 10
     return SPLITS[0 if number < 6 else 1 if number < 8 else 2]
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 STDLIB = "stdlib"
-_SKIP = frozenset(
+_SKIP = frozenset(  # noqa: SIM905 - sixty names read better as words
     "antigravity this idlelib lib2to3 turtle turtledemo tkinter test ensurepip distutils venv pip asynchat asyncore "
     "smtpd imp curses nt ntpath msilib winreg winsound msvcrt pty tty readline rlcompleter nis ossaudiodev spwd crypt "
     "aifc audioop cgi cgitb chunk imghdr mailcap nntplib pipes sndhdr sunau telnetlib uu xdrlib dbm".split()
@@ -28,6 +28,7 @@ _SKIP = frozenset(
 _NOISY = ("test", "tests", "testing", "conftest", "__main__", "f2py", "distutils", "idle_test")
 _SIMPLE = (bool, int, float, str, type(None), tuple, list, dict)
 _LONGEST_DEFAULT = 16
+_STARS: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
 def modules_of(packages: list[str]) -> Iterator[types.ModuleType]:
@@ -60,7 +61,7 @@ def parameters(obj: Any) -> list[list[str | None]] | None:
     for parameter in signature.parameters.values():
         if parameter.name in {"self", "cls"} or parameter.name[0] == "_":
             continue
-        star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        star = _STARS.get(parameter.kind, "")
         default = None if parameter.default is parameter.empty else _default(parameter.default)
         found.append([star + parameter.name, default])
     return found

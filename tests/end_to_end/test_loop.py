@@ -107,15 +107,15 @@ def _die_at(call: int, out: Path) -> None:
 def test_invariant_10_killed_anywhere_and_resumed_it_is_the_same_run(undisturbed: Path, tmp_path: Path) -> None:
     """One run, killed again and again until it gets through: each life ends a few disk writes after the last."""
     out, context, kills = tmp_path / "run", multiprocessing.get_context("fork"), 0
-    for life in range(60):
-        child = context.Process(target=_die_at, args=(7 + life % 5, out))
+    for life in range(150):
+        child = context.Process(target=_die_at, args=(9 + 2 * (life % 5), out))
         child.start()
         child.join(120)
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL
         kills += 1
-    assert kills >= 20
+    assert kills >= 20, kills
     assert contents(out) == contents(undisturbed)
 
 
