@@ -1,15 +1,16 @@
-"""The command line. Exit codes: 0 done, 2 wrong use or bad input (one sentence), 3 incomplete and resumable.
+"""The command line. Exit codes: 0 done, 2 wrong use or bad input, 3 stopped early; 2 and 3 say why in one sentence.
 
 Left out: any work of its own. Everything heavy is imported where it is used, so that `--help` answers at once.
+What must not change: results go to standard output, progress and errors to standard error.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,6 +21,7 @@ from .errors import Incomplete, InternalizeError, UserError
 if TYPE_CHECKING:
     from .stages import Report
 
+AGAIN = "run the same command again"
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _set = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
@@ -41,11 +43,12 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
     """The whole loop: K iterations, each measured with and without the pool, and a report."""
     config = load_config(recipe, overrides)
     _require_source(config)
-    from .loop import run as run_loop
+    with _going_on_by("run the same command with --resume"):
+        from .loop import run as run_loop
 
-    with _progress() as show:
-        run_loop(config, out, resume=resume, report=show)
-    _report(out)
+        with _progress() as show:
+            run_loop(config, out, resume=resume, report=show)
+        _report(out)
 
 
 @cli.command()
@@ -65,24 +68,18 @@ def rollout(
     recipe: Path, out: Path, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
 ) -> None:
     """Episodes on the recipe's training split."""
-    from .single import play
-
     config = load_config(recipe, overrides)
-    with _progress() as show:
-        found = play(
-            config,
-            config.rollout.split,
-            config.rollout.tasks,
-            config.rollout.attempts,
-            out,
-            pool_file,
-            checkpoint,
-            show,
-        )
+    _require_source(config)
+    settings = config.rollout
+    with _going_on_by(AGAIN):
+        from .single import Amount, Given, play
+
+        amount = Amount(settings.split, settings.tasks, settings.attempts)
+        with _progress() as show:
+            found = play(config, amount, out, Given(pool_file, checkpoint), show)
     scored = [t.score for t in found if t.score is not None]
-    click.echo(
-        f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, success {sum(scored) / max(1, len(scored)):.1%}"
-    )
+    success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
+    click.echo(f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, {success}")
 
 
 @cli.command()
@@ -95,9 +92,11 @@ def extract(
     trajectories: Path, out: Path, pool_file: Path | None, recipe: Path | None, overrides: tuple[str, ...]
 ) -> None:
     """Trajectories to a pool of experience."""
-    from .single import extract_file
+    config = load_config(recipe, overrides)
+    with _going_on_by(AGAIN):
+        from .single import extract_file
 
-    before, after = extract_file(load_config(recipe, overrides), trajectories, out, pool_file)
+        before, after = extract_file(config, trajectories, out, pool_file)
     click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
 
 
@@ -109,13 +108,15 @@ def extract(
 @_set
 def distill(recipe: Path, trajectories: Path, out: Path, checkpoint: Path | None, overrides: tuple[str, ...]) -> None:
     """Trajectories with injected experience to weights that act so without it."""
-    from .single import distill_file
+    config = load_config(recipe, overrides)
+    _require_source(config)
+    with _going_on_by(AGAIN):
+        from .single import distill_file
 
-    with _progress() as show:
-        summary = distill_file(load_config(recipe, overrides), trajectories, out, checkpoint, show)
-    click.echo(
-        f"{out}: {summary.accepted} trajectories, {summary.steps} steps, loss {summary.first_loss} -> {summary.last_loss}"
-    )
+        with _progress() as show:
+            summary = distill_file(config, trajectories, out, checkpoint, show)
+    loss = f"loss {summary.first_loss} -> {summary.last_loss}"
+    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}")
 
 
 @cli.command()
@@ -129,10 +130,13 @@ def evaluate(
     recipe: Path, out: Path, suite: str, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
 ) -> None:
     """Success on a suite, with its interval."""
-    from .single import evaluate_file
+    config = load_config(recipe, overrides)
+    _require_source(config)
+    with _going_on_by(AGAIN):
+        from .single import Given, evaluate_file
 
-    with _progress() as show:
-        line = evaluate_file(load_config(recipe, overrides), suite, out, pool_file, checkpoint, show)
+        with _progress() as show:
+            line = evaluate_file(config, suite, out, Given(pool_file, checkpoint), show)
     interval = line.success
     shown = (
         "nothing scored"
@@ -207,15 +211,29 @@ def pool_diff(old: Path, new: Path) -> None:
 
 
 def _require_source(config: Config) -> None:
-    source = config.model.source
-    if source.endswith(".gguf") and not Path(source).is_file():
+    """Answer at once for a file or folder that is not there; everything else is seen when the model is loaded."""
+    source = Path(config.model.source).expanduser()
+    if source.suffix == ".gguf" and not source.is_file():
         raise UserError(f"model.source: no file {source}")
+    if source.is_absolute() and not source.exists():
+        raise UserError(f"model.source: no folder {source}")
 
 
 def _report(run_dir: Path) -> None:
     from .report import publish
 
     publish(run_dir)
+
+
+@contextmanager
+def _going_on_by(advice: str) -> Iterator[None]:
+    """Whoever stops the work before its end is told how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Incomplete(f"interrupted; to go on, {advice}") from error
+    except Incomplete as error:
+        raise Incomplete(f"{error}; to go on, {advice}") from error
 
 
 @contextmanager
@@ -239,28 +257,32 @@ def _progress() -> Iterator[Report]:
         yield show
 
 
-def main() -> None:
-    """Entry point: errors become one sentence and an exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors become one sentence and an exit code. `arguments` None = those of the process."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
-        _stop("Interrupted.", 3)
-    except KeyboardInterrupt:
-        _stop("Interrupted.", 3)
+        cli.main(arguments, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        if "\n" in error.format_message():  # no error but the help of a group that was called without a command
+            error.show()
+            sys.exit(2)
+        _stop(_pointed(error), 2)
     except UserError as error:
-        click.echo(f"internalize: {error}", err=True)
-        sys.exit(2)
-    except Incomplete as error:
-        _stop(str(error), 3)
+        _stop(str(error), 2)
     except InternalizeError as error:
         _stop(str(error), 3)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _stop("interrupted", 3)
 
 
-def _stop(message: str, code: int) -> None:
-    click.echo(f"internalize: {message} What is done is kept; run the same command with --resume to go on.", err=True)
+def _pointed(error: click.ClickException) -> str:
+    """What was wrong with the call, and where the right one is described."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    message = error.format_message().rstrip(".")
+    return f"{message}; see {context.command_path} --help" if context else message
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"internalize: {' '.join(message.split())}", err=True)
     sys.exit(code)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from internalize.errors import TaskError
 from internalize.records import Record
+
 from . import inspection
 
 PARAMETERS_PER_PART = 3

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Message, Task, ToolSpec
+
 from .corpus import Page, folder_pages, package_pages
 from .docs_questions import SPLITS, build_tasks, rank, split_of
 

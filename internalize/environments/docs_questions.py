@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from internalize.records import Task
+
 from .corpus import Page
 
 SPLITS = ("train", "dev", "test")

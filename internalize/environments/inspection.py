@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from typing import Any
 
 STDLIB = "stdlib"
-_SKIP = frozenset(  # noqa: SIM905 - sixty names read better as words
-    "antigravity this idlelib lib2to3 turtle turtledemo tkinter test ensurepip distutils venv pip asynchat asyncore "
-    "smtpd imp curses nt ntpath msilib winreg winsound msvcrt pty tty readline rlcompleter nis ossaudiodev spwd crypt "
-    "aifc audioop cgi cgitb chunk imghdr mailcap nntplib pipes sndhdr sunau telnetlib uu xdrlib dbm".split()
-)
+_SKIPPED = """
+antigravity this idlelib lib2to3 turtle turtledemo tkinter test ensurepip distutils venv pip asynchat asyncore smtpd imp
+curses nt ntpath msilib winreg winsound msvcrt pty tty readline rlcompleter nis ossaudiodev spwd crypt aifc audioop cgi
+cgitb chunk imghdr mailcap nntplib pipes sndhdr sunau telnetlib uu xdrlib dbm
+"""
+_SKIP = frozenset(_SKIPPED.split())
 _NOISY = ("test", "tests", "testing", "conftest", "__main__", "f2py", "distutils", "idle_test")
 _SIMPLE = (bool, int, float, str, type(None), tuple, list, dict)
 _LONGEST_DEFAULT = 16

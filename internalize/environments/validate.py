@@ -6,7 +6,7 @@ Left out: models. The closed-book guesser answers each family with its most freq
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from internalize.errors import InfrastructureError, TaskError
@@ -24,20 +24,34 @@ class Row:
 def validate(env: Environment, splits: Sequence[str]) -> Iterator[Row]:
     """A row a split, then one for disjointness."""
     named = tuple(splits) or tuple(getattr(env, "splits", lambda: ("train", "dev", "test"))())
-    seen: dict[str, str] = {}
+    homes: dict[str, str] = {}
+    doubled: list[Task] = []
     guesses: dict[str, str] = {}
-    doubled = 0
     for split in named:
         tasks = env.tasks(split)
         guesses = guesses or _commonest(tasks)
-        failed = [task for task in tasks if replay(env, task, env.solve(task)) != 1.0]
-        doubled += sum(seen.setdefault(task.id, split) != split for task in tasks)
-        turns = [len(env.solve(task)) for task in tasks]
-        guessed = sum(task.answer == guesses.get(task.family) for task in tasks) / len(tasks)
-        families = ", ".join(f"{name} {count}" for name, count in sorted(Counter(t.family for t in tasks).items()))
-        text = f"{split}: reference {len(tasks) - len(failed)}/{len(tasks)}, {min(turns)}-{max(turns)} steps, closed-book guesser {guessed:.1%} ({families})"
-        yield Row(text + (f"; fails: {failed[0].id} {failed[0].question!r}" if failed else ""), len(failed))
-    yield Row(f"tasks in more than one split: {doubled}", doubled)
+        doubled += [task for task in tasks if homes.setdefault(task.id, split) != split]
+        yield _proof(env, split, tasks, guesses)
+    yield Row(f"tasks in more than one split: {len(doubled)}{_first('', doubled)}", len(doubled))
+
+
+def _proof(env: Environment, split: str, tasks: Sequence[Task], guesses: Mapping[str, str]) -> Row:
+    if not tasks:
+        return Row(f"{split}: no tasks", 1)
+    solutions = [env.solve(task) for task in tasks]
+    failed = [t for t, actions in zip(tasks, solutions, strict=True) if replay(env, t, actions) != 1.0]
+    lengths = [len(actions) for actions in solutions]
+    guessed = sum(task.answer == guesses.get(task.family) for task in tasks) / len(tasks)
+    families = ", ".join(f"{name} {count}" for name, count in sorted(Counter(t.family for t in tasks).items()))
+    text = (
+        f"{split}: reference {len(tasks) - len(failed)}/{len(tasks)}, {min(lengths)}-{max(lengths)} steps, "
+        f"closed-book guesser {guessed:.1%} ({families})"
+    )
+    return Row(text + _first("; fails", failed), len(failed))
+
+
+def _first(what: str, tasks: Sequence[Task]) -> str:
+    return f"{what}: {tasks[0].id} {tasks[0].question!r}" if tasks else ""
 
 
 def replay(env: Environment, task: Task, actions: Sequence[Action]) -> float | None:
