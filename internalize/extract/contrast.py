@@ -21,7 +21,19 @@ from typing import NamedTuple
 from internalize.config import ExtractConfig
 from internalize.pool import ExperiencePool
 from internalize.records import Action, Experience, PoolEdit, Trajectory
-from internalize.rules import START, Rule, Situation, applies, asked_state, example, follows, matches, phrase
+from internalize.rules import (
+    FIRST_NAME,
+    LAST_NAME,
+    START,
+    Rule,
+    Situation,
+    applies,
+    asked_state,
+    example,
+    follows,
+    matches,
+    phrase,
+)
 from internalize.rules import situations as situations_of
 from internalize.rules import sources as sources_of
 
@@ -30,6 +42,15 @@ MOST_WORDS = 4  # of a cue
 OVERLAP = 0.5  # two rules that cover this share of the same decisions say the same
 HARM = -0.05  # lift below which a held rule is deleted
 _DANGLING = re.compile(r"(?: (?:of|in|the|for|to|a))+$")
+
+
+def _locality(rule: Rule) -> float:
+    """What is seen now explains an action better than what was asked, which holds at every step of an episode."""
+    if rule.place == "question":
+        return 0.4 if rule.asked else 0.2
+    if rule.place == START or rule.cue == rule.source:
+        return 1.0
+    return 0.6 if rule.source in {FIRST_NAME, LAST_NAME} else 0.85
 
 
 class Decision(NamedTuple):
@@ -52,9 +73,10 @@ class Tried:
 
     @property
     def strength(self) -> tuple[float, bool, int]:
-        """Sorting key: lift weighted by support, then rules that point at their own cue, then short ones."""
+        """Sorting key: lift weighted by support and locality, then own cues, then short rules."""
         own = self.rule.cue == self.rule.source
-        return (round(self.lift * len(self.followed) ** 0.5, 6), own, -len(phrase(self.rule)))
+        weighted = self.lift * len(self.followed) ** 0.5 * _locality(self.rule)
+        return (round(weighted, 6), own, -len(phrase(self.rule)))
 
 
 def contrast(
