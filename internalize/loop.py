@@ -55,4 +55,4 @@ def iterate(this: Run) -> None:
         this.gate(k)
     last = this.kept(config.iterations)
     this.restore(last)
-    this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=config.iterations)
+    this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=last)

@@ -125,12 +125,13 @@ async def run_episode(
 ) -> Trajectory:
     """One episode. What breaks in the engine or the environment becomes `failure`, never an exception."""
     name = episode_id(task, attempt, label)
-    prompt, whole = _prompt(task, env, actor, injector)
-    run = _Run(prompt, name, whole)
+    run = _Run(name, injector.whole())
     termination: Termination = "failed"
     score, failure = None, None
     try:
         episode = env.episode(task)
+        instructions = actor.renderer.protocol.instructions(env.tools)
+        run.begin(actor.renderer.with_system(episode.prompt(), instructions))
         termination = await run.play(episode.step, env, actor, injector)
         score = episode.score()
     except InfrastructureError as error:
@@ -150,8 +151,8 @@ async def run_episode(
         pattern=injector.pattern,
         checkpoint=label.checkpoint,
         pool_version=injector.pool_version,
-        prompt=prompt,
-        global_injection=whole,
+        prompt=run.prompt,
+        global_injection=run.whole,
         steps=tuple(run.steps),
         termination=termination,
         score=score,
@@ -159,25 +160,21 @@ async def run_episode(
     )
 
 
-def _prompt(
-    task: Task, env: Environment, actor: Actor, injector: Injector
-) -> tuple[tuple[Message, ...], Injection | None]:
-    """The clean prompt with the tools in its system message, and the global injection."""
-    instructions = actor.renderer.protocol.instructions(env.tools)
-    prompt = actor.renderer.with_system(env.episode(task).prompt(), instructions)
-    return prompt, injector.whole()
-
-
 class _Run:
     """The growing history of one episode. Clean: injections are kept with their step only (invariant 1)."""
 
-    def __init__(self, prompt: tuple[Message, ...], name: str, whole: Injection | None) -> None:
+    def __init__(self, name: str, whole: Injection | None) -> None:
         self.name = name
+        self.whole = whole
+        self.prompt: tuple[Message, ...] = ()
         self.steps: list[Step] = []
         self.turns: list[Turn] = []
+        self.messages: list[Message] = []
+
+    def begin(self, prompt: tuple[Message, ...]) -> None:
+        """Start from the clean `prompt`."""
+        self.prompt = prompt
         self.messages = list(prompt)
-        self._prompt = prompt
-        self._whole = whole
 
     async def play(
         self,
@@ -187,7 +184,7 @@ class _Run:
         injector: Injector,
     ) -> Termination:
         """Decide and act until the episode ends."""
-        shown = actor.renderer.with_system(self._prompt, self._whole.text) if self._whole else self._prompt
+        shown = actor.renderer.with_system(self.prompt, self.whole.text) if self.whole else self.prompt
         for number in range(actor.limits.max_steps):
             injection = await injector.at(self.messages)
             ids = actor.renderer.context(shown, self.turns, injection.text if injection else "").ids
