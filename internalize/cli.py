@@ -244,17 +244,23 @@ def _progress() -> Iterator[Report]:
 
     columns = (TextColumn("{task.description:38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console) as bars:
-        known: dict[str, Any] = {}
+    bars = Progress(*columns, console=console)
+    known: dict[str, Any] = {}
 
-        def show(stage: str, done: int, total: int) -> None:
-            if stage not in known:
-                known[stage] = bars.add_task(stage, total=total)
-            bars.update(known[stage], completed=done, total=total)
-            if done == total and not console.is_terminal:
-                console.print(f"{stage}: {done}/{total}")
+    def show(stage: str, done: int, total: int) -> None:
+        if not known:  # not before: a command that is refused prints its one sentence and no empty line
+            bars.start()
+        if stage not in known:
+            known[stage] = bars.add_task(stage, total=total)
+        bars.update(known[stage], completed=done, total=total)
+        if done == total and not console.is_terminal:
+            console.print(f"{stage}: {done}/{total}")
 
+    try:
         yield show
+    finally:
+        if known:
+            bars.stop()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,14 +7,17 @@ Left out: model-graded answers (answers here are exact). Observations are data, 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Message, Task, ToolSpec
+from internalize.store import first_problem
 
 from .corpus import Page, folder_pages, package_pages
 from .docs_questions import SPLITS, build_tasks, rank, split_of
@@ -95,7 +98,7 @@ def page_text(pages: Mapping[str, Page], name: str) -> str | None:
     """The text of `name` or of `name#n`, or None."""
     base, _, number = name.strip().partition("#")
     page = pages.get(base)
-    if page is None or (number and not number.isdigit()):
+    if page is None or (number and not number.isdecimal()):
         return None
     part = int(number) if number else 1
     return page.parts[part - 1] if 1 <= part <= len(page.parts) else None
@@ -175,24 +178,41 @@ def legs(task: Task) -> list[list[str]]:
     return [[str(name) for name in leg] for leg in found if isinstance(leg, list)] if isinstance(found, list) else []
 
 
+class Question(BaseModel):
+    """One line of a questions file; other fields are left alone. Without a split, the question's hash decides."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, str_strip_whitespace=True)
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    pages: tuple[str, ...] = ()
+    split: Literal["train", "dev", "test"] | None = None
+    family: str = ""
+
+
 def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task, ...]:
-    """Lines {"question", "answer", "pages"?, "split"?, "family"?}; without a split, by hash of the question."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the questions ({error.strerror})") from error
+    """The tasks of `split`. Raises DataError naming file and line of a question that cannot be asked."""
     tasks = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            question, answer = str(row["question"]), str(row["answer"])
-            names = [str(n) for n in row.get("pages", [])]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: needs question and answer ({error})") from error
-        if unknown := [n for n in names if page_text(pages, n) is None]:
+    lines: dict[str, int] = {}
+    for number, row in _questions(path):
+        if unknown := [name for name in row.pages if page_text(pages, name) is None]:
             raise DataError(f"{path}, line {number}: no page {unknown[0]!r} in the folder")
-        if row.get("split", split_of(rank(question))) == split:
-            tasks.append(
-                Task.new("docs", split, question, answer, str(row.get("family", "")), legs=[[question, *names]])
-            )
+        if (first := lines.setdefault(normalize(row.question), number)) != number:
+            raise DataError(f"{path}, line {number}: asks the question of line {first} again")
+        if (row.split or split_of(rank(row.question))) == split:
+            route = [[row.question, *row.pages]]
+            tasks.append(Task.new("docs", split, row.question, row.answer, row.family, legs=route))
     return tuple(tasks)
+
+
+def _questions(path: Path) -> Iterator[tuple[int, Question]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the questions ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield number, Question.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
