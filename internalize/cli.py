@@ -177,7 +177,7 @@ def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...])
         click.echo(row.text)
         problems += row.failed
     if problems:
-        raise UserError(f"{name}: {problems} tasks are not proved")
+        raise UserError(f"{name}: not proved, {problems} problems")
 
 
 @cli.group()

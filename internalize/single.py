@@ -11,23 +11,25 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .config import Config
 from .distill.examples import build_example, select
-from .distill.trainer import TrainSummary
 from .environments import registry
 from .errors import DataError, TaskError, UserError
 from .extract.contrast import contrast
 from .inject import Injector
 from .metrics import SuiteMetrics, eval_result, suite_metrics
-from .policy import LocalPolicy
 from .pool import ExperiencePool, empty, load_pool, save_pool
 from .records import Task, Trajectory, content_hash
 from .rollout import Label, episode_id
 from .rollout import rollout as roll_out
-from .stages import Mode, Report
 from .store import read_jsonl, recover, write_jsonl
+
+if TYPE_CHECKING:
+    from .distill.trainer import TrainSummary
+    from .policy import LocalPolicy
+    from .stages import Report
 
 _FIRST_BYTES = b'{"id": '  # of every file of trajectories
 _NO_PART_OF_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
@@ -163,7 +165,7 @@ def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: R
     settings = config.evaluate
     found = play(config, Amount(suite, settings.tasks, settings.attempts), out, given, report)
     env = registry.make(config.env.name, config.env.options)
-    mode: Mode = "in_context" if given.pool else "internalized"
+    mode: Literal["internalized", "in_context"] = "in_context" if given.pool else "internalized"
     results = [eval_result(t, suite, mode, env) for t in found]
     write_jsonl(out.with_suffix(".results.jsonl"), results)
     return suite_metrics(results, settings.resamples, config.seed)
@@ -172,6 +174,8 @@ def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: R
 def _policy(config: Config, checkpoint: Path | None) -> LocalPolicy:
     if checkpoint and not checkpoint.is_dir():  # before the model is loaded, which takes long
         raise UserError(f"{checkpoint}: no such checkpoint folder")
+    from .policy import LocalPolicy  # noqa: PLC0415 - seconds to import, and bad input is refused before
+
     policy = LocalPolicy.load(config)
     if checkpoint:
         policy.restore(checkpoint)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Message, Task, ToolSpec
@@ -200,7 +200,7 @@ def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task
         if (first := lines.setdefault(normalize(row.question), number)) != number:
             raise DataError(f"{path}, line {number}: asks the question of line {first} again")
         if (row.split or split_of(rank(row.question))) == split:
-            route = [[row.question, *row.pages]]
+            route: list[JsonValue] = [[row.question, *row.pages]]
             tasks.append(Task.new("docs", split, row.question, row.answer, row.family, legs=route))
     return tuple(tasks)
 
