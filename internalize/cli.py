@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from . import __version__
 from .config import Config, load_config
 from .errors import Incomplete, InternalizeError, UserError
+from .store import versions
 
 if TYPE_CHECKING:
     from .stages import Report
@@ -29,7 +29,7 @@ _recipe = click.argument("recipe", type=_FILE)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.version_option(versions().get("internalize", "(not installed)"))
 def cli() -> None:
     """LLM agents that learn from their own experience, again and again."""
 
