@@ -70,7 +70,7 @@ def asked_state(situation: Situation) -> str:
 
 
 def applies(rule: Rule, situation: Situation) -> bool:
-    """Whether the cue of the rule is present and its action not yet done."""
+    """Whether the cue of the rule and its argument are present and its action not yet done."""
     seen = situation.observation
     if rule.place == START:
         present = seen is None
@@ -81,7 +81,9 @@ def applies(rule: Rule, situation: Situation) -> bool:
     if not present or (rule.asked and asked_state(situation) != rule.asked):
         return False
     wanted = argument_of(rule, situation)
-    return wanted is None or (rule.verb, wanted) not in situation.taken
+    if wanted is None:
+        return asked_state(situation) == "there"
+    return wanted != "" and (rule.verb, wanted) not in situation.taken
 
 
 def argument_of(rule: Rule, situation: Situation) -> str | None:

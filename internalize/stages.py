@@ -94,11 +94,13 @@ class Run:
         return self._play("rollout", k, k - 1, tasks, Injector(), config.attempts, "rollouts.jsonl")
 
     def extract(self, k: int, trajectories: Sequence[Trajectory]) -> ExperiencePool:
-        """The pool of the iteration before, edited by what these trajectories teach."""
+        """The pool of the iteration before, edited by what these trajectories and the recent ones teach."""
         folder = self.store.iteration(k)
         if not self.store.done(k, "extract"):
             before = self.pool(k - 1)
-            edits = contrast(trajectories, before, self.config.extract, k)
+            recent = range(max(1, k - self.config.extract.window + 1), k)
+            earlier = [t for n in recent for t in read_jsonl(self.store.iteration(n) / "rollouts.jsonl", Trajectory)]
+            edits = contrast([*earlier, *trajectories], before, self.config.extract, k)
             write_jsonl(folder / "edits.jsonl", edits)
             save_pool(before.apply(edits), folder / "pool.json")
             self.store.mark(k, "extract")

@@ -22,6 +22,7 @@ from internalize.config import ExtractConfig
 from internalize.pool import ExperiencePool
 from internalize.records import Action, Experience, PoolEdit, Trajectory
 from internalize.rules import (
+    BESIDE,
     FIRST_NAME,
     LAST_NAME,
     START,
@@ -132,7 +133,8 @@ def _candidates(decisions: Sequence[Decision], support: int) -> list[Rule]:
             places = [(START, "")]
         states = dict.fromkeys(["", asked_state(situation)])
         found = sources_of(situation, decision.action, present)
-        counts.update(Rule(p, c, s, verb, f) for (p, c), s, f in itertools.product(places, states, found))
+        rules = (Rule(p, c, s, verb, f) for (p, c), s, f in itertools.product(places, states, found))
+        counts.update(rule for rule in rules if rule.asked or rule.source != BESIDE)  # it says where it can be followed
     return sorted(rule for rule, count in counts.items() if count >= support)
 
 
