@@ -215,6 +215,8 @@ def _require_source(config: Config) -> None:
     source = Path(config.model.source).expanduser()
     if source.suffix == ".gguf" and not source.is_file():
         raise UserError(f"model.source: no file {source}")
+    if source.suffix == ".gguf" and source.open("rb").read(4) != b"GGUF":
+        raise UserError(f"model.source: {source} is no GGUF file")
     if source.is_absolute() and not source.exists():
         raise UserError(f"model.source: no folder {source}")
 

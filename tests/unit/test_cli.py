@@ -166,6 +166,13 @@ def test_a_model_that_is_not_there(
     assert list(files(tmp_path)) == ["recipe.toml"]
 
 
+def test_a_model_file_of_another_kind(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('model.source = "junk.gguf"')
+    (tmp_path / "junk.gguf").write_text("not a model")
+    assert refused(call("run", "recipe.toml", "--out", "new"), "model.source: junk.gguf is no GGUF file")
+    assert not (tmp_path / "new").exists()
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
