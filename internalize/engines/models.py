@@ -55,10 +55,16 @@ def load_policy(
 
 
 def resolve_device(device: str) -> torch.device:
-    """'auto' is the first CUDA device if there is one, else the CPU."""
+    """'auto' is the first CUDA device if there is one, else the CPU. Raises UserError for one that is not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"model.device = {device!r}: no such device") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"model.device = {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    return found
 
 
 def builtin_gguf() -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from internalize.engines.models import builtin_gguf, converted, load_policy
+from internalize.engines.models import builtin_gguf, converted, load_policy, resolve_device
 from internalize.errors import UserError
 from internalize.records import Message
 from internalize.render import PROTOCOLS, Renderer
@@ -101,6 +101,12 @@ def test_a_faster_process_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     assert (converted(gguf, slow) / "weights").read_text() == "fast"
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
+    with pytest.raises(UserError, match=device):
+        resolve_device(device)
 
 
 @pytest.mark.starter

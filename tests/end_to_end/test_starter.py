@@ -1,0 +1,25 @@
+"""The packaged starter on unseen questions: it has the habits it should have, and follows a right pool."""
+
+from pathlib import Path
+
+import pytest
+
+from internalize.config import load_config
+from internalize.single import Given, evaluate_file
+from internalize.stages import silent
+
+CONFIG = ["evaluate.tasks=20", "rollout.max_steps=7"]
+
+
+@pytest.mark.starter
+def test_a_right_pool_keeps_the_starter_from_answering_without_evidence(tmp_path: Path) -> None:
+    config = load_config(None, CONFIG)
+    pool = Path(__file__).parents[2] / "recipes" / "correct_pool.json"
+    without = evaluate_file(config, "dev", tmp_path / "a.jsonl", Given(), silent)
+    with_pool = evaluate_file(config, "dev", tmp_path / "b.jsonl", Given(pool), silent)
+    assert without.unscored == with_pool.unscored == 0
+    assert without.premature_rate >= 0.15
+    assert with_pool.premature_rate < without.premature_rate / 2
+    assert without.success
+    assert with_pool.success
+    assert with_pool.success.mean > without.success.mean

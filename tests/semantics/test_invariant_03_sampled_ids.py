@@ -1,0 +1,35 @@
+"""Invariant 3: sampled token ids are never encoded again; each context starts with the ids already seen."""
+
+import random
+
+from internalize.records import Message
+from internalize.render import PROTOCOLS, Renderer, Turn
+from tests.tiny import STRIPS_THINKING, tiny_tokenizer
+
+PROMPT = (Message(role="system", content="s"), Message(role="user", content="q"))
+
+
+def test_odd_tokenizations_survive_as_sampled() -> None:
+    """Ids cut byte by byte, as no encoder would, stay as they are, and prefixes hold turn after turn."""
+    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    draw = random.Random(0)
+    end = renderer.encode_text("")[-1]
+    turns: list[Turn] = []
+    for number in range(6):
+        action = [i for letter in "search[x y]" for i in renderer.encode_text(letter)[:-1]]
+        if draw.random() < 0.5:
+            turns.append(Turn((*action, end), "stop", f"seen {number}"))
+        else:
+            turns.append(Turn(tuple(action), "length", f"seen {number}"))
+        before = renderer.context(PROMPT, turns[:-1]).ids
+        after = renderer.context(PROMPT, turns).ids
+        sampled = turns[-1].token_ids
+        assert after[: len(before) + len(sampled)] == before + sampled
+        assert renderer.encode_text("search[x y]")[:-1] != tuple(action)
+    assert renderer.prefix_stable(PROMPT, turns)
+
+
+def test_a_template_that_rewrites_history_says_so() -> None:
+    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), PROTOCOLS["bracket"])
+    turns = [Turn(renderer.encode_text(f"<think>t{n}</think>look[{n}]"), "stop", "o") for n in range(2)]
+    assert not renderer.prefix_stable(PROMPT, turns)
