@@ -224,7 +224,7 @@ def slot_attention(
     asked = [name for name in _UNSUPPORTED if variant.get(name) is not None]
     if asked:
         raise UserError(
-            f"the local engine does not do attention with {asked[0]}; serve this model and use the server engine"
+            f"the local engine does not do attention with {asked[0]}; choose another model"
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return plan.attend(int(getattr(module, "layer_idx")), query, key, value, scale), None  # noqa: B009 - Module hides it

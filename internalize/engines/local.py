@@ -258,7 +258,7 @@ def _slot_attention(model: Any) -> Iterator[None]:
     before, training = base.config._attn_implementation, model.training  # noqa: SLF001 - it has no public name
     base.set_attn_implementation(ATTENTION)
     if base.config._attn_implementation != ATTENTION:  # noqa: SLF001
-        raise UserError(f"{type(base).__name__} has no exchangeable attention; serve it and use the server engine")
+        raise UserError(f"{type(base).__name__} has no exchangeable attention; choose another model")
     if training:
         model.eval()
     try:

@@ -13,15 +13,15 @@ LAYERS = (
     ("records", "errors"),
     ("config", "store", "render", "rules"),
     ("engines", "starter"),
-    ("environments", "judge", "pool"),
+    ("environments", "pool"),
     ("extract", "inject", "distill", "checkpoint"),
     ("rollout",),
     ("stats",),
     ("metrics",),
-    ("evaluate", "diagnostics", "gate"),
+    ("diagnostics", "gate"),
     ("policy",),
     ("stages", "report"),
-    ("loop", "study", "single"),
+    ("loop", "single"),
     ("cli", "__init__", "__main__"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
