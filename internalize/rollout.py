@@ -9,8 +9,9 @@ infrastructure failure is an unscored trajectory that is owed again, never a zer
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,14 +78,22 @@ async def rollout(
     jobs = [(task, attempt) for task in tasks for attempt in range(label.attempts)]
     ids = [episode_id(task, attempt, label) for task, attempt in jobs]
     done = _unbroken(path)
+    ended = itertools.count(1)
+
+    async def play(task: Task, attempt: int) -> Trajectory:
+        trajectory = await run_episode(task, attempt, env, actor, injector, label)
+        if progress:
+            progress(min(start + next(ended), len(jobs)), len(jobs))
+        return trajectory
+
     for start in range(0, len(jobs), actor.wave):
         wave, wave_ids = jobs[start : start + actor.wave], ids[start : start + actor.wave]
+        ended = itertools.count(1)
         if any(i not in done for i in wave_ids):
-            found = await _wave(wave, env, actor, injector, label)
+            actor.engine.reset()  # reused prefixes would change the last bits of logprobs from a run to its resumption
+            found = await _wave(wave, play)
             append_jsonl(path, [t for t in found if t.id not in done])
             done |= {t.id: t for t in found if t.id not in done}
-        if progress:
-            progress(min(start + actor.wave, len(jobs)), len(jobs))
     ordered = [done[i] for i in ids]
     _settle(ordered, path)
     return ordered
@@ -104,14 +113,14 @@ def _settle(ordered: Sequence[Trajectory], path: Path) -> None:
 
 
 async def _wave(
-    jobs: Sequence[tuple[Task, int]], env: Environment, actor: Actor, injector: Injector, label: Label
+    jobs: Sequence[tuple[Task, int]], play: Callable[[Task, int], Awaitable[Trajectory]]
 ) -> list[Trajectory]:
-    actor.engine.reset()  # reused prefixes would change the last bits of logprobs from a run to its resumption
-    found = list(await asyncio.gather(*(run_episode(t, a, env, actor, injector, label) for t, a in jobs)))
+    """Every job once together, then what broke again, one by one."""
+    found = list(await asyncio.gather(*(play(task, attempt) for task, attempt in jobs)))
     for _ in range(TRIES - 1):
         for place, (task, attempt) in enumerate(jobs):
             if found[place].failure is not None:
-                found[place] = await run_episode(task, attempt, env, actor, injector, label)
+                found[place] = await play(task, attempt)
     return found
 
 

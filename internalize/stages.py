@@ -141,6 +141,7 @@ class Run:
             return
         parent = self.policy.checkpoint
         write_jsonl(folder / "train.jsonl", examples)
+        self.report(f"iteration {k}: distil", 0, 1)
         summary = self.policy.train(
             examples,
             seed=self.config.seed * 1000 + k,
@@ -237,6 +238,7 @@ class Run:
         if self.store.done(folder, name):
             return read_jsonl(path, Trajectory)
         title = f"iteration {folder}: {stage}"
+        self.report(title, 0, len(tasks) * attempts)
         label = Label(stage, iteration, self.config.seed, self.policy.checkpoint, attempts)
         found = asyncio.run(
             rollout(
