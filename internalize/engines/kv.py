@@ -223,8 +223,6 @@ def slot_attention(
     """The function registered with transformers. Raises UserError for attention variants it does not do."""
     asked = [name for name in _UNSUPPORTED if variant.get(name) is not None]
     if asked:
-        raise UserError(
-            f"the local engine does not do attention with {asked[0]}; choose another model"
-        )
+        raise UserError(f"the local engine does not do attention with {asked[0]}; choose another model")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return plan.attend(int(getattr(module, "layer_idx")), query, key, value, scale), None  # noqa: B009 - Module hides it
