@@ -111,6 +111,7 @@ def test_invariant_10_killed_anywhere_and_resumed_it_is_the_same_run(undisturbed
         child = context.Process(target=_die_at, args=(9 + 2 * (life % 5), out))
         child.start()
         child.join(120)
+        child.kill()  # does nothing to one that has ended
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL
