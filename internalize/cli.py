@@ -246,7 +246,7 @@ def _progress() -> Iterator[Report]:
 
     columns = (TextColumn("{task.description:38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    bars = Progress(*columns, console=console)
+    bars = Progress(*columns, console=console, disable=not console.is_terminal)
     known: dict[str, Any] = {}
 
     def show(stage: str, done: int, total: int) -> None:
