@@ -88,8 +88,10 @@ class DocsEpisode:
         return page_text(self._pages, action.argument) or "No such page."
 
     def score(self) -> float | None:
-        """1.0 for the right answer, else 0.0."""
-        if self._answer is None or self._task.answer is None:
+        """1.0 for the right answer, else 0.0; None for a task without an answer to compare with."""
+        if self._task.answer is None:
+            return None
+        if self._answer is None:
             return 0.0
         return float(normalize(self._answer) == normalize(self._task.answer))
 
