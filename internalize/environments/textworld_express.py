@@ -7,6 +7,7 @@ recipe has one). What must not change: a task is a game, its setting, its fold a
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -32,6 +33,7 @@ _EASY = {
 _SHORT = ("twc", "coin", "mapreader", "simonsays")
 _SHARED = frozenset({"sorting"})  # two games of one seed share their objects
 _NOT_UNDERSTOOD = ("Unknown action", "I'm not sure")
+_SENTENCE_END = re.compile(r"(?<=\.) +(?=[A-Z])")
 Difficulty = Literal["default", "easy"]
 
 
@@ -149,6 +151,11 @@ class TextWorldExpress:
         self.jvm.close()
 
 
+def in_lines(text: str) -> str:
+    """A sentence a line: nothing else about what the game says is changed."""
+    return _SENTENCE_END.sub("\n", text)
+
+
 class _Game:
     """One game of one seed."""
 
@@ -175,7 +182,7 @@ class _Game:
     def start(self) -> tuple[str, str]:
         """The task and the first room."""
         said = self._read(self._call("generateNewGameJSON", self._seed, self._fold, self._gold))
-        return str(self._call("getTaskDescription")), str(said["observation"])
+        return str(self._call("getTaskDescription")), in_lines(str(said["observation"]))
 
     def gold(self) -> list[str]:
         """The package's own solution; another one each time for some games."""
@@ -194,7 +201,7 @@ class _Game:
         self._sent.append(command)
         won, lost = bool(said["tasksuccess"]), bool(said["taskfailure"])
         score = 1.0 if won else min(max(float(said["score"]), 0.0), 0.99)
-        text = str(said["observation"])
+        text = in_lines(str(said["observation"]))
         return Answer(text, score, won or lost, not text.startswith(_NOT_UNDERSTOOD))
 
     def possible(self) -> Sequence[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from internalize.environments.gold import GoldStore
 from internalize.environments.textgames import LISTED, SUGGESTED, Answer, TextEpisode, cut, listing, nearest
+from internalize.environments.textworld_express import in_lines
 from internalize.errors import InfrastructureError
 from internalize.records import Action
 
@@ -131,3 +132,12 @@ def test_a_torn_file_of_references_is_repaired_and_a_spoilt_one_made_anew(
     assert torn.get("2", lambda: ["c"]) == ("c",)
     store.path.write_text("no json\n", encoding="utf-8")
     assert GoldStore("coin", []).get("1", lambda: ["d"]) == ("d",)
+
+
+def test_what_a_game_says_is_one_sentence_a_line() -> None:
+    said = "You are in the kitchen. There is a 3.5 kg pan.  To the North you see the pantry."
+    assert in_lines(said).splitlines() == [
+        "You are in the kitchen.",
+        "There is a 3.5 kg pan.",
+        "To the North you see the pantry.",
+    ]

@@ -1,0 +1,104 @@
+"""Worlds that break in mid-episode, through the real agent loop: unscored, owed, played again, never a zero."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from internalize.config import RolloutConfig
+from internalize.engines.scripted import ScriptedEngine
+from internalize.environments import web_sources
+from internalize.environments.python_tool import PythonTool
+from internalize.errors import Incomplete
+from internalize.inject import Injector
+from internalize.judge import ExactJudge
+from internalize.records import Environment, Trajectory
+from internalize.render import PROTOCOLS, Renderer
+from internalize.rollout import Actor, Label, rollout
+from internalize.store import read_jsonl
+from tests import mcp_server
+from tests.site import Site
+from tests.tiny import tiny_tokenizer
+
+LABEL = Label("rollout", 1, 0, "c")
+
+
+def play(env: Environment, script: Sequence[str], path: Path) -> list[Trajectory]:
+    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    engine = ScriptedEngine(script, renderer)
+    actor = Actor(engine, renderer, RolloutConfig(max_steps=4), 8000, 4, judge=ExactJudge())
+    return asyncio.run(rollout(env.tasks("train"), env, actor, Injector(), LABEL, path=path))
+
+
+def assert_owed(path: Path, steps: int, said: str) -> None:
+    """Every try is kept unscored, with what came before the break."""
+    for trajectory in read_jsonl(path, Trajectory):
+        assert trajectory.score is None
+        assert trajectory.termination == "failed"
+        assert len(trajectory.steps) == steps
+        assert said in str(trajectory.failure)
+
+
+def questions(folder: Path, *rows: dict[str, str]) -> str:
+    path = folder / "q.jsonl"
+    path.write_text("".join(f"{json.dumps({'split': 'train', **row})}\n" for row in rows))
+    return str(path)
+
+
+def test_maths_without_an_interpreter(tmp_path: Path) -> None:
+    pytest.importorskip("math_verify", reason="needs the extra 'maths'")
+    from internalize.environments.maths import Maths  # noqa: PLC0415
+
+    env = Maths(file=questions(tmp_path, {"question": "One?", "answer": "1"}, {"question": "Two?", "answer": "2"}))
+    stub, path = tmp_path / "python", tmp_path / "a.jsonl"
+    env._tool = PythonTool(interpreter=str(stub), seconds=30)
+    script = ["python[print(1)]", "answer[1]"]
+    with pytest.raises(Incomplete, match=r"2 of 2 episodes broke \(python: the tool does not start"):
+        play(env, script, path)
+    assert_owed(path, 0, "does not start")
+    stub.symlink_to(sys.executable)
+    found = play(env, script, path)
+    assert [(t.score, t.steps[0].observation) for t in found] == [(1.0, "1"), (0.0, "1")]
+    env.close()
+
+
+def test_a_web_whose_search_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("httpx", reason="needs the extra 'web'")
+    from internalize.environments.web import Web  # noqa: PLC0415
+
+    monkeypatch.setattr(web_sources, "_PAUSE", 0.0)
+    monkeypatch.setenv("SERPER_API_KEY", "right")
+    site, path = Site(), tmp_path / "a.jsonl"
+    rows = ({"question": "Pressure?", "answer": "4 bar"}, {"question": "Colour?", "answer": "red"})
+    env = Web(questions=questions(tmp_path, *rows), search=site.address, allow_hosts=[site.host])
+    script = [f'visit[{{"url": "{site.address}/pumps/p7.html"}}]', "search[pump]", "answer[4 bar]"]
+    site.refusals[:] = [503] * 1000
+    with pytest.raises(Incomplete, match="2 of 2 episodes broke"):
+        play(env, script, path)
+    assert_owed(path, 1, "fails (HTTP 503)")
+    site.refusals.clear()
+    found = play(env, script, path)
+    assert [t.score for t in found] == [1.0, 0.0]  # the second by the judge, whom the environment leaves it to
+    assert "4 bar" in str(found[0].steps[0].observation)
+    env.close()
+    site.stop()
+
+
+def test_a_tool_server_that_dies(tmp_path: Path) -> None:
+    pytest.importorskip("mcp", reason="needs the extra 'mcp'")
+    from internalize.environments.mcp import Mcp  # noqa: PLC0415
+
+    row = {"question": "What is in box abc?", "answer": "21"}
+    env = Mcp(tasks=questions(tmp_path, row), command=[sys.executable, mcp_server.__file__], seconds=30.0)
+    path = tmp_path / "a.jsonl"
+    with pytest.raises(Incomplete, match=r"1 of 1 episodes broke \(mcp: die: "):
+        play(env, ["look[abc]", "die[]", "answer[21]"], path)
+    assert_owed(path, 1, "mcp: die: ")
+    (found,) = play(env, ["look[abc]", "answer[21]"], path)
+    assert (found.score, found.steps[0].observation) == (1.0, "Inside abc: 21. Opened: 1.")
+    env.close()
