@@ -109,10 +109,13 @@ class ExtractConfig(Section):
     cap: int = Field(50, ge=1, le=10_000, description="Most items in the pool.")
     add: int = Field(8, ge=1, le=1000, description="Most items added in one iteration.")
     window: int = Field(
-        3, ge=1, le=1000, description="Iterations whose rollouts are evidence, this one included; 1 = this one alone."
+        3, ge=1, le=1000, description="Iterations whose episodes are evidence, this one included; 1 = this one alone."
     )
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
     min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
+    max_p: Rate = Field(
+        0.02, description="Largest chance (one-sided p over episodes) of a rule's lift for it to be added and to stay."
+    )
     retire: bool = Field(
         default=False, description="Whether items that measurably harm in training episodes are deleted for good."
     )

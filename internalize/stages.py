@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -111,8 +111,7 @@ class Run:
         folder = self.store.iteration(k)
         if not self.store.done(k, "extract"):
             before = self.pool(k - 1)
-            recent = range(max(1, k - self.config.extract.window + 1), k)
-            earlier = [t for n in recent for t in read_jsonl(self.store.iteration(n) / PLAIN, Trajectory)]
+            earlier = self._episodes(range(max(1, k - self.config.extract.window + 1), k))
             harmful, barred = self._retired(k, before)
             seen = Seen(trajectories, earlier, before.apply(harmful), k, barred)
             title = f"iteration {k}: extract"
@@ -135,12 +134,17 @@ class Run:
         if not settings.retire:
             return (), frozenset()
         folders = [self.store.iteration(n) for n in range(1, k)]
-        files = [f for folder in folders[-settings.window :] for f in (*folder.glob("teacher*.jsonl"), folder / PLAIN)]
-        episodes = [t for file in sorted(files) for t in read_jsonl(file, Trajectory)]
+        episodes = self._episodes(range(max(1, k - settings.window), k))
         measured = utilities(before.items, episodes, resamples=10_000, seed=self.config.seed, together=True)
         harmful = retire(before, measured)
         log = [edit for folder in folders for edit in read_jsonl(folder / "edits.jsonl", PoolEdit)]
         return harmful, retired_ids([*log, *harmful])
+
+    def _episodes(self, iterations: Iterable[int]) -> list[Trajectory]:
+        """All training episodes of earlier iterations, with and without experience."""
+        folders = [self.store.iteration(n) for n in iterations]
+        files = [file for folder in folders for file in (folder / PLAIN, *sorted(folder.glob("teacher*.jsonl")))]
+        return [t for file in files for t in read_jsonl(file, Trajectory)]
 
     def pool(self, k: int) -> ExperiencePool:
         """The pool after iteration `k`; empty for 0."""

@@ -117,6 +117,13 @@ def sign_test(won: int, lost: int) -> float:
     return min(1.0, 2 * tail / (1 << n))
 
 
+def fisher_greater(won: int, n: int, other_won: int, other_n: int) -> float:
+    """Exact one-sided p that `won` of `n` against `other_won` of `other_n` is chance (Fisher 1935)."""
+    successes, ways = won + other_won, math.comb(n + other_n, won + other_won)
+    tail = sum(math.comb(n, i) * math.comb(other_n, successes - i) for i in range(won, min(n, successes) + 1))
+    return tail / ways
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given: the family-wise error holds for any dependence (Holm 1979)."""
     adjusted = [0.0] * len(p_values)

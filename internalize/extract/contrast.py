@@ -2,10 +2,12 @@
 
 Principle: every rule of the language in `rules.py` that enough decisions followed is tried on all decisions. Where
 its cue is present, the success rate of those who followed it is compared with that of those who did not (support and
-lift). The best rules that cover different decisions are added; held rules that new data speak against are deleted.
+lift), and whether that can be chance is tested over episodes (Fisher's exact test). The best rules that cover
+different decisions are added; held rules that would not pass today, where that can be told, are deleted.
 Instance: the successful decision at which a task's successes and failures part, kept as a worked example.
 
-Left out: causes. A rule is a correlation within one iteration's episodes. Unscored episodes are not evidence
+Left out: causes. A rule is a correlation within recent episodes; those with experience are among them, so a rule
+that was shown is judged by what came of following it. Unscored episodes are not evidence
 (invariant 9). Words of a cue are those the environment repeats over tasks, so no page text becomes a rule by itself.
 """
 
@@ -39,6 +41,7 @@ from internalize.rules import (
 )
 from internalize.rules import situations as situations_of
 from internalize.rules import sources as sources_of
+from internalize.stats import fisher_greater
 
 COMMON = 0.08  # share of tasks in which a word has to occur to be one of the environment's own
 MOST_WORDS = 4  # of a cue
@@ -46,7 +49,6 @@ OVERLAP = 0.5  # two rules that cover this share of the same decisions say the s
 FEW = 4  # different arguments up to which those of a tool belong to the environment, not to a task
 MOST = 0.25  # share of tasks that make a call the environment's own, however many arguments its tool takes
 LONGEST_CUE = 80  # characters of a whole line
-HARM = -0.05  # lift below which a held rule is deleted
 _DANGLING = re.compile(r"(?: (?:of|in|the|for|to|a))+$")
 
 
@@ -71,12 +73,13 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Tried:
-    """A rule and how it fared. `followed` holds decision numbers."""
+    """A rule and how it fared. `followed` holds decision numbers; `p` is that of `lift` being chance."""
 
     rule: Rule
     followed: frozenset[int]
     ignored: int
     lift: float
+    p: float
 
     @property
     def strength(self) -> tuple[float, bool, int]:
@@ -103,8 +106,9 @@ def _rules(scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractCo
     decisions = [d for t in scored for d in _decisions(t)]
     tried = [_try(rule, decisions) for rule in _candidates(decisions, config.min_support)]
     known = {phrase(t.rule): t for t in tried}
-    edits = [_deletion(item, known[item.text]) for item in pool.items if _harms(known.get(item.text), config)]
-    good = [t for t in tried if t.ignored and len(t.followed) >= config.min_support and t.lift >= config.min_lift]
+    edits = [_deletion(item, known[item.text]) for item in pool.items if _fails(known.get(item.text), config)]
+    enough = [t for t in tried if t.ignored and len(t.followed) >= config.min_support]
+    good = [t for t in enough if t.lift >= config.min_lift and t.p <= config.max_p]
     for chosen in _distinct(sorted(good, key=lambda t: t.strength, reverse=True), config.add):
         evidence = sorted({decisions[i].trajectory for i in chosen.followed})[:8]
         item = Experience.new(
@@ -116,7 +120,8 @@ def _rules(scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractCo
             support=len(chosen.followed),
             lift=round(chosen.lift, 4),
         )
-        edits.append(PoolEdit(op="ADD", item=item, reason=f"lift {chosen.lift:+.2f} over {chosen.ignored} others"))
+        reason = f"lift {chosen.lift:+.2f} over {chosen.ignored} others, p = {chosen.p:.2g}"
+        edits.append(PoolEdit(op="ADD", item=item, reason=reason))
     return edits
 
 
@@ -214,12 +219,20 @@ def _try(rule: Rule, decisions: Sequence[Decision]) -> Tried:
     followed = [i for i in applicable if matches(rule, decisions[i].situation, decisions[i].action)]
     ignored = [i for i in applicable if i not in set(followed)]
     lift = _rate(followed, decisions) - _rate(ignored, decisions)
-    return Tried(rule, frozenset(followed), len(ignored), lift)
+    return Tried(rule, frozenset(followed), len(ignored), lift, _chance(followed, ignored, decisions))
 
 
 def _rate(numbers: Sequence[int], decisions: Sequence[Decision]) -> float:
     """Success rate shrunk towards one half, so that two lucky episodes make no rule."""
     return (sum(decisions[i].score for i in numbers) + 0.5) / (len(numbers) + 1)
+
+
+def _chance(followed: Sequence[int], ignored: Sequence[int], decisions: Sequence[Decision]) -> float:
+    """One-sided p over episodes, since the decisions of one episode share its score; followed once is followed."""
+    did = {decisions[i].trajectory: decisions[i].score >= 1 for i in followed}
+    did_not = {decisions[i].trajectory: decisions[i].score >= 1 for i in ignored}
+    others = [won for episode, won in did_not.items() if episode not in did]
+    return fisher_greater(sum(did.values()), len(did), sum(others), len(others))
 
 
 def _distinct(tried: Iterable[Tried], limit: int) -> list[Tried]:
@@ -237,15 +250,15 @@ def _overlap(a: frozenset[int], b: frozenset[int]) -> float:
     return len(a & b) / max(1, min(len(a), len(b)))
 
 
-def _harms(tried: Tried | None, config: ExtractConfig) -> bool:
-    if tried is None:
+def _fails(tried: Tried | None, config: ExtractConfig) -> bool:
+    """Whether a held rule, tried often enough to tell, would not be added now."""
+    if tried is None or min(len(tried.followed), tried.ignored) < config.min_support:
         return False
-    enough = len(tried.followed) >= config.min_support and tried.ignored >= config.min_support
-    return enough and tried.lift < HARM
+    return tried.p > config.max_p
 
 
 def _deletion(item: Experience, tried: Tried) -> PoolEdit:
-    return PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {tried.lift:+.2f} in new episodes")
+    return PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {tried.lift:+.2f}, p = {tried.p:.2g}")
 
 
 def _instances(scored: Sequence[Trajectory], config: ExtractConfig, iteration: int) -> list[PoolEdit]:

@@ -70,6 +70,20 @@ def test_a_held_rule_that_now_harms_is_deleted() -> None:
     assert rule.id in deleted
 
 
+def test_a_lift_that_may_be_chance_makes_no_rule() -> None:
+    few = [episode(n, follow=True, score=1.0) for n in range(4)] + [episode(n, follow=False, score=0.0) for n in (4, 5)]
+    assert contrast(few, empty(10), CONFIG, 1) == ()  # p = 1 / C(6, 2) = 0.067, though the lift is 0.73
+    more = [*few, *(episode(n, follow=False, score=0.0) for n in (6, 7))]
+    assert contrast(more, empty(10), CONFIG, 1)  # p = 1 / C(8, 4) = 0.014
+
+
+def test_an_episode_counts_once_however_often_it_decides() -> None:
+    circles = [t.model_copy(update={"steps": t.steps[:2] * 6}) for t in mixed() if not t.score]
+    found = contrast([*(t for t in mixed() if t.score), *circles], empty(10), CONFIG, 1)
+    (edit,) = [e for e in found if e.item and e.item.text.startswith('When you see "Alias of", visit')]
+    assert "over 40 others, p = 7.8e-05" in edit.reason  # 1 / C(16, 8), not 1 / C(48, 8)
+
+
 def repair(number: int, *, right: bool) -> Trajectory:
     """A phone whose fault is one of two, and a repair without arguments that fits or does not."""
     fault = ("Airplane Mode: ON\nMobile Data: ON", "toggle_airplane")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from internalize.stats import (
     bootstrap_mean,
     differences,
+    fisher_greater,
     holm,
     mean_runs,
     minimum_detectable,
@@ -158,3 +159,10 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_fisher_is_exact_on_the_lady_tasting_tea() -> None:
+    assert fisher_greater(3, 4, 1, 4) == pytest.approx(17 / 70)
+    assert fisher_greater(4, 4, 0, 4) == pytest.approx(1 / 70)
+    assert fisher_greater(0, 4, 4, 4) == 1.0
+    assert fisher_greater(2, 2, 0, 0) == 1.0
