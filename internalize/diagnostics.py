@@ -15,7 +15,8 @@ from typing import Protocol
 
 from pydantic import Field
 
-from .metrics import SuiteMetrics
+from .habits import Habits
+from .metrics import Mode, SuiteMetrics
 from .records import Experience, Record
 
 # A strategy opens a sentence, or follows a name and a colon, with a condition or an instruction.
@@ -53,14 +54,28 @@ class Thresholds(Record):
     forgetting: float = Field(0.1, description="Rise of the mean -log p of held-out text, nats a token.")
     entropy_shrink: float = Field(0.25, description="Least action entropy, times the starter's.")
     most_rejected: float = Field(0.8, description="Greatest share of teacher trajectories rejected.")
+    accepted_fall: float = Field(
+        0.15, description="Fall of the accepted share below that of the best iteration so far."
+    )
+    repeated_rise: float = Field(0.10, description="Rise of the share of actions that repeat one of their episode.")
+    spread_shrink: float = Field(
+        0.6, description="Least number of different items shown (e to the entropy), times that of the best iteration."
+    )
+
+
+COMPARISONS = ("below_starter", "pool_hurts", "pool_hurts_twice")  # signs without a threshold of their own
 
 
 class Caution(Record):
-    """One sign past its threshold. `sign` is a field of `Thresholds`, or the name of a comparison."""
+    """One sign past its threshold. `sign` is a field of `Thresholds`, or the name of a comparison (`COMPARISONS`).
+
+    `mode` says in which mode of evaluation; None = it is no sign of evaluation episodes.
+    """
 
     sign: str
     iteration: int
     suite: str = ""
+    mode: Mode | None = None
     value: float
     threshold: float
     message: str
@@ -142,13 +157,40 @@ def filter_cautions(
     rejected: int,
     iteration: int,
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
+    best: float | None = None,
 ) -> tuple[Caution, ...]:
-    """A filter that lets almost nothing through: little to learn from, and that little is the easy part."""
+    """A filter that lets almost nothing through, or less than at its `best` (the greatest share accepted before)."""
     rate = rejection_rate(accepted, rejected)
-    if rate is None or rate <= limits.most_rejected:
+    if rate is None:
         return ()
-    text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
-    return (_caution("most_rejected", iteration, rate, limits.most_rejected, text),)
+    found = []
+    if rate > limits.most_rejected:
+        text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
+        found.append(_caution("most_rejected", iteration, rate, limits.most_rejected, text))
+    if best is not None and best - (1 - rate) > limits.accepted_fall:
+        text = f"accepted trajectories fell from {best:.0%} to {1 - rate:.0%}"
+        found.append(_caution("accepted_fall", iteration, best - (1 - rate), limits.accepted_fall, text))
+    return tuple(found)
+
+
+def habit_cautions(
+    starter: Habits,
+    now: Habits,
+    line: SuiteMetrics,
+    limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
+    widest: float | None = None,
+) -> tuple[Caution, ...]:
+    """Episodes of `line` that repeat themselves, or see ever the same items (`widest`: the greatest spread before)."""
+    found = []
+    old, new = starter.repetition, now.repetition
+    if old is not None and new is not None and new - old > limits.repeated_rise:
+        found.append(
+            ("repeated_rise", new - old, limits.repeated_rise, f"repeated actions rose from {old:.0%} to {new:.0%}")
+        )
+    if widest and now.spread is not None and now.spread / widest < limits.spread_shrink:
+        text = f"the selector shows ever fewer items: {now.spread:.1f} in effect, once {widest:.1f}"
+        found.append(("spread_shrink", now.spread / widest, limits.spread_shrink, text))
+    return tuple(_of_line(line, sign) for sign in found)
 
 
 class Moved(Protocol):
@@ -195,13 +237,24 @@ def drift_cautions(
     starter: SuiteMetrics,
     now: SuiteMetrics,
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
+    last: SuiteMetrics | None = None,
 ) -> tuple[Caution, ...]:
-    """What changed from the starter to `now` (same suite and mode) beyond the thresholds, success last."""
-    signs = (*_rises(starter, now, limits), *_ratios(starter, now, limits), *_losses(now))
-    return tuple(_caution(sign, now.iteration, value, bound, text, now.suite) for sign, value, bound, text in signs)
+    """What changed from the starter to `now` (same suite and mode) beyond the thresholds, success last.
+
+    `last` is the line of the iteration before: one bad gain of few tasks is noise, two in a row are a sign.
+    """
+    signs = (*_rises(starter, now, limits), *_ratios(starter, now, limits), *_losses(now), *_twice(last, now))
+    return tuple(_of_line(now, sign) for sign in signs)
 
 
 _Sign = tuple[str, float, float, str]
+
+
+def _of_line(line: SuiteMetrics, sign: _Sign) -> Caution:
+    name, value, bound, text = sign
+    return _caution(name, line.iteration, value, bound, text).model_copy(
+        update={"suite": line.suite, "mode": line.mode}
+    )
 
 
 def _rises(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iterable[_Sign]:
@@ -237,8 +290,17 @@ def _losses(now: SuiteMetrics) -> Iterable[_Sign]:
         yield "pool_hurts", context.mean, 0.0, f"the pool in context costs {-100 * context.mean:.1f} points of success"
 
 
-def _caution(sign: str, iteration: int, value: float, bound: float, text: str, suite: str = "") -> Caution:
-    return Caution(sign=sign, iteration=iteration, suite=suite, value=value, threshold=bound, message=text)
+def _twice(last: SuiteMetrics | None, now: SuiteMetrics) -> Iterable[_Sign]:
+    before, after = (line.in_context_gain if line else None for line in (last, now))
+    if before is not None and after is not None and before.mean < 0 and after.mean < 0:
+        text = (
+            f"the pool in context costs success twice in a row: {-100 * before.mean:.1f}, then {-100 * after.mean:.1f}"
+        )
+        yield "pool_hurts_twice", after.mean, 0.0, f"{text} points"
+
+
+def _caution(sign: str, iteration: int, value: float, bound: float, text: str) -> Caution:
+    return Caution(sign=sign, iteration=iteration, value=value, threshold=bound, message=text)
 
 
 def _share(items: Iterable[Experience], holds: Callable[[str], bool]) -> float:

@@ -12,7 +12,6 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from internalize.errors import DataError, UserError
-from internalize.metrics import Mode, by_task, select
 from internalize.records import Record
 from internalize.stats import (
     Interval,
@@ -141,16 +140,10 @@ def _manifest(out: Path) -> Manifest:
         raise DataError(f"{file}: {first_problem(error)}") from error
 
 
-def _scores(report: RunReport, iteration: int, mode: Mode = "internalized") -> dict[str, float | None]:
-    own = {r.checkpoint for r in select(report.results, suite=report.suite, mode="internalized", iteration=iteration)}
-    found = select(report.results, suite=report.suite, mode=mode, iteration=iteration)
-    return by_task(r for r in found if r.checkpoint in own)
-
-
 def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
     last = min(max(i.number for i in report.iterations) for report in reports)
-    plain = [[_scores(report, k) for report in reports] for k in range(last + 1)]
-    pooled = [[_scores(report, k, "in_context") for report in reports] for k in range(last + 1)]
+    plain = [[report.scores(k) for report in reports] for k in range(last + 1)]
+    pooled = [[report.scores(k, "in_context") for report in reports] for k in range(last + 1)]
     lines = [line for report in reports if (line := report.line(report.suite, "internalized", last))]
     kept = [line.retained for line in lines if line.retained is not None]
     return Curve(
@@ -182,8 +175,8 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
     if not seeds:
         return None
     last = min(max(i.number for i in side[seed].iterations) for side in (ours, theirs) for seed in seeds)
-    before = [_scores(theirs[seed], last) for seed in seeds]
-    after = [_scores(ours[seed], last) for seed in seeds]
+    before = [theirs[seed].scores(last) for seed in seeds]
+    after = [ours[seed].scores(last) for seed in seeds]
     change = paired_difference_runs(before, after, resamples)
     if change is None:
         return None

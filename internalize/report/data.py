@@ -15,10 +15,19 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from internalize.diagnostics import Caution, drift_cautions, filter_cautions, pool_cautions, weight_cautions
+from internalize.diagnostics import (
+    Caution,
+    drift_cautions,
+    filter_cautions,
+    habit_cautions,
+    pool_cautions,
+    rejection_rate,
+    weight_cautions,
+)
 from internalize.errors import DataError
 from internalize.gate import Decision
-from internalize.metrics import Mode, SuiteMetrics, iteration_metrics
+from internalize.habits import Habits
+from internalize.metrics import Mode, SuiteMetrics, by_task, iteration_metrics, select
 from internalize.records import EvalResult, Experience, Record, Trajectory
 from internalize.store import RunInfo, first_problem, read_run
 
@@ -26,6 +35,7 @@ from .samples import Entry, Sample, pick
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 LEARNING, MEASURING = ("rollouts.jsonl", "teacher.jsonl"), "episodes*.jsonl"  # files of episodes
+Played = tuple[str, str, str | None]  # checkpoint, split and pool of an episode
 
 
 class _Loose(BaseModel):
@@ -45,6 +55,12 @@ class Training(_Loose):
     held_out_before: float | None = None
     held_out_after: float | None = None
     seconds: float | None = None
+
+    @property
+    def accepted_share(self) -> float | None:
+        """Share of the trajectories judged that were trained on; None where it was not noted."""
+        rate = None if self.rejected is None else rejection_rate(self.accepted or 0, self.rejected)
+        return None if rate is None else 1 - rate
 
 
 class Drift(_Loose):
@@ -78,6 +94,7 @@ class IterationReport(Record):
     pool: tuple[Experience, ...] | None = None
     training: Training | None = None
     drift: Drift | None = None
+    habits: dict[Mode, Habits] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
     sampled: tuple[Sampled, ...] = ()
     decision: Decision | None = None
     cautions: tuple[Caution, ...] = ()
@@ -101,6 +118,11 @@ class RunReport(Record):
         return _setting(self.info, "evaluate", "resamples", 2000)
 
     @property
+    def kept(self) -> tuple[IterationReport, ...]:
+        """The starter and the iterations that the gate did not roll back."""
+        return tuple(i for i in self.iterations if i.decision is None or i.decision.promote)
+
+    @property
     def finished(self) -> int:
         """Iterations that have trained and been measured."""
         return sum(iteration.number > 0 for iteration in self.iterations)
@@ -113,8 +135,13 @@ class RunReport(Record):
     @property
     def final(self) -> IterationReport | None:
         """The last trained policy that the gate kept; None if there is none."""
-        kept = [i for i in self.iterations if i.number > 0 and (i.decision is None or i.decision.promote)]
-        return kept[-1] if kept else None
+        return next((i for i in reversed(self.kept) if i.number > 0), None)
+
+    def scores(self, iteration: int, mode: Mode = "internalized") -> dict[str, float | None]:
+        """Success of each task of the main suite after `iteration` updates, on that iteration's own checkpoint."""
+        line = self.line(self.suite, mode, iteration)
+        found = select(self.results, suite=self.suite, mode=mode, iteration=iteration)
+        return by_task(r for r in found if line is None or r.checkpoint == line.checkpoint)
 
     def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
         """Metrics of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
@@ -132,7 +159,7 @@ def load(run_dir: Path) -> RunReport:
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
     metrics = _metrics(results, lines, info)
-    sampled, entries = _sampled(folders)
+    sampled, entries, habits = _sampled(folders)
     report = RunReport(
         path=run_dir,
         info=info,
@@ -143,15 +170,23 @@ def load(run_dir: Path) -> RunReport:
         results=results,
         samples=pick(entries, {result.checkpoint: result.iteration for result in reversed(results)}),
     )
-    iterations = [_iteration(report, k, folders.get(k), sampled.get(k, ())) for k in sorted(done)]
-    return report.model_copy(update={"iterations": tuple(iterations)})
+    for k in sorted(done):
+        iteration = _iteration(report, k, folders.get(k), sampled.get(k, ()), habits)
+        iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration)})
+        report = report.model_copy(update={"iterations": (*report.iterations, iteration)})
+    return report
 
 
-def _iteration(report: RunReport, k: int, folder: Path | None, sampled: tuple[Sampled, ...]) -> IterationReport:
+def _iteration(
+    report: RunReport, k: int, folder: Path | None, sampled: tuple[Sampled, ...], habits: dict[Played, Habits]
+) -> IterationReport:
+    plain, with_pool = report.line(report.suite, "internalized", k), report.line(report.suite, "in_context", k)
+    measured = {line.mode: (line.checkpoint, line.suite, line.pool_version) for line in (plain, with_pool) if line}
     iteration = IterationReport(
         number=k,
-        internalized=report.line(report.suite, "internalized", k),
-        in_context=report.line(report.suite, "in_context", k),
+        internalized=plain,
+        in_context=with_pool,
+        habits={mode: habits[played] for mode, played in measured.items() if played in habits},
         sampled=sampled,
     )
     if folder is not None:
@@ -161,21 +196,33 @@ def _iteration(report: RunReport, k: int, folder: Path | None, sampled: tuple[Sa
         drift = _record(folder / "drift.json", Drift)
         found = {"pool": pool.items if pool else None, "training": training, "decision": decision, "drift": drift}
         iteration = iteration.model_copy(update=found)
-    return iteration.model_copy(update={"cautions": _cautions(report, iteration)})
+    return iteration
 
 
 def _cautions(report: RunReport, now: IterationReport) -> tuple[Caution, ...]:
+    """What an iteration shows, compared with the iterations before it, which `report` holds."""
     cautions = list(pool_cautions(now.pool or (), now.number))
     if now.training is not None and now.training.rejected is not None:
-        cautions += filter_cautions(now.training.accepted or 0, now.training.rejected, now.number)
+        shares = [s for i in report.iterations if i.training and (s := i.training.accepted_share) is not None]
+        best = max(shares, default=None)
+        cautions += filter_cautions(now.training.accepted or 0, now.training.rejected, now.number, best=best)
     if report.starter and report.starter.drift and now.drift and now.number:
         cautions += weight_cautions(report.starter.drift, now.drift, now.number)
     for line in (now.internalized, now.in_context):
-        starter = line and report.line(line.suite, line.mode, 0)
         if line is not None and now.number > 0:
-            # Without a starter to compare with, a line is its own: only its gains are judged.
-            cautions += drift_cautions(starter or line, line)
+            cautions += _line_cautions(report, now, line)
     return tuple(cautions)
+
+
+def _line_cautions(report: RunReport, now: IterationReport, line: SuiteMetrics) -> list[Caution]:
+    # Without a starter to compare with, a line is its own: only its gains are judged.
+    starter = report.line(line.suite, line.mode, 0) or line
+    found = list(drift_cautions(starter, line, last=report.line(line.suite, line.mode, now.number - 1)))
+    habits = [i.habits[line.mode] for i in report.iterations if line.mode in i.habits]
+    if line.mode in now.habits:
+        widest = max((h.spread for h in habits if h.spread is not None), default=None)
+        found += habit_cautions(habits[0] if habits else Habits(), now.habits[line.mode], line, widest=widest)
+    return found
 
 
 def _metrics(results: Sequence[EvalResult], lines: Sequence[SuiteMetrics], info: RunInfo) -> tuple[SuiteMetrics, ...]:
@@ -215,19 +262,24 @@ def _folders(run_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _sampled(folders: dict[int, Path]) -> tuple[dict[int, tuple[Sampled, ...]], list[Entry]]:
-    """Costs of learning by iteration, and where each episode lies; episodes are not kept, files grow large."""
+def _sampled(
+    folders: dict[int, Path],
+) -> tuple[dict[int, tuple[Sampled, ...]], list[Entry], dict[Played, Habits]]:
+    """Costs of learning by iteration, where each episode lies, habits; episodes are not kept, files grow large."""
     costs: dict[int, tuple[Sampled, ...]] = {}
     entries: list[Entry] = []
+    habits: dict[Played, Habits] = {}
     for k, folder in folders.items():
         for path in (*(folder / name for name in LEARNING), *sorted(folder.glob(MEASURING))):
             cost = Sampled(file=path.stem)
             for offset, trajectory in _records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
                 entries.append(Entry.of(trajectory, path, offset))
+                played = (trajectory.checkpoint, trajectory.split, trajectory.pool_version)
+                habits[played] = habits.get(played, Habits()).plus(Habits.of(trajectory))
             if cost.episodes and path.name in LEARNING:
                 costs[k] = (*costs.get(k, ()), cost)
-    return costs, entries
+    return costs, entries, habits
 
 
 def _added(cost: Sampled, trajectory: Trajectory) -> Sampled:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from internalize.metrics import by_task, select
 from internalize.stats import Interval, minimum_detectable, paired_difference_runs, sign_test, won_and_lost
 
 from .data import IterationReport, RunReport
@@ -25,8 +24,8 @@ def summary(report: RunReport, *more: RunReport) -> str:
     unfinished = next((r for r in reports if r.final is None), None)
     if unfinished is not None:
         return _nothing_yet(unfinished)
-    before = [_scores(r, 0) for r in reports]
-    after = [_scores(r, r.final.number if r.final else 0) for r in reports]
+    before = [r.scores(0) for r in reports]
+    after = [r.scores(r.final.number if r.final else 0) for r in reports]
     change = paired_difference_runs(before, after, report.resamples, report.info.seed)
     if change is None:
         return (
@@ -40,10 +39,6 @@ def summary(report: RunReport, *more: RunReport) -> str:
             *_limits(reports, change, before),
         ]
     )
-
-
-def _scores(report: RunReport, iteration: int) -> dict[str, float | None]:
-    return by_task(select(report.results, suite=report.suite, mode="internalized", iteration=iteration))
 
 
 def _p_value(before: Sequence[Mapping[str, float | None]], after: Sequence[Mapping[str, float | None]]) -> float | None:

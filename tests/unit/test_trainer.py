@@ -23,9 +23,9 @@ from tests.trajectories import likely_example, random_example
 CONFIG = DistillConfig(epochs=6, lr=5e-3, batch=2, lora_r=4)
 
 
-@pytest.fixture
-def examples(model: LlamaForCausalLM) -> list[DistillExample]:
-    return [likely_example(model, seed) for seed in range(5)]
+@pytest.fixture(scope="module")
+def examples() -> list[DistillExample]:
+    return [likely_example(tiny_model(), seed) for seed in range(5)]
 
 
 def _train(
