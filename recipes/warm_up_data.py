@@ -1,0 +1,172 @@
+"""Training data of a warm-up: walks of a scripted agent through TRAIN tasks, and branches that hang on their decisions.
+
+A branch without a hint is what an impatient agent does here: mostly what the scripted one did, sometimes an end too
+early or a call from elsewhere. A branch with a hint obeys it where its cue is present, be it right or wrong, and ignores
+it elsewhere. Hints are sentences of `internalize.rules`, with lines and calls that many tasks share.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import tau2_expert
+
+from internalize.environments.tau2 import Tau2
+from internalize.environments.textworld_express import TextWorldExpress
+from internalize.inject import render_items
+from internalize.records import Action, Message, ToolSpec
+from internalize.rules import EXACTLY, Rule, Situation, applies, phrase, plain
+
+P_GOOD, P_EARLY = 0.8, 0.5  # of the impatient agent; the second of what is left
+P_RIGHT, P_WRONG, P_ABSENT = 0.5, 0.3, 0.15  # shares of decisions with such a hint
+SHARE = 0.08  # of walks that a line or a call has to occur in
+TELLING = 0.4  # share of a line's decisions that an action has to follow for the line to be its cue
+
+
+class Walk(NamedTuple):
+    """One episode of the scripted agent."""
+
+    prompt: tuple[Message, ...]
+    turns: tuple[tuple[Action, str | None], ...]
+
+
+class Branch(NamedTuple):
+    """At decision `turn`, after `hint` ("" = none), the model is to do `action`."""
+
+    turn: int
+    hint: str
+    action: Action
+
+
+def tau2_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
+    """Tickets of at most two faults; the agent looks before it repairs."""
+    env = Tau2("two_faults")
+
+    def walks() -> Iterator[Walk]:
+        for task in env.tasks("train"):
+            episode = env.episode(task)
+            prompt = episode.prompt()
+            turns = tuple(tau2_expert.play(prompt[1].content, episode.step))
+            if episode.score() == 1.0:
+                yield Walk(prompt, turns)
+
+    return env.tools, walks()
+
+
+def game_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
+    """Four short games; the package's own solutions."""
+    env = TextWorldExpress(subset="short", per_game=60)
+
+    def walks() -> Iterator[Walk]:
+        for task in env.tasks("train"):
+            episode = env.episode(task)
+            turns = tuple((action, episode.step(action)) for action in env.solve(task))
+            yield Walk(episode.prompt(), turns)
+            episode.close()
+        env.close()
+
+    return env.tools, walks()
+
+
+WALKS = {"tau2": tau2_walks, "textgame": game_walks}
+
+
+class Hints:
+    """What many walks have in common: lines seen, calls made, and which call follows which line."""
+
+    def __init__(self, walks: Sequence[Walk], rng: random.Random) -> None:
+        self._rng = rng
+        seen: Counter[str] = Counter()
+        made: Counter[tuple[str, str]] = Counter()
+        after: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
+        for walk in walks:
+            decisions = list(decided(walk))
+            seen.update({line for situation, _ in decisions for line in lines(situation)})
+            made.update({key(action) for _, action in decisions})
+            for situation, action in decisions:
+                for line in lines(situation):
+                    after[line][key(action)] += 1
+        least = max(2, SHARE * len(walks))
+        self._lines = sorted(line for line, count in seen.items() if count >= least)
+        self._calls = sorted(call for call, count in made.items() if count >= least)
+        self._after = after
+
+    def right(self, situation: Situation, action: Action) -> Rule | None:
+        """The rule with the most telling cue that leads to `action`, if there is one."""
+        if key(action) not in self._calls:
+            return None
+        told = [(self._after[x][key(action)] / self._after[x].total(), x) for x in lines(situation) if x in self._lines]
+        best = max(told, default=(0.0, ""))
+        return rule(best[1], key(action)) if best[0] >= TELLING else None
+
+    def wrong(self, situation: Situation) -> Rule | None:
+        """A rule that applies here and orders anything."""
+        present = [line for line in lines(situation) if line in self._lines]
+        drawn = rule(self._rng.choice(present), self._rng.choice(self._calls)) if present else None
+        return drawn if drawn and applies(drawn, situation) else None
+
+    def absent(self, situation: Situation) -> Rule | None:
+        """A rule whose cue is not there."""
+        drawn = rule(self._rng.choice(self._lines), self._rng.choice(self._calls))
+        return None if applies(drawn, situation) else drawn
+
+    def elsewhere(self) -> Action:
+        """A call from anywhere."""
+        name, argument = self._rng.choice(self._calls)
+        return Action(name=name, argument=argument or "{}")
+
+
+def branches(walk: Walk, hints: Hints, rng: random.Random, final: Action | None) -> list[Branch]:
+    """What is trained at the decisions of a walk. `final` is the action that ends an episode, if there is one."""
+    found = []
+    for turn, (situation, good) in enumerate(decided(walk)):
+        habit = good
+        if rng.random() > P_GOOD:
+            habit = final if final and rng.random() < P_EARLY else hints.elsewhere()
+        found.append(Branch(turn, "", habit))
+        right, wrong, absent = hints.right(situation, good), hints.wrong(situation), hints.absent(situation)
+        if right and rng.random() < P_RIGHT:
+            shown = [right, absent] if absent and rng.random() < 0.5 else [right]
+            rng.shuffle(shown)
+            found.append(Branch(turn, said(*shown), good))
+        if wrong and rng.random() < P_WRONG:
+            found.append(Branch(turn, said(wrong), ordered(wrong)))
+        if absent and rng.random() < P_ABSENT:
+            found.append(Branch(turn, said(absent), habit))
+    return found
+
+
+def decided(walk: Walk) -> Iterator[tuple[Situation, Action]]:
+    """Every decision of a walk: what was seen, what was done."""
+    seen, taken = None, frozenset[tuple[str, str]]()
+    for action, observation in walk.turns:
+        yield Situation(walk.prompt[-1].content, seen, taken), action
+        seen, taken = observation, taken | {key(action)}
+
+
+def lines(situation: Situation) -> list[str]:
+    """The lines that a cue may be."""
+    return [line for line in (situation.observation or "").splitlines() if line == line.strip() and '"' not in line]
+
+
+def key(action: Action) -> tuple[str, str]:
+    """An action as rules compare it."""
+    return action.name, plain(action.argument)
+
+
+def rule(cue: str, call: tuple[str, str]) -> Rule:
+    """When `cue` is seen, make `call`."""
+    return Rule("observation", cue, "", call[0], f"{EXACTLY}{call[1]}")
+
+
+def ordered(given: Rule) -> Action:
+    """The call that a rule orders."""
+    return Action(name=given.verb, argument=given.source.removeprefix(EXACTLY) or "{}")
+
+
+def said(*given: Rule) -> str:
+    """The rules as the model is shown them."""
+    return render_items([phrase(one) for one in given])
