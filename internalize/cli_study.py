@@ -1,4 +1,4 @@
-"""`internalize study`: a grid of recipes, run or gone on with, and compared.
+"""What is asked of several runs: `study` runs a grid of recipes and compares them, `diagnose` reads warning signs.
 
 Left out: how a run is run (loop.py). What must not change: the comparison is printed also when the study is stopped
 before its end, for what is finished.
@@ -47,3 +47,14 @@ def _run(grid: Path, out: Path) -> None:
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
 
         study(grid, out, play)
+
+
+@click.command("diagnose")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+def diagnose_command(runs: tuple[Path, ...]) -> None:
+    """When success collapsed in RUNS (run or study folders), and which warning signs came first."""
+    from rich.console import Console
+
+    from .report import diagnosis
+
+    diagnosis.publish(runs, Console())

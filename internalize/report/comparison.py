@@ -130,6 +130,11 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
     )
 
 
+def members(out: Path) -> tuple[Member, ...]:
+    """The runs of a study that have begun. Raises UserError if the folder holds no study."""
+    return tuple(m for m in _manifest(out).members if (out / m.folder / "run.json").exists())
+
+
 def _manifest(out: Path) -> Manifest:
     file = out / "study.json"
     try:

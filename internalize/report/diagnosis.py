@@ -1,0 +1,36 @@
+"""What `internalize diagnose` prints: each run's verdict and signs, and the signs of all runs against their collapses.
+
+Left out: single reports. What must not change: nothing is written, and a run that collapsed is never counted among
+those where a sign is a false alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from .comparison import members
+from .data import load
+from .terminal import plain_text, print_table
+from .tripwires import LEAD_HEAD, SIGN_HEAD, Diagnosis, diagnose, lead_rows, sign_rows, verdict
+
+
+def diagnoses(paths: Sequence[Path]) -> list[Diagnosis]:
+    """Of every run named, and of every run begun in a study named. Raises UserError for a folder that is neither."""
+    named = [(str(path.name), path) for path in paths if not (path / "study.json").exists()]
+    for study in (path for path in paths if (path / "study.json").exists()):
+        named += [(f"{m.cell}, seed {m.seed}", study / m.folder) for m in members(study)]
+    return [diagnose(load(path), name) for name, path in named]
+
+
+def publish(paths: Sequence[Path], console: Console) -> None:
+    """Print the signs of each run, and when there are several those of all."""
+    found = diagnoses(paths)
+    for one in found:
+        console.print(plain_text(verdict(one), style="bold"))
+        print_table(SIGN_HEAD, sign_rows(one), console)
+    if len(found) > 1:
+        console.print(plain_text("All runs: when a sign first fired, and iterations from there to the collapse"))
+        print_table(LEAD_HEAD, lead_rows(found), console)
