@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def _imports_are_no_garbage() -> None:
-    """Every training begins with a collection of garbage; walking through all that is imported took most of its time."""
+    """A training begins with a collection of garbage; walking through all imports took most of its time."""
     gc.freeze()
 
 

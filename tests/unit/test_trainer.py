@@ -20,7 +20,7 @@ from internalize.records import DistillExample
 from tests.tiny import tiny_model
 from tests.trajectories import likely_example, random_example
 
-CONFIG = DistillConfig(epochs=6, lr=5e-3, batch=2, lora_r=4)
+CONFIG = DistillConfig(epochs=4, lr=1e-2, batch=2, lora_r=4)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_a_short_run_lowers_its_divergence(
     assert summary.divergence_after is not None
     assert summary.divergence_after < 0.8 * summary.divergence_before
     assert summary.first_loss == pytest.approx(summary.divergence_before, rel=1e-4)  # all weights are 1
-    assert (summary.steps, summary.accepted) == (6 * 3, 5)
+    assert (summary.steps, summary.accepted) == (4 * 3, 5)
     assert summary.action_tokens == sum(span.end - span.start for example in examples for span in example.spans)
     assert list(tmp_path.iterdir()) == []  # nothing is written
 
@@ -109,7 +109,7 @@ def test_an_optimizer_step_is_a_mean_over_its_action_tokens(model: LlamaForCausa
 def test_a_recipe_can_train_on_several_branches_of_one_trunk(model: LlamaForCausalLM, tmp_path: Path) -> None:
     ids = random_example(0).token_ids
     packed = pack_branches(ids, [(6, (50, 51), (7, 8, 9)), (6, (60, 61), (17, 18)), (6, (), ids[6:9])])
-    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 30})
+    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 15, "lr": 1e-2})
     summary = fit(model, [TrainItem(packed)], config, seed=0, output_dir=tmp_path)
     assert summary.divergence_after < 0.2
 
@@ -192,7 +192,7 @@ def test_a_batch_of_tokens_is_filled_by_whole_trajectories(model: LlamaForCausal
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     examples: list[DistillExample], tmp_path: Path, change: dict[str, object]
 ) -> None:
-    settings = {"save_steps": 1, "epochs": 3, **change}
+    settings = {"save_steps": 1, "epochs": 2, **change}
     whole, expected = _train(examples, tmp_path / "whole", **settings)
 
     class Stop(Exception):  # noqa: N818 - an end, no fault
@@ -203,7 +203,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
             stops.pop(0)
             raise Stop
 
-    stops, part = [2, 5], tmp_path / "part"
+    stops, part = [2, 4], tmp_path / "part"  # in the first epoch, in the second
     config = CONFIG.model_copy(update=settings)
     for _ in range(2):
         policy = new_adapter(tiny_model(), 4, 0) if config.lora_r else tiny_model()
@@ -251,9 +251,9 @@ def test_it_stops_when_the_held_out_loss_no_longer_falls(model: LlamaForCausalLM
 
 
 def test_further_arguments_reach_the_trainer(examples: list[DistillExample], tmp_path: Path) -> None:
-    constant, _ = _train(examples, tmp_path, epochs=2, trainer={"lr_scheduler_type": "constant", "weight_decay": 0.1})
-    linear, _ = _train(examples, tmp_path, epochs=2)
-    again, _ = _train(examples, tmp_path, epochs=2, trainer={"gradient_checkpointing": True})
+    constant, _ = _train(examples, tmp_path, epochs=1, trainer={"lr_scheduler_type": "constant", "weight_decay": 0.1})
+    linear, _ = _train(examples, tmp_path, epochs=1)
+    again, _ = _train(examples, tmp_path, epochs=1, trainer={"gradient_checkpointing": True})
     ids = [checkpoint_id(trained_state(policy)) for policy in (constant, linear, again)]
     assert ids[0] != ids[1]
     for name, tensor in trained_state(linear).items():
