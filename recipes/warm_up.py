@@ -1,6 +1,6 @@
 """Teaches the built-in model to act in a published environment at all: `python recipes/warm_up.py tau2 --out adapters/tau2`.
 
-`tau2`: tickets of at most two faults. `textgame`: the four short games of TextWorldExpress. Only train tasks are used.
+`tau2`: tickets of at most two faults. `coin`: the game of TextWorldExpress, three rooms. Only train tasks are used.
 The adapter is for SmolLM2-135M-Instruct alone: `model.adapter = "adapters/tau2"`. It replaces the packaged starter.
 Data: warm_up_data.py. `--walks 4` tries it out.
 """
@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 from starter import save
-from warm_up_data import WALKS, Branch, Hints, Walk, branches
+from warm_up_data import HABITS, WALKS, Branch, Hints, Walk, branches
 
 from internalize.config import DistillConfig
 from internalize.distill.scoring import Packed, pack_branches
 from internalize.distill.trainer import TrainItem, fit, new_adapter
 from internalize.engines.models import load_policy
-from internalize.records import Action, ToolSpec
+from internalize.records import ToolSpec
 from internalize.render import PROTOCOLS, Renderer, Turn
 
-FINAL = {"tau2": Action(name="done", argument="{}"), "textgame": None}
+COUNT = {"tau2": 42, "coin": 66}
 
 
 def packed(walk: Walk, hung: list[Branch], renderer: Renderer, tools: tuple[ToolSpec, ...]) -> Packed:
@@ -51,7 +51,7 @@ def items(name: str, count: int, seed: int, longest: int, renderer: Renderer) ->
     while len(found) < count:
         rng.shuffle(walks)
         for walk in walks[: count - len(found)]:
-            tree = packed(walk, branches(walk, hints, rng, FINAL[name]), renderer, tools)
+            tree = packed(walk, branches(walk, hints, rng, HABITS[name]), renderer, tools)
             if tree.segments[0].end > longest:
                 print(f"a walk of {tree.segments[0].end} tokens is left out", flush=True)
                 walks = [other for other in walks if other is not walk]
@@ -64,16 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(WALKS))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--walks", type=int, default=0, help="0: 90 for tau2, 240 for textgame")
+    parser.add_argument("--walks", type=int, default=0, help="0: 42 for tau2, 66 for coin")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=int, default=1500, help="tokens of a walk")
+    parser.add_argument("--longest", type=int, default=1100, help="tokens of a walk")
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
     renderer = Renderer(tokenizer, PROTOCOLS["bracket"])
-    count = args.walks or {"tau2": 90, "textgame": 240}[args.name]
+    count = args.walks or COUNT[args.name]
     trees = items(args.name, count, args.seed, args.longest, renderer)
     print(f"{len(trees)} walks, {sum(len(i.packed.ids) for i in trees)} tokens, "
           f"{sum(len(i.packed.targets) for i in trees)} action tokens", flush=True)  # fmt: skip

@@ -1,7 +1,7 @@
 """Training data of a warm-up: walks of a scripted agent through TRAIN tasks, and branches that hang on their decisions.
 
-A branch without a hint is what an impatient agent does here: mostly what the scripted one did, sometimes an end too
-early or a call from elsewhere. A branch with a hint obeys it where its cue is present, be it right or wrong, and ignores
+A branch without a hint is what an agent with bad habits does here: in `tau2` mostly what the scripted one did, sometimes
+an end too early or a call from elsewhere; in `coin` see coin_expert.py. A branch with a hint obeys it where its cue is present, be it right or wrong, and ignores
 it elsewhere. Hints are sentences of `internalize.rules`, with lines and calls that many tasks share.
 """
 
@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import coin_expert
 import tau2_expert
 
 from internalize.environments.tau2 import Tau2
 from internalize.environments.textworld_express import TextWorldExpress
 from internalize.inject import render_items
 from internalize.records import Action, Message, ToolSpec
-from internalize.rules import EXACTLY, Rule, Situation, applies, phrase, plain
+from internalize.rules import EXACTLY, START, Rule, Situation, applies, phrase, plain
 
 P_GOOD, P_EARLY = 0.8, 0.5  # of the impatient agent; the second of what is left
-P_RIGHT, P_WRONG, P_ABSENT = 0.5, 0.3, 0.15  # shares of decisions with such a hint
+P_RIGHT, P_WRONG, P_ABSENT = 0.7, 0.4, 0.2  # shares of decisions with such a hint
 SHARE = 0.08  # of walks that a line or a call has to occur in
+COIN = "numLocations=3,numDistractorItems=0,includeDoors=0,limitInventorySize=0"
 TELLING = 0.4  # share of a line's decisions that an action has to follow for the line to be its cue
 
 
 class Walk(NamedTuple):
-    """One episode of the scripted agent."""
+    """One episode of the scripted agent. `good`: what it held for best, where it did not do that itself."""
 
     prompt: tuple[Message, ...]
     turns: tuple[tuple[Action, str | None], ...]
+    good: tuple[Action, ...] = ()
 
 
 class Branch(NamedTuple):
@@ -56,22 +59,24 @@ def tau2_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
     return env.tools, walks()
 
 
-def game_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
-    """Four short games; the package's own solutions."""
-    env = TextWorldExpress(subset="short", per_game=60)
+def coin_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
+    """Three rooms and a coin."""
+    env = TextWorldExpress(games=["coin"], settings={"coin": COIN}, per_game=200)
 
     def walks() -> Iterator[Walk]:
-        for task in env.tasks("train"):
+        for number, task in enumerate(env.tasks("train")):
             episode = env.episode(task)
-            turns = tuple((action, episode.step(action)) for action in env.solve(task))
-            yield Walk(episode.prompt(), turns)
+            prompt = episode.prompt()
+            seen = prompt[1].content.partition("\n")[2]
+            played = list(coin_expert.play(seen, episode.step, random.Random(number)))
             episode.close()
+            yield Walk(prompt, tuple((taken, said) for _, taken, said in played), tuple(good for good, _, _ in played))
         env.close()
 
     return env.tools, walks()
 
 
-WALKS = {"tau2": tau2_walks, "textgame": game_walks}
+WALKS = {"tau2": tau2_walks, "coin": coin_walks}
 
 
 class Hints:
@@ -119,13 +124,29 @@ class Hints:
         return Action(name=name, argument=argument or "{}")
 
 
-def branches(walk: Walk, hints: Hints, rng: random.Random, final: Action | None) -> list[Branch]:
-    """What is trained at the decisions of a walk. `final` is the action that ends an episode, if there is one."""
+Habit = Callable[[Situation, Action, Hints, random.Random], Action]
+
+
+def impatient(_: Situation, good: Action, hints: Hints, rng: random.Random) -> Action:
+    """Says `done` too early, or does something from elsewhere."""
+    if rng.random() < P_GOOD:
+        return good
+    return Action(name="done", argument="{}") if rng.random() < P_EARLY else hints.elsewhere()
+
+
+def aimless(situation: Situation, good: Action, _: Hints, rng: random.Random) -> Action:
+    """Overlooks the coin; goes anywhere."""
+    return coin_expert.aimless(situation.observation or situation.question, good, rng)
+
+
+HABITS: dict[str, Habit] = {"tau2": impatient, "coin": aimless}
+
+
+def branches(walk: Walk, hints: Hints, rng: random.Random, habits: Habit) -> list[Branch]:
+    """What is trained at the decisions of a walk."""
     found = []
     for turn, (situation, good) in enumerate(decided(walk)):
-        habit = good
-        if rng.random() > P_GOOD:
-            habit = final if final and rng.random() < P_EARLY else hints.elsewhere()
+        habit = habits(situation, good, hints, rng)
         found.append(Branch(turn, "", habit))
         right, wrong, absent = hints.right(situation, good), hints.wrong(situation), hints.absent(situation)
         if right and rng.random() < P_RIGHT:
@@ -140,16 +161,18 @@ def branches(walk: Walk, hints: Hints, rng: random.Random, final: Action | None)
 
 
 def decided(walk: Walk) -> Iterator[tuple[Situation, Action]]:
-    """Every decision of a walk: what was seen, what was done."""
+    """Every decision of a walk: what was seen, what was best."""
     seen, taken = None, frozenset[tuple[str, str]]()
-    for action, observation in walk.turns:
-        yield Situation(walk.prompt[-1].content, seen, taken), action
+    for number, (action, observation) in enumerate(walk.turns):
+        yield Situation(walk.prompt[-1].content, seen, taken), walk.good[number] if walk.good else action
         seen, taken = observation, taken | {key(action)}
 
 
 def lines(situation: Situation) -> list[str]:
-    """The lines that a cue may be."""
-    return [line for line in (situation.observation or "").splitlines() if line == line.strip() and '"' not in line]
+    """The lines that a cue may be; the start has none but itself."""
+    if situation.observation is None:
+        return [START]
+    return [line for line in situation.observation.splitlines() if line == line.strip() and '"' not in line]
 
 
 def key(action: Action) -> tuple[str, str]:
@@ -159,7 +182,8 @@ def key(action: Action) -> tuple[str, str]:
 
 def rule(cue: str, call: tuple[str, str]) -> Rule:
     """When `cue` is seen, make `call`."""
-    return Rule("observation", cue, "", call[0], f"{EXACTLY}{call[1]}")
+    place, seen = (START, "") if cue == START else ("observation", cue)
+    return Rule(place, seen, "", call[0], f"{EXACTLY}{call[1]}")
 
 
 def ordered(given: Rule) -> Action:
