@@ -180,7 +180,12 @@ class DistillConfig(Section):
         0, ge=0, le=100, description="Epochs in a row without a better held-out loss before training stops; 0 = never."
     )
     kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
-    epochs: int = Field(2, ge=1, le=100, description="Passes over the accepted trajectories.")
+    epochs: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="Passes over the accepted trajectories; 0 = nothing is played for training or learnt.",
+    )
     lr: float = Field(2e-4, gt=0, le=1, description="Peak learning rate.")
     batch: int = Field(8, ge=1, le=4096, description="Trajectories an optimizer step.")
     batch_tokens: int = Field(

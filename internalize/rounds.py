@@ -25,7 +25,7 @@ from .store import read_jsonl
 
 def rounds(config: DistillConfig, tasks: Sequence[Task]) -> list[Sequence[Task]]:
     """The tasks of every round."""
-    if not config.refresh:
+    if not (config.refresh and config.epochs):
         return [tasks]
     size = max(1, config.refresh * config.batch // config.attempts)
     an_epoch = [tasks[start : start + size] for start in range(0, len(tasks), size)]

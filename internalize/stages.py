@@ -153,6 +153,8 @@ class Run:
     def collect(self, k: int, pool: ExperiencePool, number: int = 0) -> list[DistillExample]:
         """Trajectories of one round to learn from (teacher's or student's), filtered, with the teacher's contexts."""
         config = self.config.distill
+        if not config.epochs:
+            return []
         injector = self._injector(k, pool)
         playing = injector if config.generator == "teacher" else Injector(pool_version=pool.version)
         stage, name = (f"collect {number}", f"teacher-{number}.jsonl") if number else ("collect", "teacher.jsonl")

@@ -85,7 +85,7 @@ def distill(
     """
     started = time.monotonic()
     examples = [example for example in examples if any(span.end > span.start for span in example.spans)]
-    if not examples:
+    if not examples or not config.epochs:
         return TrainSummary(steps=0, accepted=0, action_tokens=0)
     lessons = prepare(model, examples, config, given, seed)
     summary = _train(model, lessons, config, seed=seed, output_dir=output_dir, progress=progress, part=given.part)

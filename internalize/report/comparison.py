@@ -80,7 +80,10 @@ class Curve(Record):
 
 
 class Versus(Record):
-    """The last common iteration of a cell minus that of the reference cell, paired by task and seed."""
+    """The last common iteration of a cell minus that of the reference cell, paired by task and seed.
+
+    A cell that has another number of iterations by its recipe is compared at its own last one.
+    """
 
     cell: str
     change: Interval
@@ -179,9 +182,9 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return None
-    last = min(max(i.number for i in side[seed].iterations) for side in (ours, theirs) for seed in seeds)
-    before = [theirs[seed].scores(last) for seed in seeds]
-    after = [ours[seed].scores(last) for seed in seeds]
+    old_last, new_last = _ends([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds])
+    before = [theirs[seed].scores(old_last) for seed in seeds]
+    after = [ours[seed].scores(new_last) for seed in seeds]
     change = paired_difference_runs(before, after, resamples)
     if change is None:
         return None
@@ -196,6 +199,13 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
         p=sign_test(won, lost),
         detectable=minimum_detectable(change.n, rate),
     )
+
+
+def _ends(theirs: Sequence[RunReport], ours: Sequence[RunReport]) -> tuple[int, int]:
+    """The last iteration that both sides have finished; of cells of other lengths each one's own last."""
+    ends = [min(max(i.number for i in report.iterations) for report in side) for side in (theirs, ours)]
+    same = len({report.planned for report in (*theirs, *ours)}) == 1
+    return (min(ends), min(ends)) if same else (ends[0], ends[1])
 
 
 def _over_seeds(runs: Sequence[Scores]) -> dict[str, float | None]:

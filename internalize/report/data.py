@@ -35,7 +35,7 @@ from .samples import Entry, Sample, pick
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 LEARNING, MEASURING = ("rollouts.jsonl", "teacher.jsonl"), "episodes*.jsonl"  # files of episodes
-Played = tuple[str, str, str | None]  # checkpoint, split and pool of an episode
+Played = tuple[int, str, str, str | None]  # iteration, checkpoint, split and pool of an episode
 
 
 class _Loose(BaseModel):
@@ -181,7 +181,7 @@ def _iteration(
     report: RunReport, k: int, folder: Path | None, sampled: tuple[Sampled, ...], habits: dict[Played, Habits]
 ) -> IterationReport:
     plain, with_pool = report.line(report.suite, "internalized", k), report.line(report.suite, "in_context", k)
-    measured = {line.mode: (line.checkpoint, line.suite, line.pool_version) for line in (plain, with_pool) if line}
+    measured = {line.mode: (k, line.checkpoint, line.suite, line.pool_version) for line in (plain, with_pool) if line}
     iteration = IterationReport(
         number=k,
         internalized=plain,
@@ -275,7 +275,7 @@ def _sampled(
             for offset, trajectory in _records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
                 entries.append(Entry.of(trajectory, path, offset))
-                played = (trajectory.checkpoint, trajectory.split, trajectory.pool_version)
+                played = (trajectory.iteration, trajectory.checkpoint, trajectory.split, trajectory.pool_version)
                 habits[played] = habits.get(played, Habits()).plus(Habits.of(trajectory))
             if cost.episodes and path.name in LEARNING:
                 costs[k] = (*costs.get(k, ()), cost)

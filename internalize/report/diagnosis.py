@@ -30,7 +30,7 @@ def publish(paths: Sequence[Path], console: Console) -> None:
     found = diagnoses(paths)
     for one in found:
         console.print(plain_text(verdict(one), style="bold"))
-        print_table(SIGN_HEAD, sign_rows(one), console)
+        print_table(SIGN_HEAD, sign_rows(one.signs), console)
     if len(found) > 1:
         console.print(plain_text("All runs: when a sign first fired, and iterations from there to the collapse"))
         print_table(LEAD_HEAD, lead_rows(found), console)

@@ -24,6 +24,7 @@ from .samples import Shown
 from .sentence import summary
 from .tables import COST_HEAD, FAMILY_HEAD, SUITE_HEAD, cost_row, family_rows, iteration_table, suite_rows
 from .text import count, plain, policy_name
+from .tripwires import WHERE, diagnose, signs_of, verdict
 
 FILE = "report.html"
 NOTE = "No page: jinja2 is not installed (pip install 'internalize[plot]')."
@@ -79,7 +80,9 @@ def render(report: RunReport) -> str | None:
         suites=(SUITE_HEAD, suite_rows(report)),
         families=(FAMILY_HEAD, family_rows(report)),
         costs=(COST_HEAD, [cost_row(i) for i in report.iterations if i.sampled or i.training]),
-        cautions=[(policy_name(i.number), c) for i in report.iterations for c in i.cautions],
+        verdict=verdict(diagnose(report)),
+        cautions=[(WHERE[s.mode], s) for s in signs_of(report)],
+        numbers=[i.number for i in report.iterations if i.number],
         changes=changes(report.iterations),
         samples=[(s.title, _question(s.episodes[0]), [_episode(e) for e in s.episodes]) for s in report.samples],
         tokens=_tokens(report),

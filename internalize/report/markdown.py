@@ -29,6 +29,7 @@ from .tables import (
     suite_rows,
 )
 from .text import NOTHING, code_span, count, duration, fenced, markdown_text, policy_name
+from .tripwires import sign_lines
 
 FILE = "report.md"
 LONGEST_POOL = 50  # items listed
@@ -81,12 +82,7 @@ def _iterations(report: RunReport) -> str:
 
 
 def _cautions(report: RunReport) -> str:
-    lines = [
-        f"- {policy_name(c.iteration)}{', ' + markdown_text(c.suite) if c.suite else ''}: {markdown_text(c.message)}"
-        for iteration in report.iterations
-        for c in iteration.cautions
-    ]
-    return section("Cautions", "\n".join(lines))
+    return section("Cautions", "\n".join(f"- {markdown_text(line)}" for line in sign_lines(report)))
 
 
 def _pool(report: RunReport) -> str:

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .data import IterationReport, RunReport
+from .data import RunReport
 from .sentence import summary
 from .tables import FAMILY_HEAD, SUITE_HEAD, Row, family_rows, iteration_table, suite_rows
 from .text import one_line
+from .tripwires import sign_lines
 
 
 def print_report(report: RunReport, console: Console) -> None:
@@ -24,14 +25,8 @@ def print_report(report: RunReport, console: Console) -> None:
         print_table(*iteration_table(report), console)
     for head, rows in ((SUITE_HEAD, suite_rows(report)), (FAMILY_HEAD, family_rows(report))):
         print_table(head, rows, console)
-    for iteration in report.iterations:
-        _print_cautions(iteration, console)
-
-
-def _print_cautions(iteration: IterationReport, console: Console) -> None:
-    for caution in iteration.cautions:
-        where = f"iteration {caution.iteration}" + (f", {caution.suite}" if caution.suite else "")
-        console.print(plain_text(f"! {where}: {caution.message}", style="yellow"))
+    for line in sign_lines(report):
+        console.print(plain_text(f"! {line}", style="yellow"))
 
 
 def print_table(head: Row, rows: list[Row], console: Console) -> None:

@@ -22,7 +22,7 @@ from .text import NOTHING, change_words
 SURE = 0.05
 SIGN_HEAD = ("sign", "where", "iterations", "what it said first")
 LEAD_HEAD = ("sign", "where", "first fired", "lead", "false alarms")
-WHERE: dict[Mode | None, str] = {"internalized": "without", "in_context": "with pool", None: "training"}
+WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: "training"}
 Row = tuple[str, ...]
 
 
@@ -64,9 +64,14 @@ def diagnose(report: RunReport, name: str = "") -> Diagnosis:
         iterations=report.finished,
         tasks=success.n if success else 0,
         collapse=collapse(scores, report.resamples),
-        signs=signs([caution for iteration in report.iterations for caution in iteration.cautions]),
+        signs=signs_of(report),
         detectable=minimum_detectable(success.n, success.mean) if success else 1.0,
     )
+
+
+def signs_of(report: RunReport) -> tuple[Sign, ...]:
+    """The signs of a run, first fired first."""
+    return signs([caution for iteration in report.iterations for caution in iteration.cautions])
 
 
 def signs(cautions: Sequence[Caution]) -> tuple[Sign, ...]:
@@ -115,9 +120,17 @@ def verdict(found: Diagnosis) -> str:
     return f"{found.run}: collapsed at iteration {there.iteration}, {fell}."
 
 
-def sign_rows(found: Diagnosis) -> list[Row]:
-    """One row under SIGN_HEAD for each sign of a run."""
-    return [(s.name, WHERE[s.mode], _ranges(s.iterations), s.message) for s in found.signs]
+def sign_rows(found: Sequence[Sign]) -> list[Row]:
+    """One row under SIGN_HEAD for each sign."""
+    return [(s.name, WHERE[s.mode], ranges(s.iterations), s.message) for s in found]
+
+
+def sign_lines(report: RunReport) -> list[str]:
+    """One line for each sign of a run: when, in which mode, and what it said first."""
+    return [
+        f"iteration {ranges(s.iterations)}{f' ({WHERE[s.mode]})' if s.mode else ''}: {s.message}"
+        for s in signs_of(report)
+    ]
 
 
 def lead_rows(found: Sequence[Diagnosis]) -> list[Row]:
@@ -161,7 +174,7 @@ def _alarms(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
     return f"{sum(len(s.iterations) for s in fired)} of {sum(one.iterations for one in whole)} iterations"
 
 
-def _ranges(numbers: Sequence[int]) -> str:
+def ranges(numbers: Sequence[int]) -> str:
     """Ascending numbers in short: 1, 4-6 for 1, 4, 5, 6."""
     runs: list[list[int]] = []
     for number in numbers:

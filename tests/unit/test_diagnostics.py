@@ -4,12 +4,14 @@ from internalize.diagnostics import (
     Thresholds,
     drift_cautions,
     filter_cautions,
+    habit_cautions,
     leaks,
     pool_cautions,
     pool_health,
     rejection_rate,
     states_strategy,
 )
+from internalize.habits import Habits
 from internalize.metrics import SuiteMetrics
 from internalize.records import Experience
 from internalize.stats import Interval
@@ -78,6 +80,44 @@ def test_rejection():
     assert filter_cautions(2, 8, 1) == ()
     (caution,) = filter_cautions(1, 9, 1)
     assert (caution.sign, caution.value, caution.threshold) == ("most_rejected", 0.9, 0.8)
+
+
+def test_accepted_trajectories_fall_below_the_best_so_far():
+    assert filter_cautions(22, 18, 4, best=0.70) == ()  # 55 %: exactly 15 points are borne
+    (caution,) = filter_cautions(19, 21, 6, best=0.70)  # 47.5 %
+    assert (caution.sign, caution.mode) == ("accepted_fall", None)
+    assert caution.value == pytest.approx(0.225)
+    assert caution.message == "accepted trajectories fell from 70% to 48%"
+
+
+def test_repetition_and_spread_by_hand():
+    starter, loops = Habits(steps=100, repeated=7), Habits(steps=50, repeated=10, shown={"i": 9, "j": 1})
+    line = metrics(iteration=5, mode="in_context")
+    repeated, narrow = habit_cautions(starter, loops, line, widest=4.0)
+    assert (repeated.sign, repeated.iteration, repeated.suite, repeated.mode) == (
+        "repeated_rise",
+        5,
+        "dev",
+        "in_context",
+    )
+    assert repeated.value == pytest.approx(0.13)
+    assert narrow.sign == "spread_shrink"
+    assert narrow.value == pytest.approx(1.3842 / 4, rel=1e-4)  # e to the entropy of 0.9, 0.1
+    assert habit_cautions(starter, Habits(steps=100, repeated=17, shown={"i": 1}), line, widest=1.5) == ()
+    assert habit_cautions(Habits(), loops, line) == ()
+
+
+def gain(mean):
+    return metrics(
+        iteration=3, mode="in_context", in_context_gain=Interval(mean=mean, low=mean - 0.3, high=mean + 0.3, n=20)
+    )
+
+
+@pytest.mark.parametrize(("before", "after", "said"), [(-0.05, -0.1, True), (0.0, -0.1, False), (-0.1, 0.0, False)])
+def test_two_negative_gains_in_a_row_are_a_sign(before, after, said):
+    cautions = drift_cautions(metrics(mode="in_context"), gain(after), last=gain(before))
+    assert [c.sign for c in cautions] == (["pool_hurts_twice"] if said else [])
+    assert drift_cautions(metrics(mode="in_context"), gain(after), last=None) == ()
 
 
 def metrics(**rest):

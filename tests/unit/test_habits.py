@@ -1,0 +1,36 @@
+import math
+
+from internalize.habits import Habits
+from internalize.records import Injection, Message, Step, Trajectory
+
+
+def episode(*actions, shown=(), score=1.0):
+    """One step an action; `shown` are the items of the first steps."""
+    hints = [Injection(item_ids=ids, text="x", served_by="lexical") if ids else None for ids in shown]
+    hints += [None] * (len(actions) - len(hints))
+    steps = tuple(Step(action_text=a, action=None, injection=h) for a, h in zip(actions, hints, strict=True))
+    return Trajectory(
+        id="t", task_id="q", env="docs", split="dev", iteration=0, seed=0, checkpoint="c",
+        prompt=(Message(role="user", content="?"),), steps=steps,
+        termination="failed" if score is None else "answered", score=score, failure="lost" if score is None else None,
+    )  # fmt: skip
+
+
+def test_an_action_repeats_one_of_its_own_episode_only():
+    both = Habits.of(episode("search[a]", "search[b]", "search[a]", "search[a]")).plus(Habits.of(episode("search[a]")))
+    assert (both.episodes, both.steps, both.repeated) == (2, 5, 2)
+    assert both.repetition == 0.4
+
+
+def test_spread_by_hand():
+    even = Habits.of(episode("a", "b", shown=(("i", "j"), ("k", "l"))))
+    assert math.isclose(even.spread, 4.0)
+    skewed = Habits(shown={"i": 3, "j": 1})  # shares 3/4, 1/4: entropy 0.5623 nats
+    assert math.isclose(skewed.spread, 1.7548, rel_tol=1e-4)
+    assert math.isclose(Habits(shown={"i": 7}).spread, 1.0)
+
+
+def test_nothing_counted_is_none_and_a_broken_episode_is_not_counted():
+    assert Habits().repetition is None
+    assert Habits().spread is None
+    assert Habits.of(episode("a", "a", score=None)) == Habits()
