@@ -8,7 +8,8 @@ waits the same time before each; both may have the same number of requests under
 items to offer for each task, and one held item to delete for each of the first tasks; whatever it is asked, it answers
 in the form that the prompt demands. Nothing is lost if the pool ends with every new item and without the deleted ones.
 With faults, a share of the requests fails (429, 500, a dropped or cut connection, broken JSON, no choices, no content),
-and a command that says work is left is called again, as a user would.
+and a command that says work is left is called again, as a user would. In a third run requests succeed, and a share of
+the answers ends in the middle, as a model's own answers do.
 
 Theirs runs unchanged, by its own command, from a working folder that holds the recorded episodes as if its rollouts had
 ended; its checkout has to be set up as its README says (.env and packages; `--python` names their interpreter). Seconds
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import resource
 import subprocess
@@ -35,7 +37,7 @@ from internalize.formats.official import RolloutLine, to_rollout
 from internalize.pool import ExperiencePool, load_pool, save_pool
 from internalize.records import Experience, Trajectory
 from internalize.store import write_jsonl
-from tests.faulty_server import NO_ANSWER, FaultyServer
+from tests.faulty_server import NO_ANSWER, FaultyServer, Reply
 from tests.writer import add, attempt, edits, held_ids, keep_all, stage_of, task_number
 
 HELD = tuple(f"When a {word} is shown, read it before you go on." for word in ("label", "list", "map", "note"))
@@ -158,8 +160,19 @@ def _operation(said: str, ids: dict[str, str]) -> dict[str, Any]:
 
 
 def reply(messages: list[dict[str, Any]], _: object) -> str:
-    text = "\n".join(message["content"] for message in messages[:2])
+    text = str(messages[0]["content"])
     return theirs(messages[-1]["content"]) if messages[0]["role"] == "system" else json.dumps(ours(text))
+
+
+def breaking_off(share: float, seed: int) -> Reply:
+    """Answers whole to all but a share of the requests, and with the first half of its words to those."""
+    draw = random.Random(seed)
+
+    def half(messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> str:
+        text = reply(messages, schema)
+        return text[: len(text) // 2] if draw.random() < share else text
+
+    return half
 
 
 def run_ours(server: Timed, setting: Setting, folder: Path) -> tuple[list[str], Path]:
@@ -254,23 +267,26 @@ def show(line: Line, setting: Setting) -> None:
 @click.option("--sizes", default="300,3000", show_default=True, help="Characters of an observation, one run each.")
 @click.option("--latency", default=0.05, show_default=True, help="Seconds before each answer.")
 @click.option("--at-once", default=16, show_default=True, help="Requests under way.")
-@click.option("--share", default=0.3, show_default=True, help="Share of the requests that fail, in a further run.")
+@click.option("--share", default=0.3, show_default=True, help="Share of the requests that fail, in the second run.")
+@click.option("--spoilt", default=0.2, show_default=True, help="Share of the answers that end early, in the third.")
 @click.option("--seed", default=0, show_default=True, help="Of the faults.")
 def main(  # noqa: PLR0913 - the conditions
     *, authors: Path | None, python: str, tasks: int, attempts: int, sizes: str, latency: float, at_once: int,
-    share: float, seed: int,
+    share: float, spoilt: float, seed: int,
 ) -> None:  # fmt: skip
     theirs_at = Theirs((authors or Path()).resolve(), python)
     print(f"{tasks} tasks, {attempts} attempts each, {latency:g} s an answer, {at_once} requests at once")
     for size in map(int, sizes.split(",")):
         setting = Setting(tasks, attempts, size, at_once)
-        for failing in (0.0, share) if share else (0.0,):
-            print(f"\nobservations of {size} characters, {failing:.0%} of the requests fail")
+        for failing, broken in ((0.0, 0.0), (share, 0.0), (0.0, spoilt)):
+            print(
+                f"\nobservations of {size} characters; {failing:.0%} of requests fail, {broken:.0%} of answers end early"
+            )
             print("          command   asking  process.  calls  requests  faults   new items    deleted  odd")
             for name in ("ours", "theirs") if authors else ("ours",):
                 with (
                     tempfile.TemporaryDirectory() as folder,
-                    Timed(reply, share=failing, seed=seed, kinds=KINDS, delay=latency) as server,
+                    Timed(breaking_off(broken, seed), share=failing, seed=seed, kinds=KINDS, delay=latency) as server,
                 ):
                     show(measure(name, server, setting, Path(folder), theirs_at), setting)
 

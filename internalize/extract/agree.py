@@ -90,6 +90,7 @@ async def _reconcile_part(work: Work, proposals: Sequence[Proposal], batch: Batc
         _reconcile_prompt(work, shown(concerned), data(lines)),
         Decisions,
         lambda answer: _decisions(answer.decisions, proposals, ids, work.config.words),
+        ids,
     )
     cited = {number for decision in found for number in decision.numbers}
     dropped = [p for number, p in enumerate(proposals, start=1) if number not in cited]
@@ -168,6 +169,7 @@ async def _smaller(work: Work, edits: Sequence[PoolEdit], batch: Batch) -> list[
             text(shown(choice)),
             Edits,
             lambda answer: _shrinking(check_all(answer.edits, ids, work.config.words, UNLIMITED), large, excess),
+            ids,
         )
     except Refused as refused:
         batch.refused.append(refused.refusal)

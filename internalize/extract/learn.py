@@ -41,6 +41,7 @@ async def learn(work: Work, attempts: Sequence[Trajectory]) -> list[Proposal]:
         text(listed, await _attempts(work, attempts, room - len(listed))),
         Learnt,
         lambda answer: check_all(answer.edits, ids, config.words, config.per_task),
+        ids,
     )
     basis = Proposal("NONE", (), "", "", tuple(t.id for t in attempts), (task,))
     return [proposal.joined(basis) for proposal in found]

@@ -3,12 +3,14 @@
 A question is known by the hash of who is asked and all that is sent. A killed extraction goes through the same
 questions again and finds its answers in extraction.jsonl. Left out: what is asked (llm.py), the reading of answers
 (asking.py), retries of requests (the chat model). What must not change: a failure of the infrastructure writes
-nothing, so that its question stays owed; equal questions asked at the same time are one request.
+nothing, so that its question stays owed; equal questions asked at the same time are one request. Waiting for the
+disk keeps nobody else waiting: answers that come in meanwhile are written together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,9 @@ class Ledger:
     _refused: set[tuple[Stage, str]] = field(default_factory=set)  # since the last of them
     _known: dict[str, Reply] = field(default_factory=dict)
     _asking: dict[str, asyncio.Task[Reply]] = field(default_factory=dict)
+    _unwritten: list[Entry] = field(default_factory=list)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _file: threading.Lock = field(default_factory=threading.Lock)
 
     @staticmethod
     def open(path: Path, chat: ChatModel) -> Ledger:
@@ -77,8 +82,24 @@ class Ledger:
         return [entry.reply for entry in self._entries if entry.key]
 
     def _append(self, entry: Entry) -> None:
-        append_jsonl(self.path, [entry])
+        self._write([entry])
         self._take(entry)
+
+    async def _keep(self, entry: Entry) -> None:
+        """Return when the entry is on disk, written by whoever had the first turn since it came."""
+        self._unwritten.append(entry)
+        async with self._turn:
+            batch, self._unwritten = self._unwritten, []
+            try:
+                await asyncio.to_thread(self._write, batch)
+            except BaseException:
+                self._unwritten = [*batch, *self._unwritten]  # or others would take theirs for written
+                raise
+        self._take(entry)
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        with self._file:
+            append_jsonl(self.path, entries)
 
     def _take(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -111,7 +132,7 @@ class Ledger:
                 temperature=WARMTH if self.rounds else asked.temperature,
                 seed=asked.seed + self.rounds,
             )
-            self._append(Entry(key=key, stage=stage, subject=subject, reply=reply))
+            await self._keep(Entry(key=key, stage=stage, subject=subject, reply=reply))
         finally:
             del self._asking[key]
         return reply

@@ -110,25 +110,33 @@ class LeftOut(Record):
         )
 
 
-def schema_of(model: type[BaseModel]) -> dict[str, JsonValue]:
-    """The JSON schema of an answer as strict servers want it: every property required, no other allowed."""
+def schema_of(model: type[BaseModel], ids: Collection[str] = ()) -> dict[str, JsonValue]:
+    """The JSON schema of an answer as strict servers want it: every property required, no other allowed.
+
+    Targets are some of `ids`: a small model held to a schema would else fill them up to its last token.
+    """
     found: dict[str, JsonValue] = model.model_json_schema()
-    _make_strict(found)
+    named: dict[str, JsonValue] = {"type": "string"}
+    if ids:
+        named["enum"] = [*sorted(ids)]
+    _make_strict(found, {"type": "array", "items": named, "maxItems": len(ids)})
     return found
 
 
-def _make_strict(node: Any) -> None:
+def _make_strict(node: Any, targets: JsonValue) -> None:
     if isinstance(node, list):
         for entry in node:
-            _make_strict(entry)
+            _make_strict(entry, targets)
     elif isinstance(node, dict):
         for unwanted in ("default", "title", "description"):
             if not isinstance(node.get(unwanted), dict):  # a property may be called so
                 node.pop(unwanted, None)
         if "properties" in node:
             node |= {"required": list(node["properties"]), "additionalProperties": False}
+            if "targets" in node["properties"]:
+                node["properties"]["targets"] = targets
         for entry in node.values():
-            _make_strict(entry)
+            _make_strict(entry, targets)
 
 
 def read(model: type[ModelT], answer: dict[str, Any]) -> ModelT:

@@ -7,7 +7,7 @@ an outage is raised only after everything asked beside it has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -68,9 +68,15 @@ class Work:
         return max(0, (self.config.context - 2 * self._answer - own - 100) * CHARACTERS)
 
     async def ask(
-        self, stage: Stage, subject: str, text: str, model: type[ModelT], check: Callable[[ModelT], Value]
+        self,
+        stage: Stage,
+        subject: str,
+        text: str,
+        model: type[ModelT],
+        check: Callable[[ModelT], Value],
+        ids: Collection[str] = (),
     ) -> Value:
-        """The checked answer; `check` raises ValueError.
+        """The checked answer; `check` raises ValueError. `ids` are those of the items that `text` shows.
 
         Raises Refused when answers stay unusable, InfrastructureError or Incomplete when there was none.
         """
@@ -78,7 +84,7 @@ class Work:
             found = await ask(
                 self.book.about(stage, subject),
                 [Message(role="user", content=text)],
-                schema_of(model),
+                schema_of(model, ids),
                 lambda answer: check(read(model, answer)),
                 tries=TRIES,
                 max_tokens=self._answer,

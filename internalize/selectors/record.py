@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from internalize.records import Record
-from internalize.store import append_jsonl, read_jsonl
+from internalize.store import append_jsonl, read_jsonl, recover
 
 
 class Selection(Record):
@@ -32,6 +32,8 @@ class SelectionLog:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
+        if path:
+            recover(path)
         self.made: list[Selection] = read_jsonl(path, Selection) if path and path.exists() else []
         self._served = {made.id: made for made in self.made if not made.failure}
 

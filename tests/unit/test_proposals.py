@@ -1,5 +1,7 @@
 """Whatever a model proposes, the batch that is settled applies to the pool."""
 
+import json
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,3 +78,11 @@ def test_schemas_are_as_strict_servers_want_them() -> None:
             assert one["additionalProperties"] is False
             assert set(one["required"]) == set(one["properties"])
     assert schema_of(Edits)["required"] == ["edits"]
+
+
+def test_a_schema_lets_only_shown_items_be_edited() -> None:
+    def targets(ids: tuple[str, ...]) -> dict[str, object]:
+        return json.loads(json.dumps(schema_of(Learnt, ids)))["$defs"]["Proposed"]["properties"]["targets"]
+
+    assert targets(IDS) == {"type": "array", "items": {"type": "string", "enum": sorted(IDS)}, "maxItems": len(IDS)}
+    assert targets(())["maxItems"] == 0
