@@ -280,7 +280,7 @@ def main(  # noqa: PLR0913 - the conditions
         setting = Setting(tasks, attempts, size, at_once)
         for failing, broken in ((0.0, 0.0), (share, 0.0), (0.0, spoilt)):
             print(
-                f"\nobservations of {size} characters; {failing:.0%} of requests fail, {broken:.0%} of answers end early"
+                f"\nobservations of {size} characters; failing requests {failing:.0%}, broken-off answers {broken:.0%}"
             )
             print("          command   asking  process.  calls  requests  faults   new items    deleted  odd")
             for name in ("ours", "theirs") if authors else ("ours",):
