@@ -1,7 +1,8 @@
 """A scripted searcher for the game `coin` of TextWorldExpress, and the aimless one that the warm-up imitates.
 
 The package's own solutions walk to and fro, and look around where everything was just said. The searcher takes the coin
-where it sees it and else goes where it has not been. The aimless one often overlooks the coin and goes anywhere.
+where it sees it and else goes where it has not been. The aimless one often overlooks the coin, grabs where there is none
+(so that experience can tell the two apart) and goes anywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from internalize.records import Action
 
 TAKE, LOOK = "take coin", "look around"
 P_TAKE, P_SEARCH = 0.3, 0.65  # of the aimless one: that it takes a coin in sight, that it goes on as the searcher would
+P_GRAB = 0.2  # that it grabs where there is no coin
 P_LOOK, P_STRAY = 0.4, 0.15  # of walks: that they begin with a look, that a step goes anywhere
 _MOST = 7  # steps of a walk
 _DOOR = re.compile(r"To the (\w+) you see the ([\w ]+)\.")
@@ -52,6 +54,8 @@ def _coin(seen: str) -> bool:
 
 def aimless(seen: str, good: Action, rng: random.Random) -> Action:
     """What the aimless one does where the searcher does `good`."""
+    if not _coin(seen) and rng.random() < P_GRAB:
+        return act(TAKE)
     if rng.random() < (P_TAKE if _coin(seen) else P_SEARCH):
         return good
     ways = [f"move {way.lower()}" for way, _ in _DOOR.findall(seen)]
@@ -68,7 +72,7 @@ def play(
         if number == 0 and rng.random() < P_LOOK:
             command = taken = LOOK
         elif command != TAKE and rng.random() < P_STRAY:
-            taken = rng.choice(["move north", "move south", LOOK])
+            taken = rng.choice(["move north", "move south", LOOK, TAKE])
         said = step(act(taken))
         yield act(command), act(taken), said
         if said is None:

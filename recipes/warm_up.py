@@ -22,7 +22,7 @@ from internalize.engines.models import load_policy
 from internalize.records import ToolSpec
 from internalize.render import PROTOCOLS, Renderer, Turn
 
-COUNT = {"tau2": 42, "coin": 66}
+COUNT = {"tau2": 42, "coin": 54}
 
 
 def packed(walk: Walk, hung: list[Branch], renderer: Renderer, tools: tuple[ToolSpec, ...]) -> Packed:
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(WALKS))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--walks", type=int, default=0, help="0: 42 for tau2, 66 for coin")
+    parser.add_argument("--walks", type=int, default=0, help="0: 42 for tau2, 54 for coin")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rank", type=int, default=16)
