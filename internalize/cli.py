@@ -18,7 +18,7 @@ from .cli_export import export_command
 from .cli_judge import judge_command
 from .cli_logs import logs_group
 from .cli_pool import pool_group
-from .cli_study import diagnose_command, study_command
+from .cli_study import diagnose_command, study_command, view_command
 from .config import Config, load_config
 from .console import going_on_by, progress
 from .errors import InternalizeError, UserError
@@ -199,6 +199,7 @@ cli.add_command(pool_group)
 cli.add_command(logs_group)
 cli.add_command(study_command)
 cli.add_command(diagnose_command)
+cli.add_command(view_command)
 cli.add_command(judge_command)
 cli.add_command(export_command)
 cli.add_command(endpoints_command)

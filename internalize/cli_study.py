@@ -1,4 +1,4 @@
-"""What is asked of several runs: `study` runs a grid of recipes and compares them, `diagnose` reads warning signs.
+"""`study` runs a grid of recipes and compares them; `diagnose` and `view` read finished runs.
 
 Left out: how a run is run (loop.py). What must not change: the comparison is printed also when the study is stopped
 before its end, for what is finished.
@@ -58,3 +58,16 @@ def diagnose_command(runs: tuple[Path, ...]) -> None:
     from .report import diagnosis
 
     diagnosis.publish(runs, Console())
+
+
+@click.command("view")
+@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("task", default="")
+@click.option("--iteration", "iterations", type=int, multiple=True, help="Only these iterations (default: all).")
+def view_command(run_dir: Path, task: str, iterations: tuple[int, ...]) -> None:
+    """Which tasks were won when; with TASK (the start of an id) all its episodes side by side."""
+    from rich.console import Console
+
+    from .report import view
+
+    view.publish(run_dir, task, iterations, Console())

@@ -27,6 +27,7 @@ from internalize.store import first_problem
 
 from .data import RunReport, load
 from .text import NOTHING, percent, points, share
+from .tripwires import Diagnosis, diagnose
 
 CELL_HEAD = (
     "cell",
@@ -70,8 +71,8 @@ class Curve(Record):
     gain: Interval | None  # last iteration minus the starter
     context_gain: Interval | None  # with the pool minus without, after the last iteration
     retained: float | None
-    premature: float
-    turns: float
+    premature: tuple[float | None, ...]  # after each iteration, no experience in the prompt
+    turns: tuple[float | None, ...]
 
     @property
     def last(self) -> int:
@@ -107,6 +108,7 @@ class Comparison(Record):
     reference: str
     curves: tuple[Curve, ...]
     versus: tuple[Versus, ...]
+    diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
     unfinished: tuple[str, ...]
 
 
@@ -124,11 +126,15 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
             runs.setdefault(member.cell, []).append(report)
     curves = tuple(_curve(cell, reports, resamples) for cell, reports in runs.items())
     versus = _versus(runs, manifest.reference, resamples)
+    found = [
+        diagnose(r, f"{cell}, seed {r.info.seed}") for cell, reports in runs.items() for r in reports if r.finished
+    ]
     return Comparison(
         question=manifest.question,
         reference=manifest.reference,
         curves=curves,
         versus=versus,
+        diagnoses=tuple(found),
         unfinished=tuple(unfinished),
     )
 
@@ -152,8 +158,9 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
     last = min(max(i.number for i in report.iterations) for report in reports)
     plain = [[report.scores(k) for report in reports] for k in range(last + 1)]
     pooled = [[report.scores(k, "in_context") for report in reports] for k in range(last + 1)]
-    lines = [line for report in reports if (line := report.line(report.suite, "internalized", last))]
-    kept = [line.retained for line in lines if line.retained is not None]
+    lines = [[report.line(report.suite, "internalized", k) for report in reports] for k in range(last + 1)]
+    measured = [[line for line in row if line and line.results] for row in lines]
+    kept = [line.retained for line in measured[-1] if line.retained is not None]
     return Curve(
         cell=cell,
         seeds=len(reports),
@@ -162,8 +169,8 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         gain=paired_difference_runs(plain[0], plain[last], resamples) if last else None,
         context_gain=paired_difference_runs(plain[last], pooled[last], resamples),
         retained=sum(kept) / len(kept) if kept else None,
-        premature=_mean([line.premature_rate for line in lines]),
-        turns=_mean([line.turns for line in lines]),
+        premature=tuple(_mean([line.premature_rate for line in row]) if row else None for row in measured),
+        turns=tuple(_mean([line.turns for line in row]) if row else None for row in measured),
     )
 
 
@@ -231,14 +238,22 @@ def _cell_row(curve: Curve) -> Row:
         points(curve.context_gain),
         share(best),
         share(curve.retained),
-        share(curve.premature),
-        f"{curve.turns:.1f}",
+        share(curve.premature[-1]),
+        NOTHING if (turns := curve.turns[-1]) is None else f"{turns:.1f}",
     )
 
 
 def versus_rows(comparison: Comparison) -> list[Row]:
     """One row under VERSUS_HEAD for each cell that can be compared with the reference."""
     return [
-        (v.cell, points(v.change), str(v.won), str(v.lost), f"{v.p:.3f}", f"{100 * v.detectable:.0f} points", v.verdict)
+        (
+            v.cell,
+            points(v.change),
+            str(v.won),
+            str(v.lost),
+            f"{v.p:.3f}" if v.p >= 0.001 else "< 0.001",
+            f"{100 * v.detectable:.0f} points",
+            v.verdict,
+        )
         for v in comparison.versus
     ]

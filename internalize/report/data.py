@@ -177,6 +177,12 @@ def load(run_dir: Path) -> RunReport:
     return report
 
 
+def episodes(run_dir: Path) -> list[Entry]:
+    """Where every whole episode of a run lies. Raises UserError if there is no run."""
+    read_run(run_dir)
+    return _sampled(_folders(run_dir))[1]
+
+
 def _iteration(
     report: RunReport, k: int, folder: Path | None, sampled: tuple[Sampled, ...], habits: dict[Played, Habits]
 ) -> IterationReport:

@@ -30,7 +30,7 @@ def publish(paths: Sequence[Path], console: Console) -> None:
     found = diagnoses(paths)
     for one in found:
         console.print(plain_text(verdict(one), style="bold"))
-        print_table(SIGN_HEAD, sign_rows(one.signs), console)
+        print_table(SIGN_HEAD, sign_rows(one.signs), console, text=(0, 1, 3))
     if len(found) > 1:
         console.print(plain_text("All runs: when a sign first fired, and iterations from there to the collapse"))
-        print_table(LEAD_HEAD, lead_rows(found), console)
+        print_table(LEAD_HEAD, lead_rows(found), console, text=(0, 1))

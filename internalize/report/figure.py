@@ -16,11 +16,12 @@ from internalize.metrics import SuiteMetrics
 
 from .data import IterationReport, RunReport
 from .text import one_line
+from .tripwires import diagnose
 
 TargetT = TypeVar("TargetT", Path, StringIO)
 NOTE = "No figure: matplotlib is not installed (pip install 'internalize[plot]')."
 FILE = "figure.png"
-INK, GRID, PAPER = "#374151", "#e5e7eb", "white"
+INK, GRID, PAPER, FALL = "#374151", "#e5e7eb", "white", "#be123c"
 STYLES = (
     # field of IterationReport, label, colour, line, marker
     ("in_context", "with the pool in the prompt", "#d97706", (0, (4, 2)), "s"),
@@ -42,6 +43,7 @@ def plot(figure: Any, report: RunReport) -> None:
         _draw_success(success, report.iterations, style)
         _draw_line(premature, report.iterations, style, lambda line: line.premature_rate)
     _dress_success(success, report)
+    _mark_collapse(success, report)
     _dress_premature(premature, report.iterations)
 
 
@@ -109,6 +111,14 @@ def _dress_success(axes: Any, report: RunReport) -> None:
     handles, labels = axes.get_legend_handles_labels()
     place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 2, "borderaxespad": 0.2}
     axes.legend(handles[::-1], labels[::-1], fontsize=9, frameon=False, handlelength=2.8, labelcolor=INK, **place)
+
+
+def _mark_collapse(axes: Any, report: RunReport) -> None:
+    """A thin line where success fell for good."""
+    found = diagnose(report).collapse
+    if found is not None:
+        axes.axvline(found.iteration, color=FALL, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        axes.annotate("collapse", (found.iteration, 97), (4, 0), textcoords="offset points", color=FALL, fontsize=8.5)
 
 
 def _dress_premature(axes: Any, iterations: Sequence[IterationReport]) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from internalize.diagnostics import pool_health
-from internalize.metrics import SuiteMetrics
 from internalize.records import Experience, Step
 from internalize.store import write_atomic
 
-from . import figure
+from . import figure, panels
 from .data import IterationReport, RunReport
 from .samples import Shown
 from .sentence import summary
@@ -74,8 +73,8 @@ def render(report: RunReport) -> str | None:
     return template.render(
         report=report,
         sentence=summary(report),
-        success=_svg(lambda fig: figure.plot(fig, report), (7.6, 4.9)) if _measured(report) else "",
-        signs=_svg(lambda fig: _plot_signs(fig, report), (7.6, 6.0)) if report.finished else "",
+        success=_svg(lambda fig: figure.plot(fig, report), (9.6, 5.2)) if _measured(report) else "",
+        signs=_signs(report) if report.finished else "",
         iterations=iteration_table(report),
         suites=(SUITE_HEAD, suite_rows(report)),
         families=(FAMILY_HEAD, family_rows(report)),
@@ -133,6 +132,11 @@ def _tokens(report: RunReport) -> str:
     return f"{count(learning)} tokens sampled for learning, {count(measuring)} for evaluation."
 
 
+def _signs(report: RunReport) -> str:
+    count = len(panels.panels(report.iterations))
+    return _svg(lambda fig: panels.plot(fig, report), panels.size(count)) if count else ""
+
+
 def _svg(plot: Callable[[Any], None], size: tuple[float, float]) -> str:
     """The figure as an SVG element; empty without matplotlib."""
     buffer = io.StringIO()
@@ -140,43 +144,3 @@ def _svg(plot: Callable[[Any], None], size: tuple[float, float]) -> str:
         return ""
     text = buffer.getvalue()
     return text[text.index("<svg") :]
-
-
-def _plot_signs(fig: Any, report: RunReport) -> None:
-    """Every diagnostic over the iterations in its own small panel, without the pool and with it."""
-    panels: tuple[tuple[str, Callable[[SuiteMetrics], float | None]], ...] = (
-        ("turns an episode", lambda line: line.turns),
-        ("tokens an action", lambda line: line.action_tokens / line.turns if line.turns else None),
-        ("invalid actions, %", lambda line: 100 * line.invalid_rate),
-        ("truncated, %", lambda line: 100 * line.truncated_rate),
-        ("premature, %", lambda line: 100 * line.premature_rate),
-        ("NLL, nats a token", lambda line: line.nll),
-    )
-    grid = fig.subplots(3, 3, sharex=True)
-    for axes, (title, value) in zip(grid.flat, panels, strict=False):
-        for field, _, colour, dashes, marker in figure.STYLES:
-            lines = [(i.number, getattr(i, field)) for i in report.iterations]
-            known = [(k, y) for k, line in lines if line is not None and (y := value(line)) is not None]
-            look = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.4}
-            axes.plot([k for k, _ in known], [y for _, y in known], **look)
-        _dress(axes, title)
-    moved = (
-        ("action entropy, nats", "entropy"),
-        ("KL to the starter, nats", "kl_to_base"),
-        ("plain text NLL, nats", "held_out_nll"),
-    )
-    for axes, (title, name) in zip(grid[2], moved, strict=True):
-        measured = [(i.number, getattr(i.drift, name)) for i in report.iterations if i.drift]
-        known = [(k, y) for k, y in measured if y is not None]
-        axes.plot([k for k, _ in known], [y for _, y in known], color=figure.STYLES[1][2], marker="o", markersize=3.5)
-        _dress(axes, title)
-
-
-def _dress(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=9, color=figure.INK)
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.tick_params(labelsize=8, length=0, colors=figure.INK)
-    axes.grid(axis="y", color=figure.GRID, linewidth=0.8)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)

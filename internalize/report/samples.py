@@ -27,12 +27,23 @@ class Entry:
     checkpoint: str
     score: float | None
     plain: bool  # no experience was shown
+    iteration: int  # updates of the policy that played
+    split: str
 
     @staticmethod
     def of(trajectory: Trajectory, path: Path, offset: int) -> Entry:
         """The entry of a trajectory read from `path` at byte `offset`."""
         shown = trajectory.global_injection is not None or any(step.injection for step in trajectory.steps)
-        return Entry(path, offset, trajectory.task_id, trajectory.checkpoint, trajectory.score, not shown)
+        return Entry(
+            path=path,
+            offset=offset,
+            task_id=trajectory.task_id,
+            checkpoint=trajectory.checkpoint,
+            score=trajectory.score,
+            plain=not shown,
+            iteration=trajectory.iteration,
+            split=trajectory.split,
+        )
 
     def read(self) -> Trajectory:
         """The episode itself."""

@@ -6,6 +6,7 @@ figure draws every cell on one scale from 0 to 100 with its interval, and an unf
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .figure import NOTE, save
 from .markdown import named, section, table
 from .terminal import plain_text, print_table
 from .text import markdown_text, one_line
+from .tripwires import LEAD_HEAD, lead_rows, verdict
 
 FILE, FIGURE = "study.md", "study.png"
 COLOURS = ("#1d4ed8", "#d97706", "#047857", "#be123c", "#7c3aed", "#0e7490", "#a16207", "#4b5563", "#db2777", "#65a30d")
@@ -45,7 +47,7 @@ def publish(comparison: Comparison, out: Path) -> None:
     if comparison.unfinished:
         console.print(plain_text(_unfinished(comparison), style="yellow"))
     path = out / FILE
-    write_atomic(path, render(comparison, _draw(comparison, out / FIGURE)))
+    write_atomic(path, render(comparison, draw(comparison, out / FIGURE)))
     Console(stderr=True).print(f"Written: {path}", highlight=False, soft_wrap=True)
 
 
@@ -62,6 +64,7 @@ def render(comparison: Comparison, drawn: Path | None) -> str:
             COMPARED if comparison.versus else "",
         ),
         section("Iterations", _iterations(comparison)),
+        _signs(comparison),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -69,6 +72,14 @@ def render(comparison: Comparison, drawn: Path | None) -> str:
 def _unfinished(comparison: Comparison) -> str:
     folders = comparison.unfinished
     return f"Not finished: {len(folders)} runs ({', '.join(folders[:3])})." if folders else ""
+
+
+def _signs(comparison: Comparison) -> str:
+    found = comparison.diagnoses
+    collapsed = "\n".join(f"- {markdown_text(verdict(one))}" for one in found if one.collapse)
+    counted = f"Success fell for good in {sum(one.collapse is not None for one in found)} of {len(found)} runs."
+    rows = [(name, where, markdown_text(first), *rest) for name, where, first, *rest in lead_rows(found)]
+    return section("Warning signs", counted if found else "", collapsed, table(LEAD_HEAD, rows, text_columns=(0, 1)))
 
 
 def _iterations(comparison: Comparison) -> str:
@@ -82,29 +93,45 @@ def _iterations(comparison: Comparison) -> str:
     return table(head, named(rows))
 
 
-def _draw(comparison: Comparison, path: Path) -> Path | None:
+def draw(comparison: Comparison, path: Path) -> Path | None:
+    """The figure of a study at `path`; None without matplotlib or without measurements."""
     if not any(any(curve.internalized) for curve in comparison.curves):
         return None
-    return save(path, lambda figure: _plot(figure, comparison), (9.6, 5.2))
+    return save(path, lambda figure: _plot(figure, comparison), (9.6, 7.2))
 
 
 def _plot(figure: Any, comparison: Comparison) -> None:
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, field, title in zip(
-        panels, ("internalized", "in_context"), ("without experience", "with the pool"), strict=True
-    ):
-        for number, curve in enumerate(comparison.curves):
-            _line(axes, curve, getattr(curve, field), COLOURS[number % len(COLOURS)], shift=0.04 * number)
-        axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-        axes.set_xlabel("iteration", fontsize=9)
+    """Success without and with the pool above, how the policy behaves without it below."""
+    panels = figure.subplots(2, 2, sharex=True, height_ratios=(2, 1))
+    for number, curve in enumerate(comparison.curves):
+        colour, shift = COLOURS[number % len(COLOURS)], 0.04 * number
+        _line(panels[0][0], curve, curve.internalized, colour, shift)
+        _line(panels[0][1], curve, curve.in_context, colour, shift)
+        _plain(panels[1][0], [None if p is None else 100 * p for p in curve.premature], colour)
+        _plain(panels[1][1], curve.turns, colour)
+    titles = ("success without experience, %", "success with the pool, %", "premature answers, %", "turns an episode")
+    for axes, title in zip(panels.flat, titles, strict=True):
+        _dress(axes, title)
+    for axes in panels[0]:
         axes.set_ylim(0, 100)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-    panels[0].set_ylabel("success, %", fontsize=9)
-    handles, labels = panels[0].get_legend_handles_labels()
+    for axes in panels[1]:
+        axes.set_xlabel("iteration", fontsize=9)
+    handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+
+
+def _dress(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _plain(axes: Any, values: Sequence[float | None], colour: str) -> None:
+    known = [(k, value) for k, value in enumerate(values) if value is not None]
+    axes.plot([k for k, _ in known], [v for _, v in known], color=colour, marker="o", markersize=3, linewidth=1.4)
 
 
 def _line(axes: Any, curve: Curve, intervals: tuple[Any, ...], colour: str, shift: float) -> None:

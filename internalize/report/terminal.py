@@ -6,6 +6,8 @@ model or a file is printed as plain text, never read as markup or control codes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -29,13 +31,13 @@ def print_report(report: RunReport, console: Console) -> None:
         console.print(plain_text(f"! {line}", style="yellow"))
 
 
-def print_table(head: Row, rows: list[Row], console: Console) -> None:
-    """A table whose first column is text; no rows, no table."""
+def print_table(head: Row, rows: list[Row], console: Console, text: Collection[int] = (0,)) -> None:
+    """A table whose columns number `text` are text; no rows, no table."""
     if not rows:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number == 0 else "right", header_style="bold", overflow="fold")
+        table.add_column(name, justify="left" if number in text else "right", header_style="bold", overflow="fold")
     for row in rows:
         table.add_row(*(plain_text(cell) for cell in row))
     console.print(table)

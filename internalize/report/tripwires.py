@@ -20,6 +20,7 @@ from .data import RunReport
 from .text import NOTHING, change_words
 
 SURE = 0.05
+MOST_NAMED = 3  # runs named in a cell of a table
 SIGN_HEAD = ("sign", "where", "iterations", "what it said first")
 LEAD_HEAD = ("sign", "where", "first fired", "lead", "false alarms")
 WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: "training"}
@@ -117,7 +118,8 @@ def verdict(found: Diagnosis) -> str:
         )
     there = found.collapse
     fell = f"{change_words(there.change)} since iteration {there.best}"
-    return f"{found.run}: collapsed at iteration {there.iteration}, {fell}."
+    last = "" if there.iteration < found.iterations else " It is the last iteration: nothing shows that it stays."
+    return f"{found.run}: collapsed at iteration {there.iteration}, {fell}.{last}"
 
 
 def sign_rows(found: Sequence[Sign]) -> list[Row]:
@@ -155,6 +157,8 @@ def _sign(found: Diagnosis, name: str, mode: Mode | None) -> Sign | None:
 
 def _first(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
     fired = [(one.run, s) for one in found if (s := _sign(one, name, mode))]
+    if len(fired) > MOST_NAMED:
+        return f"{len(fired)} runs, at {ranges(sorted({s.iterations[0] for _, s in fired}))}"
     return ", ".join(f"{s.iterations[0]} ({run})" if len(found) > 1 else str(s.iterations[0]) for run, s in fired)
 
 

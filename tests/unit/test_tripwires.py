@@ -86,6 +86,11 @@ def test_leads_and_false_alarms_by_hand():
     ]
 
 
+def test_many_runs_are_counted_and_not_named():
+    runs = [diagnosed(str(n), None, caution("a", 1 + n % 2)) for n in range(4)]
+    assert lead_rows(runs) == [("a", "training", "4 runs, at 1-2", "-", "4 of 20 iterations")]
+
+
 def test_ranges():
     assert ranges((4, 5, 6, 8, 10)) == "4-6, 8, 10"
 
@@ -106,6 +111,7 @@ def test_a_run_directory_is_diagnosed(tmp_path):
     found = diagnose(load(collapsed_run(tmp_path / "bad")))
     assert (found.collapse.iteration, found.collapse.best) == (2, 1)
     assert "collapsed at iteration 2, -40.0 points" in verdict(found)
+    assert verdict(found).endswith("It is the last iteration: nothing shows that it stays.")
     assert ("turns_growth", "internalized") in [(s.name, s.mode) for s in found.signs]
     well = diagnose(load(make_run(tmp_path / "well")))
     assert "no collapse shown in 2 iterations (40 tasks: a fall below about 31 points" in verdict(well)

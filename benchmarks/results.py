@@ -1,0 +1,140 @@
+"""Fill the tables of a Markdown page from run directories: `python -m benchmarks.results docs/results.md --root runs`.
+
+The page says where a table belongs; what stands between the two marks is replaced, all other text is left alone.
+
+    <!-- run: demo -->            ... <!-- end -->    figure, sentence, iterations, suites and signs of a run
+    <!-- study: baselines -->     ... <!-- end -->    figure, cells and differences of a study
+    <!-- diagnose: ten naive -->  ... <!-- end -->    the warning signs of several runs against their collapses
+    <!-- compare: b-0 b-1 : a-0 a-1 --> ... <!-- end -->    before and after, NAME.results.jsonl of a seed each, which
+                                                            `internalize evaluate --out NAME.jsonl` writes
+
+Names are relative to `--root`. A table whose files are not there stays as it is, and is named. Figures go to `figures/`
+beside the page. Left out: any number that is not in those files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+
+from internalize.metrics import by_task
+from internalize.records import EvalResult
+from internalize.report import comparison, diagnosis, figure, study_page
+from internalize.report.data import load
+from internalize.report.markdown import named, table
+from internalize.report.sentence import summary
+from internalize.report.tables import SUITE_HEAD, iteration_table, suite_rows
+from internalize.report.text import count, markdown_text, percent, points, share
+from internalize.report.tripwires import LEAD_HEAD, diagnose, lead_rows, verdict
+from internalize.stats import Scores, mean_runs, paired_difference_runs
+from internalize.store import read_jsonl, write_atomic
+
+BLOCK = re.compile(r"(<!-- (run|study|diagnose|compare): ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@click.command(help=__doc__)
+@click.argument("page", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--root", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("runs"))
+def main(page: Path, root: Path) -> None:
+    def fill(found: re.Match[str]) -> str:
+        opening, kind, names, closing = found.groups()
+        missing = [path for path in needed(kind, names, root) if not path.exists()]
+        if missing:
+            click.echo(f"left as it is: {kind} {names} (there is no {missing[0]})", err=True)
+            return found.group()
+        return f"{opening}\n{WRITERS[kind](root, names, page.parent / 'figures')}\n\n{closing}"
+
+    write_atomic(page, BLOCK.sub(fill, page.read_text(encoding="utf-8")))
+
+
+def needed(kind: str, names: str, root: Path) -> list[Path]:
+    """What a block is made from."""
+    if kind == "compare":
+        return [results_file(root, name) for name in names.replace(":", " ").split()]
+    return [root / name / ("study.json" if kind == "study" else "run.json") for name in names.split()]
+
+
+def results_file(root: Path, name: str) -> Path:
+    """Where `internalize evaluate --out NAME.jsonl` puts its results."""
+    return root / f"{name}.results.jsonl"
+
+
+def of_run(root: Path, name: str, figures: Path) -> str:
+    """Figure, sentence, tables and verdict of one run."""
+    report = load(root / name)
+    figures.mkdir(exist_ok=True)
+    drawn = figure.write(report, figures / f"{name}.png")
+    head, rows = iteration_table(report)
+    parts = (
+        f"![Success of the run {name} over its iterations](figures/{drawn.name})" if drawn else "",
+        markdown_text(summary(report), 2000),
+        table(head, rows),
+        table(SUITE_HEAD, named(suite_rows(report))),
+        markdown_text(verdict(diagnose(report, name))),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def of_study(root: Path, name: str, figures: Path) -> str:
+    """Figure, cells and differences of one study."""
+    found = comparison.compare(root / name)
+    figures.mkdir(exist_ok=True)
+    drawn = study_page.draw(found, figures / f"{name}.png")
+    parts = (
+        f"![Success of every cell over the iterations](figures/{drawn.name})" if drawn else "",
+        table(comparison.CELL_HEAD, named(comparison.cell_rows(found))),
+        table(comparison.VERSUS_HEAD, named(comparison.versus_rows(found))),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def of_signs(root: Path, names: str, _: Path) -> str:
+    """Verdicts and leads of several runs."""
+    found = diagnosis.diagnoses([root / name for name in names.split()])
+    verdicts = "\n".join(f"- {markdown_text(verdict(one))}" for one in found)
+    return f"{verdicts}\n\n{table(LEAD_HEAD, lead_rows(found), text_columns=(0, 1))}"
+
+
+def of_results(root: Path, names: str, _: Path) -> str:
+    """Before and after, over seeds and by family."""
+    sides = [[read_jsonl(results_file(root, n), EvalResult) for n in side.split()] for side in names.split(":")]
+    families = sorted({r.family for run in sides[0] for r in run if r.family})
+    rows = [_row("all", sides, lambda _: True)]
+    rows += [_row(family, sides, lambda r, f=family: r.family == f) for family in families]
+    habits = " ".join(_habits(when, runs) for when, runs in zip(("Before:", "After:"), sides, strict=True))
+    return f"{table(('tasks', 'before %', 'after %', 'difference, points', 'n'), rows)}\n\n{habits}"
+
+
+def _row(
+    name: str, sides: Sequence[Sequence[Sequence[EvalResult]]], of: Callable[[EvalResult], bool]
+) -> tuple[str, ...]:
+    before, after = ([_scores(run, of) for run in side] for side in sides)
+    change = paired_difference_runs(before, after)
+    n = count(change.n if change else None)
+    return (markdown_text(name), percent(mean_runs(before)), percent(mean_runs(after)), points(change), n)
+
+
+def _scores(run: Sequence[EvalResult], of: Callable[[EvalResult], bool]) -> Scores:
+    return by_task(result for result in run if of(result))
+
+
+def _habits(when: str, runs: Sequence[Sequence[EvalResult]]) -> str:
+    every = [result for run in runs for result in run if result.success is not None]
+    premature, turns = (
+        sum(values) / max(1, len(every)) for values in ([r.premature for r in every], [r.turns for r in every])
+    )
+    return f"{when} {share(premature)} premature, {turns:.1f} turns."
+
+
+WRITERS: dict[str, Callable[[Path, str, Path], str]] = {
+    "run": of_run,
+    "study": of_study,
+    "diagnose": of_signs,
+    "compare": of_results,
+}
+
+if __name__ == "__main__":
+    main()
