@@ -19,7 +19,7 @@ from internalize.records import Record, Trajectory
 from internalize.render import Renderer
 
 from .examples import build_example
-from .losses import CHUNK, chunked_loss
+from .losses import chunked_loss, tokens_at_once
 from .scoring import Packed, head, pack_branches, pack_clean, teacher_hidden
 from .weights import State, head_with, swapped
 
@@ -78,8 +78,11 @@ def held_out_nll(model: nn.Module, renderer: Renderer) -> float:
 @torch.no_grad()
 def _entropy(hidden_AD: Tensor, model: nn.Module) -> Tensor:
     """Entropy of the next-token distribution at every action token: [A]."""
-    parts = [functional.log_softmax(head(model)(part).float(), dim=-1) for part in torch.split(hidden_AD, CHUNK)]
-    return torch.cat([-(part.exp() * part).sum(-1) for part in parts]).cpu()
+    output, entropies = head(model), [torch.zeros(0)]
+    for part in torch.split(hidden_AD, tokens_at_once(output, hidden_AD.device)):
+        log_p = functional.log_softmax(output(part).float(), dim=-1)
+        entropies.append(-(log_p.exp() * log_p).sum(-1).cpu())
+    return torch.cat(entropies)
 
 
 @torch.no_grad()

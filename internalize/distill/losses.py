@@ -24,7 +24,10 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor, float], Tensor]  # log q, log p, alpha
 
-CHUNK = 256  # action tokens whose logits live at once: 50 MB a copy at a vocabulary of 49,152
+# Logits that live at once, in about eight copies: 42 tokens of a vocabulary of 49,152 on a CPU, which more would make
+# hardly faster; a GPU wants larger pieces.
+LOGITS = {"cpu": 2**21, "cuda": 2**25}
+FEWEST = 16  # tokens at once, whatever the vocabulary
 
 
 class Divergence(NamedTuple):
@@ -91,7 +94,10 @@ def divergence(
     "topk" compares k tokens and the rest as one: a lower bound of the full divergence, equal to it at k = V.
     """
     objective = Objective(objective) if isinstance(objective, str) else objective
-    log_q, log_p = _log_softmax(student_logits_TV), _log_softmax(teacher_logits_TV).detach()
+    return _compare(_log_softmax(student_logits_TV), _log_softmax(teacher_logits_TV).detach(), objective, ids_T)
+
+
+def _compare(log_q: Tensor, log_p: Tensor, objective: Objective, ids_T: Tensor | None) -> Tensor:
     if objective.support == "sampled":
         assert ids_T is not None, "the sampled estimator needs the sampled tokens"
         return sampled_reverse_kl(_at(log_q, ids_T), _at(log_p, ids_T))
@@ -128,32 +134,30 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
     teacher_TD: Tensor | None = None,
     teacher_head: Head | None = None,
     anchor: Anchor | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Tensor:
     """Loss at every action token from hidden states: [T, D], [T], teacher [T, D'] -> [T] in nats.
 
     `objective` "sft" needs no teacher. `teacher_head` None means that the head is frozen and shared. Logits are made
-    `chunk` tokens at a time and never kept: with a frozen head the gradient of the hidden states is worked out
-    along with the loss; with a trained one the logits are made again in the backward pass.
+    `chunk` tokens at a time (None: `tokens_at_once`) and never kept: with a frozen head the gradient of the hidden
+    states is worked out along with the loss; with a trained one the logits are made again in the backward pass.
     """
     objective = Objective(objective) if isinstance(objective, str) else objective
 
     def loss_of(rows_TD: Tensor, part: slice) -> Tensor:
-        student = head(rows_TD)
+        log_q = _log_softmax(head(rows_TD))  # no name for the logits, so that they do not outlive their use
         if objective.kind == "sft":
-            loss = cross_entropy(student, ids_T[part])
+            loss = -_at(log_q, ids_T[part])
         else:
             assert teacher_TD is not None, "a divergence needs the teacher's hidden states"
-            with torch.no_grad():
-                teacher = (teacher_head or head)(teacher_TD[part])
-            loss = divergence(student, teacher, objective, ids_T[part])
+            loss = _compare(log_q, _reference(teacher_head or head, teacher_TD[part]), objective, ids_T[part])
         if anchor is not None:
-            with torch.no_grad():
-                held = anchor.head(anchor.hidden_TD[part])
-            loss = loss + anchor.weight * divergence(student, held, "reverse")
+            held = _reference(anchor.head, anchor.hidden_TD[part])
+            loss = loss + anchor.weight * _compare(log_q, held, Objective("reverse"), None)
         return loss
 
-    parts = [slice(start, start + chunk) for start in range(0, len(ids_T), chunk)]
+    size = chunk or tokens_at_once(head, hidden_TD.device)
+    parts = [slice(start, start + size) for start in range(0, len(ids_T), size)]
     if len(parts) <= 1:  # a single chunk is within the bound: plain autograd, nothing twice
         return loss_of(hidden_TD, slice(None))
     if isinstance(head, nn.Module) and not any(weight.requires_grad for weight in head.parameters()):
@@ -161,6 +165,19 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
         return losses_T
     again = [checkpoint(loss_of, hidden_TD[p], p, use_reentrant=False, preserve_rng_state=False) for p in parts]
     return torch.cat(again)
+
+
+def tokens_at_once(head: Head, device: torch.device) -> int:
+    """Tokens whose logits are `LOGITS`; a head without weights of its own is taken for one of 2**16 tokens."""
+    weights = list(head.parameters()) if isinstance(head, nn.Module) else []
+    vocabulary = max((len(weight) for weight in weights), default=2**16)
+    return max(FEWEST, LOGITS.get(device.type, LOGITS["cuda"]) // vocabulary)
+
+
+@torch.no_grad()
+def _reference(head: Head, rows_TD: Tensor) -> Tensor:
+    """Log-probabilities of a teacher or an anchor: [T, D] -> [T, V]."""
+    return _log_softmax(head(rows_TD))
 
 
 class _RowLoss(torch.autograd.Function):
