@@ -180,6 +180,13 @@ class DistillConfig(Section):
         0, ge=0, le=100, description="Epochs in a row without a better held-out loss before training stops; 0 = never."
     )
     kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
+    in_context: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the same actions trained with the experience left in the prompt, against the same "
+        "teacher, so that using experience is not unlearned; 0 = off.",
+    )
     epochs: int = Field(
         2,
         ge=0,
@@ -336,8 +343,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    file = copy.deepcopy(data)
     for override in overrides:
         _apply(data, override)
+    _make_room_for_preset(data, file, overrides)
     try:
         return Config.model_validate(data)
     except ValidationError as error:

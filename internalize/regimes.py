@@ -95,6 +95,10 @@ CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         "distill.refresh = {refresh} counts steps of distill.batch and excludes distill.batch_tokens = {batch_tokens}",
     ),
     (
+        lambda d: d.in_context > 0 and d.teacher == "live" and d.divergence != "sft",
+        "distill.in_context = {in_context} has no effect with distill.teacher = 'live', which then is the student",
+    ),
+    (
         lambda d: d.early_stop > 0 and d.held_out == 0,
         "distill.early_stop = {early_stop} watches held-out examples and needs distill.held_out above 0",
     ),

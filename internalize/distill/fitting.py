@@ -1,11 +1,12 @@
 """The training loop as transformers' `Trainer` sees it: one module with the loss, rows of items, states to go on from.
 
 A row is one trajectory (a batch is accumulated) or, counted by tokens, a group of them whose gradients are added
-up one by one. A saved state holds the trained weights, optimizer, schedule and random state, a moving teacher's
-average, and what was measured so far, so that a training killed at any point goes on to the same weights. Left out:
+up one by one; an item's like in context follows it. A saved state holds the trained weights, optimizer, schedule
+and random state, a moving teacher's average, and what was measured so far, so that a training killed at any point
+goes on to the same weights. Left out:
 padding. What must not change: the loss of an optimizer step is sum(weight * token loss) / action tokens in that
 step ('token'), or the mean over its trajectories of weight * mean token loss ('trajectory'): weights never change
-the denominator.
+the denominator, and neither do likes in context.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Lossy(nn.Module):
         """Weighted sum of token losses over the action tokens (or trajectories) of the whole optimizer step."""
         del labels  # only there to be counted
         loss = self.token_losses(item).sum()
-        if self.probing:
+        if self.probing and item is self.lessons[0].items[index]:
             self.probed[index] = float(loss.detach())
         share = item.weight if self.settings.per == "token" else item.weight / len(item.packed.targets)
         return {"loss": share * loss / num_items_in_batch}
@@ -247,7 +248,7 @@ def trainer_of(
 ) -> Fit:
     """The trainer over the lessons of `lossy`; AdamW, linear decay to 0, seeded order, unless the config says else."""
     rows = _rows(lossy.lessons[0].items, config.batch_tokens)
-    labels = _labels_of(config.per)
+    labels = _labels_of(config.per, lossy.lessons[0].items)
     fit = Fit(
         model=lossy,
         args=_arguments(lossy.policy, config, seed, folder, one_round=part is not None),
@@ -262,24 +263,29 @@ def trainer_of(
 
 def _rows(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:
     """One item a row, or rows of items with just `batch_tokens` action tokens or more (the last may have fewer)."""
-    numbered = list(enumerate(items))
-    if not batch_tokens:
-        return [(pair,) for pair in numbered]
     rows: list[Row] = []
     row: list[tuple[int, TrainItem]] = []
-    for pair in numbered:
+    for pair in enumerate(items):
         row.append(pair)
         if sum(len(item.packed.targets) for _, item in row) >= batch_tokens:
             rows.append(tuple(row))
             row = []
-    return [*rows, tuple(row)] if row else rows
+    rows += [tuple(row)] if row else []
+    return [tuple(side for pair in row for side in _sides(*pair)) for row in rows]
 
 
-def _labels_of(per: str) -> Callable[[Row], Tensor]:
-    """Labels are there to be counted: as many as there are action tokens, or trajectories."""
-    if per == "token":
-        return lambda row: torch.cat([item.packed.targets for _, item in row])
-    return lambda row: torch.zeros(len(row), dtype=torch.long)
+def _sides(index: int, item: TrainItem) -> Row:
+    return ((index, item), (index, item.shown)) if item.shown else ((index, item),)
+
+
+def _labels_of(per: str, items: Sequence[TrainItem]) -> Callable[[Row], Tensor]:
+    """Labels are there to be counted: as many as there are action tokens, or trajectories, of `items`."""
+
+    def labels(row: Row) -> Tensor:
+        targets = [item.packed.targets for index, item in row if item is items[index]]
+        return torch.cat(targets) if per == "token" else torch.zeros(len(targets), dtype=torch.long)
+
+    return labels
 
 
 def _arguments(

@@ -14,7 +14,7 @@ import copy
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,7 @@ class TrainItem:
     """What the student runs, and the teacher's hidden states [A, D] at the same action tokens (None: sft).
 
     `hinted` is the teacher's side for one that answers anew at every step; `anchor` the starter's hidden states.
+    `shown` is the same item with the experience left in the prompt, trained beside it and not counted.
     """
 
     packed: Packed
@@ -52,6 +53,7 @@ class TrainItem:
     weight: float = 1.0
     hinted: Packed | None = None
     anchor: Tensor | None = None
+    shown: TrainItem | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def prepare(
     anchor, anchor_head = _anchor(model, clean, config, given)
     if config.divergence == "sft":
         items = [TrainItem(p, None, e.weight, None, a) for p, e, a in zip(clean, examples, anchor, strict=True)]
-        return Lessons(*_split(items, places), anchor_head=anchor_head)
+        return Lessons(*_split(_with_shown(items, examples, config), places), anchor_head=anchor_head)
     moving = config.teacher in MOVING
     asked = sorted({*places, *range(min(SANE_SAMPLE, len(examples)))}) if moving else range(len(examples))
     answers, teacher_head, nll = _answers(model, [examples[i] for i in asked], [clean[i] for i in asked], config, given)
@@ -117,7 +119,21 @@ def prepare(
         )
         for i, (packed, example) in enumerate(zip(clean, examples, strict=True))
     ]
-    return Lessons(*_split(items, places), teacher_head, anchor_head, nll)
+    return Lessons(*_split(_with_shown(items, examples, config), places), teacher_head, anchor_head, nll)
+
+
+def _with_shown(
+    items: Sequence[TrainItem], examples: Sequence[DistillExample], config: DistillConfig
+) -> list[TrainItem]:
+    """Every item with its like in context, if `in_context` asks for it and experience was shown at all."""
+    if not config.in_context:
+        return list(items)
+    return [
+        replace(item, shown=replace(item, packed=pack(example), weight=item.weight * config.in_context, anchor=None))
+        if example.teacher_prompt or any(span.branch for span in example.spans)
+        else item
+        for item, example in zip(items, examples, strict=True)
+    ]
 
 
 def held_out(count: int, share: float, seed: int) -> frozenset[int]:

@@ -57,6 +57,34 @@ def test_global_experience_is_distilled_too(model: LlamaForCausalLM, tmp_path: P
     assert summary.divergence_after < 0.8 * summary.divergence_before
 
 
+def test_training_in_context_too_keeps_what_experience_does(examples: list[DistillExample], tmp_path: Path) -> None:
+    """Without it the student's learning also moves what the same weights do with the experience before them."""
+    start, moved = tiny_model(), {}
+    for weight in (0.0, 1.0):
+        policy, summary = _train(examples, tmp_path, lr=3e-3, in_context=weight)
+        assert summary.divergence_after < 0.9 * summary.divergence_before
+        assert (summary.steps, summary.accepted) == (4 * 3, 5)
+        moved[weight] = 0.0
+        for example in examples:
+            before = head(start)(teacher_hidden(start, pack(example))).log_softmax(-1)
+            after = head(policy)(teacher_hidden(policy, pack(example))).log_softmax(-1)
+            moved[weight] += (before.exp() * (before - after)).sum().item()
+    assert moved[1.0] < 0.8 * moved[0.0]
+
+
+def test_the_loss_in_context_is_added_and_not_counted(examples: list[DistillExample], tmp_path: Path) -> None:
+    _, summary = _train(examples, tmp_path, divergence="sft", epochs=1, lr=1e-9, batch=5, in_context=0.5)
+    model, clean, shown, tokens = tiny_model(), 0.0, 0.0, 0
+    for example in examples:
+        for packed in (pack_clean(example.token_ids, example.spans), pack(example)):
+            logits = head(model)(hidden_states(model, packed))
+            nll = torch.nn.functional.cross_entropy(logits, packed.targets, reduction="sum").item()
+            clean, shown = (clean, shown + nll) if packed.segments[1:] else (clean + nll, shown)
+        tokens += len(packed.targets)
+    assert summary.first_loss == pytest.approx((clean + 0.5 * shown) / tokens, rel=1e-4)
+    assert summary.divergence_before == pytest.approx(clean / tokens, rel=1e-4)
+
+
 def test_same_seed_same_weights_and_another_seed_others(examples: list[DistillExample], tmp_path: Path) -> None:
     ids = []
     for seed in (0, 0, 1):
