@@ -19,7 +19,9 @@ from .tripwires import LEAD_HEAD, SIGN_HEAD, Diagnosis, diagnose, lead_rows, sig
 
 def diagnoses(paths: Sequence[Path]) -> list[Diagnosis]:
     """Of every run named, and of every run begun in a study named. Raises UserError for a folder that is neither."""
-    named = [(str(path.name), path) for path in paths if not (path / "study.json").exists()]
+    runs = [path for path in paths if not (path / "study.json").exists()]
+    apart = len({path.name for path in runs}) == len(runs)
+    named = [(path.name if apart else str(path), path) for path in runs]
     for study in (path for path in paths if (path / "study.json").exists()):
         named += [(f"{m.cell}, seed {m.seed}", study / m.folder) for m in members(study)]
     return [diagnose(load(path), name) for name, path in named]

@@ -23,7 +23,7 @@ SURE = 0.05
 MOST_NAMED = 3  # runs named in a cell of a table
 SIGN_HEAD = ("sign", "where", "iterations", "what it said first")
 LEAD_HEAD = ("sign", "where", "first fired", "lead", "false alarms")
-WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: "training"}
+WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: NOTHING}
 Row = tuple[str, ...]
 
 
