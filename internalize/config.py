@@ -180,12 +180,10 @@ class DistillConfig(Section):
         0, ge=0, le=100, description="Epochs in a row without a better held-out loss before training stops; 0 = never."
     )
     kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
-    in_context: float = Field(
-        0.0,
-        ge=0,
-        le=10,
-        description="Weight of the same actions trained with the experience left in the prompt, against the same "
-        "teacher, so that using experience is not unlearned; 0 = off.",
+    in_context: Literal["off", "keep", "learn"] = Field(
+        "off",
+        description="What else is trained on, with the experience left in the prompt, so that using it is not "
+        "unlearned: 'keep' what the teacher did there, 'learn' the accepted actions.",
     )
     epochs: int = Field(
         2,
@@ -332,6 +330,7 @@ class Config(Section):
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe (None = all defaults) and apply `section.key=value` overrides, values in TOML.
 
+    A preset among the overrides outranks the recipe's switches, and other overrides outrank the preset.
     Raises ConfigError naming the file and the key.
     """
     data: dict[str, Any] = {}
@@ -343,10 +342,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    file = copy.deepcopy(data)
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.startswith("distill.preset")):
         _apply(data, override)
-    _make_room_for_preset(data, file, overrides)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -366,6 +363,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
         data[last] = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         data[last] = text  # a bare word such as global is a string
+    if key.strip() == "distill.preset":
+        regimes.outrank(data)
 
 
 def _sentence(error: ValidationError) -> str:

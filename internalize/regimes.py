@@ -1,8 +1,8 @@
 """Named distillation recipes, and the table of switches that contradict each other. Light: no torch, no config.
 
-A preset only fills in switches that a recipe leaves open; docs/regimes.md says where each comes from. Left out:
-the switches themselves (`config.DistillConfig`). What must not change: an explicit key overrides its preset, and
-every row of the table is one sentence that names both keys.
+A preset only fills in switches that are left open where it is named; docs/regimes.md says where each comes from.
+Left out: the switches themselves (`config.DistillConfig`). What must not change: an explicit key overrides its
+preset, and every row of the table is one sentence that names both keys.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "off_policy": {"generator": "teacher", "divergence": "forward", "filter": "success", "teacher": "frozen"},
     # arXiv 2606.04703: the one it is compared with, L_on
     "on_policy": {"generator": "student", "divergence": "reverse", "filter": "none", "teacher": "frozen"},
-    # arXiv 2601.19897: the student's own samples, a teacher that follows it slowly, fresh samples as it moves
+    # arXiv 2601.19897, as its results were made (forward, though version 1 derives the reverse): the student's own
+    # samples, a teacher that follows it slowly, fresh samples as it moves
     "sdft": {
         "generator": "student",
-        "divergence": "reverse",
+        "divergence": "forward",
         "filter": "none",
         "teacher": "ema",
         "ema": 0.99,
@@ -95,8 +96,12 @@ CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         "distill.refresh = {refresh} counts steps of distill.batch and excludes distill.batch_tokens = {batch_tokens}",
     ),
     (
-        lambda d: d.in_context > 0 and d.teacher == "live" and d.divergence != "sft",
-        "distill.in_context = {in_context} has no effect with distill.teacher = 'live', which then is the student",
+        lambda d: d.in_context == "keep" and d.teacher == "live" and d.divergence != "sft",
+        "distill.in_context = 'keep' has no effect with distill.teacher = 'live', which then is the student",
+    ),
+    (
+        lambda d: d.in_context == "learn" and d.filter == "none",
+        "distill.in_context = 'learn' teaches failures too under distill.filter = 'none'",
     ),
     (
         lambda d: d.early_stop > 0 and d.held_out == 0,
@@ -112,6 +117,12 @@ CONTRADICTIONS: tuple[tuple[Callable[[Settings], bool], str], ...] = (
 def expanded(values: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a [distill] section with those of its preset filled in; an unknown preset is left to its field."""
     return {**PRESETS.get(str(values.get("preset", "")), {}), **values}
+
+
+def outrank(values: dict[str, Any]) -> None:
+    """Take out of a [distill] section what its preset, named after the section was written, says otherwise."""
+    for key in PRESETS.get(str(values["preset"]), {}):
+        values.pop(key, None)
 
 
 def contradiction(settings: Settings) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,8 @@ WRONG = [
     (["filter=best_of_n", "attempts=1"], "filter = 'best_of_n' .* at least 2"),
     (["refresh=4"], "refresh = 4 needs distill.generator = 'student'"),
     (["refresh=4", "generator=student", "batch_tokens=9"], "excludes distill.batch_tokens = 9"),
-    (["in_context=1", "teacher=live"], "in_context = 1.* has no effect with distill.teacher = 'live'"),
+    (["in_context=keep", "teacher=live"], "in_context = 'keep' has no effect with distill.teacher = 'live'"),
+    (["in_context=learn", "filter=none"], "in_context = 'learn' teaches failures too"),
     (["early_stop=2", "held_out=0"], "early_stop = 2 watches held-out examples"),
     (["early_stop=2", "refresh=2", "generator=student"], "early_stop = 2 compares epochs"),
     (["trainer={output_dir='x'}"], "trainer: 'output_dir' cannot be set there; possible: accelerator_config, "),
@@ -45,7 +47,7 @@ def test_a_contradiction_is_one_sentence_that_names_the_keys(changes: list[str],
 
 
 def test_every_row_of_the_table_is_tried() -> None:
-    tried = {next(i for i, (holds, _) in enumerate(CONTRADICTIONS) if holds(_unchecked(c))) for c, _ in WRONG[:14]}
+    tried = {next(i for i, (holds, _) in enumerate(CONTRADICTIONS) if holds(_unchecked(c))) for c, _ in WRONG[:15]}
     assert tried == set(range(len(CONTRADICTIONS)))
 
 
@@ -93,6 +95,22 @@ def test_an_explicit_key_overrides_its_preset() -> None:
         "refresh": 0,
         "teacher": "ema",
     }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_named_on_the_command_line_outranks_the_recipe_and_not_the_command_line(
+    preset: str, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        '[distill]\ngenerator = "teacher"\ndivergence = "js"\nfilter = "best_of_n"\nattempts = 3\nlr = 1e-3\n'
+    )
+    named = load_config(recipe, [f"distill.preset={preset}"]).distill.model_dump()
+    assert PRESETS[preset].items() <= named.items()
+    assert named["lr"] == 1e-3  # which no preset sets
+    quoted = load_config(recipe, ["distill.divergence=forward", f'distill.preset="{preset}"']).distill
+    assert quoted.divergence == "forward"
+    assert quoted.generator == PRESETS[preset]["generator"]
 
 
 def test_a_changed_preset_value_is_named() -> None:
