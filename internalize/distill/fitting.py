@@ -3,10 +3,9 @@
 A row is one trajectory (a batch is accumulated) or, counted by tokens, a group of them whose gradients are added
 up one by one; an item's like in context follows it. A saved state holds the trained weights, optimizer, schedule
 and random state, a moving teacher's average, and what was measured so far, so that a training killed at any point
-goes on to the same weights. Left out:
-padding. What must not change: the loss of an optimizer step is sum(weight * token loss) / action tokens in that
-step ('token'), or the mean over its trajectories of weight * mean token loss ('trajectory'): weights never change
-the denominator, and neither do likes in context.
+goes on to the same weights. Left out: padding. What must not change: the loss of an optimizer step is
+sum(weight * token loss) / action tokens in that step ('token'), or the mean over its trajectories of weight * mean
+token loss ('trajectory'): neither weights nor likes in context ever change the denominator.
 """
 
 from __future__ import annotations

@@ -125,15 +125,17 @@ def prepare(
 def _with_shown(
     items: Sequence[TrainItem], examples: Sequence[DistillExample], config: DistillConfig
 ) -> list[TrainItem]:
-    """Every item with its like in context, if `in_context` asks for it and experience was shown at all."""
-    if not config.in_context:
+    """Every item with its like in context, where experience was shown; without a teacher it takes cross-entropy."""
+    if config.in_context == "off":
         return list(items)
-    return [
-        replace(item, shown=replace(item, packed=pack(example), weight=item.weight * config.in_context, anchor=None))
-        if example.teacher_prompt or any(span.branch for span in example.spans)
-        else item
-        for item, example in zip(items, examples, strict=True)
-    ]
+    found = []
+    for item, example in zip(items, examples, strict=True):
+        was_shown = example.teacher_prompt or any(span.branch for span in example.spans)
+        like = replace(item, packed=pack(example), anchor=None)
+        if config.in_context == "learn":
+            like = replace(like, teacher=None, hinted=None)
+        found.append(replace(item, shown=like) if was_shown else item)
+    return found
 
 
 def held_out(count: int, share: float, seed: int) -> frozenset[int]:

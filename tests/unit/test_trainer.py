@@ -60,20 +60,20 @@ def test_global_experience_is_distilled_too(model: LlamaForCausalLM, tmp_path: P
 def test_training_in_context_too_keeps_what_experience_does(examples: list[DistillExample], tmp_path: Path) -> None:
     """Without it the student's learning also moves what the same weights do with the experience before them."""
     start, moved = tiny_model(), {}
-    for weight in (0.0, 1.0):
-        policy, summary = _train(examples, tmp_path, lr=3e-3, in_context=weight)
+    for choice in ("off", "keep"):
+        policy, summary = _train(examples, tmp_path, lr=3e-3, in_context=choice)
         assert summary.divergence_after < 0.9 * summary.divergence_before
         assert (summary.steps, summary.accepted) == (4 * 3, 5)
-        moved[weight] = 0.0
+        moved[choice] = 0.0
         for example in examples:
             before = head(start)(teacher_hidden(start, pack(example))).log_softmax(-1)
             after = head(policy)(teacher_hidden(policy, pack(example))).log_softmax(-1)
-            moved[weight] += (before.exp() * (before - after)).sum().item()
-    assert moved[1.0] < 0.8 * moved[0.0]
+            moved[choice] += (before.exp() * (before - after)).sum().item()
+    assert moved["keep"] < 0.8 * moved["off"]
 
 
 def test_the_loss_in_context_is_added_and_not_counted(examples: list[DistillExample], tmp_path: Path) -> None:
-    _, summary = _train(examples, tmp_path, divergence="sft", epochs=1, lr=1e-9, batch=5, in_context=0.5)
+    _, summary = _train(examples, tmp_path, divergence="sft", epochs=1, lr=1e-9, batch=5, in_context="learn")
     model, clean, shown, tokens = tiny_model(), 0.0, 0.0, 0
     for example in examples:
         for packed in (pack_clean(example.token_ids, example.spans), pack(example)):
@@ -81,7 +81,7 @@ def test_the_loss_in_context_is_added_and_not_counted(examples: list[DistillExam
             nll = torch.nn.functional.cross_entropy(logits, packed.targets, reduction="sum").item()
             clean, shown = (clean, shown + nll) if packed.segments[1:] else (clean + nll, shown)
         tokens += len(packed.targets)
-    assert summary.first_loss == pytest.approx((clean + 0.5 * shown) / tokens, rel=1e-4)
+    assert summary.first_loss == pytest.approx((clean + shown) / tokens, rel=1e-4)
     assert summary.divergence_before == pytest.approx(clean / tokens, rel=1e-4)
 
 
