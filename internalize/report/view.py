@@ -18,6 +18,7 @@ from internalize.records import Step, Trajectory
 
 from .data import episodes, load
 from .samples import Entry
+from .tables import Row
 from .terminal import plain_text, print_table
 from .text import plain, policy_name
 
@@ -41,12 +42,12 @@ def publish(run_dir: Path, task: str, iterations: Sequence[int], console: Consol
     console.print(plain_text(said))
 
 
-def task_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+def task_rows(entries: Sequence[Entry]) -> list[Row]:
     """One row under TASK_HEAD for each task, in the order in which they were played."""
     tasks: dict[str, list[Entry]] = {}
     for entry in entries:
         tasks.setdefault(entry.task_id, []).append(entry)
-    rows = []
+    rows: list[Row] = []
     for task, played in tasks.items():
         without, shown = ([e for e in played if e.plain == wanted] for wanted in (True, False))
         rows.append((task, marks(without), marks(shown), question(played[0].read())))
