@@ -16,7 +16,7 @@ from internalize.errors import Incomplete, InfrastructureError
 from internalize.pool import ExperiencePool
 from internalize.records import Experience, PoolEdit
 
-from .proposals import Decided, Decisions, Edits, LeftOut, Proposal, check_all, checked, settle
+from .proposals import Bounds, Decided, Decisions, Edits, LeftOut, Proposal, check_all, checked, settle
 from .questions import Refusal, Refused, Work, all_of, data, fitting, listed, shown
 
 UNLIMITED = 1 << 30
@@ -90,7 +90,7 @@ async def _reconcile_part(work: Work, proposals: Sequence[Proposal], batch: Batc
         _reconcile_prompt(work, shown(concerned), data(lines)),
         Decisions,
         lambda answer: _decisions(answer.decisions, proposals, ids, work.config.words),
-        ids,
+        Bounds(ids, len(proposals)),
     )
     cited = {number for decision in found for number in decision.numbers}
     dropped = [p for number, p in enumerate(proposals, start=1) if number not in cited]
@@ -169,7 +169,7 @@ async def _smaller(work: Work, edits: Sequence[PoolEdit], batch: Batch) -> list[
             text(shown(choice)),
             Edits,
             lambda answer: _shrinking(check_all(answer.edits, ids, work.config.words, UNLIMITED), large, excess),
-            ids,
+            Bounds(ids, len(ids)),
         )
     except Refused as refused:
         batch.refused.append(refused.refusal)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from internalize.records import Experience, Trajectory
 
-from .proposals import Learnt, Proposal, Summary, check_all
+from .proposals import Bounds, Learnt, Proposal, Summary, check_all
 from .questions import Work, all_of, data, fitting, shown
 from .transcript import CHARACTERS, clip, outcome, question, transcript
 
@@ -41,7 +41,7 @@ async def learn(work: Work, attempts: Sequence[Trajectory]) -> list[Proposal]:
         text(listed, await _attempts(work, attempts, room - len(listed))),
         Learnt,
         lambda answer: check_all(answer.edits, ids, config.words, config.per_task),
-        ids,
+        Bounds(ids, config.per_task),
     )
     basis = Proposal("NONE", (), "", "", tuple(t.id for t in attempts), (task,))
     return [proposal.joined(basis) for proposal in found]

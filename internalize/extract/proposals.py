@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
@@ -110,33 +110,44 @@ class LeftOut(Record):
         )
 
 
-def schema_of(model: type[BaseModel], ids: Collection[str] = ()) -> dict[str, JsonValue]:
-    """The JSON schema of an answer as strict servers want it: every property required, no other allowed.
+class Bounds(NamedTuple):
+    """What an answer may hold: targets out of `ids`, and at most `most` edits or decisions.
 
-    Targets are some of `ids`: a small model held to a schema would else fill them up to its last token.
+    A small model that is held to a schema would else go on with either up to its last token.
     """
+
+    ids: Collection[str] = ()
+    most: int = 1
+
+
+def schema_of(model: type[BaseModel], bounds: Bounds) -> dict[str, JsonValue]:
+    """The JSON schema of an answer as strict servers want it: every property required, no other allowed."""
     found: dict[str, JsonValue] = model.model_json_schema()
-    named: dict[str, JsonValue] = {"type": "string"}
-    if ids:
-        named["enum"] = [*sorted(ids)]
-    _make_strict(found, {"type": "array", "items": named, "maxItems": len(ids)})
+    _make_strict(found, bounds)
     return found
 
 
-def _make_strict(node: Any, targets: JsonValue) -> None:
+def _make_strict(node: Any, bounds: Bounds) -> None:
     if isinstance(node, list):
         for entry in node:
-            _make_strict(entry, targets)
+            _make_strict(entry, bounds)
     elif isinstance(node, dict):
         for unwanted in ("default", "title", "description"):
             if not isinstance(node.get(unwanted), dict):  # a property may be called so
                 node.pop(unwanted, None)
         if "properties" in node:
             node |= {"required": list(node["properties"]), "additionalProperties": False}
-            if "targets" in node["properties"]:
-                node["properties"]["targets"] = targets
+            _bound(node["properties"], bounds)
         for entry in node.values():
-            _make_strict(entry, targets)
+            _make_strict(entry, bounds)
+
+
+def _bound(properties: dict[str, Any], bounds: Bounds) -> None:
+    for name in properties.keys() & {"edits", "decisions"}:
+        properties[name]["maxItems"] = bounds.most
+    if "targets" in properties:
+        named = {"enum": sorted(bounds.ids)} if bounds.ids else {}
+        properties["targets"] = {"type": "array", "items": {"type": "string", **named}, "maxItems": len(bounds.ids)}
 
 
 def read(model: type[ModelT], answer: dict[str, Any]) -> ModelT:

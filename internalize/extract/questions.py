@@ -7,7 +7,7 @@ an outage is raised only after everything asked beside it has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from internalize.records import Experience, Message, PoolEdit, Record
 
 from .ledger import Ledger, Stage
 from .prompts import prompt
-from .proposals import LeftOut, Proposal, read, schema_of, to_edit
+from .proposals import Bounds, LeftOut, Proposal, read, schema_of, to_edit
 from .screen import Screen
 from .transcript import CHARACTERS, plain
 
@@ -29,6 +29,7 @@ Value = TypeVar("Value")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 TRIES = 3  # answers a question may get before it is refused
 MOST_ANSWER = 1024  # tokens
+UNBOUND = Bounds()  # answers without edits
 
 
 class Refusal(Record):
@@ -74,9 +75,9 @@ class Work:
         text: str,
         model: type[ModelT],
         check: Callable[[ModelT], Value],
-        ids: Collection[str] = (),
+        bounds: Bounds = UNBOUND,
     ) -> Value:
-        """The checked answer; `check` raises ValueError. `ids` are those of the items that `text` shows.
+        """The checked answer; `check` raises ValueError. `bounds` are for servers that obey a schema.
 
         Raises Refused when answers stay unusable, InfrastructureError or Incomplete when there was none.
         """
@@ -84,7 +85,7 @@ class Work:
             found = await ask(
                 self.book.about(stage, subject),
                 [Message(role="user", content=text)],
-                schema_of(model, ids),
+                schema_of(model, bounds),
                 lambda answer: check(read(model, answer)),
                 tries=TRIES,
                 max_tokens=self._answer,

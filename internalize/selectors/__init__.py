@@ -39,6 +39,6 @@ def build(
     if config.selector == "embedding":
         return EmbeddingSelector(config.embedder)
     asked = chat(config.endpoint)
-    if clean and config.endpoint != "self":
-        asked = CleanedChat(asked, clean)
-    return LLMSelector(asked, log=SelectionLog(log), weights=weights)
+    if config.endpoint == "self":
+        return LLMSelector(asked, log=SelectionLog(log), weights=weights)
+    return LLMSelector(CleanedChat(asked, clean) if clean else asked, log=SelectionLog(log))

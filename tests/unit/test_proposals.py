@@ -1,12 +1,24 @@
 """Whatever a model proposes, the batch that is settled applies to the pool."""
 
 import json
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internalize.config import ExtractConfig
-from internalize.extract.proposals import Decisions, Edits, Learnt, Proposal, Summary, alike, schema_of, settle, to_edit
+from internalize.extract.proposals import (
+    Bounds,
+    Decisions,
+    Edits,
+    Learnt,
+    Proposal,
+    Summary,
+    alike,
+    schema_of,
+    settle,
+    to_edit,
+)
 from internalize.pool import empty
 from internalize.records import Experience, PoolEdit
 
@@ -72,17 +84,19 @@ def test_schemas_are_as_strict_servers_want_them() -> None:
         return [node, *found] if isinstance(node, dict) and "properties" in node else found
 
     for model in (Summary, Learnt, Decisions, Edits):
-        found = objects(schema_of(model))
+        found = objects(schema_of(model, Bounds()))
         assert found
         for one in found:
             assert one["additionalProperties"] is False
             assert set(one["required"]) == set(one["properties"])
-    assert schema_of(Edits)["required"] == ["edits"]
+    assert schema_of(Edits, Bounds())["required"] == ["edits"]
 
 
-def test_a_schema_lets_only_shown_items_be_edited() -> None:
-    def targets(ids: tuple[str, ...]) -> dict[str, object]:
-        return json.loads(json.dumps(schema_of(Learnt, ids)))["$defs"]["Proposed"]["properties"]["targets"]
+def test_a_schema_lets_only_shown_items_be_edited_and_not_too_many() -> None:
+    def schema(bounds: Bounds) -> dict[str, Any]:
+        return json.loads(json.dumps(schema_of(Learnt, bounds)))
 
-    assert targets(IDS) == {"type": "array", "items": {"type": "string", "enum": sorted(IDS)}, "maxItems": len(IDS)}
-    assert targets(())["maxItems"] == 0
+    assert schema(Bounds(IDS, 3))["properties"]["edits"]["maxItems"] == 3
+    one = schema(Bounds(IDS))["$defs"]["Proposed"]["properties"]
+    assert one["targets"] == {"type": "array", "items": {"type": "string", "enum": sorted(IDS)}, "maxItems": len(IDS)}
+    assert schema(Bounds())["$defs"]["Proposed"]["properties"]["targets"]["maxItems"] == 0

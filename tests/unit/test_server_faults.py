@@ -28,7 +28,7 @@ from tests.toy import Toy
 LABEL = Label("rollout", 1, 0, "c")
 QUICK = Backoff(first=0.002, longest=0.01)
 MIXED = ("slow", *[kind for kind in NO_ANSWER if kind != "slow"] * 4)  # a slow one takes its whole time-out
-SIZE = 90  # episodes of four steps
+SIZE = 20  # episodes of four steps
 ASKED = [Message(role="user", content="Which number?")]
 
 
@@ -57,7 +57,7 @@ def complete(link: Link, **asked: Any) -> str:
     return asyncio.run(ServerChat(link).complete(ASKED, **asked)).text
 
 
-def test_a_thousand_faults_lose_nothing_double_nothing_and_are_never_a_score(tmp_path: Path) -> None:
+def test_faults_of_every_kind_lose_nothing_double_nothing_and_are_never_a_score(tmp_path: Path) -> None:
     path, env = tmp_path / "a.jsonl", Toy(size=SIZE)
     with FaultyServer(plays_well, share=0.75, seed=7, kinds=MIXED) as server:
         for _ in range(4):  # as a user would: again until it is done
@@ -66,7 +66,7 @@ def test_a_thousand_faults_lose_nothing_double_nothing_and_are_never_a_score(tmp
                 break
             except Incomplete:
                 continue
-    assert server.faults.total() >= 1000
+    assert server.faults.total() >= 200  # a thousand in a whole run: end_to_end/test_loop_over_faults.py
     assert set(server.faults) == set(NO_ANSWER)
     stored = read_jsonl(path, Trajectory)
     assert [t.id for t in stored] == [t.id for t in found]
