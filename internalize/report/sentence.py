@@ -13,6 +13,7 @@ from internalize.stats import Interval, minimum_detectable, paired_difference_ru
 
 from .data import IterationReport, RunReport
 from .text import change_words
+from .tripwires import diagnose
 
 FEW_TASKS = 200  # below it, what could be detected at all is said
 SURE = 0.05
@@ -35,6 +36,7 @@ def summary(report: RunReport, *more: RunReport) -> str:
     return " ".join(
         [
             _change(report, before, after, change, p),
+            *(_collapse(report) if not more else ()),
             *(_pool(report) if not more else ()),
             *_limits(reports, change, before),
         ]
@@ -80,6 +82,16 @@ def _paired_mean(of: Sequence[Mapping[str, float | None]], other: Sequence[Mappi
         if scored:
             means.append(sum(scored) / len(scored))
     return sum(means) / len(means)
+
+
+def _collapse(report: RunReport) -> list[str]:
+    found = diagnose(report).collapse
+    if found is None:
+        return []
+    best = report.line(report.suite, "internalized", found.best)
+    reached = f" ({100 * best.success.mean:.1f} %)" if best and best.success else ""
+    fell = f"it fell below that of iteration {found.best}{reached} and stayed below"
+    return [f"From iteration {found.iteration} on {fell}: a collapse."]
 
 
 def _pool(report: RunReport) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from internalize import loop
-from internalize.config import load_config
+from internalize.config import Config, load_config
 from internalize.distill.trainer import distill
 from internalize.environments import registry
 from internalize.policy import LocalPolicy
@@ -25,9 +25,12 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILTIN, "toy", registry.Builtin("tests.toy", "Toy", "boxes"))
 
 
+def tiny(config: Config) -> LocalPolicy:
+    return LocalPolicy(config, tiny_model(), tiny_tokenizer())
+
+
 def play(out: Path, *more: str) -> None:
-    config = load_config(None, [*SET, *more])
-    loop.run(config, out, resume=True, load=lambda c: LocalPolicy(c, tiny_model(), tiny_tokenizer()))
+    loop.run(load_config(None, [*SET, *more]), out, resume=True, load=tiny)
 
 
 @pytest.mark.parametrize("more", [(), ("distill.generator=student", "distill.refresh=1")], ids=["once", "rounds"])

@@ -11,6 +11,7 @@ from internalize.records import EvalResult
 from internalize.report import diagnosis
 from internalize.report.comparison import Manifest, Member
 from internalize.report.data import load
+from internalize.report.sentence import summary
 from internalize.report.tripwires import Diagnosis, collapse, diagnose, lead_of, lead_rows, ranges, signs, verdict
 from internalize.store import read_jsonl, write_json, write_jsonl
 from tests.unit.report_run import make_run
@@ -113,7 +114,10 @@ def test_a_run_directory_is_diagnosed(tmp_path):
     assert "collapsed at iteration 2, -40.0 points" in verdict(found)
     assert verdict(found).endswith("It is the last iteration: nothing shows that it stays.")
     assert ("turns_growth", "internalized") in [(s.name, s.mode) for s in found.signs]
+    said = summary(load(tmp_path / "bad"))
+    assert "From iteration 2 on it fell below that of iteration 1 (50.0 %) and stayed below: a collapse." in said
     well = diagnose(load(make_run(tmp_path / "well")))
+    assert "collapse" not in summary(load(tmp_path / "well"))
     assert "no collapse shown in 2 iterations (40 tasks: a fall below about 31 points" in verdict(well)
 
 
