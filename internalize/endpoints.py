@@ -63,7 +63,6 @@ class Endpoints:
             config.extract.endpoint if config.extract.source == "external" else "",
             config.inject.endpoint if config.inject.selector == "llm" else "",
             config.judge.endpoint if config.judge.asks_model else "",
-            config.judge.endpoint if config.judge.asks_model else "",
         }
         for name in sorted(used - {"", SELF}):
             self.link(name)
