@@ -29,6 +29,7 @@ from internalize.gate import Decision
 from internalize.habits import Habits
 from internalize.metrics import Mode, SuiteMetrics, by_task, iteration_metrics, select
 from internalize.records import EvalResult, Experience, Record, Trajectory
+from internalize.redact import REDACTIONS, Redactions
 from internalize.store import RunInfo, first_problem, read_run
 
 from .samples import Entry, Sample, pick
@@ -97,6 +98,7 @@ class IterationReport(Record):
     habits: dict[Mode, Habits] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
     sampled: tuple[Sampled, ...] = ()
     decision: Decision | None = None
+    redactions: Redactions = Redactions()
     cautions: tuple[Caution, ...] = ()
 
 
@@ -201,7 +203,8 @@ def _iteration(
         decision = _record(folder / "gate.json", Decision)
         drift = _record(folder / "drift.json", Drift)
         found = {"pool": pool.items if pool else None, "training": training, "decision": decision, "drift": drift}
-        iteration = iteration.model_copy(update=found)
+        removed = _record(folder / REDACTIONS, Redactions) or Redactions()
+        iteration = iteration.model_copy(update={**found, "redactions": removed})
     return iteration
 
 

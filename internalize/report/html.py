@@ -21,7 +21,17 @@ from . import figure, panels
 from .data import IterationReport, RunReport
 from .samples import Shown
 from .sentence import summary
-from .tables import COST_HEAD, FAMILY_HEAD, SUITE_HEAD, cost_row, family_rows, iteration_table, suite_rows
+from .tables import (
+    COST_HEAD,
+    FAMILY_HEAD,
+    REDACTION_HEAD,
+    SUITE_HEAD,
+    cost_row,
+    family_rows,
+    iteration_table,
+    redaction_rows,
+    suite_rows,
+)
 from .text import count, plain, policy_name
 from .tripwires import WHERE, diagnose, signs_of, verdict
 
@@ -79,6 +89,7 @@ def render(report: RunReport) -> str | None:
         suites=(SUITE_HEAD, suite_rows(report)),
         families=(FAMILY_HEAD, family_rows(report)),
         costs=(COST_HEAD, [cost_row(i) for i in report.iterations if i.sampled or i.training]),
+        redactions=(REDACTION_HEAD, redaction_rows(report)),
         verdict=verdict(diagnose(report)),
         cautions=[(WHERE[s.mode], s) for s in signs_of(report)],
         numbers=[i.number for i in report.iterations if i.number],

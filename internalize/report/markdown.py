@@ -21,11 +21,13 @@ from .tables import (
     COST_HEAD,
     DRIFT_HEAD,
     FAMILY_HEAD,
+    REDACTION_HEAD,
     SUITE_HEAD,
     cost_row,
     drift_rows,
     family_rows,
     iteration_table,
+    redaction_rows,
     suite_rows,
 )
 from .text import NOTHING, code_span, count, duration, fenced, markdown_text, policy_name
@@ -56,6 +58,7 @@ def render(report: RunReport, drawn: Path | None = None) -> str:
         _cautions(report),
         _pool(report),
         *(_sample(sample) for sample in report.samples),
+        section("Secrets taken out", table(REDACTION_HEAD, _safe(redaction_rows(report)), text_columns=(0, 1, 2))),
         _cost(report),
         _reproduce(report),
     )
@@ -185,6 +188,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequ
         return ""
     rule = "|".join(":--" if column in text_columns else "--:" for column in range(len(head)))
     return "\n".join([f"| {' | '.join(head)} |", f"|{rule}|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _safe(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    return [tuple(markdown_text(cell) for cell in row) for row in rows]
 
 
 def named(rows: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:

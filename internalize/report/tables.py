@@ -25,6 +25,7 @@ SUITE_HEAD = ("suite", "starter %", "final %", "difference, points", "with pool 
 FAMILY_HEAD = ("family", "starter %", "final %", "with pool %", "n")
 COST_HEAD = ("iteration", "episodes", "sampled tokens", "trained tokens", "training time", "first loss", "last loss")
 DRIFT_HEAD = ("policy", "action entropy", "KL to the starter", "NLL of plain text")
+REDACTION_HEAD = ("iteration", "stage", "removed", "trajectories not trained on")
 Row = tuple[str, ...]
 
 
@@ -113,6 +114,15 @@ def drift_rows(report: RunReport) -> list[Row]:
     return [
         (_policy(i), *(NOTHING if v is None else f"{v:.3f}" for v in (d.entropy, d.kl_to_base, d.held_out_nll)))
         for i, d in found
+    ]
+
+
+def redaction_rows(report: RunReport) -> list[Row]:
+    """One row under REDACTION_HEAD for each stage whose texts held secrets."""
+    return [
+        (str(i.number), stage, ", ".join(f"{n} {kind}" for kind, n in found.removed.items()), count(found.dropped))
+        for i in report.iterations
+        for stage, found in i.redactions.stages.items()
     ]
 
 

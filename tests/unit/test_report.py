@@ -8,7 +8,8 @@ from rich.console import Console
 from internalize.errors import DataError, UserError
 from internalize.gate import Decision
 from internalize.metrics import SuiteMetrics
-from internalize.report import figure, markdown, terminal
+from internalize.redact import REDACTIONS, RedactionCount, note
+from internalize.report import figure, html, markdown, terminal
 from internalize.report.data import RunReport, load
 from internalize.report.samples import LEARNED, SAME, UNLEARNED
 from internalize.report.sentence import summary
@@ -235,6 +236,15 @@ def test_report_has_its_parts(run):
     row = next(line for line in text.splitlines() if line.startswith("| 2 |"))
     assert row == "| 2 | 70.0 [55, 85] | 80.0 [68, 92] | 75.0 % | 0.0 % | 4.0 | 2 | 30/40 |"
     assert markdown.render(load(run)) == markdown.render(load(run))
+
+
+def test_what_was_redacted_is_counted_in_both_reports(run):
+    assert "Secrets taken out" not in str(markdown.render(load(run))) + str(html.render(load(run)))
+    count = RedactionCount(removed={"api key": 2, "email": 1})
+    note(run / "iter-1" / REDACTIONS, "extract", count)
+    note(run / "iter-2" / REDACTIONS, "round 0", RedactionCount(dropped=3))
+    assert "| 1 | extract | 2 api key, 1 email | 0 |\n| 2 | round 0 |  | 3 |" in markdown.render(load(run))
+    assert "<td>2 api key, 1 email</td>" in str(html.render(load(run)))
 
 
 def test_untrusted_text_stays_text_everywhere(tmp_path):
