@@ -166,7 +166,7 @@ def reply(messages: list[dict[str, Any]], _: object) -> str:
 
 def breaking_off(share: float, seed: int) -> Reply:
     """Answers whole to all but a share of the requests, and with the first half of its words to those."""
-    draw = random.Random(seed)
+    draw = random.Random(f"{seed} broken off")
 
     def half(messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> str:
         text = reply(messages, schema)
