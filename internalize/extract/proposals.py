@@ -8,9 +8,11 @@ a reason on record; DELETE deletes.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
@@ -122,9 +124,15 @@ class Bounds(NamedTuple):
 
 def schema_of(model: type[BaseModel], bounds: Bounds) -> dict[str, JsonValue]:
     """The JSON schema of an answer as strict servers want it: every property required, no other allowed."""
-    found: dict[str, JsonValue] = model.model_json_schema()
+    found: dict[str, JsonValue] = json.loads(_schema_text(model))
     _make_strict(found, bounds)
     return found
+
+
+@cache
+def _schema_text(model: type[BaseModel]) -> str:
+    """Made once: pydantic takes milliseconds for it, and every request wants one."""
+    return json.dumps(model.model_json_schema())
 
 
 def _make_strict(node: Any, bounds: Bounds) -> None:
