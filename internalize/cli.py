@@ -127,7 +127,8 @@ def distill(
 
         with progress() as show:
             summary = distill_file(config, trajectories, out, Given(pool_file, checkpoint), show)
-    loss = f"loss {summary.first_loss} -> {summary.last_loss}"
+    first, last = summary.first_loss, summary.last_loss
+    loss = "nothing to train on" if first is None or last is None else f"loss {first:.3f} -> {last:.3f}"
     click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}")
 
 

@@ -59,16 +59,22 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
     """
     config = source.config
     whole = merged or not config.distill.lora_r
-    if not whole and (
-        config.model.source == "builtin" or config.model.source.endswith(".gguf") or config.model.adapter
-    ):
-        base = f"{config.model.source} with the adapter {config.model.adapter or 'of the starter'} merged"
+    if not whole and (base := _no_model_by_itself(config)):
         raise UserError(f"{source.weights}: its adapter stands on {base}, which is no model by itself; add --merged")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds files; choose another --out")
     policy = LocalPolicy.load(config)
     policy.restore(source.weights)
     return _write(policy, source, out, whole=whole)
+
+
+def _no_model_by_itself(config: Config) -> str:
+    """The base of an adapter if PEFT could not load it by a name; '' if it could."""
+    named = config.model
+    merged = named.adapter or ("of the starter" if named.source == "builtin" else "none")
+    if merged != "none":
+        return f"{named.source} with the adapter {merged} merged"
+    return named.source if named.source == "builtin" or named.source.endswith(".gguf") else ""
 
 
 def _write(policy: LocalPolicy, source: Source, out: Path, *, whole: bool) -> str:

@@ -1,7 +1,7 @@
 """The model card (README.md) of exported weights: how to load them, lineage, data, settings, what was measured.
 
 Left out: judgements about use. What must not change: every number is of the run that made the weights; without a
-run the card says that nothing was measured.
+run the card says nothing of data, and that nothing was measured.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def card(
     parts = (
         _front(config, kind),
         f"# Checkpoint {code_span(checkpoint)}",
-        _origin(config, kind),
+        _origin(config, kind, report),
         f"```python\n{_LOAD[kind]}\n```",
         _lineage(lineage),
         _data(config, report),
-        _settings(config),
+        _settings(config, ("extract", "inject", "distill") if report else ("distill",)),
         _results(report, lineage),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -54,14 +54,24 @@ def _front(config: Config, kind: str) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _origin(config: Config, kind: str) -> str:
+def _origin(config: Config, kind: str, report: RunReport | None) -> str:
     weights = "All weights, in one folder." if kind == "model" else "A LoRA adapter; the base model is loaded with it."
-    base = "SmolLM2-135M-Instruct (Apache-2.0) with the starter adapter of internalize merged"
-    source = base if config.model.source == "builtin" else code_span(config.model.source)
-    return (
-        f"Trained with internalize from {source}: the effect of experience that stood in the "
-        f"prompt is in the weights. {weights} Actions are written in the {code_span(config.model.protocol)} protocol."
+    shown = config.inject.pattern != "none" and (
+        config.distill.divergence != "sft" or config.distill.generator == "teacher"
     )
+    effect = ": the effect of experience that stood in the prompt is in the weights" if report and shown else ""
+    protocol = f"Actions are written in the {code_span(config.model.protocol)} protocol."
+    return f"Trained with internalize from {_base(config)}{effect}. {weights} {protocol}"
+
+
+def _base(config: Config) -> str:
+    builtin = config.model.source == "builtin"
+    source = "SmolLM2-135M-Instruct (Apache-2.0)" if builtin else code_span(config.model.source)
+    adapter = config.model.adapter
+    if adapter == "none" or (not adapter and not builtin):
+        return source
+    which = f"the adapter {code_span(adapter)}" if adapter else "the starter adapter of internalize"
+    return f"{source} with {which} merged"
 
 
 def _lineage(lineage: Sequence[Checkpoint]) -> str:
@@ -76,11 +86,13 @@ def _lineage(lineage: Sequence[Checkpoint]) -> str:
 
 
 def _data(config: Config, report: RunReport | None) -> str:
+    if report is None:
+        return section("Data", "The checkpoint lay in no run, so its data is not known here.")
     drawn = (
         f"Environment {code_span(config.env.name)}, split {code_span(config.rollout.split)}: {config.rollout.tasks} "
         f"tasks an iteration to learn experience from, {config.distill.tasks} to train on."
     )
-    rows = [row for i in (report.iterations if report else ()) if (row := _data_row(i))]
+    rows = [row for i in report.iterations if (row := _data_row(i))]
     head = ("iteration", "accepted", "rejected", "action tokens", "items in the pool", "held-out loss")
     return section("Data", drawn, table(head, rows))
 
@@ -96,10 +108,10 @@ def _data_row(iteration: IterationReport) -> tuple[str, ...] | None:
     return (str(iteration.number), *(NOTHING if n is None else count(n) for n in numbers), held)
 
 
-def _settings(config: Config) -> str:
+def _settings(config: Config, sections: Sequence[str]) -> str:
     rows = [
         (code_span(f"{name}.{key}"), markdown_text(str(value), 200))
-        for name in ("extract", "inject", "distill")
+        for name in sections
         for key, value in getattr(config, name).model_dump(mode="json").items()
         if value not in ("", 0, [], {})
     ]

@@ -22,7 +22,7 @@ IDS = torch.arange(3, 40)[None]
 SET = [
     "iterations=2", "env.name=toy", "rollout.tasks=3", "rollout.attempts=1", "rollout.max_steps=2",
     "rollout.max_action_tokens=6", "distill.tasks=3", "distill.epochs=1", "distill.filter=none", "distill.lr=1e-2",
-    "distill.divergence=sft", "evaluate.tasks=3", "evaluate.final_tasks=2", "model.batch=4",
+    "distill.divergence=sft", "model.adapter=none", "evaluate.tasks=3", "evaluate.final_tasks=2", "model.batch=4",
 ]  # fmt: skip
 
 
@@ -119,7 +119,10 @@ def test_a_checkpoint_without_a_run_needs_its_recipe(
         _export(alone, "--out", tmp_path / "out", "--recipe", recipe)
     finally:
         alone.rename(run / "iter-1" / "checkpoint")
-    assert "Nothing was measured." in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Nothing was measured." in card
+    assert "its data is not known here" in card  # nothing is said that only a run would know
+    assert not any(word in card for word in ("extract.", "tasks an iteration", "experience that stood", "starter"))
 
 
 def test_what_cannot_be_exported_is_said_in_a_sentence(
