@@ -113,7 +113,7 @@ class LeftOut(Record):
 
 
 class Bounds(NamedTuple):
-    """What an answer may hold: targets out of `ids`, and at most `most` edits or decisions.
+    """What an answer may hold: targets out of `ids`, at most `most` edits or decisions, proposals 1 to `most`.
 
     A small model that is held to a schema would else go on with either up to its last token.
     """
@@ -156,6 +156,9 @@ def _bound(properties: dict[str, Any], bounds: Bounds) -> None:
     if "targets" in properties:
         named = {"enum": sorted(bounds.ids)} if bounds.ids else {}
         properties["targets"] = {"type": "array", "items": {"type": "string", **named}, "maxItems": len(bounds.ids)}
+    if "proposals" in properties:
+        numbers = {"type": "integer", "enum": [*range(1, bounds.most + 1)]}
+        properties["proposals"] = {"type": "array", "items": numbers, "minItems": 1, "maxItems": bounds.most}
 
 
 def read(model: type[ModelT], answer: dict[str, Any]) -> ModelT:

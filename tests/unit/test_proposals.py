@@ -97,6 +97,8 @@ def test_a_schema_lets_only_shown_items_be_edited_and_not_too_many() -> None:
         return json.loads(json.dumps(schema_of(Learnt, bounds)))
 
     assert schema(Bounds(IDS, 3))["properties"]["edits"]["maxItems"] == 3
+    cited = json.loads(json.dumps(schema_of(Decisions, Bounds(IDS, 2))))["$defs"]["Decided"]["properties"]["proposals"]
+    assert cited == {"type": "array", "items": {"type": "integer", "enum": [1, 2]}, "minItems": 1, "maxItems": 2}
     one = schema(Bounds(IDS))["$defs"]["Proposed"]["properties"]
     assert one["targets"] == {"type": "array", "items": {"type": "string", "enum": sorted(IDS)}, "maxItems": len(IDS)}
     assert schema(Bounds())["$defs"]["Proposed"]["properties"]["targets"]["maxItems"] == 0
