@@ -83,7 +83,8 @@ class Curve(Record):
 class Versus(Record):
     """The last common iteration of a cell minus that of the reference cell, paired by task and seed.
 
-    A cell that has another number of iterations by its recipe is compared at its own last one.
+    A cell that has another number of iterations by its recipe is compared at its own last one, and one that trains
+    nothing by what it does with its pool in the prompt.
     """
 
     cell: str
@@ -190,8 +191,9 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
     if not seeds:
         return None
     old_last, new_last = _ends([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds])
-    before = [theirs[seed].scores(old_last) for seed in seeds]
-    after = [ours[seed].scores(new_last) for seed in seeds]
+    mode = ours[seeds[0]].mode
+    before = [theirs[seed].scores(old_last, theirs[seed].mode) for seed in seeds]
+    after = [ours[seed].scores(new_last, mode) for seed in seeds]
     change = paired_difference_runs(before, after, resamples)
     if change is None:
         return None
@@ -199,7 +201,7 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
     won, lost = won_and_lost(old, new)
     rate = _mean([score for score in old.values() if score is not None])
     return Versus(
-        cell=cell,
+        cell=cell if mode == "internalized" else f"{cell} (with pool)",
         change=change,
         won=won,
         lost=lost,

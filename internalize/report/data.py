@@ -139,6 +139,13 @@ class RunReport(Record):
         """The last trained policy that the gate kept; None if there is none."""
         return next((i for i in reversed(self.kept) if i.number > 0), None)
 
+    @property
+    def mode(self) -> Mode:
+        """Where the run keeps what it learns: in its weights, or, if it trains nothing, in its prompt."""
+        inject = self.info.config.get("inject")
+        shown = isinstance(inject, dict) and inject.get("pattern") != "none"
+        return "in_context" if shown and _setting(self.info, "distill", "epochs", 1) == 0 else "internalized"
+
     def scores(self, iteration: int, mode: Mode = "internalized") -> dict[str, float | None]:
         """Success of each task of the main suite after `iteration` updates, on that iteration's own checkpoint."""
         line = self.line(self.suite, mode, iteration)

@@ -31,7 +31,8 @@ EXPLAINED = (
 )
 COMPARED = (
     "Paired by task and seed, after the last iteration that both have finished (a cell of another length: after its "
-    "own). `won`, `lost`: tasks whose success over the seeds rose and fell. `p`: exact sign test "
+    "own), without experience in the prompt (a cell that trains nothing: with its pool). "
+    "`won`, `lost`: tasks whose success over the seeds rose and fell. `p`: exact sign test "
     "over tasks, adjusted for the number of cells by Holm's method. `seen from`: the smallest difference that this "
     "many tasks show with power 0.8; a smaller one may exist. A cell is called better or worse only if interval and "
     "test agree."

@@ -12,8 +12,7 @@ from internalize.policy import LocalPolicy
 from internalize.records import EvalResult
 from internalize.report import study_page
 from internalize.report.comparison import Comparison, Manifest, Member, Versus, compare
-from internalize.report.data import load as load_run
-from internalize.stats import Interval, paired_difference
+from internalize.stats import Interval
 from internalize.store import RunStore, read_jsonl, read_marks
 from internalize.study import configs, load_grid, shared_key, study
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -177,13 +176,3 @@ def test_a_verdict_needs_interval_and_test(mean: float, low: float, high: float,
 def test_an_unfinished_study_says_so() -> None:
     comparison = Comparison(question="Q?", reference="a", curves=(), versus=(), unfinished=("a/seed-0",))
     assert "Not finished: 1 runs" in study_page.render(comparison, None)
-
-
-def test_a_cell_of_another_length_is_compared_at_its_own_end(grid: Path, tmp_path: Path) -> None:
-    grid.write_text(GRID.replace("seeds = [0, 1]", "seeds = [0]") + "[cells.longer]\niterations = 2\n")
-    out = tmp_path / "study"
-    study(grid, out, play)
-    runs = {m.cell: load_run(out / m.folder) for m in members_of(out)}
-    (versus,) = [v for v in compare(out).versus if v.cell == "longer"]
-    before, after = runs["stepwise"].scores(1), runs["longer"].scores(2)
-    assert versus.change == paired_difference(before, after)

@@ -1,0 +1,44 @@
+"""Which results of two cells are compared, on the run of report_run: 16, 20 and 28 of 40 tasks solved after 0, 1 and 2
+iterations, 32 with the pool after the second."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from internalize.report.comparison import Manifest, Member, Versus, compare
+from internalize.store import RunInfo, write_json
+from tests.unit.report_run import make_run
+
+
+def versus(out: Path, finished: int = 2, **changed: Any) -> Versus:
+    """A whole run as reference against one of `finished` iterations with other settings."""
+    make_run(out / "whole" / "seed-0")
+    run = make_run(out / "other" / "seed-0", finished)
+    info = RunInfo.model_validate_json((run / "run.json").read_bytes())
+    write_json(run / "run.json", info.model_copy(update={"config": {**info.config, **changed}}))
+    members = tuple(Member(cell=cell, seed=0, folder=f"{cell}/seed-0") for cell in ("whole", "other"))
+    write_json(out / "study.json", Manifest(question="?", reference="whole", members=members))
+    (found,) = compare(out).versus
+    return found
+
+
+def test_a_run_under_way_is_compared_at_the_last_common_iteration(tmp_path: Path) -> None:
+    assert versus(tmp_path, finished=1).change.mean == 0
+
+
+def test_a_cell_of_another_length_is_compared_at_its_own_end(tmp_path: Path) -> None:
+    found = versus(tmp_path, finished=1, iterations=1)
+    assert found.change.mean == pytest.approx(-8 / 40)
+    assert (found.won, found.lost) == (0, 8)
+
+
+def test_a_cell_that_trains_nothing_is_compared_with_its_pool(tmp_path: Path) -> None:
+    found = versus(tmp_path, distill={"epochs": 0})
+    assert found.cell == "other (with pool)"
+    assert found.change.mean == pytest.approx(4 / 40)
+
+
+def test_no_learning_has_no_pool_to_be_compared_with(tmp_path: Path) -> None:
+    found = versus(tmp_path, distill={"epochs": 0}, inject={"pattern": "none"})
+    assert (found.cell, found.change.mean) == ("other", 0)
