@@ -39,7 +39,7 @@ _LLAMA = """
 import signal, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.hostnames, params.port = sys.argv[1], ["127.0.0.1"], int(sys.argv[2])
-params.n_ctx, params.n_parallel = 4096, 4
+params.n_ctx, params.n_parallel = 4096, 2
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
 server = xllamacpp.Server(params)
 signal.pause()
