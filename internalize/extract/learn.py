@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from internalize.records import Experience, Trajectory
 
 from .proposals import Bounds, Learnt, Proposal, Summary, check_all
-from .questions import Work, all_of, data, fitting, shown
+from .questions import Refused, Work, all_of, data, fitting, shown
 from .transcript import CHARACTERS, clip, outcome, question, transcript
 
 SUMMARY_WORDS = 160
@@ -62,7 +62,7 @@ async def _attempts(work: Work, attempts: Sequence[Trajectory], room: int) -> st
 
 
 async def _short(work: Work, trajectory: Trajectory, whole: str, share: int) -> str:
-    """An attempt in at most `share` characters, retold by the model if it has to be."""
+    """An attempt in at most `share` characters, retold by the model if it has to be; cut by code if that will not."""
     if len(whole) <= share:
         return whole
     words = min(SUMMARY_WORDS, share // 7)
@@ -72,7 +72,10 @@ async def _short(work: Work, trajectory: Trajectory, whole: str, share: int) -> 
         return work.prompt("summary", words=words, task=asked, outcome=outcome(trajectory), attempt=attempt)
 
     question = text(data(transcript(trajectory, work.room(text("")) - HEADING)))
-    return clip(await work.ask("summary", trajectory.id, question, Summary, _retold), share)
+    try:
+        return clip(await work.ask("summary", trajectory.id, question, Summary, _retold), share)
+    except Refused:  # it stands in the ledger; a task is not lost for it
+        return transcript(trajectory, share)
 
 
 def _asked(work: Work, trajectory: Trajectory) -> str:

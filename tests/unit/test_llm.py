@@ -276,6 +276,18 @@ def test_long_attempts_are_summarized_and_short_ones_shown_whole(tmp_path: Path)
     assert all(len(text) < 3 * CONFIG.context for _, text in chat.asked)
 
 
+def test_an_attempt_that_is_never_retold_is_cut_and_its_task_learnt_from_all_the_same(tmp_path: Path) -> None:
+    chat = Writer({"summary": lambda _: "mumble"})
+    found = run([attempt(1, 1.0, steps=20, size=4000), attempt(1, 0.0, n=1)], chat, tmp_path)
+    assert len(texts(found)) == 1
+    assert chat.stages == {"summary": 3, "learn": 1}
+    assert "look[1.0]" in chat.asked[-1][1]
+    assert "left out" in chat.asked[-1][1]
+    assert all(len(text) < 3 * CONFIG.context for _, text in chat.asked)
+    notes = [e.refused for e in read_jsonl(tmp_path / "extraction.jsonl", Entry) if not e.key]
+    assert notes == ["it is not JSON"]
+
+
 @pytest.mark.parametrize("context", [1024, 2048, 32_000])
 def test_questions_fit_the_context_of_the_writer(tmp_path: Path, context: int) -> None:
     pool = pool_of(*(f"When {n} comes up, try {n} once more." for n in range(300)), cap=400)
