@@ -128,8 +128,10 @@ def distill(
         with progress() as show:
             summary = distill_file(config, trajectories, out, Given(pool_file, checkpoint), show)
     first, last = summary.first_loss, summary.last_loss
-    loss = "nothing to train on" if first is None or last is None else f"loss {first:.3f} -> {last:.3f}"
-    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}")
+    loss = "nothing to train on" if first is None or last is None else f"loss {first:.4f} -> {last:.4f}"
+    before, after = summary.held_out_before, summary.held_out_after
+    held = "" if before is None or after is None else f"; {summary.held_out} held out: {before:.4f} -> {after:.4f}"
+    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}{held}")
 
 
 @cli.command()
