@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -284,7 +285,15 @@ def read(text: bytes) -> list[object]:
     ]
 
 
-@pytest.mark.usefixtures("toy")
+@pytest.fixture
+def listening() -> Iterator[None]:
+    """A suite that a shell started in the background inherits that Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("toy", "listening")
 def test_who_stops_a_command_is_told_how_to_go_on(recipe: Path, call: Call, tmp_path: Path) -> None:
     stopping = ("--set", "env.name=stopping")
     ended = call("run", recipe, "--out", "run", *stopping)
