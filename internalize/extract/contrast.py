@@ -3,7 +3,7 @@
 Principle: every rule of the language in `rules.py` that enough decisions followed is tried on all decisions. Where
 its cue is present, the success rate of those who followed it is compared with that of those who did not (support and
 lift), and whether that can be chance is tested over episodes (Fisher's exact test). The best rules that cover
-different decisions are added; held rules that would not pass today, where that can be told, are deleted.
+different decisions are added; held rules whose lift may now be chance are deleted, where that can be told.
 Instance: the successful decision at which a task's successes and failures part, kept as a worked example.
 
 Left out: causes. A rule is a correlation within recent episodes; those with experience are among them, so a rule
@@ -73,13 +73,14 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Tried:
-    """A rule and how it fared. `followed` holds decision numbers; `p` is that of `lift` being chance."""
+    """A rule and how it fared. `followed`: decision numbers; `p`: of chance, from `episodes` a side or more."""
 
     rule: Rule
     followed: frozenset[int]
     ignored: int
     lift: float
     p: float
+    episodes: int
 
     @property
     def strength(self) -> tuple[float, bool, int]:
@@ -219,7 +220,7 @@ def _try(rule: Rule, decisions: Sequence[Decision]) -> Tried:
     followed = [i for i in applicable if matches(rule, decisions[i].situation, decisions[i].action)]
     ignored = [i for i in applicable if i not in set(followed)]
     lift = _rate(followed, decisions) - _rate(ignored, decisions)
-    return Tried(rule, frozenset(followed), len(ignored), lift, _chance(followed, ignored, decisions))
+    return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, decisions))
 
 
 def _rate(numbers: Sequence[int], decisions: Sequence[Decision]) -> float:
@@ -227,12 +228,15 @@ def _rate(numbers: Sequence[int], decisions: Sequence[Decision]) -> float:
     return (sum(decisions[i].score for i in numbers) + 0.5) / (len(numbers) + 1)
 
 
-def _chance(followed: Sequence[int], ignored: Sequence[int], decisions: Sequence[Decision]) -> float:
-    """One-sided p over episodes, since the decisions of one episode share its score; followed once is followed."""
+def _chance(followed: Sequence[int], ignored: Sequence[int], decisions: Sequence[Decision]) -> tuple[float, int]:
+    """One-sided p, and the episodes of the smaller side: the decisions of an episode share its score.
+
+    Followed once is followed.
+    """
     did = {decisions[i].trajectory: decisions[i].score >= 1 for i in followed}
     did_not = {decisions[i].trajectory: decisions[i].score >= 1 for i in ignored}
     others = [won for episode, won in did_not.items() if episode not in did]
-    return fisher_greater(sum(did.values()), len(did), sum(others), len(others))
+    return fisher_greater(sum(did.values()), len(did), sum(others), len(others)), min(len(did), len(others))
 
 
 def _distinct(tried: Iterable[Tried], limit: int) -> list[Tried]:
@@ -251,10 +255,8 @@ def _overlap(a: frozenset[int], b: frozenset[int]) -> float:
 
 
 def _fails(tried: Tried | None, config: ExtractConfig) -> bool:
-    """Whether a held rule, tried often enough to tell, would not be added now."""
-    if tried is None or min(len(tried.followed), tried.ignored) < config.min_support:
-        return False
-    return tried.p > config.max_p
+    """Whether the lift of a held rule may be chance, with enough episodes on both sides to tell."""
+    return tried is not None and tried.episodes >= config.min_support and tried.p > config.max_p
 
 
 def _deletion(item: Experience, tried: Tried) -> PoolEdit:

@@ -84,6 +84,17 @@ def test_an_episode_counts_once_however_often_it_decides() -> None:
     assert "over 40 others, p = 7.8e-05" in edit.reason  # 1 / C(16, 8), not 1 / C(48, 8)
 
 
+def test_a_held_rule_that_no_episode_only_ignored_stays() -> None:
+    """Every episode followed it at one step and not at another: nothing is there to compare with."""
+    pool = empty(10).apply(contrast(mixed(), empty(10), CONFIG, 1))
+    rule = next(i for i in pool.items if i.text.startswith('When you see "Alias of", visit'))
+    both = []
+    for t in mixed()[:8]:
+        search, visit, *rest = t.steps
+        both.append(t.model_copy(update={"steps": (search, visit, visit, *rest)}))
+    assert all(rule.id not in e.targets for e in contrast(both, pool, CONFIG, 2))
+
+
 def repair(number: int, *, right: bool) -> Trajectory:
     """A phone whose fault is one of two, and a repair without arguments that fits or does not."""
     fault = ("Airplane Mode: ON\nMobile Data: ON", "toggle_airplane")
