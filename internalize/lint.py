@@ -70,7 +70,7 @@ def task_entities(trajectories: Iterable[Trajectory]) -> frozenset[str]:
     """Names that belong to single tasks: in the questions of few, or the answer that solved one of them."""
     questions: dict[str, set[str]] = {}
     for trajectory in trajectories:
-        asked = next((m.content for m in reversed(trajectory.prompt) if m.role == "user"), "")
+        asked = trajectory.question
         questions.setdefault(asked, set()).update(_answer(trajectory))
     counts = Counter(name for asked, answers in questions.items() for name in {*_ENTITY.findall(asked), *answers})
     most = max(1.0, COMMON * len(questions))

@@ -133,6 +133,11 @@ class Trajectory(Record):
     failure: str | None = None
 
     @property
+    def question(self) -> str:
+        """What was asked: the last user message of the prompt, "" if there is none."""
+        return next((m.content for m in reversed(self.prompt) if m.role == "user"), "")
+
+    @property
     def text_only(self) -> bool:
         """Whether sampled ids are missing (a chat endpoint, an imported log): to be trained on as text."""
         return any(not step.token_ids for step in self.steps)

@@ -46,7 +46,7 @@ class Rule(NamedTuple):
 
 def situations(trajectory: Trajectory) -> list[Situation]:
     """The situation of every step of a trajectory."""
-    question = next((m.content for m in reversed(trajectory.prompt) if m.role == "user"), "")
+    question = trajectory.question
     found: list[Situation] = []
     observation, taken = None, frozenset[tuple[str, str]]()
     for step in trajectory.steps:

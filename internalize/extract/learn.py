@@ -13,7 +13,7 @@ from internalize.records import Experience, Trajectory
 
 from .proposals import Bounds, Learnt, Proposal, Summary, check_all
 from .questions import Refused, Work, all_of, data, fitting, shown
-from .transcript import CHARACTERS, clip, outcome, question, transcript
+from .transcript import CHARACTERS, clip, outcome, transcript
 
 SUMMARY_WORDS = 160
 LEAST_SHARE = 240  # characters of an attempt, however small the model's context
@@ -79,7 +79,7 @@ async def _short(work: Work, trajectory: Trajectory, whole: str, share: int) -> 
 
 
 def _asked(work: Work, trajectory: Trajectory) -> str:
-    return data(clip(question(trajectory), work.config.context * QUESTION_SHARE * CHARACTERS // 100))
+    return data(clip(trajectory.question, work.config.context * QUESTION_SHARE * CHARACTERS // 100))
 
 
 def _retold(answer: Summary) -> str:
@@ -90,7 +90,7 @@ def _retold(answer: Summary) -> str:
 
 def _relevant(work: Work, attempts: Sequence[Trajectory], room: int) -> list[Experience]:
     """The held items that fit, those that share most words with the attempts first chosen."""
-    texts = [question(attempts[0]), *(transcript(t, WORDS_FROM) for t in attempts)]
+    texts = [attempts[0].question, *(transcript(t, WORDS_FROM) for t in attempts)]
     seen = {word for text in texts for word in text.lower().split()}
     ranked = sorted(work.pool.items, key=lambda item: -len(seen.intersection(item.text.lower().split())))
     return fitting(ranked, work.pool.items, room)

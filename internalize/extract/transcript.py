@@ -23,11 +23,6 @@ def plain(text: str) -> str:
     return _SPECIAL.sub(lambda found: found[0] + " ", text)
 
 
-def question(trajectory: Trajectory) -> str:
-    """What was asked."""
-    return next((m.content for m in reversed(trajectory.prompt) if m.role == "user"), "")
-
-
 def outcome(trajectory: Trajectory) -> str:
     """How a scored episode ended."""
     score = trajectory.score or 0.0

@@ -94,7 +94,9 @@ def render(report: RunReport) -> str | None:
         cautions=[(WHERE[s.mode], s) for s in signs_of(report)],
         numbers=[i.number for i in report.iterations if i.number],
         changes=changes(report.iterations),
-        samples=[(s.title, _question(s.episodes[0]), [_episode(e) for e in s.episodes]) for s in report.samples],
+        samples=[
+            (s.title, s.episodes[0].trajectory.question, [_episode(e) for e in s.episodes]) for s in report.samples
+        ],
         tokens=_tokens(report),
         config=json.dumps(report.info.config, indent=2, ensure_ascii=False),
     )
@@ -117,10 +119,6 @@ def changes(iterations: Sequence[IterationReport]) -> list[Change]:
 
 def _measured(report: RunReport) -> bool:
     return any(i.internalized for i in report.iterations)
-
-
-def _question(shown: Shown) -> str:
-    return next((m.content for m in reversed(shown.trajectory.prompt) if m.role == "user"), "")
 
 
 def _episode(shown: Shown) -> Episode:

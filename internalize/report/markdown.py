@@ -109,9 +109,8 @@ def _item_row(item: Experience) -> tuple[str, ...]:
 
 
 def _sample(sample: Sample) -> str:
-    first = sample.episodes[0].trajectory
-    question = next((m.content for m in reversed(first.prompt) if m.role == "user"), "")
-    return "\n\n".join([f"## {sample.title}", fenced(question, 1200), *(_episode(shown) for shown in sample.episodes)])
+    asked = sample.episodes[0].trajectory.question
+    return "\n\n".join([f"## {sample.title}", fenced(asked, 1200), *(_episode(shown) for shown in sample.episodes)])
 
 
 def _episode(shown: Shown) -> str:

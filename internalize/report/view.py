@@ -50,7 +50,7 @@ def task_rows(entries: Sequence[Entry]) -> list[Row]:
     rows: list[Row] = []
     for task, played in tasks.items():
         without, shown = ([e for e in played if e.plain == wanted] for wanted in (True, False))
-        rows.append((task, marks(without), marks(shown), question(played[0].read())))
+        rows.append((task, marks(without), marks(shown), played[0].read().question))
     return rows
 
 
@@ -58,11 +58,6 @@ def marks(entries: Sequence[Entry]) -> str:
     """One mark an episode, by iteration: + won, - lost, ? unscored."""
     ordered = sorted(entries, key=lambda entry: entry.iteration)
     return "".join("?" if e.score is None else "+" if e.score == 1.0 else "-" for e in ordered)
-
-
-def question(trajectory: Trajectory) -> str:
-    """What the policy was asked."""
-    return next((m.content for m in reversed(trajectory.prompt) if m.role == "user"), "")
 
 
 def _of(entries: Sequence[Entry], task: str, run_dir: Path) -> list[Entry]:
@@ -75,7 +70,7 @@ def _of(entries: Sequence[Entry], task: str, run_dir: Path) -> list[Entry]:
 
 def _print_episodes(entries: Sequence[Entry], console: Console) -> None:
     played = [(entry, entry.read()) for entry in entries]
-    console.print(plain_text(question(played[0][1]), style="bold"))
+    console.print(plain_text(played[0][1].question, style="bold"))
     fitting = max(1, console.width // NARROWEST)
     for start in range(0, len(played), fitting):
         console.print(_side_by_side(played[start : start + fitting]))
