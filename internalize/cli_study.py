@@ -6,6 +6,7 @@ before its end, for what is finished.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 @click.command("study")
 @click.argument("grid", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the study.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of every cell.")
 @click.option("--report-only", is_flag=True, help="Run nothing: compare what is there.")
-def study_command(grid: Path, out: Path, *, report_only: bool) -> None:
+def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_only: bool) -> None:
     """Every cell of a grid with every seed, and one comparison; the same command again goes on.
 
     Several processes may work on one study: start the command as often as there are machines.
@@ -30,13 +32,13 @@ def study_command(grid: Path, out: Path, *, report_only: bool) -> None:
 
     try:
         if not report_only:
-            _run(grid, out)
+            _run(grid, out, overrides)
     finally:
         if (out / "study.json").exists():
             study_page.publish(comparison.compare(out), out)
 
 
-def _run(grid: Path, out: Path) -> None:
+def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
     from .loop import run as run_loop
     from .study import study
 
@@ -46,7 +48,7 @@ def _run(grid: Path, out: Path) -> None:
             name = f"{folder.parent.name} {folder.name}"
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
 
-        study(grid, out, play)
+        study(grid, out, play, overrides)
 
 
 @click.command("diagnose")

@@ -86,28 +86,35 @@ def load_grid(path: Path) -> Grid:
     return grid
 
 
-def configs(grid: Grid, path: Path) -> dict[tuple[str, int], Config]:
-    """The resolved config of every cell and seed. Raises ConfigError naming the cell, before anything is run."""
+def configs(grid: Grid, path: Path, overrides: Sequence[str] = ()) -> dict[tuple[str, int], Config]:
+    """The resolved config of every cell and seed; `overrides` outrank the base and yield to the cells.
+
+    Raises ConfigError naming the cell, before anything is run.
+    """
     recipe = path.parent / grid.recipe
     found = {}
-    for name, overrides in grid.all_cells().items():
+    for name, values in grid.all_cells().items():
         for seed in grid.seeds:
-            values = {**grid.base, **overrides, "seed": seed}
+            base, own = _as_overrides(grid.base), _as_overrides({**values, "seed": seed})
             try:
-                found[name, seed] = load_config(recipe, [f"{key}={json.dumps(v)}" for key, v in values.items()])
+                found[name, seed] = load_config(recipe, [*base, *overrides, *own])
             except ConfigError as error:
                 raise ConfigError(f"{path}, cell {name!r}: {error}") from error
     return found
 
 
-def study(path: Path, out: Path, play: Play) -> Manifest:
+def _as_overrides(values: Override) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = ()) -> Manifest:
     """Run, or go on with, every cell and seed of the study file `path` in the folder `out`.
 
     Seeds go round first, so that a study cut short has every cell with fewer seeds. Raises ConfigError for a bad
     study file or one that is not the one `out` was begun with, Incomplete when other processes still hold runs.
     """
     grid = load_grid(path)
-    wanted = configs(grid, path)
+    wanted = configs(grid, path, overrides)
     members = tuple(Member(cell=cell, seed=seed, folder=_folder(cell, seed)) for cell, seed in wanted)
     reference = grid.reference or members[0].cell
     manifest = Manifest(question=grid.question, reference=reference, members=members)

@@ -61,6 +61,12 @@ def test_cells_are_the_product_of_the_axes_and_the_named_ones(grid: Path) -> Non
     assert found["bolder", 0].distill.lr == 0.01
 
 
+def test_a_value_set_for_the_study_outranks_the_recipe_and_yields_to_cells(grid: Path) -> None:
+    found = configs(load_grid(grid), grid, ["distill.lr=0.02", "model.dtype=bfloat16"])
+    assert {config.model.dtype for config in found.values()} == {"bfloat16"}
+    assert (found["none", 0].distill.lr, found["bolder", 0].distill.lr) == (0.02, 0.01)
+
+
 def test_a_study_runs_shares_what_is_the_same_and_is_compared(grid: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
     played: list[str] = []
