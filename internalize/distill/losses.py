@@ -24,9 +24,9 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor, float], Tensor]  # log q, log p, alpha
 
-# Logits that live at once, in about eight copies: 42 tokens of a vocabulary of 49,152 on a CPU, which more would make
-# hardly faster; a GPU wants larger pieces.
-LOGITS = {"cpu": 2**21, "cuda": 2**25}
+# Logits that live at once, in about eight copies: 21 tokens of a vocabulary of 49,152 on a CPU, which more would make
+# little faster (7 % with twice as many, in a model of four layers); a GPU wants larger pieces.
+LOGITS = {"cpu": 2**20, "cuda": 2**25}
 FEWEST = 16  # tokens at once, whatever the vocabulary
 
 
