@@ -30,7 +30,7 @@ from internalize.environments import registry
 from internalize.records import Action, Environment, Episode, Task, ToolSpec
 from internalize.stats import wilson
 
-COIN = "numLocations=3,numDistractorItems=0,includeDoors=0,limitInventorySize=0"  # that of recipes/coin.toml
+COIN = "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0"  # that of recipes/textgame.toml
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "docs": ("docs", {}),
     "maths": ("maths", {}),
@@ -40,7 +40,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "textworld_express": ("textworld_express", {}),
     "textworld_express, easy": ("textworld_express", {"difficulty": "easy"}),
     "textworld_express, short": ("textworld_express", {"subset": "short"}),
-    "coin, three rooms": ("textworld_express", {"games": ["coin"], "settings": {"coin": COIN}}),
+    "coin, four rooms": ("textworld_express", {"games": ["coin"], "settings": {"coin": COIN}}),
     "scienceworld": ("scienceworld", {}),
     "scienceworld, short": ("scienceworld", {"subset": "short"}),
 }

@@ -1,6 +1,6 @@
 """Teaches the built-in model to act in a published environment at all: `python recipes/warm_up.py tau2 --out adapters/tau2`.
 
-`tau2`: tickets of at most two faults. `coin`: the game of TextWorldExpress, three rooms. Only train tasks are used.
+`tau2`: tickets of at most two faults. `coin`: the game of TextWorldExpress, four rooms. Only train tasks are used.
 The adapter is for SmolLM2-135M-Instruct alone: `model.adapter = "adapters/tau2"`. It replaces the packaged starter.
 Data: warm_up_data.py. `--walks 4` tries it out.
 """

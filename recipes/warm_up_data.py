@@ -24,7 +24,7 @@ from internalize.rules import EXACTLY, START, Rule, Situation, applies, phrase, 
 P_GOOD, P_EARLY = 0.8, 0.5  # of the impatient agent; the second of what is left
 P_RIGHT, P_WRONG, P_ABSENT = 0.7, 0.4, 0.2  # shares of decisions with such a hint
 SHARE = 0.08  # of walks that a line or a call has to occur in
-COIN = "numLocations=3,numDistractorItems=0,includeDoors=0,limitInventorySize=0"
+COIN = "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0"
 TELLING = 0.4  # share of a line's decisions that an action has to follow for the line to be its cue
 
 
@@ -60,7 +60,7 @@ def tau2_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
 
 
 def coin_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
-    """Three rooms and a coin."""
+    """Four rooms and a coin."""
     env = TextWorldExpress(games=["coin"], settings={"coin": COIN}, per_game=200)
 
     def walks() -> Iterator[Walk]:
