@@ -282,6 +282,11 @@ class GateConfig(Section):
         description="'always' promotes; on a significant loss on dev 'no_worse' rolls back; 'retry' trains with a "
         "smaller step, 'average' takes the mean with the parent, and if that is worse too they roll back.",
     )
+    against: Literal["parent", "best"] = Field(
+        "best",
+        description="Whom a candidate must not be worse than: its 'parent', or the 'best' kept so far on dev, which "
+        "also stops a slow decline.",
+    )
     shrink: float = Field(0.25, gt=0, lt=1, description="Learning rate of a retry, times distill.lr.")
 
 

@@ -1,4 +1,4 @@
-"""Whether a new checkpoint is kept: compare it with the one before, on the same tasks, without experience.
+"""Whether a new checkpoint is kept: compare it with an earlier one, on the same tasks, without experience.
 
 Left out: how to roll back (the loop does it). What must not change: a result in the in-context mode
 never decides, and too few tasks never roll back: noise of small suites is as large as real effects.
@@ -20,12 +20,14 @@ LEAST_TASKS = 6  # five tasks that all got worse still have an exact two-sided p
 class Decision(Record):
     """What the gate said. `interval`: after minus before, None when no task was scored in both.
 
-    `first`: what was said of the first candidate, when this is about a second one.
+    `rival`: the iteration it was compared with. `first`: what was said of the first candidate, when this is about a
+    second one.
     """
 
     promote: bool
     reason: str
     interval: Interval | None
+    rival: int | None = None
     first: Decision | None = None
 
 

@@ -7,6 +7,8 @@ stay in evaluations-first.jsonl; killed anywhere, the same decision is found aga
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .gate import Decision, decide
 from .records import Checkpoint, DistillExample, EvalResult
 from .stages import Run
@@ -34,11 +36,20 @@ def gate(this: Run, k: int) -> Decision:
 
 
 def _decided(this: Run, k: int) -> Decision:
-    """What the results of iteration `k` say against those of its parent."""
-    settings, parent = this.config.evaluate, this.kept(k - 1)
-    results = [r for r in this.results() if r.suite == settings.split]
-    before, after = ([r for r in results if r.iteration == number] for number in (parent, k))
-    return decide(before, after, this.config.gate.rule, settings.resamples, this.config.seed)
+    """What the results of iteration `k` say against those of its parent, or of the best kept so far."""
+    settings, rule = this.config.evaluate, this.config.gate
+    results = [r for r in this.results() if r.suite == settings.split and r.mode == "internalized"]
+    held = {number: [r for r in results if r.iteration == number] for number in range(k + 1)}
+    rival = this.kept(k - 1)
+    if rule.against == "best":  # of equals the latest
+        rival = max({this.kept(number) for number in range(k)}, key=lambda number: (_mean(held[number]), number))
+    found = decide(held[rival], held[k], rule.rule, settings.resamples, this.config.seed)
+    return found.model_copy(update={"rival": rival})
+
+
+def _mean(results: Sequence[EvalResult]) -> float:
+    scored = [result.success for result in results if result.success is not None]
+    return sum(scored) / len(scored) if scored else 0.0
 
 
 def _second(this: Run, k: int, first: Decision) -> Decision:

@@ -67,7 +67,8 @@ def test_a_milder_candidate_that_holds_takes_the_place_of_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     run(tmp_path, monkeypatch, rule, LOST, WON, WON)
-    assert decision(tmp_path, 1) == WON.model_copy(update={"first": LOST})
+    said = {"rival": 0}  # the starter: nothing else was kept yet
+    assert decision(tmp_path, 1) == WON.model_copy(update={"first": LOST.model_copy(update=said), **said})
     record = Checkpoint.model_validate_json((tmp_path / "iter-1" / "checkpoint.json").read_bytes())
     assert record.path == "iter-1/second"
     results = read_jsonl(tmp_path / "iter-1" / "evaluations.jsonl", EvalResult)

@@ -1,6 +1,8 @@
 import pytest
 
+from internalize.config import load_config
 from internalize.gate import decide
+from internalize.promotion import _decided
 from internalize.records import EvalResult
 
 
@@ -56,3 +58,35 @@ def test_results_with_experience_in_context_do_not_decide():
     assert decision.interval is not None
     assert decision.interval.mean == 0
     assert not decide(ALL, NONE + results([1.0] * 20, "in_context"), "no_worse").promote
+
+
+class Declining:
+    """A run that loses a little at every iteration; iterations in `dropped` were rolled back."""
+
+    def __init__(self, *won, against, dropped=()):
+        self.config = load_config(None, ["gate.rule=no_worse", f"gate.against={against}"])
+        self.won, self.dropped = won, dropped
+
+    def results(self):
+        return [
+            one.model_copy(update={"iteration": number})
+            for number, count in enumerate(self.won)
+            for one in results([1.0] * count + [0.0] * (40 - count))
+        ]
+
+    def kept(self, k):
+        return max(number for number in range(k + 1) if number not in self.dropped)
+
+
+def test_a_slow_decline_passes_the_parent_and_not_the_best():
+    assert _decided(Declining(30, 28, 26, 24, against="parent"), 3).promote
+    decision = _decided(Declining(30, 28, 26, 24, against="best"), 3)
+    assert not decision.promote
+    assert decision.rival == 0
+    assert decision.interval.mean == pytest.approx(-6 / 40)
+
+
+def test_the_best_is_the_latest_of_equals_and_none_that_was_rolled_back():
+    assert _decided(Declining(20, 28, 28, 20, against="best"), 3).rival == 2
+    assert _decided(Declining(20, 28, 35, 28, against="best", dropped=(2,)), 3).rival == 1
+    assert _decided(Declining(20, 28, 28, 20, against="parent"), 3).rival == 2
