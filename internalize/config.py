@@ -283,9 +283,7 @@ class GateConfig(Section):
         "smaller step, 'average' takes the mean with the parent, and if that is worse too they roll back.",
     )
     against: Literal["parent", "best"] = Field(
-        "best",
-        description="Whom a candidate must not be worse than: its 'parent', or the 'best' kept so far on dev, which "
-        "also stops a slow decline.",
+        "best", description="Whom a candidate must not be worse than: its 'parent', or the 'best' kept so far."
     )
     shrink: float = Field(0.25, gt=0, lt=1, description="Learning rate of a retry, times distill.lr.")
 
