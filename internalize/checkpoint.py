@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,18 +29,29 @@ _WHOLE = "model.safetensors"
 
 
 def save_checkpoint(model: nn.Module, folder: Path) -> str:
-    """Write the trained weights and their config to `folder`, replacing it, and return their id."""
+    """Write the trained weights and their config to `folder`, replacing it, and return their id.
+
+    Of several processes that train together the first one writes, and the others wait for it.
+    """
     state = trained_state(model)
+    together = dist.is_available() and dist.is_initialized()
+    if not together or dist.get_rank() == 0:
+        _write(model, state, folder)
+    if together:
+        dist.barrier()
+    return checkpoint_id(state)
+
+
+def _write(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(state, part / _file_of(model), metadata={"format": "pt"})
+    save_file(dict(state), part / _file_of(model), metadata={"format": "pt"})
     config: Any = model.peft_config["default"] if isinstance(model, PeftModel) else model.config
     config.save_pretrained(part)
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
-    return checkpoint_id(state)
 
 
 def load_checkpoint(model: nn.Module, folder: Path) -> str:

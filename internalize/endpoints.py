@@ -105,27 +105,34 @@ class Served:
     def __init__(self, link: Link, config: Config, renderer: Renderer, starter: str) -> None:
         self._link, self._config, self._renderer = link, config, renderer
         self._holds = {starter: link.config.model}  # checkpoint id -> the model's name there
+        self._folders: dict[str, Path] = {}
         self._warned = False
         self.abilities = asyncio.run(_learn(link, renderer))
         _LOG.info(self.abilities.text)
 
-    def hold(self, checkpoint: str, folder: Path) -> None:
-        """Have the server load a trained adapter, if it can; else warn, once. Raises Refused with the server's words.
+    def offer(self, checkpoint: str, folder: Path) -> None:
+        """Where a trained adapter lies. It is loaded when somebody is to act with it, so that none is lost for that."""
+        self._folders[checkpoint] = folder
 
-        Not to be called where an event loop runs.
+    def _name_of(self, checkpoint: str) -> str | None:
+        """The name of these weights there, loaded if need be; None, with one warning, if the server cannot.
+
+        Raises Refused with the server's words. Not to be called where an event loop runs.
         """
-        if checkpoint not in self._holds and self._can_load(checkpoint):
+        folder = self._folders.get(checkpoint)
+        if checkpoint not in self._holds and folder is not None and self._can_load(checkpoint):
             asyncio.run(_load_adapter(self._link, checkpoint, str(folder.resolve())))
             self._holds[checkpoint] = checkpoint
+        return self._holds.get(checkpoint)
 
     def chat(self, checkpoint: str) -> ServerChat | None:
         """The server asked for text with these weights, or None if it does not hold them."""
-        model = self._holds.get(checkpoint)
+        model = self._name_of(checkpoint)
         return None if model is None else ServerChat(self._link, model)
 
     def actor(self, checkpoint: str, judge: Judge | None = None) -> Acting | None:
         """Who acts with these weights over the server, or None if it does not hold them."""
-        model, named = self._holds.get(checkpoint), self._config.model
+        model, named = self._name_of(checkpoint), self._config.model
         limits, api = self._config.rollout, self.abilities.tokens
         wave = self._link.config.concurrency  # no more than are served: episodes end early, and are kept then
         if model is None:

@@ -19,6 +19,8 @@ from .actor import Acting, Actor
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
 from .config import Config
 from .distill.drift import Drift, drift
+from .distill.fitting import require_arguments
+from .distill.scoring import require_plain_head
 from .distill.trainer import Given, Round, TrainSummary, distill, new_adapter
 from .distill.weights import State, snapshot
 from .endpoints import Endpoints, Served, chat_model
@@ -30,6 +32,8 @@ from .records import ChatModel, DistillExample, Selector, Trajectory
 from .redact import Redactor
 from .render import PROTOCOLS, Renderer
 from .selectors import build as build_selector
+
+_LOGS = "runs"  # of transformers' logging back-ends, in the folder of a training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,6 +47,7 @@ class LocalPolicy:
         self._config = config
         self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
         self.model.eval()
+        require_plain_head(self.model)
         self.renderer = Renderer(tokenizer, PROTOCOLS[model_config.protocol])
         self._engine = LocalEngine(
             self.model,
@@ -69,6 +74,7 @@ class LocalPolicy:
         """
         named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
+        require_arguments(config.distill)
         return cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype))
 
     @property
@@ -127,6 +133,8 @@ class LocalPolicy:
             given=Given(start, self._anchor, self.renderer.tokenizer, part),
         )
         self._keep(folder)
+        if (states / _LOGS).exists():  # where they are without states to go on from
+            shutil.copytree(states / _LOGS, folder.parent / _LOGS, dirs_exist_ok=True)
         shutil.rmtree(states, ignore_errors=True)
         return summary
 
@@ -149,7 +157,7 @@ class LocalPolicy:
         self._engine.reset()
         self.checkpoint = save_checkpoint(self.model, folder)
         if self._served:
-            self._served.hold(self.checkpoint, folder)
+            self._served.offer(self.checkpoint, folder)
 
     def drift(self, episodes: Sequence[Trajectory], iteration: int) -> Drift:
         """How far these weights are from the starter's, on episodes that they played."""
@@ -168,7 +176,7 @@ class LocalPolicy:
         else:
             self.checkpoint = load_checkpoint(self.model, folder)
             if self._served:
-                self._served.hold(self.checkpoint, folder)
+                self._served.offer(self.checkpoint, folder)
         self._engine.reset()
 
     def _load_starter(self) -> None:

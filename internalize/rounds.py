@@ -42,14 +42,20 @@ def without_held_out(
 
 
 def parts(
-    config: DistillConfig, plan: Sequence[Sequence[Task]], folder: Path, held: tuple[DistillExample, ...]
+    config: DistillConfig,
+    plan: Sequence[Sequence[Task]],
+    folder: Path,
+    held: tuple[DistillExample, ...],
+    earlier: int = 0,
 ) -> Iterator[Round]:
     """Each round as part of one training: which steps it is planned to be, whose optimizer it goes on with.
 
-    A round has a step for every `batch` attempts, fewer if some are filtered out; one without any examples leaves no
+    A round has a step for every `batch` attempts and replayed examples, of which there are `earlier` to draw from,
+    and fewer if some attempts are filtered out; one without any examples leaves no
     optimizer, and the next goes on with the one before. Ask for a part only when the round before it is finished.
     """
-    steps = [-(-len(tasks) * config.attempts // config.batch) for tasks in plan]
+    fresh = [len(tasks) * config.attempts for tasks in plan]
+    steps = [-(-(count + min(round(config.replay * count), earlier)) // config.batch) for count in fresh]
     for number in range(len(plan)):
         carried = next((file for n in range(number - 1, -1, -1) if (file := _optimizer(folder, n)).exists()), None)
         yield Round(sum(steps[:number]), sum(steps), carried, _optimizer(folder, number), held)
@@ -67,8 +73,13 @@ def clear(folder: Path, number: int | None = None) -> None:
 def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> list[DistillExample]:
     """`share * count` examples of earlier iterations, drawn without repetition; fewer if there are not so many."""
     wanted = round(share * count)
-    held = [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)] if wanted else []
+    held = learnt(earlier) if wanted else []
     return random.Random(seed).sample(held, min(wanted, len(held)))
+
+
+def learnt(earlier: Sequence[Path]) -> list[DistillExample]:
+    """What earlier iterations were trained on."""
+    return [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)]
 
 
 def _optimizer(folder: Path, number: int) -> Path:

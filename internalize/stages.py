@@ -35,7 +35,7 @@ from .pool import ExperiencePool, empty, load_pool, save_pool
 from .records import Checkpoint, DistillExample, Environment, EvalResult, PoolEdit, Task, Trajectory
 from .redact import REDACTIONS, without_secrets
 from .rollout import Label, rollout
-from .rounds import clear, examples_of, parts, replayed, rounds, together, without_held_out
+from .rounds import clear, examples_of, learnt, parts, replayed, rounds, together, without_held_out
 from .store import RunStore, read_jsonl, write_json, write_jsonl
 from .utility import retire, retired_ids, utilities, without_retired
 
@@ -173,10 +173,10 @@ class Run:
             return
         parent = self.policy.checkpoint
         self.report(f"iteration {k}: distil", 0, 1)
-        learnt, summary = self._learn(k, examples)
-        write_jsonl(folder / "train.jsonl", learnt)
+        trained, summary = self._learn(k, examples)
+        write_jsonl(folder / "train.jsonl", trained)
         kept = summary.model_dump(include=set(TrainRecord.model_fields))
-        kept |= {"accepted": len(learnt), "rejected": self._rejected}
+        kept |= {"accepted": len(trained), "rejected": self._rejected}
         write_json(folder / "train.json", TrainRecord(**kept))
         record = Checkpoint(
             id=self.policy.checkpoint,
@@ -196,11 +196,12 @@ class Run:
         if len(plan) == 1:
             return examples, self.train(k, examples, folder / "checkpoint")
         examples, held = without_held_out(self.config.distill, plan, examples, self.config.seed * 1000 + k)
-        start, learnt, summaries = self.policy.weights(), [*examples], []
-        for number, part in enumerate(parts(self.config.distill, plan, folder, held)):
+        start, seen, summaries = self.policy.weights(), [*examples], []
+        earlier = len(learnt(self._learnt(k))) if self.config.distill.replay else 0
+        for number, part in enumerate(parts(self.config.distill, plan, folder, held, earlier)):
             if number:
                 examples = self.collect(k, self.pool(k), number)
-                learnt += examples
+                seen += examples
             weights = folder / ("checkpoint" if number == len(plan) - 1 else f"round-{number}")
             if not self.store.done(k, f"round {number}"):
                 summary = self.train(k, examples, weights, number, start, part)
@@ -210,7 +211,7 @@ class Run:
                 self.policy.restore(weights)
             clear(folder, number)
             summaries.append(TrainSummary.model_validate_json((folder / f"round-{number}.json").read_bytes()))
-        return learnt, together(summaries)
+        return seen, together(summaries)
 
     def train(
         self,
@@ -224,10 +225,9 @@ class Run:
     ) -> TrainSummary:
         """One training, with examples of earlier iterations mixed in."""
         seed = self.config.seed * 1000 + k + 7919 * number
-        earlier = [self.store.iteration(n) / "train.jsonl" for n in range(1, k)]
         title = f"iteration {k}: distil {number or ''}".rstrip()
         return self.policy.train(
-            [*examples, *replayed(earlier, self.config.distill.replay, len(examples), seed)],
+            [*examples, *replayed(self._learnt(k), self.config.distill.replay, len(examples), seed)],
             seed=seed,
             folder=weights,
             progress=lambda done, total, _: self.report(title, done, total),
@@ -235,6 +235,10 @@ class Run:
             part=part,
             shrink=shrink,
         )
+
+    def _learnt(self, k: int) -> list[Path]:
+        """Files of what the iterations before `k` were trained on."""
+        return [self.store.iteration(n) / "train.jsonl" for n in range(1, k)]
 
     def evaluate(
         self,

@@ -14,15 +14,17 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from internalize.config import DistillConfig
-from internalize.errors import InternalizeError
+from internalize.errors import InternalizeError, UserError
 
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import head, hidden_states, teacher_hidden
@@ -145,9 +147,14 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
             optimizer.load_state_dict(carried["optimizer"])
             for group in optimizer.param_groups:
                 group["lr"] = self.args.learning_rate
-            if self.model.average is not None:
-                self.model.average.load(carried["average"])
         return optimizer
+
+    def carry_on(self, part: Round) -> None:
+        """Take up the part before: its average now, lest it undo a state to go on from, and later its optimizer."""
+        self.part = part
+        if part.carried_in and self.model.average is not None:
+            carried = torch.load(part.carried_in, map_location=self.args.device, weights_only=True)
+            self.model.average.load(carried["average"])
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of the whole training, from the first step of this part on."""
@@ -255,9 +262,23 @@ def trainer_of(
         data_collator=lambda batch: {"row": batch[0], "labels": labels(batch[0])},
         callbacks=[Watch(lossy, progress)],
     )
-    fit.part = part
+    if part is not None:
+        fit.carry_on(part)
     fit.remove_callback(PrinterCallback)
     return fit
+
+
+def require_arguments(config: DistillConfig) -> None:
+    """Raises UserError for values of [distill.trainer] or `report_to` that transformers would refuse after rollouts."""
+    try:
+        with TemporaryDirectory() as folder:
+            arguments = _arguments(nn.Linear(1, 1), config, 0, Path(folder), one_round=False)
+        Trainer.get_optimizer_cls_and_kwargs(arguments)
+        for callback in get_reporting_integration_callbacks(arguments.report_to):
+            callback()
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"distill.trainer or distill.report_to: {words[0]}") from error
 
 
 def _rows(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:

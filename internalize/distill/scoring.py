@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from internalize.errors import DataError
+from internalize.errors import DataError, UserError
 from internalize.records import ActionSpan, DistillExample
 from internalize.render import common_prefix
 
@@ -179,6 +179,18 @@ def head(model: nn.Module) -> nn.Module:
     """The language-model head."""
     output: nn.Module = _causal_lm(model).get_output_embeddings()
     return output
+
+
+@torch.no_grad()
+def require_plain_head(model: nn.Module) -> None:
+    """Raises UserError for a model that scales or caps what its head says: losses here are on the head's own logits."""
+    whole, output = _causal_lm(model), head(model)
+    ids = torch.arange(min(4, int(next(output.parameters()).shape[0])), device=next(whole.parameters()).device)[None]
+    said = whole(input_ids=ids, use_cache=False).logits.float()
+    own = output(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state).float()
+    capped = getattr(whole.config, "final_logit_softcapping", None)  # hardly moves small logits
+    if capped or not torch.allclose(said, own, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
+        raise UserError(f"{type(whole).__name__} scales or caps its logits, which distillation does not do")
 
 
 def _causal_lm(model: Any) -> Any:

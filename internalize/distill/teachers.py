@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from internalize.config import DistillConfig
 from internalize.engines.models import load_policy
 from internalize.errors import InternalizeError, UserError
-from internalize.records import DistillExample
+from internalize.records import DistillExample, content_hash
 
 from .losses import Head, chunked_loss
-from .scoring import Packed, head, pack, pack_clean, teacher_answers
+from .scoring import Packed, head, pack, pack_clean, require_plain_head, teacher_answers
 from .weights import State, swapped, trained
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Lessons:
     teacher_head: Head | None = None  # None: the student's, which is then frozen and shared
     anchor_head: Head | None = None
     teacher_nll: float | None = None
+    source: str = ""  # hash of the examples they were made of
 
 
 def prepare(
@@ -100,11 +101,12 @@ def prepare(
         examples = [*examples, *given.part.held]
     else:
         places = held_out(len(examples), config.held_out, seed)
+    source = content_hash([example.model_dump(mode="json") for example in examples])
     clean = [pack_clean(example.token_ids, example.spans) for example in examples]
     anchor, anchor_head = _anchor(model, clean, config, given)
     if config.divergence == "sft":
         items = [TrainItem(p, None, e.weight, None, a) for p, e, a in zip(clean, examples, anchor, strict=True)]
-        return Lessons(*_split(_with_shown(items, examples, config), places), anchor_head=anchor_head)
+        return Lessons(*_split(_with_shown(items, examples, config), places), anchor_head=anchor_head, source=source)
     moving = config.teacher in MOVING
     asked = sorted({*places, *range(min(SANE_SAMPLE, len(examples)))}) if moving else range(len(examples))
     answers, teacher_head, nll = _answers(model, [examples[i] for i in asked], [clean[i] for i in asked], config, given)
@@ -119,7 +121,7 @@ def prepare(
         )
         for i, (packed, example) in enumerate(zip(clean, examples, strict=True))
     ]
-    return Lessons(*_split(_with_shown(items, examples, config), places), teacher_head, anchor_head, nll)
+    return Lessons(*_split(_with_shown(items, examples, config), places), teacher_head, anchor_head, nll, source)
 
 
 def _with_shown(
@@ -207,6 +209,7 @@ def _load(model: nn.Module, source: str, given: Given) -> nn.Module:
         require_same_tokens(given.tokenizer, tokenizer, source)
     if _vocabulary(head(other)) < _vocabulary(head(model)):
         raise UserError(f"distill.teacher_source = {source!r}: its head has fewer tokens than the policy's")
+    require_plain_head(other)
     other.requires_grad_(False)  # noqa: FBT003 - torch's signature
     return other
 

@@ -127,7 +127,10 @@ def _train(
     trained(model)  # turns their gradients on
     lossy = Lossy(model, lessons, config)
     trainer = trainer_of(lossy, config, seed, output_dir, part, progress)
-    found = _state_to_go_on_from(lossy, config, seed, output_dir) if config.save_steps else None
+    inputs = content_hash(
+        [config.model_dump(mode="json"), seed, lessons.source, part and part.first_step, _sums(model)]
+    )
+    found = _state_to_go_on_from(inputs, output_dir) if config.save_steps else None
     if found is None and lessons.held:
         lossy.held.append(lossy.held_out_loss())
     _run(trainer, found)
@@ -147,11 +150,13 @@ def _run(trainer: Fit, found: str | None) -> None:
     trainer.train(resume_from_checkpoint=found)
 
 
-def _state_to_go_on_from(lossy: Lossy, config: DistillConfig, seed: int, folder: Path) -> str | None:
-    """The last whole state of this same training in `folder`; states of another one, or torn ones, are removed."""
-    items = [[i.packed.ids.tolist(), i.packed.targets.tolist(), i.weight] for i in lossy.lessons[0].items]
-    start = {name: float(weight.detach().double().sum()) for name, weight in trained(lossy.policy).items()}
-    inputs = content_hash([config.model_dump(mode="json"), seed, items, start])
+def _sums(model: nn.Module) -> dict[str, float]:
+    """What tells the weights at the start of one training, frozen ones too, from those of another."""
+    return {name: float(weight.detach().double().sum()) for name, weight in model.named_parameters()}
+
+
+def _state_to_go_on_from(inputs: str, folder: Path) -> str | None:
+    """The last whole state in `folder` of the training with these inputs; others, and torn ones, are removed."""
     mark = folder / _INPUTS
     if not mark.is_file() or mark.read_text(encoding="utf-8") != inputs:
         shutil.rmtree(folder, ignore_errors=True)

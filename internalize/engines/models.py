@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import ssl
 import urllib.error
 import urllib.request
@@ -65,9 +66,12 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def resolve_device(device: str) -> torch.device:
-    """'auto' is the first CUDA device if there is one, else the CPU. Raises UserError for one that is not there."""
+    """'auto' is the first CUDA device if there is one (a launcher's process: its own), else the CPU.
+
+    Raises UserError for one that is not there.
+    """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         found = torch.device(device)
     except RuntimeError as error:

@@ -30,6 +30,7 @@ def _die(out: Path, changes: list[str], call: int) -> None:
     [
         (["distill.filter=none", "distill.epochs=2"], [3, 6]),  # in the first epoch, in the second
         (["distill.preset=sdft", "distill.epochs=1", "distill.refresh=2", "distill.lora_r=0"], [1, 3, 3]),
+        (["distill.preset=sdft", "distill.epochs=1", "distill.refresh=2"], [4]),  # from a state within the second round
     ],
 )  # fmt: skip
 def test_killed_in_training_and_resumed_it_ends_with_the_same_weights(

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("openai", reason="needs the extra 'server'")
 
 from internalize.actor import Actor, ChatActor
+from internalize.checkpoint import checkpoint_id
 from internalize.config import Config, EndpointConfig
 from internalize.endpoints import Endpoints, chat_model
 from internalize.engines.link import Backoff, Link, Refused
@@ -158,8 +159,9 @@ def test_trained_weights_act_over_a_server_that_loads_adapters(tmp_path: Path) -
         starter = policy.checkpoint
         folder = _trained(policy, tmp_path)
         assert policy.checkpoint != starter
-        assert server.loaded == [policy.checkpoint]  # type: ignore[attr-defined]
+        assert server.loaded == []  # type: ignore[attr-defined] # nobody acts yet
         who = policy.actor
+        assert server.loaded == [policy.checkpoint]  # type: ignore[attr-defined]
         assert isinstance(who, Actor)
         assert isinstance(who.engine, ServerEngine)
         assert who.engine.model == policy.checkpoint == policy.chat.name.removeprefix("e/")
@@ -192,8 +194,10 @@ def test_an_adapter_that_the_server_cannot_read_is_an_error_with_its_words(tmp_p
     with vllm(adapters=True) as server:
         policy = policy_for(config_for(server))
         server.extra["POST /v1/load_lora_adapter"] = lambda body: (404, {}, b'{"message": "No adapter found for /x"}')
+        folder = _trained(policy, tmp_path)  # the training is kept whatever the server says
         with pytest.raises(Refused, match="No adapter found"):
-            _trained(policy, tmp_path)
+            _ = policy.actor
+        assert checkpoint_id(folder) == policy.checkpoint
 
 
 def _trained(policy: LocalPolicy, tmp_path: Path) -> Path:

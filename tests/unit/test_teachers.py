@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from internalize.checkpoint import checkpoint_id, trained_state
 from internalize.config import DistillConfig
 from internalize.distill.fitting import Lossy
-from internalize.distill.scoring import head, pack, pack_clean, teacher_hidden
+from internalize.distill.scoring import head, pack, pack_clean, require_plain_head, teacher_hidden
 from internalize.distill.teachers import Given, Lessons, held_out, prepare, require_same_tokens
 from internalize.distill.trainer import distill, new_adapter
 from internalize.distill.weights import Average, head_with, snapshot, swapped, trained
@@ -213,3 +213,17 @@ def test_under_autocast_a_moving_teacher_leaves_the_students_gradient_alone(
         gradients.append(torch.cat([weight.grad.flatten() for weight in trained(policy).values()]))
     assert gradients[0].norm() > 0
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("change", [{"logits_scaling": 8.0}, {"logits_scaling": 1.0}])
+def test_a_head_that_scales_its_logits_is_refused(change: dict[str, float]) -> None:
+    settings = GraniteConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, **change,
+    )  # fmt: skip
+    model = GraniteForCausalLM(settings)
+    if change["logits_scaling"] == 1.0:
+        require_plain_head(model)
+        return
+    with pytest.raises(UserError, match="GraniteForCausalLM scales or caps its logits"):
+        require_plain_head(model)

@@ -1,0 +1,24 @@
+"""Settings that are passed on to transformers."""
+
+from __future__ import annotations
+
+import pytest
+
+from internalize.config import load_config
+from internalize.distill.fitting import require_arguments
+from internalize.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["distill.trainer={lr_scheduler_type='foo'}"], "foo"),
+        (["distill.trainer={optim='foo'}"], "foo"),
+        (["distill.report_to=['foo']"], "foo"),
+        (["distill.trainer={warmup_steps='a'}"], ""),
+    ],
+)
+def test_values_that_transformers_refuses_are_refused_before_anything_is_played(changes: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=f"^distill.trainer or distill.report_to: .*{words}"):
+        require_arguments(load_config(None, changes).distill)
+    require_arguments(load_config(None, ["distill.trainer={bf16=true, lr_scheduler_type='cosine'}"]).distill)
