@@ -28,18 +28,21 @@ def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_o
 
     Several processes may work on one study: start the command as often as there are machines.
     """
-    from .report import comparison, study_page
+    from .report import comparison, study_html, study_page
 
     try:
         if not report_only:
             _run(grid, out, overrides)
     finally:
         if (out / "study.json").exists():
-            study_page.publish(comparison.compare(out), out)
+            found = comparison.compare(out)
+            study_page.publish(found, out)
+            study_html.write(found, out)
 
 
 def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
     from .loop import run as run_loop
+    from .report import write as write_report
     from .study import study
 
     with going_on_by("run the same command again"), progress() as show:
@@ -47,6 +50,7 @@ def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
         def play(config: Config, folder: Path) -> None:
             name = f"{folder.parent.name} {folder.name}"
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
+            write_report(folder)
 
         study(grid, out, play, overrides)
 

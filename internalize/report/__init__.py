@@ -16,3 +16,12 @@ def publish(run_dir: Path) -> None:
     for path in (markdown.write(report), html.write(report)):
         if path is not None:
             Console(stderr=True).print(f"Written: {path}", highlight=False, soft_wrap=True)
+
+
+def write(run_dir: Path) -> None:
+    """The same files, and nothing printed: the report of one run of a study."""
+    from . import data, html, markdown  # noqa: PLC0415
+
+    report = data.load(run_dir)
+    markdown.write(report)
+    html.write(report)

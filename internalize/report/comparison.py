@@ -259,3 +259,15 @@ def versus_rows(comparison: Comparison) -> list[Row]:
         )
         for v in comparison.versus
     ]
+
+
+def iteration_rows(comparison: Comparison) -> tuple[Row, list[Row]]:
+    """Head and rows: success of every cell and mode at every iteration, %."""
+    longest = max((curve.last for curve in comparison.curves), default=0)
+    head = ("cell", "mode", "starter", *(str(k) for k in range(1, longest + 1)))
+    rows = []
+    for curve in comparison.curves:
+        for mode, intervals in (("without", curve.internalized), ("with pool", curve.in_context)):
+            cells = [f"{100 * i.mean:.1f}" if i else NOTHING for i in intervals]
+            rows.append((curve.cell, mode, *cells, *[""] * (longest + 1 - len(cells))))
+    return head, rows

@@ -37,7 +37,7 @@ from .tripwires import WHERE, diagnose, signs_of, verdict
 
 FILE = "report.html"
 NOTE = "No page: jinja2 is not installed (pip install 'internalize[plot]')."
-PAGE = Path(__file__).parent / "templates" / "run.html"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Change(NamedTuple):
@@ -73,17 +73,11 @@ def write(report: RunReport) -> Path | None:
 
 def render(report: RunReport) -> str | None:
     """The page as text; None without jinja2."""
-    try:
-        from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - optional
-    except ImportError:
-        return None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["plain"] = plain
-    template = environment.from_string(PAGE.read_text(encoding="utf-8"))
-    return template.render(
+    return filled(
+        "run.html",
         report=report,
         sentence=summary(report),
-        success=_svg(lambda fig: figure.plot(fig, report), (9.6, 5.2)) if _measured(report) else "",
+        success=svg(lambda fig: figure.plot(fig, report), (9.6, 5.2)) if _measured(report) else "",
         signs=_signs(report) if report.finished else "",
         iterations=iteration_table(report),
         suites=(SUITE_HEAD, suite_rows(report)),
@@ -100,6 +94,23 @@ def render(report: RunReport) -> str | None:
         tokens=_tokens(report),
         config=json.dumps(report.info.config, indent=2, ensure_ascii=False),
     )
+
+
+def filled(template: str, **values: Any) -> str | None:
+    """A page made of a template in `templates/`, every value escaped; None without jinja2."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 - optional
+    except ImportError:
+        return None
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = plain
+    return environment.get_template(template).render(**values)
 
 
 def changes(iterations: Sequence[IterationReport]) -> list[Change]:
@@ -143,10 +154,10 @@ def _tokens(report: RunReport) -> str:
 
 def _signs(report: RunReport) -> str:
     count = len(panels.panels(report.iterations))
-    return _svg(lambda fig: panels.plot(fig, report), panels.size(count)) if count else ""
+    return svg(lambda fig: panels.plot(fig, report), panels.size(count)) if count else ""
 
 
-def _svg(plot: Callable[[Any], None], size: tuple[float, float]) -> str:
+def svg(plot: Callable[[Any], None], size: tuple[float, float]) -> str:
     """The figure as an SVG element; empty without matplotlib."""
     buffer = io.StringIO()
     if figure.save(buffer, plot, size) is None:

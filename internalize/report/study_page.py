@@ -14,7 +14,7 @@ from rich.console import Console
 
 from internalize.store import write_atomic
 
-from .comparison import CELL_HEAD, VERSUS_HEAD, Comparison, Curve, cell_rows, versus_rows
+from .comparison import CELL_HEAD, VERSUS_HEAD, Comparison, Curve, cell_rows, iteration_rows, versus_rows
 from .figure import NOTE, save
 from .markdown import named, section, table
 from .terminal import plain_text, print_table
@@ -46,7 +46,7 @@ def publish(comparison: Comparison, out: Path) -> None:
     print_table(CELL_HEAD, cell_rows(comparison), console)
     print_table(VERSUS_HEAD, versus_rows(comparison), console)
     if comparison.unfinished:
-        console.print(plain_text(_unfinished(comparison), style="yellow"))
+        console.print(plain_text(unfinished(comparison), style="yellow"))
     path = out / FILE
     write_atomic(path, render(comparison, draw(comparison, out / FIGURE)))
     Console(stderr=True).print(f"Written: {path}", highlight=False, soft_wrap=True)
@@ -54,9 +54,10 @@ def publish(comparison: Comparison, out: Path) -> None:
 
 def render(comparison: Comparison, drawn: Path | None) -> str:
     """The Markdown text; `drawn` is the figure to show, next to it."""
+    head, rows = iteration_rows(comparison)
     parts = (
         f"# {markdown_text(comparison.question)}",
-        markdown_text(_unfinished(comparison)),
+        markdown_text(unfinished(comparison)),
         f"![Success over the iterations, cell by cell]({drawn.name})" if drawn else NOTE,
         section("Cells", table(CELL_HEAD, named(cell_rows(comparison))), EXPLAINED),
         section(
@@ -64,13 +65,14 @@ def render(comparison: Comparison, drawn: Path | None) -> str:
             table(VERSUS_HEAD, named(versus_rows(comparison))),
             COMPARED if comparison.versus else "",
         ),
-        section("Iterations", _iterations(comparison)),
+        section("Iterations", table(head, named(rows))),
         _signs(comparison),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _unfinished(comparison: Comparison) -> str:
+def unfinished(comparison: Comparison) -> str:
+    """Which runs are missing; "" if none is."""
     folders = comparison.unfinished
     return f"Not finished: {len(folders)} runs ({', '.join(folders[:3])})." if folders else ""
 
@@ -83,26 +85,15 @@ def _signs(comparison: Comparison) -> str:
     return section("Warning signs", counted if found else "", collapsed, table(LEAD_HEAD, rows, text_columns=(0, 1)))
 
 
-def _iterations(comparison: Comparison) -> str:
-    longest = max((curve.last for curve in comparison.curves), default=0)
-    head = ("cell", "mode", "starter", *(str(k) for k in range(1, longest + 1)))
-    rows = []
-    for curve in comparison.curves:
-        for mode, intervals in (("without", curve.internalized), ("with pool", curve.in_context)):
-            cells = [f"{100 * i.mean:.1f}" if i else "-" for i in intervals]
-            rows.append((curve.cell, mode, *cells, *[""] * (longest + 1 - len(cells))))
-    return table(head, named(rows))
-
-
 def draw(comparison: Comparison, path: Path) -> Path | None:
     """The figure of a study at `path`; None without matplotlib or without measurements."""
     if not any(any(curve.internalized) for curve in comparison.curves):
         return None
-    return save(path, lambda figure: _plot(figure, comparison), (9.6, 7.2))
+    return save(path, lambda figure: plot(figure, comparison), (9.6, 7.2))
 
 
-def _plot(figure: Any, comparison: Comparison) -> None:
-    """Success without and with the pool above, how the policy behaves without it below."""
+def plot(figure: Any, comparison: Comparison) -> None:
+    """Into an empty figure: success without and with the pool above, how the policy behaves without it below."""
     panels = figure.subplots(2, 2, sharex=True, height_ratios=(2, 1))
     for number, curve in enumerate(comparison.curves):
         colour, shift = COLOURS[number % len(COLOURS)], 0.04 * number

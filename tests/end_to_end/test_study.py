@@ -1,5 +1,6 @@
 """A study: its cells, what they share, what is refused, and what the comparison says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from internalize.environments import registry
 from internalize.errors import ConfigError, Incomplete, UserError
 from internalize.policy import LocalPolicy
 from internalize.records import EvalResult
-from internalize.report import study_page
+from internalize.report import study_html, study_page
+from internalize.report import write as write_report
 from internalize.report.comparison import Comparison, Manifest, Member, Versus, compare
 from internalize.stats import Interval
 from internalize.store import RunStore, read_jsonl, read_marks
@@ -89,6 +91,14 @@ def test_a_study_runs_shares_what_is_the_same_and_is_compared(grid: Path, tmp_pa
     text = (out / "study.md").read_text()
     assert "Which \\| pattern?" in text
     assert "bolder" in text
+    for folder in out.glob("*/seed-*"):
+        write_report(folder)
+    page = study_html.write(comparison, out)
+    assert page is not None
+    html = page.read_text()
+    assert "Which | pattern?" in html
+    assert html.count('/report.html">') == 6
+    assert not re.search(r"(src|href)=\"(?!#|(none|stepwise|bolder)-)", html)  # nothing is loaded, runs are linked to
     before = {p: p.stat().st_mtime_ns for p in out.rglob("evaluations.jsonl")}
     assert study(grid, out, play) == manifest  # nothing is left to do
     assert {p: p.stat().st_mtime_ns for p in out.rglob("evaluations.jsonl")} == before

@@ -1,0 +1,76 @@
+"""study.html: one self-contained page of a study, its figure included, with a way to the page of every run.
+
+Left out: what single runs hold (each has its own page). What must not change: the page loads nothing from anywhere,
+and names of cells pass through `plain`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from internalize.store import write_atomic
+
+from . import html, study_page
+from .comparison import (
+    CELL_HEAD,
+    VERSUS_HEAD,
+    Comparison,
+    Member,
+    Versus,
+    cell_rows,
+    iteration_rows,
+    members,
+    versus_rows,
+)
+from .text import points
+from .tripwires import LEAD_HEAD, lead_rows, verdict
+
+FILE = "study.html"
+
+
+def write(comparison: Comparison, out: Path) -> Path | None:
+    """Write study.html into the folder of the study; None without jinja2."""
+    text = render(comparison, out, members(out))
+    if text is None:
+        return None
+    write_atomic(out / FILE, text)
+    return out / FILE
+
+
+def render(comparison: Comparison, out: Path, runs: Sequence[Member]) -> str | None:
+    """The page as text; None without jinja2."""
+    measured = any(any(curve.internalized) for curve in comparison.curves)
+    return html.filled(
+        "study.html",
+        comparison=comparison,
+        findings=findings(comparison),
+        unfinished=study_page.unfinished(comparison),
+        figure=html.svg(lambda fig: study_page.plot(fig, comparison), (9.6, 7.2)) if measured else "",
+        cells=(CELL_HEAD, cell_rows(comparison)),
+        versus=(VERSUS_HEAD, versus_rows(comparison)),
+        iterations=iteration_rows(comparison),
+        explained=study_page.EXPLAINED.replace("`", ""),
+        compared=study_page.COMPARED.replace("`", ""),
+        verdicts=[verdict(one) for one in comparison.diagnoses if one.collapse],
+        leads=(LEAD_HEAD, lead_rows(comparison.diagnoses)),
+        runs=[(f"{m.cell}, seed {m.seed}", _page(out, m.folder)) for m in runs],
+    )
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """What may be said of each cell against the reference, clear differences first."""
+    told = [one for one in comparison.versus if one.verdict != "not told apart"]
+    same = [one.cell for one in comparison.versus if one.verdict == "not told apart"]
+    lines = [_finding(one, comparison.reference) for one in told]
+    return [*lines, f"Not told apart from {comparison.reference}: {'; '.join(same)}."] if same else lines
+
+
+def _finding(one: Versus, reference: str) -> str:
+    return f"{one.cell} is {one.verdict} than {reference}: {points(one.change)} points, p = {one.p:.3f}."
+
+
+def _page(out: Path, folder: str) -> str:
+    """Where the page of a run is, from the study's; "" if there is none."""
+    return quote(f"{folder}/{html.FILE}") if (out / folder / html.FILE).exists() else ""
