@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from .actor import Acting, Actor, Moment
+from .environments.said import observation_of, prompt_of, score_of
 from .errors import Incomplete, InfrastructureError, InternalizeError
 from .inject import Injector
 from .records import (
@@ -180,7 +181,8 @@ async def run_episode(
     try:
         episode = await _asked(env, env.episode, task)
         instructions = actor.protocol.instructions(env.tools)
-        run.begin(Renderer.with_system(await _asked(env, episode.prompt), instructions))
+        prompt = prompt_of(env.name, await _asked(env, episode.prompt))
+        run.begin(Renderer.with_system(prompt, instructions))
         termination = await run.play(episode, env, actor, injector)
         score = await _score(episode, env, actor)
     except InfrastructureError as error:
@@ -233,7 +235,7 @@ async def _score(episode: Episode, env: Environment, actor: Acting) -> float | N
 
     Raises InfrastructureError with the judge's reason if it gives no score: the episode is owed again.
     """
-    score = await _asked(env, episode.score)
+    score = score_of(env.name, await _asked(env, episode.score))
     claimed: Callable[[], Claim | None] | None = getattr(episode, "claim", None)
     if score is not None or claimed is None or actor.judge is None:
         return score
@@ -283,7 +285,7 @@ class _Run:
             if generation is None:
                 return "context_full"
             action = actor.protocol.parse(generation.text, env.tools)
-            observation = await _asked(env, episode.step, action)
+            observation = observation_of(env.name, await _asked(env, episode.step, action))
             self._keep(generation, injection, action, observation, time.monotonic() - started)
             if observation is None:
                 return "answered"

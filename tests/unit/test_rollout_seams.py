@@ -234,3 +234,59 @@ def test_length_and_temperature_of_a_call_differ_from_those_of_actions() -> None
     assert one.completion_tokens == 30
     with pytest.raises(ContextError, match="no room"):
         asyncio.run(PolicyChat(engine, renderer).complete([Message(role="user", content="word " * 300)]))
+
+
+class OddEpisode(ToyEpisode):
+    """Says odd things where `odd` names them."""
+
+    def __init__(self, task: Task, odd: dict[str, Any]) -> None:
+        super().__init__(task, breaks=False)
+        self.odd = odd
+
+    def prompt(self) -> Any:
+        return self.odd.get("prompt", super().prompt())
+
+    def step(self, action: Action | None) -> Any:
+        return self.odd.get("step", super().step(action))
+
+    def score(self) -> Any:
+        return self.odd.get("score", super().score())
+
+
+class Odd(Toy):
+    """The first task's episode is odd."""
+
+    def __init__(self, odd: dict[str, Any]) -> None:
+        super().__init__()
+        self.odd = odd
+
+    def episode(self, task: Task) -> ToyEpisode:
+        return OddEpisode(task, self.odd if task == self.tasks("train")[0] else {})
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"step": 7}, "its observation is no text (int '7')"),
+        ({"step": b"seen"}, "its observation is no text (bytes"),
+        ({"score": "yes"}, "its score is no number from 0 to 1 (str 'yes')"),
+        ({"score": float("nan")}, "its score is no number from 0 to 1 (float 'nan')"),
+        ({"score": 1.5}, "its score is no number from 0 to 1 (float '1.5')"),
+        ({"prompt": "Open the box."}, "its prompt is no sequence of messages (str"),
+        ({"prompt": ()}, "its prompt is no sequence of messages (tuple"),
+    ],
+)
+def test_an_environment_that_says_odd_things_breaks_its_episode_alone(
+    odd: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    found = play(Odd(odd), chat_actor(answers), tmp_path / "a.jsonl")
+    assert [t.failure is None for t in found] == [False] + [True] * 11
+    assert found[0].score is None
+    assert words in (found[0].failure or "")
+
+
+def test_half_a_character_reaches_no_tokenizer(tmp_path: Path) -> None:
+    env = Odd({"step": "cut \ud83d here"})
+    found = play(env, chat_actor(answers), tmp_path / "a.jsonl")
+    assert found[0].failure is None
+    assert found[0].steps[0].observation == "cut ? here"
