@@ -287,6 +287,6 @@ def test_an_environment_that_says_odd_things_breaks_its_episode_alone(
 
 def test_half_a_character_reaches_no_tokenizer(tmp_path: Path) -> None:
     env = Odd({"step": "cut \ud83d here"})
-    found = play(env, chat_actor(answers), tmp_path / "a.jsonl")
+    found = play(env, chat_actor(lambda messages: "look[1]"), tmp_path / "a.jsonl")
     assert found[0].failure is None
     assert found[0].steps[0].observation == "cut ? here"
