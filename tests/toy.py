@@ -10,6 +10,7 @@ class ToyEpisode:
     def __init__(self, task: Task, *, breaks: bool) -> None:
         self.task, self.breaks = task, breaks
         self.answer: str | None = None
+        self.over = False
 
     def prompt(self) -> tuple[Message, ...]:
         return (Message(role="system", content="Boxes."), Message(role="user", content=self.task.question))
@@ -19,8 +20,10 @@ class ToyEpisode:
             raise InfrastructureError("the box is jammed")
         if action is None:
             return "Unknown action."
+        if self.over:
+            raise InfrastructureError("the box is empty; episodes are single-use")
         if action.name == "answer":
-            self.answer = action.argument
+            self.answer, self.over = action.argument, True
             return None
         return f"Inside: {self.task.answer}" if action.argument in self.task.question else "Nothing."
 

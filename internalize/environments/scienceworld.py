@@ -16,7 +16,7 @@ from internalize.records import Action, Task, ToolSpec
 
 from .gold import GoldStore
 from .jvm import TIMEOUT, Held, Jvm, jar_of
-from .textgames import ACT, LONGEST, TOOLS, Answer, TextEpisode
+from .textgames import ACT, LONGEST, TOOLS, Answer, TextEpisode, with_looks
 
 VARIATIONS = {
     "boil": 30, "change-the-state-of-matter-of": 30, "chemistry-mix": 32, "chemistry-mix-paint-secondary-color": 36,
@@ -126,6 +126,10 @@ class ScienceWorld:
         store = GoldStore(self.name, [str(task.state["kind"]), str(task.state["setting"])])
         commands = store.get(str(task.state["number"]), lambda: self._gold(task))
         return tuple(Action(name=ACT, argument=command) for command in commands)
+
+    def looks(self, task: Task) -> tuple[Action, ...]:
+        """What tells the world of a task from others: the reference, with a look around after each command."""
+        return with_looks(self.solve(task))
 
     def _gold(self, task: Task) -> list[str]:
         world = _World(self, task, gold=True)

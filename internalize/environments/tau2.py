@@ -42,6 +42,14 @@ _EVIDENCE = (
     "check_status_bar", "check_wifi_status", "check_installed_apps", "check_app_status", "check_payment_request",
     "get_customer_by_id", "get_customer_by_name", "get_bills_for_customer",
 )  # fmt: skip
+_LOOKS = (  # the one customer is the same in every ticket; a SIM that is out hides what else is wrong with the phone
+    *((n, {}) for n in _EVIDENCE if n.startswith(("check_", "run_", "can_")) and not n.startswith("check_app_")),
+    ("check_app_permissions", {"app_name": "messaging"}),
+    ("get_details_by_id", {"id": "L1002"}),
+    ("get_data_usage", {"customer_id": "C1001", "line_id": "L1002"}),
+    ("get_bills_for_customer", {"customer_id": "C1001"}),
+    *((n, {}) for n in ("reseat_sim_card", "check_sim_status", "check_apn_settings")),
+)
 
 
 class Tau2Episode:
@@ -138,6 +146,12 @@ class Tau2:
         return tuple(
             actions if actions and actions[-1].name == TRANSFER else [*actions, Action(name=DONE, argument="{}")]
         )
+
+    def looks(self, task: Task) -> tuple[Action, ...]:
+        """What tells a ticket from others: everything that can be looked at, then the repairs."""
+        known = {tool.name for tool in self.tools}
+        looked = [Action(name=name, argument=json.dumps(given)) for name, given in _LOOKS if name in known]
+        return (*looked, *self.solve(task))
 
 
 def arguments_of(action: Action, tool: ToolSpec) -> dict[str, Any] | str:

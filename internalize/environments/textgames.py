@@ -26,6 +26,12 @@ LISTED = 30  # commands that `actions` lists at most
 _WORD = re.compile(r"[a-z0-9]+")
 
 
+def with_looks(path: Sequence[Action]) -> tuple[Action, ...]:
+    """The commands of a reference but the last, each with a look at what is there then."""
+    look = Action(name=ACT, argument="look around")
+    return (look, *(one for action in path[:-1] for one in (action, look)))
+
+
 class Answer(NamedTuple):
     """What a game says to a command. `score` in [0, 1]; 1.0 = won."""
 
@@ -53,6 +59,42 @@ class Game(Protocol):
     def close(self) -> None:
         """Give the game back."""
         ...
+
+
+_BACK = {"north": "south", "south": "north", "east": "west", "west": "east"}
+_LONGEST_WALK = 200  # commands
+
+
+def walked(game: Game) -> tuple[str, ...]:
+    """Commands that look at every room that can be walked to and end in the first; none where nobody walks."""
+    sent: list[str] = []
+    if any(command.startswith("move ") for command in game.possible()):
+        _walk(game, _room(game, sent), sent, set())
+    return tuple(sent)
+
+
+def _walk(game: Game, room: str, sent: list[str], seen: set[str]) -> None:
+    seen.add(room)
+    for door in [command for command in game.possible() if command.startswith("open door")]:
+        _said(game, door, sent)
+    for move in [command for command in game.possible() if command.startswith("move ")]:
+        _said(game, move, sent)
+        there = _room(game, sent)
+        if there == room or len(sent) > _LONGEST_WALK:
+            continue
+        if there not in seen:
+            _walk(game, there, sent, seen)
+        _said(game, f"move {_BACK.get(move.split()[-1], '')}", sent)
+
+
+def _room(game: Game, sent: list[str]) -> str:
+    """The sentence that says where one is."""
+    return _said(game, "look around", sent).splitlines()[0]
+
+
+def _said(game: Game, command: str, sent: list[str]) -> str:
+    sent.append(command)
+    return game.send(command).text
 
 
 class TextEpisode:

@@ -1,21 +1,24 @@
 """Proof of an environment without a model: its references score 1.0, its tasks are apart, nothing wins for free.
 
 A row a split: reference solutions, and what a guesser scores that gives a family's most frequent answer of the first
-split. Then rows over everything: tasks in two splits (by id, and by question and state), tasks won without acting,
-answers that stand in the prompt, episodes that go on after their end or do not close, sizes, speed.
+split. Then rows over everything: tasks in two splits (by id, by question and state, and by what they show), tasks won
+without acting, answers that stand in the prompt, episodes that go on after their end or do not close, sizes, speed.
 Left out: models. What must not change: a row that is not proved says how many tasks and names the first.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from internalize.errors import InfrastructureError, TaskError
+from internalize.errors import InfrastructureError, InternalizeError, TaskError
 from internalize.records import Action, Claim, Environment, Episode, Task, content_hash
+
+from .alike import Shown, alike
 
 BY_CHANCE = 0.05  # share of answers that may stand in their prompts: short ones do so by chance
 _SHORTEST = 4  # characters of an answer that is looked for
@@ -41,6 +44,7 @@ class _Seen:
     told: list[Task] = field(default_factory=list)
     loose: list[Task] = field(default_factory=list)
     broke: dict[str, str] = field(default_factory=dict)  # what was said when the episode of a task broke, by its id
+    shown: list[Shown] = field(default_factory=list)
     longest: dict[str, str] = field(default_factory=dict)  # prompt, observation, episode: the longest text of each
 
     def text(self, kind: str, text: str) -> None:
@@ -66,12 +70,13 @@ def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str],
     guesses: dict[str, str] = {}
     seen = _Seen(tokens)
     for split in named:
-        tasks = env.tasks(split)
+        tasks = _listed(env, split)
         guesses = guesses or _commonest(tasks)
         doubled += [task for task in tasks if {homes.setdefault(mark, split) for mark in _marks(task)} != {split}]
         twice += _repeated(tasks)
         yield _proof(env, split, tasks, guesses, seen)
     yield _row("tasks in more than one split", doubled)
+    yield _row("tasks that show the world of one in another split", alike(env, seen.shown))
     if twice:
         yield _row("tasks twice in a split", twice)
     yield _row("tasks won without acting", seen.free)
@@ -108,13 +113,39 @@ def _repeated(tasks: Sequence[Task]) -> list[Task]:
 def _proof(env: Environment, split: str, tasks: Sequence[Task], guesses: Mapping[str, str], seen: _Seen) -> Row:
     if not tasks:
         return Row(f"{split}: no tasks", 1)
-    solutions = [env.solve(task) for task in tasks]
+    solutions = [_solved(env, task, seen) for task in tasks]
     failed = [t for t, actions in zip(tasks, solutions, strict=True) if not _proved(env, t, actions, seen)]
     guessed = sum(task.answer is not None and task.answer == guesses.get(task.family) for task in tasks) / len(tasks)
     families = ", ".join(f"{name} {count}" for name, count in sorted(Counter(t.family for t in tasks).items()))
     text = f"{split}: {_referred(solutions, len(failed))}, closed-book guesser {guessed:.1%} ({families})"
     why = seen.broke.get(failed[0].id, "") if failed else ""
     return Row(text + _first("; fails", failed) + (f" ({why})" if why else ""), len(failed))
+
+
+def _listed(env: Environment, split: str) -> Sequence[Task]:
+    try:
+        return env.tasks(split)
+    except Exception as error:
+        raise TaskError(f"{env.name}: the tasks of {split!r} cannot be had ({_words(error)})") from error
+
+
+def _solved(env: Environment, task: Task, seen: _Seen) -> Sequence[Action]:
+    """The reference; empty, and noted as what broke, if it cannot be had."""
+    try:
+        return env.solve(task)
+    except Exception as error:  # noqa: BLE001 - the other tasks are still to be proved
+        seen.broke[task.id] = _words(error)
+        return ()
+
+
+def _words(error: Exception) -> str:
+    """What broke, in one line. Wrong use, such as a missing key, is raised again: it is not about a task."""
+    if isinstance(error, InfrastructureError | TaskError):
+        return str(error)
+    if isinstance(error, InternalizeError):
+        raise error
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"raised {type(error).__name__}: {first}".rstrip(": ")
 
 
 def _referred(solutions: Sequence[Sequence[Action]], failed: int) -> str:
@@ -136,12 +167,11 @@ def _proved(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen
     """Whether the reference, if there is one, scores 1.0; everything else that is seen goes into `seen`."""
     seen.tasks += 1
     try:
-        _look(env, task, seen)
-    except (InfrastructureError, TaskError) as error:
-        seen.broke[task.id] = str(error)
-        return False
-    if not actions:
-        return True
+        seen.shown.append(Shown(task, _look(env, task, seen), tuple(actions)))
+    except Exception as error:  # noqa: BLE001 - an environment of others may raise anything
+        seen.broke[task.id] = _words(error)
+    if task.id in seen.broke or not actions:
+        return task.id not in seen.broke
     started = time.perf_counter()
     score = replay(env, task, actions, seen)
     seen.seconds += time.perf_counter() - started
@@ -149,8 +179,8 @@ def _proved(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen
     return score == 1.0
 
 
-def _look(env: Environment, task: Task, seen: _Seen) -> None:
-    """What an episode says and scores before anything was done."""
+def _look(env: Environment, task: Task, seen: _Seen) -> str:
+    """What an episode begins with; whether that is won, or tells the answer, goes into `seen`."""
     episode = env.episode(task)
     try:
         prompt = "\n".join(message.content for message in episode.prompt())
@@ -161,6 +191,7 @@ def _look(env: Environment, task: Task, seen: _Seen) -> None:
     seen.text("prompt", prompt)
     if task.answer and len(task.answer) >= _SHORTEST and _stands_in(task.answer, prompt):
         seen.told.append(task)
+    return prompt
 
 
 def _stands_in(answer: str, prompt: str) -> bool:
@@ -177,8 +208,8 @@ def replay(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen 
     try:
         episode = env.episode(task)
         return _played(episode, task, actions, seen)
-    except (InfrastructureError, TaskError) as error:
-        seen.broke[task.id] = str(error)
+    except Exception as error:  # noqa: BLE001 - an environment of others may raise anything
+        seen.broke[task.id] = _words(error)
         return None
     finally:
         if episode is not None and not _closed(episode):
@@ -194,7 +225,7 @@ def _played(episode: Episode, task: Task, actions: Sequence[Action], seen: _Seen
         if observation is None:
             score = _score(episode)
             seen.text("reference episode", "\n".join(said))
-            if not _refuses(episode, actions[0]):
+            if not all(_refuses(episode, further) for further in (actions[0], _other(action))):
                 seen.loose.append(task)
             return score if number == len(actions) - 1 else None
     return None
@@ -215,6 +246,18 @@ def _refuses(episode: Episode, action: Action) -> bool:
     except Exception:  # noqa: BLE001 - refusing is what is asked for, however it is done
         return True
     return _score(episode) == score
+
+
+def _other(action: Action) -> Action:
+    """The same action with another argument."""
+    try:
+        given = json.loads(action.argument)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        return action.model_copy(update={"argument": "something else"})
+    changed = {name: not value if isinstance(value, bool) else "something else" for name, value in given.items()}
+    return action.model_copy(update={"argument": json.dumps(changed)})
 
 
 def _closed(episode: Episode) -> bool:

@@ -23,7 +23,7 @@ from internalize.environments import scienceworld
 from internalize.environments.jvm import java
 from internalize.environments.scienceworld import ScienceWorld
 from internalize.environments.textworld_express import GAMES, TextWorldExpress
-from internalize.environments.validate import replay
+from internalize.environments.validate import replay, validate
 from internalize.errors import InfrastructureError, TaskError, UserError
 from internalize.inject import Injector
 from internalize.records import Action, Trajectory
@@ -132,6 +132,22 @@ def test_options_of_scienceworld_are_checked(options: dict[str, object], named: 
 def test_references_win_every_game(games: TextWorldExpress) -> None:
     tasks = games.tasks("dev")[: len(GAMES)]
     assert {task.family: replay(games, task, games.solve(task)) for task in tasks} == dict.fromkeys(GAMES, 1.0)
+
+
+EMPTY = "numLocations=3,numDistractorItems=0,includeDoors=0,limitInventorySize=0"
+
+
+def test_worlds_that_come_again_under_other_seeds_are_found_and_easy_ones_do_not(games: TextWorldExpress) -> None:
+    few = TextWorldExpress(games=["coin"], settings={"coin": EMPTY}, per_game=24)
+    easy = TextWorldExpress(games=["coin"], difficulty="easy", per_game=24)
+    found = {}
+    for env in (few, easy):
+        env.jvm = games.jvm  # type: ignore[misc] # one machine is enough
+        rows = {row.text.partition(":")[0]: row for row in validate(env, ("train", "dev"))}
+        found[env] = rows.pop("tasks that show the world of one in another split").failed
+        assert not [row.text for row in rows.values() if row.failed]
+    assert found[few] > 12
+    assert found[easy] == 0
 
 
 def test_two_games_of_one_seed_do_not_touch_each_other(games: TextWorldExpress) -> None:

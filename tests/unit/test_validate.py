@@ -1,7 +1,12 @@
 """The proof of an environment finds what is wrong with it, and says which task."""
 
+import itertools
+
+import pytest
+
 from internalize.environments.validate import Row, replay, validate
-from internalize.records import Action, Claim, Task
+from internalize.errors import InfrastructureError, TaskError, UserError
+from internalize.records import Action, Claim, Message, Task
 from tests.toy import Toy, ToyEpisode
 
 SPLITS = ("train", "dev", "test")
@@ -79,6 +84,66 @@ class Judged(ToyEpisode):
         return Claim(question=self.task.question, reference=str(self.task.answer), answer=str(self.answer))
 
 
+class Seeded(Toy):
+    """Its prompt says nothing; a task is a hidden seed. `worlds`: how many there are. References wander at random."""
+
+    def __init__(self, worlds: int, *, looks: bool = True) -> None:
+        super().__init__()
+        self.worlds, self.wandering = worlds, itertools.count()
+        if not looks:
+            self.solve = lambda task: (Action(name="answer", argument=self.world(task)),)  # type: ignore[method-assign]
+
+    def world(self, task: Task) -> str:
+        return str(int(str(task.state["seed"])) % self.worlds)
+
+    def tasks(self, split: str) -> tuple[Task, ...]:
+        first = {"train": 0, "dev": 100, "test": 200}[split]
+        return tuple(Task.new("toy", split, f"number {n}", None, seed=n) for n in range(first, first + 6))
+
+    def episode(self, task: Task) -> ToyEpisode:
+        question = f"Which number is in box {self.world(task)}?"
+        known = task.model_copy(update={"question": question, "answer": self.world(task)})
+        return Silent(known, breaks=False)
+
+    def solve(self, task: Task) -> tuple[Action, ...]:
+        wandered = Action(name="look", argument=f"corner {next(self.wandering)}")
+        return (wandered, *(Action(name=n, argument=self.world(task)) for n in ("look", "answer")))
+
+
+class Silent(ToyEpisode):
+    def prompt(self) -> tuple[Message, ...]:
+        return (Message(role="user", content="Find the number."),)
+
+
+class Growing(Toy):
+    """Its answers can be replaced after the end."""
+
+    def episode(self, task: Task) -> ToyEpisode:
+        return Replaced(task, breaks=False)
+
+
+class Replaced(ToyEpisode):
+    def step(self, action: Action | None) -> str | None:
+        if self.over and action is not None and action.name == "look":
+            raise InfrastructureError("over")
+        self.over = False
+        return super().step(action)
+
+
+class Raising(Toy):
+    """One solve, one episode, one prompt goes wrong."""
+
+    def solve(self, task: Task) -> tuple[Action, ...]:
+        if task == self.tasks("dev")[0]:
+            raise ValueError("no such box\nat all")
+        return super().solve(task)
+
+    def episode(self, task: Task) -> ToyEpisode:
+        if task == self.tasks("dev")[1]:
+            raise KeyError("lid")
+        return super().episode(task)
+
+
 def texts(env: Toy, *splits: str) -> dict[str, Row]:
     return {row.text.partition(":")[0]: row for row in validate(env, splits or SPLITS)}
 
@@ -89,18 +154,19 @@ def test_a_sound_environment_is_proved_split_by_split() -> None:
     assert rows[1].text.startswith("dev: reference 12/12, 2-2 steps, closed-book guesser ")
     assert rows[1].text.endswith("(box 12)")
     said = [row.text for row in rows[3:]]
-    assert said[:4] == [
+    assert said[:5] == [
         "tasks in more than one split: 0",
+        "tasks that show the world of one in another split: 0",
         "tasks won without acting: 0",
         "answers that stand in the prompt: 0",
         "episodes that go on after their end or do not close: 0",
     ]
     # "Boxes." and "Which number is in box 100?": 6 + 1 + 27 characters, 7 words; then "100", "Inside: 2", "2"
-    assert said[4] == (
+    assert said[5] == (
         "longest prompt 34 characters (7 tokens), observation 9 characters (2 tokens), "
         "reference episode 50 characters (11 tokens)"
     )
-    assert said[5].startswith("reference steps: 72 in ")
+    assert said[6].startswith("reference steps: 72 in ")
 
 
 def test_a_wrong_reference_is_named_by_its_id() -> None:
@@ -117,6 +183,7 @@ def test_a_task_in_two_splits_is_named_by_its_id() -> None:
     last = rows.pop("tasks in more than one split")
     assert last.failed == 1
     assert env.tasks("train")[5].id in last.text
+    assert rows.pop("tasks that show the world of one in another split").failed == 1
     assert not any(row.failed for row in rows.values())
 
 
@@ -184,3 +251,44 @@ def test_a_solution_that_goes_on_or_stops_short_or_breaks_proves_nothing() -> No
     assert replay(env, task, (look,)) is None
     assert replay(env, task, (answer, look)) is None
     assert replay(Toy(broken=frozenset({task.id}), jams=1), task, (look, answer)) is None
+
+
+WORLDS = "tasks that show the world of one in another split"
+
+
+@pytest.mark.parametrize(("worlds", "alike", "first"), [(3, 12, 100), (103, 6, 103), (1000, 0, 0)])
+def test_worlds_that_differ_in_a_hidden_seed_alone_are_found(worlds: int, alike: int, first: int) -> None:
+    row = texts(Seeded(worlds))[WORLDS]  # of 103: 103 to 105 are 0 to 2 again, 203 to 205 are 100 to 102
+    assert row.failed == alike
+    assert not alike or row.text.endswith(f"'number {first}'")
+
+
+def test_equal_prompts_of_tasks_that_show_nothing_are_no_overlap() -> None:
+    assert texts(Seeded(3, looks=False))[WORLDS].failed == 0
+
+
+def test_an_answer_that_can_be_replaced_after_the_end_is_found() -> None:
+    assert texts(Growing(), "dev")["episodes that go on after their end or do not close"].failed == 12
+
+
+def test_what_an_environment_raises_names_the_task_and_ends_no_proof() -> None:
+    env = Raising()
+    rows = list(validate(env, SPLITS))
+    assert [row.failed for row in rows[:3]] == [0, 2, 0]
+    assert env.tasks("dev")[0].id in rows[1].text
+    assert rows[1].text.endswith("(raised ValueError: no such box)")
+
+
+def test_wrong_use_and_tasks_that_cannot_be_listed_are_one_sentence() -> None:
+    class Keyless(Toy):
+        def episode(self, task: Task) -> ToyEpisode:
+            raise UserError("the variable KEY is not set")
+
+    class Listless(Toy):
+        def tasks(self, split: str) -> tuple[Task, ...]:
+            raise ValueError("bad file")
+
+    with pytest.raises(UserError, match="KEY is not set"):
+        list(validate(Keyless(), SPLITS))
+    with pytest.raises(TaskError, match=r"toy: the tasks of 'dev' cannot be had \(raised ValueError: bad file\)"):
+        list(validate(Listless(), ("dev",)))
