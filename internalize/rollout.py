@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from .actor import Acting, Actor, Moment
-from .environments.said import observation_of, prompt_of, score_of
+from .environments.said import claim_of, episode_of, observation_of, prompt_of, score_of
 from .errors import Incomplete, InfrastructureError, InternalizeError
 from .inject import Injector
 from .records import (
@@ -179,7 +179,7 @@ async def run_episode(
     termination: Termination = "failed"
     score, failure, episode = None, None, None
     try:
-        episode = await _asked(env, env.episode, task)
+        episode = episode_of(env.name, await _asked(env, env.episode, task))
         instructions = actor.protocol.instructions(env.tools)
         prompt = prompt_of(env.name, await _asked(env, episode.prompt))
         run.begin(Renderer.with_system(prompt, instructions))
@@ -239,7 +239,7 @@ async def _score(episode: Episode, env: Environment, actor: Acting) -> float | N
     claimed: Callable[[], Claim | None] | None = getattr(episode, "claim", None)
     if score is not None or claimed is None or actor.judge is None:
         return score
-    claim = await _asked(env, claimed)
+    claim = claim_of(env.name, await _asked(env, claimed))
     if claim is None:
         return None
     judgement = await actor.judge.judge(claim)

@@ -7,10 +7,19 @@ text of the environment; observations hold no half characters, which no tokenize
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from internalize.errors import InfrastructureError
-from internalize.records import Message
+from internalize.records import Claim, Episode, Message
+
+
+def episode_of(name: str, said: Any) -> Episode:
+    """An episode. Raises InfrastructureError for what is none."""
+    if not all(callable(getattr(said, member, None)) for member in ("prompt", "step", "score")):
+        raise InfrastructureError(f"{name}: its episode has not prompt, step and score ({_kind(said)})")
+    found: Episode = said
+    return found
 
 
 def prompt_of(name: str, said: Any) -> tuple[Message, ...]:
@@ -31,9 +40,16 @@ def score_of(name: str, said: Any) -> float | None:
     """A score from 0 to 1; None = it cannot grade. Raises InfrastructureError for anything else."""
     if said is None:
         return None
-    if isinstance(said, bool | int | float) and 0 <= said <= 1:  # written so that NaN fails
+    if isinstance(said, Real) and 0 <= float(said) <= 1:  # written so that NaN fails; numpy's numbers are Real
         return float(said)
     raise InfrastructureError(f"{name}: its score is no number from 0 to 1 ({_kind(said)})")
+
+
+def claim_of(name: str, said: Any) -> Claim | None:
+    """What a judge is asked; None = nothing. Raises InfrastructureError for anything else."""
+    if said is None or isinstance(said, Claim):
+        return said
+    raise InfrastructureError(f"{name}: its claim is none ({_kind(said)})")
 
 
 def whole(text: str) -> str:

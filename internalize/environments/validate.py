@@ -19,6 +19,7 @@ from internalize.errors import InfrastructureError, InternalizeError, TaskError
 from internalize.records import Action, Claim, Environment, Episode, Task, content_hash
 
 from .alike import Shown, alike
+from .said import observation_of, prompt_of, score_of
 
 BY_CHANCE = 0.05  # share of answers that may stand in their prompts: short ones do so by chance
 _SHORTEST = 4  # characters of an answer that is looked for
@@ -183,8 +184,8 @@ def _look(env: Environment, task: Task, seen: _Seen) -> str:
     """What an episode begins with; whether that is won, or tells the answer, goes into `seen`."""
     episode = env.episode(task)
     try:
-        prompt = "\n".join(message.content for message in episode.prompt())
-        if episode.score() == 1.0:
+        prompt = "\n".join(message.content for message in prompt_of(env.name, episode.prompt()))
+        if score_of(env.name, episode.score()) == 1.0:
             seen.free.append(task)
     finally:
         _closed(episode)
@@ -207,7 +208,7 @@ def replay(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen 
     seen, episode = seen or _Seen(None), None
     try:
         episode = env.episode(task)
-        return _played(episode, task, actions, seen)
+        return _played(env.name, episode, task, actions, seen)
     except Exception as error:  # noqa: BLE001 - an environment of others may raise anything
         seen.broke[task.id] = _words(error)
         return None
@@ -216,14 +217,14 @@ def replay(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen 
             seen.loose.append(task)
 
 
-def _played(episode: Episode, task: Task, actions: Sequence[Action], seen: _Seen) -> float | None:
+def _played(name: str, episode: Episode, task: Task, actions: Sequence[Action], seen: _Seen) -> float | None:
     said = [message.content for message in episode.prompt()]
     for number, action in enumerate(actions):
-        observation = episode.step(action)
+        observation = observation_of(name, episode.step(action))
         said += [action.argument, observation] if observation else [action.argument]
         seen.text("observation", observation or "")
         if observation is None:
-            score = _score(episode)
+            score = score_of(name, _score(episode))
             seen.text("reference episode", "\n".join(said))
             if not all(_refuses(episode, further) for further in (actions[0], _other(action))):
                 seen.loose.append(task)

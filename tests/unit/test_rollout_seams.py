@@ -260,8 +260,19 @@ class Odd(Toy):
         super().__init__()
         self.odd = odd
 
-    def episode(self, task: Task) -> ToyEpisode:
-        return OddEpisode(task, self.odd if task == self.tasks("train")[0] else {})
+    def episode(self, task: Task) -> Any:
+        odd = self.odd if task == self.tasks("train")[0] else {}
+        return odd.get("episode", OddEpisode(task, odd)) if "claim" not in odd else Claiming(task, odd)
+
+
+class Claiming(OddEpisode):
+    """Leaves its score to a judge."""
+
+    def score(self) -> Any:
+        return None
+
+    def claim(self) -> Any:
+        return self.odd["claim"]
 
 
 @pytest.mark.parametrize(
@@ -274,12 +285,14 @@ class Odd(Toy):
         ({"score": 1.5}, "its score is no number from 0 to 1 (float '1.5')"),
         ({"prompt": "Open the box."}, "its prompt is no sequence of messages (str"),
         ({"prompt": ()}, "its prompt is no sequence of messages (tuple"),
+        ({"claim": "graded"}, "its claim is none (str 'graded')"),
+        ({"episode": None}, "its episode has not prompt, step and score (NoneType"),
     ],
 )
 def test_an_environment_that_says_odd_things_breaks_its_episode_alone(
     odd: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    found = play(Odd(odd), chat_actor(answers), tmp_path / "a.jsonl")
+    found = play(Odd(odd), chat_actor(answers, judge=Grader()), tmp_path / "a.jsonl")
     assert [t.failure is None for t in found] == [False] + [True] * 11
     assert found[0].score is None
     assert words in (found[0].failure or "")
