@@ -37,7 +37,7 @@ class Server:
     starting: float = 60.0  # seconds
     seconds: float = 30.0  # a call may take
 
-    def client(self, stack: AsyncExitStack) -> Any:
+    async def client(self, stack: AsyncExitStack) -> Any:
         """A client that is not yet connected; what it needs is left with `stack`."""
         from mcp import Client, StdioServerParameters  # noqa: PLC0415 - an extra
         from mcp.client.stdio import stdio_client  # noqa: PLC0415
@@ -45,16 +45,18 @@ class Server:
 
         if self.command:
             seen = {name: os.environ[name] for name in self.passed if name in os.environ}
-            silent = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+            silent = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, ASYNC230
             program, *arguments = self.command
             parameters = StdioServerParameters(command=program, args=arguments, env=seen)
             return Client(stdio_client(parameters, errlog=silent))
-        if not self.key_env:
-            return Client(self.url)
+        return Client(streamable_http_client(self.url, http_client=await stack.enter_async_context(self.http())))
+
+    def http(self) -> Any:
+        """The HTTP client. No reading of it times out: `seconds` ends a call, and between calls nothing is said."""
         import httpx2  # noqa: PLC0415 - what mcp itself uses
 
-        bearer = {"Authorization": f"Bearer {os.environ.get(self.key_env, '')}"}
-        return Client(streamable_http_client(self.url, http_client=httpx2.AsyncClient(headers=bearer)))
+        bearer = {"Authorization": f"Bearer {os.environ.get(self.key_env, '')}"} if self.key_env else {}
+        return httpx2.AsyncClient(headers=bearer, timeout=httpx2.Timeout(self.starting, read=None))
 
 
 class Session:
@@ -81,7 +83,7 @@ class Session:
         """Connect, stay until the end, leave."""
         try:
             async with AsyncExitStack() as stack:
-                client = await stack.enter_async_context(self._server.client(stack))
+                client = await stack.enter_async_context(await self._server.client(stack))
                 ready.set_result(client)
                 await ending.wait()
         except asyncio.CancelledError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ pytest.importorskip("mcp", reason="needs the extra 'mcp'")
 
 from internalize.environments import mcp
 from internalize.environments.mcp import Mcp, McpEpisode
+from internalize.environments.mcp_session import Server
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Action, Claim, Task
@@ -119,9 +121,13 @@ def test_a_server_that_never_connects_is_ended(tmp_path: Path) -> None:
 
 
 def running() -> str:
-    """The command lines of all processes."""
-    everything = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True, timeout=60)
-    return everything.stdout
+    """The command lines of all processes, a line each."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # one that ended meanwhile
+            found.append(process.read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace"))
+    assert found
+    return "\n".join(found)
 
 
 def test_references_are_proved_and_tasks_without_one_counted(tmp_path: Path) -> None:
@@ -201,6 +207,28 @@ def test_over_http(http: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, mo
         env.episode(env.tasks("dev")[0]).step(act("add", a=1))
     assert replay(env, env.tasks("dev")[0], env.solve(env.tasks("dev")[0])) is None
     env.close()
+
+
+def test_no_http_client_cuts_a_call_short_and_each_is_closed(
+    http: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Noted(Server):
+        def http(self) -> Any:
+            made.append(super().http())
+            return made[-1]
+
+    monkeypatch.setattr(mcp, "Server", Noted)
+    monkeypatch.setenv("MCP_TOKEN", "token")
+    for key_env, header in (("MCP_TOKEN", "Bearer token"), ("", None)):
+        env = Mcp(tasks=file(tmp_path, LOOK), url=http[0], key_env=key_env, seconds=600.0, starting=40.0)
+        env.close()
+        (client,) = made
+        assert client.timeout.as_dict() == {"connect": 40.0, "read": None, "write": 40.0, "pool": 40.0}
+        assert client.headers.get("Authorization") == header
+        assert client.is_closed
+        made.clear()
 
 
 # -- what cannot work --------------------------------------------------------------------------------------------------
