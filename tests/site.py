@@ -17,12 +17,18 @@ PAGES = {
     + "<p>The valve of the boiler opens at ninety degrees.</p>"
     + "".join(f"<p>Appendix {n}. {'more ' * 40}</p>" for n in range(60)),
 }
-MOVED = {"/circle": "/circle", "/away": "http://10.0.0.1/secret", "/file": "file:///etc/passwd"}
+MOVED = {
+    "/lost": "http://[bad/",
+    "/circle": "/circle",
+    "/away": "http://10.0.0.1/secret",
+    "/file": "file:///etc/passwd",
+}
 OTHERS = {
     "/huge": (b"<p>start</p>" + b"<p>x</p>" * 20_000, "text/html"),
     "/picture.png": (b"\x89PNG", "image/png"),
     "/data.json": (b'{"pressure": 5}', "application/json"),
     "/latin": ("<p>Gr\u00f6\u00dfe</p>".encode("latin-1"), "text/html; charset=iso-8859-1"),
+    "/idna": (b"<p>text</p>", "text/html; charset=idna"),
     "/nonsense": (b"<p>text</p>", "text/html; charset=klingon"),
 }
 
@@ -51,6 +57,10 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, b"late", "text/plain")
         elif path == "/drip":
             self._drip()
+        elif path in {"/302", "/300"}:
+            self._send(int(path[1:]), b"somewhere", "text/html")
+        elif path == "/packed":
+            self._send(200, b"no gzip at all", "text/html", **{"Content-Encoding": "gzip"})
         elif path == "/cut":
             self._send(200, b"half", "text/html", **{"Content-Length": "1000"})
             self.close_connection = True

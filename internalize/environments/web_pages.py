@@ -75,8 +75,11 @@ def _joined(base: str, link: str) -> str:
 def read_html(html: str, url: str, *, cut: bool = False) -> Page:
     """The page of an HTML text found at `url`."""
     reader = _Reader(url)
-    reader.feed(html)
-    reader.close()
+    try:
+        reader.feed(html)
+        reader.close()
+    except AssertionError:  # of Python 3.11 and 3.12, for sections such as <![foo[
+        cut = True
     links = [(" ".join(text.split()) or address, address) for address, text in reader.links.items()]
     kept = tuple(link for link in links if not link[1].startswith(("javascript:", "mailto:", "data:", "tel:")))
     return Page(url, " ".join(reader.title.split()), _tidy("".join(reader.pieces)), kept[:_MOST_LINKS], cut)

@@ -18,9 +18,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from internalize.errors import InfrastructureError, TaskError, UserError
 
@@ -113,7 +115,10 @@ class HttpReader:
             page, moved = self._insist(url, deadline)
             if page is not None:
                 return page
-            url = urljoin(url, moved)
+            try:
+                url = urljoin(url, moved)
+            except ValueError as error:
+                raise Unreadable("The page leads to what is no address.") from error
         raise Unreadable("The page leads in circles.")
 
     def _insist(self, url: str, deadline: float) -> tuple[Page | None, str]:
@@ -123,6 +128,8 @@ class HttpReader:
             time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
             try:
                 return self._get(url, place, deadline)
+            except httpx.DecodingError as error:
+                raise Unreadable("The page is packed in a way that cannot be read.") from error
             except httpx.TimeoutException as error:
                 if not isinstance(error, httpx.ConnectTimeout):
                     raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
@@ -137,16 +144,26 @@ class HttpReader:
         parts, host = _parts(url)
         if parts.scheme not in {"http", "https"} or not host:
             raise Unreadable("Only http and https addresses can be read.")
-        if any(part in url for part in self._blocked):
+        if any(part.lower() in _plain(parts, host) for part in self._blocked):
             raise Unreadable("This address may not be read.")
-        try:
-            found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError, ValueError) as error:
-            raise Unreadable("There is no such host.") from error
-        addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
+        addresses = self._resolved(host, parts)
         if not {host, parts.netloc} & self._allow and not all(ipaddress.ip_address(a).is_global for a in addresses):
             raise Unreadable("This address is private and may not be read.")
         return addresses[0]
+
+    def _resolved(self, host: str, parts: Any) -> list[str]:
+        """The addresses of a host. That names cannot be looked up now says nothing about the host."""
+        for number in range(TRIES):
+            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
+            try:
+                found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
+                return [str(entry[4][0]).partition("%")[0] for entry in found]
+            except socket.gaierror as error:
+                if error.errno != socket.EAI_AGAIN and parts.netloc not in self._answered:
+                    raise Unreadable("There is no such host.") from error
+            except (OSError, ValueError) as error:
+                raise Unreadable("There is no such host.") from error
+        raise InfrastructureError(f"web: the name {host} cannot be looked up now")
 
     def _get(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
         """One request, to the very address that was checked."""
@@ -155,11 +172,12 @@ class HttpReader:
         target = httpx.URL(url)
         headers = {"Host": target.netloc.decode("ascii"), "User-Agent": _AGENT, "Accept": "text/html,text/*;q=0.9"}
         pinned = target.copy_with(host=place, userinfo=b"")
-        with client.stream("GET", pinned, headers=headers, extensions={"sni_hostname": target.host}) as response:
+        request = client.build_request("GET", pinned, headers=headers, extensions={"sni_hostname": target.host})
+        with closing(self._transport.handle_request(request)) as response:  # the client would follow `location` itself
             self._answered.add(urlsplit(url).netloc)
-            if response.is_redirect:
+            if response.has_redirect_location:
                 return None, response.headers["location"]
-            if response.is_error:
+            if not response.is_success:
                 raise Unreadable(f"The page cannot be read (HTTP {response.status_code}).")
             body, cut = _body(response, deadline, self._seconds)
             return _page(url, response, body, cut=cut), ""
@@ -173,9 +191,16 @@ def _parts(url: str) -> tuple[Any, str]:
     try:
         parts = urlsplit(url)
         host, _port = parts.hostname or "", parts.port  # each raises for what is none
-    except ValueError as error:
+        _httpx().URL(url)
+    except (ValueError, _httpx().InvalidURL) as error:
         raise Unreadable("This is no address.") from error
     return parts, host
+
+
+def _plain(parts: Any, host: str) -> str:
+    """An address without case, port, login and ways round a path, to be compared with what is blocked."""
+    path = normpath("/" + unquote(parts.path).replace("\\", "/").lstrip("/"))
+    return f"{parts.scheme}://{host.rstrip('.')}{path}?{unquote(parts.query)}".lower()
 
 
 def _body(response: httpx.Response, deadline: float, seconds: float) -> tuple[bytes, bool]:
@@ -194,7 +219,7 @@ def _page(url: str, response: httpx.Response, body: bytes, *, cut: bool) -> Page
     kind = response.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
     try:
         text = body.decode(response.charset_encoding or "utf-8", "replace")
-    except LookupError:
+    except (LookupError, ValueError):  # no such encoding, or one that is not for pages, such as idna
         text = body.decode("utf-8", "replace")
     if kind in {"text/html", "application/xhtml+xml"}:
         return read_html(text, url, cut=cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,13 @@ def test_past_the_limits_only_an_answer_is_taken(site: Site, tmp_path: Path) -> 
         ("/data.json", '{"pressure": 5}'),
         ("/latin", "Größe"),
         ("/nonsense", "text"),
+        ("/idna", "text"),
+        ("/302", "The page cannot be read (HTTP 302)."),
+        ("/300", "The page cannot be read (HTTP 300)."),
+        ("/lost", "The page leads to what is no address."),
+        ("/packed", "The page is packed in a way that cannot be read."),
+        ("/a\x01b", "This is no address."),
+        ("/\ud800", "This is no address."),
         ("/slow", "The page did not come within 2 s."),
         ("/drip", "The page did not come within 2 s."),
     ],
@@ -208,9 +216,22 @@ def test_a_language_model_may_extract_what_serves_the_goal(web: Web, site: Site)
         ("http://[bad/", "no address"),
         ("http://no-such-host.invalid/", "no such host"),
         ("https://huggingface.co/datasets/answers", "may not be read"),
+        ("https://HuggingFace.co/datasets/answers", "may not be read"),
+        ("https://huggingface.co./Datasets/answers", "may not be read"),
+        ("https://huggingface.co//datasets/answers", "may not be read"),
+        ("https://a:b@huggingface.co:443/./x/..//%64atasets/answers", "may not be read"),
+        (r"https://huggingface.co\datasets\answers", "no address|may not be read|no such host"),
     ],
 )
-def test_private_addresses_are_refused(site: Site, url: str, said: str) -> None:
+def test_private_addresses_are_refused(site: Site, monkeypatch: pytest.MonkeyPatch, url: str, said: str) -> None:
+    real = socket.getaddrinfo
+
+    def looked_up(host: str, *further: Any, **named: Any) -> Any:
+        if "invalid" in host or "huggingface" in host:  # a machine without a network says that it cannot look up now
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return real(host, *further, **named)
+
+    monkeypatch.setattr(web_sources.socket, "getaddrinfo", looked_up)
     with pytest.raises(Unreadable, match=said):
         HttpReader(blocked=["huggingface.co/datasets"]).read(url.replace("PORT", site.host.partition(":")[2]))
     assert site.asked == []
@@ -244,6 +265,30 @@ def test_a_site_that_goes_away_is_no_observation(web: Web, site: Site) -> None:
     site.stop()
     with pytest.raises(InfrastructureError, match="does not answer any more"):
         episode.step(visit(site.address))
+
+
+def test_names_that_cannot_be_looked_up_now_are_no_observation(
+    web: Web, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode, errors = start(web), [socket.EAI_AGAIN]
+    episode.step(visit(site.address))
+    real = socket.getaddrinfo
+
+    def looked_up(host: str, *further: Any, **named: Any) -> Any:
+        if errors:
+            raise socket.gaierror(errors.pop(), "failure in name resolution")
+        return real(host, *further, **named)
+
+    monkeypatch.setattr(web_sources.socket, "getaddrinfo", looked_up)
+    assert str(episode.step(visit(site.address))).startswith("Home")  # the second try
+    errors[:] = [socket.EAI_AGAIN] * 3
+    with pytest.raises(InfrastructureError, match=r"the name new\.example cannot be looked up now"):
+        episode.step(visit("http://new.example/"))
+    errors[:] = [socket.EAI_NONAME] * 3
+    with pytest.raises(InfrastructureError, match="cannot be looked up now"):
+        episode.step(visit(site.address))  # which had answered before
+    errors[:] = [socket.EAI_NONAME]
+    assert episode.step(visit("http://new.example/")) == "There is no such host."
 
 
 def test_a_host_that_never_answered_is_seen(web: Web, site: Site) -> None:
@@ -438,3 +483,7 @@ def test_html_as_text(html: str, text: str) -> None:
 @given(st.text(st.sampled_from("<>/ab='\"!-[]&;:# \n")))
 def test_any_html_is_read(html: str) -> None:
     read_html(html, "http://x/")
+
+
+def test_a_page_that_the_parser_gives_up_shows_what_came_before() -> None:
+    assert read_html("<p>text<p>b<![foo[ more", "http://x/").text.startswith("text\nb")
