@@ -43,7 +43,10 @@ class McpOptions(Section):
     command: tuple[str, ...] = Field((), description="Program and arguments of a server over stdio.")
     url: str = Field("", description="Address of a server over streamable HTTP.")
     key_env: str = Field("", description="Environment variable with the bearer token for `url`; '' = none.")
-    pass_env: tuple[str, ...] = Field((), description="Environment variables that `command` may see besides PATH.")
+    pass_env: tuple[str, ...] = Field(
+        (),
+        description="Environment variables that `command` may see besides PATH, HOME, SHELL, TERM, LOGNAME and USER.",
+    )
     tools: tuple[str, ...] = Field((), description="Tools that are offered; () = all of the server's.")
     evidence: tuple[str, ...] = Field((), description="Tools that gather evidence; () = all.")
     verify: str = Field(

@@ -10,25 +10,28 @@ leaves the episode unscored; the limits of an episode are told, never enforced b
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from internalize.asking import fenced
-from internalize.config import EndpointConfig, Section
+from internalize.asking import CleanedChat, fenced
+from internalize.config import EndpointConfig, RedactConfig, Section
 from internalize.engines.link import Link
 from internalize.engines.server import ServerChat
-from internalize.errors import InfrastructureError, TaskError
+from internalize.errors import ContextError, InfrastructureError, TaskError
 from internalize.judge.match import same
 from internalize.records import Action, ChatModel, Claim, Message, Task, ToolSpec
+from internalize.redact import Redactor
 from internalize.store import first_problem
 
 from .background import Background
 from .python_tool import TOOL, PythonTool, code_of
+from .said import whole
 from .tables import of_split, tasks_of
-from .web_pages import Page, pick
+from .web_pages import Page, pick, tokens_of
 from .web_questions import web_task
 from .web_sources import ApiReader, ApiSearch, HttpReader, Reader, Search, Site, Unreadable
 
@@ -40,6 +43,7 @@ _EXTRACT = (
 )
 _RESULTS = 10
 _A_TOKEN = 4  # characters
+_EXTRACTED = (100_000, 25_000, 6_000)  # characters of a page that a model is shown, as far as its context goes
 _SEARCH = ToolSpec(name="search", argument="query", description="Find pages.")
 _VISIT = ToolSpec(
     name="visit",
@@ -65,6 +69,7 @@ class World:
     background: Background
     calls: int  # tool calls an episode
     tokens: int  # of observations an episode
+    minutes: float  # of an episode, on the wall
     characters: int  # of one page
     seconds: float  # an extract may take
 
@@ -75,7 +80,7 @@ class WebEpisode:
     def __init__(self, task: Task, world: World) -> None:
         self._task, self._world = task, world
         self._answer: str | None = None
-        self._calls, self._seen = 0, 0
+        self._calls, self._seen, self._began = 0, 0, time.monotonic()
 
     def prompt(self) -> tuple[Message, ...]:
         """The system message and the question."""
@@ -88,24 +93,28 @@ class WebEpisode:
         if action is not None and action.name == "answer":
             self._answer = action.argument
             return None
-        if self._calls >= self._world.calls or self._seen >= self._world.tokens * _A_TOKEN:
+        if self._spent():
             return "The limit of this episode is reached: give your answer."
         self._calls += 1
         said = "Unknown action." if action is None else self._use(action)
-        self._seen += len(said)
+        self._seen += tokens_of(said)
         return said
+
+    def _spent(self) -> bool:
+        world, minutes = self._world, (time.monotonic() - self._began) / 60
+        return self._calls >= world.calls or self._seen >= world.tokens or minutes >= world.minutes
 
     def _use(self, action: Action) -> str:
         if action.name == "python":
             return self._world.python.run(code_of(action))
         if action.name == "search":
-            return self._found(action.argument)
+            return self._found(whole(action.argument))
         wanted = json.loads(action.argument)
         try:
             page = self._world.reader.read(str(wanted["url"]).strip())
         except Unreadable as error:
             return str(error)
-        return self._shown(page, str(wanted.get("goal", "")))
+        return self._shown(page, whole(str(wanted.get("goal", ""))))
 
     def _found(self, query: str) -> str:
         hits = self._world.search.search(query, _RESULTS) if query.strip() else []
@@ -116,7 +125,7 @@ class WebEpisode:
         world = self._world
         body = pick(page.text, goal, world.characters)
         if world.chat is not None and goal:
-            body = world.background.call(_extract(world.chat, page, goal, world.characters), world.seconds)
+            body = world.background.call(_extract(world.chat, page, goal, world.characters), world.seconds) or body
         links = "\n".join(f"{said}: {url}" for said, url in page.links)
         parts = [page.title, body, "(The page is longer than what was read.)" if page.cut else ""]
         parts += [f"Links:\n{links[: world.characters // 2]}" if links else ""]
@@ -138,11 +147,28 @@ class WebEpisode:
 
 
 async def _extract(chat: ChatModel, page: Page, goal: str, characters: int) -> str:
-    """What a language model finds on a page for the goal; the page itself is cut to what usually fits."""
-    asked = f"{fenced('page', page.text[:100_000])}\n\n{fenced('goal', goal)}\n\nWhat serves the goal?"
-    messages = (Message(role="system", content=_EXTRACT), Message(role="user", content=asked))
-    reply = await chat.complete(messages, max_tokens=max(64, characters // _A_TOKEN))
-    return reply.text.strip()[:characters]
+    """What a language model finds on a page for the goal; "" if not even a small part of it fits its context."""
+    shown = page.text[: _EXTRACTED[0]]
+    for size in _EXTRACTED:
+        if len(shown) > size:
+            shown = pick(page.text, goal, size)
+        elif size != _EXTRACTED[0]:
+            continue  # what did not fit was not longer
+        asked = f"{fenced('page', shown)}\n\n{fenced('goal', goal)}\n\nWhat serves the goal?"
+        messages = (Message(role="system", content=_EXTRACT), Message(role="user", content=asked))
+        try:
+            reply = await chat.complete(messages, max_tokens=max(64, characters // _A_TOKEN))
+        except ContextError:
+            continue
+        return reply.text.strip()[:characters]
+    return ""
+
+
+def _summarizer(wanted: WebOptions) -> ChatModel | None:
+    """The model that extracts; pages go to it without secrets."""
+    if wanted.summarizer is None:
+        return None
+    return CleanedChat(ServerChat(Link("web.summarizer", wanted.summarizer)), Redactor.of(wanted.redact).clean)
 
 
 class WebOptions(Section):
@@ -159,9 +185,13 @@ class WebOptions(Section):
     summarizer: EndpointConfig | None = Field(
         None, description="Chat endpoint that extracts from a page what serves the goal; none = the best passages."
     )
+    redact: RedactConfig = Field(RedactConfig(), description="What pages lose before the summarizer sees them.")
     python: bool = Field(default=True, description="Whether there is the tool python.")
     calls: int = Field(100, ge=1, le=10_000, description="Tool calls an episode.")
-    tokens: int = Field(110_000, ge=1, description="Tokens of observations an episode (4 characters each).")
+    tokens: int = Field(
+        112_640, ge=1, description="Tokens of observations an episode (an ideograph, or four other characters, each)."
+    )
+    minutes: float = Field(150.0, gt=0, le=100_000, description="Minutes an episode may last.")
     characters: int = Field(4000, ge=100, le=1_000_000, description="Characters shown of a page.")
     seconds: float = Field(20.0, gt=0, le=600, description="Time limit of a page or request.")
 
@@ -187,10 +217,11 @@ class Web:
             search=search,
             reader=reader,
             python=PythonTool(),
-            chat=ServerChat(Link("web.summarizer", wanted.summarizer)) if wanted.summarizer else None,
+            chat=_summarizer(wanted),
             background=self._background,
             calls=wanted.calls,
             tokens=wanted.tokens,
+            minutes=wanted.minutes,
             characters=wanted.characters,
             seconds=10 * wanted.seconds,
         )

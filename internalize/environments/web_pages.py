@@ -13,6 +13,7 @@ from urllib.parse import urldefrag, urljoin
 
 PASSAGE = 400  # characters that a passage aims at
 _MOST_LINKS = 40
+_A_TOKEN = 4  # characters
 _INLINE = frozenset({"a", "b", "i", "em", "strong", "span", "code", "small", "sub", "sup", "u", "abbr", "mark", "font"})
 _CELLS = frozenset({"td", "th"})
 _HIDDEN = frozenset({"script", "style", "noscript", "template", "svg"})
@@ -99,6 +100,12 @@ def terms(text: str) -> list[str]:
     """Words in lower case; scripts written without spaces by the character."""
     found = _WORD.findall(_IDEOGRAPH.sub(r" \g<0> ", text.casefold()))
     return found or ["-"]
+
+
+def tokens_of(text: str) -> int:
+    """About how many tokens a text takes: an ideograph is one, of other characters four are."""
+    ideographs = len(_IDEOGRAPH.findall(text))
+    return ideographs + -(-(len(text) - ideographs) // _A_TOKEN)
 
 
 def passages(text: str) -> list[str]:

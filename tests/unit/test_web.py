@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from internalize.environments import web_sources
 from internalize.environments.tables import Row
 from internalize.environments.validate import replay, validate
-from internalize.environments.web_pages import passages, pick, read_html
+from internalize.environments.web_pages import passages, pick, read_html, tokens_of
 from internalize.environments.web_questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Action, Claim, Message, Reply
+from tests.faulty_server import FaultyServer
 from tests.site import Site
 
 pytest.importorskip("httpx", reason="needs the extra 'web'")
 
+from internalize.environments import web as web_module
 from internalize.environments.web import Web, WebEpisode
 from internalize.environments.web_sources import HttpReader, Unreadable
 
@@ -119,6 +121,25 @@ def test_past_the_limits_only_an_answer_is_taken(site: Site, tmp_path: Path) -> 
     assert str(few.step(visit(site.address))).startswith("The limit of this episode")
 
 
+def test_an_ideograph_is_about_a_token(folder: Path) -> None:
+    assert [tokens_of(text) for text in ("", "abcd", "abcde", "\u9600\u95e8", "\u9600\u95e8abcd")] == [0, 1, 2, 2, 3]
+    (folder / "zh.md").write_text("\u9600" * 90)
+    episode = start(local(folder, ASKED, tokens=85))
+    episode.step(visit("zh.md"))
+    assert str(episode.step(visit("zh.md"))).startswith("The limit of this episode")
+
+
+def test_an_episode_ends_by_the_clock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, now = local(folder, ASKED), [0.0]
+    monkeypatch.setattr(web_module.time, "monotonic", lambda: now[0])
+    episode = start(env)
+    now[0] = 149 * 60.0
+    assert str(episode.step(visit("index.html"))).startswith("Start")
+    now[0] = 150 * 60.0
+    assert str(episode.step(visit("index.html"))).startswith("The limit of this episode")
+    assert episode.step(answer("4 bar")) is None
+
+
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
@@ -187,6 +208,45 @@ def test_a_language_model_may_extract_what_serves_the_goal(web: Web, site: Site)
     assert "The pressure of pump seven" in chat.seen[0]
     assert "The pressure" in str(start(web).step(visit(f"{site.address}/pumps/p7.html")))  # no goal, no extract
     assert len(chat.seen) == 1
+
+
+def reads(server: FaultyServer, **options: Any) -> dict[str, Any]:
+    return {"summarizer": {"base_url": server.base_url, "model": "m", "tries": 1}, **options}
+
+
+def test_the_summarizer_of_the_options_sees_no_secret(folder: Path) -> None:
+    pytest.importorskip("openai", reason="needs the extra 'server'")
+    (folder / "keys.md").write_text("Mail ann@example.org, code K-123, pressure 4 bar.")
+    with FaultyServer(lambda messages, schema: "  It says 4 bar. ") as server:
+        env = local(folder, ASKED, **reads(server, redact={"patterns": ["K-[0-9]+"]}))
+        assert start(env).step(visit("keys.md", "pressure")) == "It says 4 bar."
+        env.close()
+    (request,) = server.requests
+    shown = request["messages"][-1]["content"]
+    assert "Mail [email removed], code [pattern removed], pressure 4 bar." in shown
+    assert "pressure\n</goal" in shown
+    assert request["max_tokens"] == 1000
+
+
+@pytest.mark.parametrize(("room", "asked"), [(200_000, 1), (30_000, 2), (8_000, 3), (10, 3)])
+def test_a_page_that_is_too_long_for_the_summarizer_is_shown_to_it_in_part(folder: Path, room: int, asked: int) -> None:
+    pytest.importorskip("openai", reason="needs the extra 'server'")
+    (folder / "long.md").write_text("Nothing of note.\n" * 9_000 + "The valve opens at ninety degrees.\n")
+    too_long = b'{"error": {"message": "maximum context length is less", "code": "context_length_exceeded"}}'
+
+    def answered(body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+        if len(body["messages"][-1]["content"]) > room:
+            return 400, {}, too_long
+        said = {"role": "assistant", "content": "Ninety."}
+        return 200, {}, json.dumps({"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}).encode()
+
+    with FaultyServer(lambda messages, schema: "", extra={"POST /v1/chat/completions": answered}) as server:
+        env = local(folder, ASKED, **reads(server))
+        said = str(start(env).step(visit("long.md", "When does the valve open?")))
+        env.close()
+    assert len(server.requests) == asked
+    assert said == "Ninety." if room > 10 else "ninety degrees" in said
+    assert asked == 1 or "ninety degrees" in server.requests[-1]["messages"][-1]["content"]
 
 
 # -- addresses a policy may not reach ----------------------------------------------------------------------------------
