@@ -132,7 +132,7 @@ def sampled(name: str, tasks: Sequence[Task], env: Environment, model: str, most
     from internalize.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
     from internalize.rollout import Label, rollout  # noqa: PLC0415
 
-    own = ModelConfig(adapter="" if model == "builtin" else model, max_context=2048, batch=8)
+    own = ModelConfig(adapter="" if model == "builtin" else model, max_context=2560, batch=8)  # as recipes/tau2.toml
     limits = RolloutConfig(max_steps=most, max_action_tokens=48)
     policy = LocalPolicy.load(Config(seed=seed, model=own, env=EnvConfig(name=env.name), rollout=limits))
     label = Label(name, 0, seed, policy.checkpoint)
