@@ -82,7 +82,11 @@ class Maths:
         seconds: float = 5.0,
     ) -> None:
         if not 1 <= difficulty <= 5 or size < 3:
-            raise TaskError("maths: difficulty is 1 to 5 and size at least 3")
+            raise TaskError(
+                f"maths: difficulty = {difficulty}, size = {size}; difficulty is 1 to 5 and size at least 3"
+            )
+        if not seconds > 0:
+            raise TaskError(f"maths: seconds = {seconds}; a program takes more than none")
         if unknown := sorted(set(families) - FAMILIES.keys()):
             raise TaskError(f"maths: no family {unknown[0]!r} (there are {', '.join(FAMILIES)})")
         self._tool, self._judge = PythonTool(seconds=seconds), MathJudge()

@@ -207,8 +207,9 @@ def _verifier(named: str) -> Verifier:
     place, colon, name = named.partition(":")
     try:
         found: Verifier | None = getattr(_module(place), name, None) if colon else None
-    except (ImportError, OSError, SyntaxError) as error:
-        raise UserError(f"mcp: verify = {named!r} cannot be loaded ({error})") from error
+    except Exception as error:  # the file is run, and may raise anything
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise UserError(f"mcp: verify = {named!r} cannot be loaded ({type(error).__name__}: {said})") from error
     if not callable(found):
         raise UserError(f"mcp: verify = {named!r} is no 'exact', 'maths', 'model' or 'module:function'")
     return found

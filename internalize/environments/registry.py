@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
-from internalize.errors import TaskError, UserError
+from pydantic import TypeAdapter, ValidationError
+
+from internalize.errors import InternalizeError, TaskError, UserError
 from internalize.records import Environment
 
 GROUP = "internalize.environments"
@@ -72,21 +74,40 @@ def listing() -> tuple[tuple[str, str], ...]:
 def make(name: str, options: Mapping[str, Any]) -> Environment:
     """Build an environment.
 
-    Raises TaskError for an unknown name, an option it does not have or a plug-in that cannot be loaded, UserError for
-    an extra that is not installed.
+    Raises TaskError for an unknown name, options that it does not have or cannot take, or a plug-in that cannot be
+    loaded, UserError for an extra that is not installed.
     """
-    factory = _builtin(BUILTIN[name]) if name in BUILTIN else _plugin(name)
+    factory = _builtin(name, options) if name in BUILTIN else _plugin(name)
     try:
         environment: Environment = factory(**options)
+    except InternalizeError:
+        raise
     except TypeError as error:
         raise TaskError(f"env.options of {name}: {error}") from error
+    except Exception as error:  # the classes of other packages cannot be named here
+        raise TaskError(f"env.options of {name}: {type(error).__name__}: {_first_line(error)}") from error
     return environment
 
 
-def _builtin(known: Builtin) -> Any:
+def _builtin(name: str, options: Mapping[str, Any]) -> Any:
+    known = BUILTIN[name]
     if known.missing:
-        raise UserError(f"the environment {known.attribute.lower()!r} needs an extra: {_install(known.missing)}")
-    return getattr(import_module(known.module), known.attribute)
+        raise UserError(f"the environment {name!r} needs an extra: {_install(known.missing)}")
+    factory = getattr(import_module(known.module), known.attribute)
+    _check_types(name, get_type_hints(factory.__init__), options)
+    return factory
+
+
+def _check_types(name: str, types: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raises TaskError for an option whose value is not of the type that the constructor names."""
+    for option in options.keys() & types.keys():
+        try:
+            TypeAdapter(types[option]).validate_python(options[option], strict=True)
+        except ValidationError as error:
+            found = [one["msg"] for one in error.errors(include_url=False) if one["type"] != "literal_error"]
+            if found:  # choices are named by the environment itself
+                said = f"{option} = {options[option]!r}: {found[0][:1].lower()}{found[0][1:]}"
+                raise TaskError(f"env.options of {name}: {said}") from error
 
 
 def _plugin(name: str) -> Any:
@@ -95,8 +116,13 @@ def _plugin(name: str) -> Any:
         raise TaskError(f"env.name = {name!r}: no such environment (there are {', '.join(names())})")
     try:
         return found[0].load()
-    except (ImportError, AttributeError) as error:
-        raise TaskError(f"env.name = {name!r}: the plug-in {found[0].value} cannot be loaded ({error})") from error
+    except Exception as error:  # importing it runs it, which may raise anything
+        said = f"the plug-in {found[0].value} cannot be loaded ({_first_line(error)})"
+        raise TaskError(f"env.name = {name!r}: {said}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _install(extra: str) -> str:

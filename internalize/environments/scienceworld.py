@@ -16,7 +16,7 @@ from internalize.records import Action, Task, ToolSpec
 
 from .gold import GoldStore
 from .jvm import TIMEOUT, Held, Jvm, jar_of
-from .textgames import ACT, LONGEST, TOOLS, Answer, TextEpisode, with_looks
+from .textgames import ACT, LONGEST, TOOLS, Answer, TextEpisode, check_limits, with_looks
 
 VARIATIONS = {
     "boil": 30, "change-the-state-of-matter-of": 30, "chemistry-mix": 32, "chemistry-mix-paint-secondary-color": 36,
@@ -76,6 +76,9 @@ class ScienceWorld:
         self.kinds = tuple(kinds) or (_SHORT if subset else tuple(VARIATIONS))
         self.simplifications = simplifications if simplifications is not None else "easy" if subset else ""
         self._check()
+        check_limits(self.name, longest, timeout)
+        if per_kind is not None and per_kind < 0:
+            raise TaskError(f"{self.name}: per_kind = {per_kind}; 0 is all of them")
         self._most = per_kind if per_kind is not None else _SHORT_PER_KIND if subset else 0
         self._longest, self._timeout = longest, timeout
         self._idle: list[Held] = []

@@ -28,9 +28,14 @@ class Row(NamedTuple):
     cells: Mapping[str, Any]
 
     def get(self, names: Sequence[str]) -> str:
-        """The first cell of these names that holds something, as text; "" if none does."""
-        values = (self.cells.get(name) for name in names)
-        return next((str(value).strip() for value in values if value not in {None, ""} and str(value).strip()), "")
+        """The first cell of these names that holds something, as text; "" if none does. Raises DataError for a list."""
+        for name in names:
+            value = self.cells.get(name)
+            if isinstance(value, list | tuple | dict):
+                raise DataError(f"{self.where}: {name} holds {str(value)[:60]}, which is not one text")
+            if value is not None and (text := str(value).strip()):
+                return text
+        return ""
 
     def need(self, names: Sequence[str]) -> str:
         """As `get`. Raises DataError if there is none."""

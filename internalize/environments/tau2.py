@@ -113,6 +113,8 @@ class Tau2:
         self.split_by = _one_of("split_by", split_by or ("content" if small else "official"), SplitBy)
         self.policy = _one_of("policy", policy or ("short" if small else "workflow"), Policy)
         self.longest = longest if longest is not None else SHORT_LONGEST if small else LONGEST
+        if self.longest < 0:
+            raise TaskError(f"tau2: longest = {longest}; 0 is no limit")
         if small and self.split_by != "content":
             raise TaskError(
                 f"tau2: subset = {subset!r} is too small for split_by = {split_by!r}; it has 'content' alone"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from internalize.errors import InfrastructureError
+from internalize.errors import InfrastructureError, TaskError
 from internalize.records import Action, Message, ToolSpec
 
 ACT, ACTIONS = "act", "actions"
@@ -30,6 +30,14 @@ def with_looks(path: Sequence[Action]) -> tuple[Action, ...]:
     """The commands of a reference but the last, each with a look at what is there then."""
     look = Action(name=ACT, argument="look around")
     return (look, *(one for action in path[:-1] for one in (action, look)))
+
+
+def check_limits(name: str, longest: int, timeout: float) -> None:
+    """Raises TaskError for limits that leave nothing."""
+    if longest < 1:
+        raise TaskError(f"{name}: longest = {longest}; an observation has at least one character")
+    if not timeout > 0:
+        raise TaskError(f"{name}: timeout = {timeout}; a call takes more than no seconds")
 
 
 class Answer(NamedTuple):

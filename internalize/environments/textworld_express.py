@@ -18,7 +18,7 @@ from internalize.records import Action, Task, ToolSpec
 
 from .gold import GoldStore
 from .jvm import TIMEOUT, Held, Jvm, jar_of
-from .textgames import ACT, LONGEST, TOOLS, Answer, TextEpisode, walked
+from .textgames import ACT, LONGEST, TOOLS, Answer, TextEpisode, check_limits, walked
 
 GAMES = ("cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays", "peckingorder")
 SEEDS = 1000  # of each fold
@@ -64,7 +64,10 @@ class TextWorldExpress:
         timeout: float = TIMEOUT,
     ) -> None:
         self._check(games, subset, difficulty, per_game)
+        check_limits(self.name, longest, timeout)
         self.games = tuple(games) or (_SHORT if subset else GAMES)
+        if unknown := [game for game in settings or {} if game not in self.games]:
+            raise TaskError(f"{self.name}: settings: no game {unknown[0]!r} (there are {', '.join(self.games)})")
         easy = difficulty == "easy" or (bool(subset) and not difficulty)
         self.settings = {g: (settings or {}).get(g, _EASY.get(g, "") if easy else "") for g in self.games}
         self._per_game, self._longest = per_game, longest

@@ -255,6 +255,13 @@ def test_options_that_cannot_work(tmp_path: Path, options: dict[str, Any], error
         Mcp(tasks=file(tmp_path, LOOK), **options)
 
 
+@pytest.mark.parametrize("source", ["def f(:", "1 / 0", "raise ValueError('two\\nlines')", "import no_such_module"])
+def test_a_verifier_whose_file_breaks_is_named(tmp_path: Path, source: str) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    with pytest.raises(UserError, match=r"^mcp: verify = '.*mine\.py:f' cannot be loaded \([A-Za-z]+: .*\)$"):
+        Mcp(tasks=file(tmp_path, LOOK), url="http://127.0.0.1:1", verify=f"{tmp_path / 'mine.py'}:f")
+
+
 def test_tools_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"no tool 'fly' \(it has look, add, fail, hang, die, secret\)"):
         Mcp(tasks=file(tmp_path, LOOK), command=COMMAND, tools=["fly"])
