@@ -152,7 +152,7 @@ class World:
         try:
             answer = method(**_converted(method, arguments))
             self._both.sync_tools()
-        except (package.ToolError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except (package.ToolError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             return f"Error: {_first_line(error)}"
         self._name_new_bills()
         return answer if isinstance(answer, str) else str(package.safe_json_dumps(answer))

@@ -134,6 +134,8 @@ def test_a_wrong_call_is_answered_and_changes_nothing(env: Tau2) -> None:
         call("enable_roaming", customer_id="C1001"),
         call("enable_roaming", customer_id="nobody", line_id="L1002"),
         call("refuel_data", customer_id="C1001", line_id="L1002", gb_amount="plenty"),
+        call("refuel_data", customer_id="C1001", line_id="L1002", gb_amount=10**400),
+        call("get_bills_for_customer", customer_id="C1001", limit=float("inf")),
         Action(name="enable_roaming", argument="C1001, L1002"),
         call("get_details_by_id", id=""),
     ):
