@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from internalize.environments import tau2_tasks
+from internalize.environments.alike import Shown, alike
 from internalize.environments.validate import replay
 from internalize.errors import InfrastructureError, TaskError
 from internalize.records import Action, Task
@@ -167,6 +168,13 @@ def test_observations_are_cut_and_say_so(env: Tau2) -> None:
     said = short.episode(short.tasks("dev")[0]).step(call("get_customer_by_phone", phone_number="555-123-2002")) or ""
     assert said.endswith("... (cut)")
     assert len(said) == 100 + len("... (cut)")
+
+
+def test_tickets_of_equal_words_are_told_apart_by_what_can_be_looked_at(env: Tau2) -> None:
+    listed = [task for split in env.splits() for task in env.tasks(split)]
+    shown = [Shown(task, env.episode(task).prompt()[1].content, env.solve(task)) for task in listed]
+    assert len({one.prompt for one in shown}) < len(shown)
+    assert alike(env, shown) == []
 
 
 def test_policies(env: Tau2) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from internalize.environments.gold import GoldStore
-from internalize.environments.textgames import LISTED, SUGGESTED, Answer, TextEpisode, cut, listing, nearest
+from internalize.environments.textgames import (
+    LISTED,
+    SUGGESTED,
+    Answer,
+    TextEpisode,
+    cut,
+    listing,
+    nearest,
+    walked,
+    with_looks,
+)
 from internalize.environments.textworld_express import in_lines
 from internalize.errors import InfrastructureError
 from internalize.records import Action
@@ -141,3 +151,38 @@ def test_what_a_game_says_is_one_sentence_a_line() -> None:
         "There is a 3.5 kg pan.",
         "To the North you see the pantry.",
     ]
+
+
+class Rooms:
+    """Three rooms in a row, east of one another."""
+
+    def __init__(self, *, moves: bool = True) -> None:
+        self.here, self.sent, self.moves = 0, [], moves
+        self.looked: set[int] = set()
+
+    def possible(self) -> list[str]:
+        ways = [way for way, there in (("east", self.here < 2), ("west", self.here > 0)) if there]
+        return ["look around", *(f"move {way}" for way in ways if self.moves)]
+
+    def send(self, command: str) -> Answer:
+        self.sent.append(command)
+        if command in self.possible() and command.startswith("move"):
+            self.here += 1 if command == "move east" else -1
+        if command == "look around":
+            self.looked.add(self.here)
+        return Answer(f"You are in room {self.here}.\nThere is dust.", 0.0, over=False)
+
+
+def test_a_walk_sees_every_room_and_ends_where_it_began() -> None:
+    rooms = Rooms()
+    walk = walked(rooms)  # type: ignore[arg-type] # neither start nor close
+    assert list(walk) == rooms.sent
+    assert rooms.here == 0
+    assert rooms.looked == {0, 1, 2}
+    assert walked(Rooms(moves=False)) == ()  # type: ignore[arg-type]
+
+
+def test_a_reference_with_looks_shows_each_place_and_does_not_end() -> None:
+    path = [Action(name="act", argument=a) for a in ("go to kitchen", "take coin")]
+    looked = [action.argument for action in with_looks(path)]
+    assert looked == ["look around", "go to kitchen", "look around"]
