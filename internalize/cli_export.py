@@ -19,10 +19,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--recipe", type=click.Path(path_type=Path, dir_okay=False), help="Recipe of a checkpoint that lies in no run."
 )
-def export_command(source: Path, out: Path, recipe: Path | None, *, merged: bool) -> None:
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="What was overridden in it.")
+def export_command(source: Path, out: Path, recipe: Path | None, overrides: tuple[str, ...], *, merged: bool) -> None:
     """A run's kept checkpoint, or any checkpoint, as a folder for transformers or PEFT, with a model card."""
     from .export import export, find
 
-    found = find(source, recipe)
+    found = find(source, recipe, overrides)
     kind = export(found, out, merged=merged)
     click.echo(f"{out}: the {kind} of {found.weights}, with its card in README.md")

@@ -7,18 +7,19 @@ nothing that the run directory does not hold, and texts out of a run are made sa
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from .config import Config, load_config
+from .config import Config, DistillConfig, load_config
 from .errors import DataError, UserError
 from .policy import LocalPolicy
 from .records import Checkpoint
 from .report.card import card
-from .report.data import RunReport, load
+from .report.data import RunReport, load, training_of
 from .store import RUN, first_problem, read_run, write_atomic
 
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
@@ -34,10 +35,11 @@ class Source:
     lineage: tuple[Checkpoint, ...] = ()  # of a run, first iteration first, these weights last
 
 
-def find(path: Path, recipe: Path | None = None) -> Source:
+def find(path: Path, recipe: Path | None = None, overrides: Sequence[str] = ()) -> Source:
     """The kept checkpoint of a run directory, or the checkpoint folder `path` and the run it lies in.
 
-    A checkpoint outside a run needs the recipe it was made with. Raises UserError if there is nothing to export.
+    A checkpoint outside a run needs the recipe and the overrides it was made with; a run knows its own. Raises
+    UserError if there is nothing to export.
     """
     if (path / RUN).is_file():
         return _of_run(path)
@@ -49,7 +51,8 @@ def find(path: Path, recipe: Path | None = None) -> Source:
         return Source(path, _config(report), report, _lineage(run, path))
     if recipe is None:
         raise UserError(f"{path}: lies in no run, so its model is not known; name its recipe with --recipe")
-    return Source(path, load_config(recipe))
+    record = (_read(path / "checkpoint.json"),) if (path / "checkpoint.json").is_file() else ()
+    return Source(path, load_config(recipe, overrides), lineage=record)
 
 
 def export(source: Source, out: Path, *, merged: bool) -> str:
@@ -63,9 +66,15 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
         raise UserError(f"{source.weights}: its adapter stands on {base}, which is no model by itself; add --merged")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds files; choose another --out")
-    policy = LocalPolicy.load(config)
+    policy = LocalPolicy.load(_for_loading(config))
     policy.restore(source.weights)
     return _write(policy, source, out, whole=whole)
+
+
+def _for_loading(config: Config) -> Config:
+    """What loading the weights needs of a config: no server is asked, and any device will do."""
+    model = config.model.model_copy(update={"endpoint": "", "device": "auto"})
+    return Config(seed=config.seed, model=model, distill=DistillConfig(lora_r=config.distill.lora_r))
 
 
 def _no_model_by_itself(config: Config) -> str:
@@ -87,7 +96,10 @@ def _write(policy: LocalPolicy, source: Source, out: Path, *, whole: bool) -> st
     model.save_pretrained(part)
     policy.renderer.tokenizer.save_pretrained(part)
     kind = "model" if whole else "adapter"
-    write_atomic(part / "README.md", card(source.config, policy.checkpoint, kind, source.report, source.lineage))
+    write_atomic(
+        part / "README.md",
+        card(source.config, policy.checkpoint, kind, source.report, source.lineage, alone=training_of(source.weights)),
+    )
     if out.exists():
         out.rmdir()
     part.rename(out)

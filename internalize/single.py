@@ -8,6 +8,7 @@ it, so that episodes of other weights or settings are neither counted nor lost.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,18 +24,35 @@ from .extract.sources import Seen, extract, writer_of
 from .inject import Injector
 from .metrics import SuiteMetrics, eval_result, suite_metrics
 from .pool import ExperiencePool, empty, load_pool, save_pool
-from .records import ChatModel, Task, Trajectory, content_hash
+from .records import ChatModel, Checkpoint, DistillExample, Record, Task, Trajectory, content_hash
 from .redact import REDACTIONS, without_secrets
 from .rollout import Label, episode_id
 from .rollout import rollout as roll_out
-from .store import read_jsonl, recover, write_jsonl
+from .store import read_jsonl, recover, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from .distill.trainer import TrainSummary
     from .policy import LocalPolicy
 
+_LOG = logging.getLogger(__name__)
 _FIRST_BYTES = b'{"id": '  # of every file of trajectories
 _NO_PART_OF_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
+
+
+class OnFile(Record):
+    """train.json beside weights that were trained on a file: what the model card says of them."""
+
+    trajectories: str
+    pool: str
+    accepted: int
+    rejected: int
+    action_tokens: int
+    held_out: int = 0
+    held_out_before: float | None = None
+    held_out_after: float | None = None
+    first_loss: float | None = None
+    last_loss: float | None = None
+    seconds: float = 0.0
 
 
 class Given(NamedTuple):
@@ -171,12 +189,42 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
 
     chosen = out.with_suffix(".selections.jsonl")
     injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else None
-    examples = asyncio.run(examples_of(kept, policy.renderer, injector))
-    if not examples:
-        raise DataError(f"{trajectories}: no trajectory can be trained on with this model's chat template")
-    return policy.train(
+    examples = _short_enough(config, trajectories, asyncio.run(examples_of(kept, policy.renderer, injector)))
+    parent = policy.checkpoint
+    summary = policy.train(
         examples, seed=config.seed, folder=out, progress=lambda done, total, _: report("distil", done, total)
     )
+    left = len(read_jsonl(trajectories, Trajectory)) - len(examples)
+    noted = summary.model_dump(include=set(OnFile.model_fields))
+    noted |= {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else "", "rejected": left}
+    write_json(out / "train.json", OnFile(**noted))
+    record = Checkpoint(
+        id=policy.checkpoint,
+        parent=parent,
+        iteration=1,
+        pool_version=pool.version if pool else None,
+        config_digest=config.digest,
+        path="",
+    )
+    write_json(out / "checkpoint.json", record)
+    return summary
+
+
+def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]) -> list[DistillExample]:
+    """Those that fit into the context: an imported log may be of any length. Raises DataError if none does."""
+    most = config.model.max_context
+    kept = [e for e in examples if max(span.end - span.origin for span in e.spans) <= most]
+    if not examples:
+        raise DataError(f"{path}: no trajectory can be trained on with this model's chat template")
+    if not kept:
+        raise DataError(f"{path}: all {len(examples)} trajectories are longer than model.max_context = {most} tokens")
+    if len(kept) < len(examples):
+        first = next(e.trajectory_id for e in examples if e not in kept)
+        _LOG.warning(
+            "%s: %d of %d trajectories (first %s) are longer than model.max_context = %d tokens and are left out",
+            path, len(examples) - len(kept), len(examples), first, most,
+        )  # fmt: skip
+    return kept
 
 
 def _lessons(config: Config, path: Path, pool: ExperiencePool | None) -> list[tuple[Trajectory, float]]:

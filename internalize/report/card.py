@@ -12,7 +12,7 @@ from typing import Literal
 from internalize.config import Config
 from internalize.records import Checkpoint
 
-from .data import IterationReport, RunReport
+from .data import IterationReport, RunReport, Training
 from .markdown import named, section, table
 from .sentence import summary
 from .tables import SUITE_HEAD, iteration_table, suite_rows
@@ -30,18 +30,24 @@ _LOAD = {
 
 
 def card(
-    config: Config, checkpoint: str, kind: str, report: RunReport | None = None, lineage: Sequence[Checkpoint] = ()
+    config: Config,
+    checkpoint: str,
+    kind: str,
+    report: RunReport | None = None,
+    lineage: Sequence[Checkpoint] = (),
+    *,
+    alone: Training | None = None,
 ) -> str:
-    """The Markdown text, with the front matter that model hubs read."""
+    """The Markdown text, with the front matter that model hubs read. `alone`: of a training outside a run."""
     parts = (
         _front(config, kind),
         f"# Checkpoint {code_span(checkpoint)}",
         _origin(config, kind, report),
         f"```python\n{_LOAD[kind]}\n```",
         _lineage(lineage),
-        _data(config, report),
+        _data(config, report, alone),
         _settings(config, ("extract", "inject", "distill") if report else ("distill",)),
-        _results(report, lineage),
+        _results(report, lineage, alone),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -85,7 +91,9 @@ def _lineage(lineage: Sequence[Checkpoint]) -> str:
     return section("Lineage", listed, f"Config digest {code_span(lineage[-1].config_digest)}.")
 
 
-def _data(config: Config, report: RunReport | None) -> str:
+def _data(config: Config, report: RunReport | None, alone: Training | None) -> str:
+    if report is None and alone is not None:
+        return section("Data", _file(alone))
     if report is None:
         return section("Data", "The checkpoint lay in no run, so its data is not known here.")
     drawn = (
@@ -95,6 +103,15 @@ def _data(config: Config, report: RunReport | None) -> str:
     rows = [row for i in report.iterations if (row := _data_row(i))]
     head = ("iteration", "accepted", "rejected", "action tokens", "items in the pool", "held-out loss")
     return section("Data", drawn, table(head, rows))
+
+
+def _file(alone: Training) -> str:
+    """One sentence about a training on a file."""
+    shown = f", a teacher shown the pool {code_span(alone.pool)}" if alone.pool else ""
+    return (
+        f"Trajectories of {code_span(alone.trajectories)}: {count(alone.accepted)} trained on, {count(alone.rejected)} "
+        f"left out, {count(alone.action_tokens)} action tokens{shown}."
+    )
 
 
 def _data_row(iteration: IterationReport) -> tuple[str, ...] | None:
@@ -118,7 +135,10 @@ def _settings(config: Config, sections: Sequence[str]) -> str:
     return section("Settings", table(("key", "value"), [*rows, ("`seed`", str(config.seed))], text_columns=(0, 1)))
 
 
-def _results(report: RunReport | None, lineage: Sequence[Checkpoint]) -> str:
+def _results(report: RunReport | None, lineage: Sequence[Checkpoint], alone: Training | None) -> str:
+    if report is None and alone is not None and alone.held_out_before is not None and alone.held_out_after is not None:
+        held = f"{alone.held_out_before:.3f} to {alone.held_out_after:.3f} nats an action token"
+        return section("Results", f"Loss on held-out trajectories of the same file: {held}. No task was played.")
     if report is None or not report.iterations:
         return section("Results", "Nothing was measured.")
     head, rows = iteration_table(report)

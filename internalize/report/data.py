@@ -56,6 +56,8 @@ class Training(_Loose):
     held_out_before: float | None = None
     held_out_after: float | None = None
     seconds: float | None = None
+    trajectories: str = ""  # of a training on a file: its name
+    pool: str = ""  # and that of the pool its teacher was shown
 
     @property
     def accepted_share(self) -> float | None:
@@ -335,3 +337,8 @@ def _records_at(path: Path, model: type[RecordT]) -> Iterator[tuple[int, RecordT
             except ValidationError as error:
                 raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
             offset += len(line)
+
+
+def training_of(weights: Path) -> Training | None:
+    """What stands beside weights that `internalize distill` made; None for others."""
+    return _record(weights / "train.json", Training)

@@ -115,8 +115,11 @@ def test_a_checkpoint_without_a_run_needs_its_recipe(
             main(["export", str(alone), "--out", str(tmp_path / "out")])
         assert "lies in no run" in capsys.readouterr().err
         recipe = tmp_path / "recipe.toml"
-        recipe.write_text(f"[model]\nsource = '{config.model.source}'\n[distill]\nlora_r = 4\n")
-        _export(alone, "--out", tmp_path / "out", "--recipe", recipe)
+        recipe.write_text(
+            f"[model]\nsource = '{config.model.source}'\ndevice = 'cuda'\n[extract]\nsource = 'external'\n"
+            "endpoint = 'far'\n[endpoints.far]\nbase_url = 'http://127.0.0.1:9/v1'\nmodel = 'm'\nkey_env = 'NOT_SET'\n"
+        )
+        _export(alone, "--out", tmp_path / "out", "--recipe", recipe, "--set", "distill.lora_r=4")  # no server is asked
     finally:
         alone.rename(run / "iter-1" / "checkpoint")
     card = (tmp_path / "out" / "README.md").read_text()

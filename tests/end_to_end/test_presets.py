@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from internalize.environments import registry
-from internalize.errors import UserError
+from internalize.errors import DataError, UserError
+from internalize.export import find
 from internalize.records import DistillExample, Trajectory
 from internalize.regimes import PRESETS
+from internalize.report.card import card
+from internalize.report.data import training_of
 from internalize.single import Given, distill_file
 from internalize.stages import TrainRecord, silent
 from internalize.store import read_jsonl
@@ -62,6 +65,11 @@ def test_examples_of_earlier_iterations_come_again(tmp_path: Path) -> None:
     assert record.steps == 5  # 12 and 6 of before, in batches of 4
 
 
+def _recipe(folder: Path) -> Path:
+    (folder / "recipe.toml").write_text("seed = 0\n")
+    return folder / "recipe.toml"
+
+
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILTIN, "toy", registry.Builtin("tests.toy", "Toy", "boxes"))
@@ -75,6 +83,14 @@ def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_r
     file, pool = (tmp_path / "run" / "iter-1" / name for name in ("teacher.jsonl", "pool.json"))
     summary = distill_file(run.config, file, tmp_path / "weights", Given(pool), silent)
     assert summary.held_out_after < summary.held_out_before
+    found = find(tmp_path / "weights", _recipe(tmp_path))
+    text = card(found.config, "c", "adapter", lineage=found.lineage, alone=training_of(tmp_path / "weights"))
+    assert f"Trajectories of `teacher.jsonl`: {summary.accepted} trained on" in text
+    assert f"{summary.held_out_before:.3f} to {summary.held_out_after:.3f} nats" in text
+    assert f"| 1 | `{found.lineage[0].id}` |" in text
+    short = run.config.model_copy(update={"model": run.config.model.model_copy(update={"max_context": 64})})
+    with pytest.raises(DataError, match=r"trajectories are longer than model\.max_context = 64 tokens"):
+        distill_file(short, file, tmp_path / "short", Given(pool), silent)
     with pytest.raises(UserError, match="no experience was injected"):
         distill_file(run.config, file, tmp_path / "other", Given(), silent)
     refreshing = run.config.model_copy(
