@@ -26,7 +26,7 @@ from .distill.weights import State, snapshot
 from .endpoints import Endpoints, Served, chat_model
 from .engines.chat import PolicyChat
 from .engines.local import LocalEngine
-from .engines.models import load_policy
+from .engines.models import load_policy, resolve_device
 from .judge import build as build_judge
 from .records import ChatModel, DistillExample, Selector, Trajectory
 from .redact import Redactor
@@ -74,7 +74,7 @@ class LocalPolicy:
         """
         named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
-        require_arguments(config.distill)
+        require_arguments(config.distill, resolve_device(named.device))
         return cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype))
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ from .weights import Average, head_with, swapped, trained
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss
 Row = tuple[tuple[int, TrainItem], ...]  # item numbers and items
 
+_LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
 _WEIGHTS, _AVERAGE, _SEEN = "trained.safetensors", "average.safetensors", "seen.json"
 
 
@@ -268,11 +270,17 @@ def trainer_of(
     return fit
 
 
-def require_arguments(config: DistillConfig) -> None:
-    """Raises UserError for values of [distill.trainer] or `report_to` that transformers would refuse after rollouts."""
+def require_arguments(config: DistillConfig, device: torch.device) -> None:
+    """Raises UserError for values of [distill.trainer] or `report_to` that transformers would refuse after rollouts.
+
+    What only a launcher can set up (`_LAUNCHED`) is left to it.
+    """
+    if "deepspeed" in config.trainer and find_spec("deepspeed") is None:
+        raise UserError("distill.trainer.deepspeed needs the package deepspeed: pip install deepspeed")
+    alone = config.model_copy(update={"trainer": {k: v for k, v in config.trainer.items() if k not in _LAUNCHED}})
     try:
         with TemporaryDirectory() as folder:
-            arguments = _arguments(nn.Linear(1, 1), config, 0, Path(folder), one_round=False)
+            arguments = _arguments(nn.Linear(1, 1, device=device), alone, 0, Path(folder), one_round=False)
         Trainer.get_optimizer_cls_and_kwargs(arguments)
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()

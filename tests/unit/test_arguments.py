@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
+import torch
 
 from internalize.config import load_config
 from internalize.distill.fitting import require_arguments
@@ -16,9 +19,17 @@ from internalize.errors import UserError
         (["distill.trainer={optim='foo'}"], "foo"),
         (["distill.report_to=['foo']"], "foo"),
         (["distill.trainer={warmup_steps='a'}"], ""),
+        (["distill.trainer={optim='adamw_bnb_8bit'}"], ""),
     ],
 )
 def test_values_that_transformers_refuses_are_refused_before_anything_is_played(changes: list[str], words: str) -> None:
     with pytest.raises(UserError, match=f"^distill.trainer or distill.report_to: .*{words}"):
-        require_arguments(load_config(None, changes).distill)
-    require_arguments(load_config(None, ["distill.trainer={bf16=true, lr_scheduler_type='cosine'}"]).distill)
+        require_arguments(load_config(None, changes).distill, torch.device("cpu"))
+    good = load_config(None, ["distill.trainer={bf16=true, lr_scheduler_type='cosine', fsdp='full_shard'}"])
+    require_arguments(good.distill, torch.device("cpu"))
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="deepspeed is installed")
+def test_a_package_that_is_missing_is_named() -> None:
+    with pytest.raises(UserError, match="needs the package deepspeed"):
+        require_arguments(load_config(None, ["distill.trainer={deepspeed='ds.json'}"]).distill, torch.device("cpu"))
