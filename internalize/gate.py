@@ -11,9 +11,10 @@ from typing import Literal
 
 from .metrics import by_task
 from .records import EvalResult, Record
-from .stats import Interval, paired_difference
+from .stats import Interval, paired_difference, sign_test, won_and_lost
 
 Rule = Literal["always", "no_worse", "retry", "average"]
+LEVEL = 0.05  # of the exact sign test
 LEAST_TASKS = 6  # five tasks that all got worse still have an exact two-sided p of 0.0625
 
 
@@ -36,7 +37,8 @@ def decide(
 ) -> Decision:
     """Promote the checkpoint of `after`, or keep that of `before`, by their internalized results.
 
-    'always' promotes; the other rules do not when the paired 95 % interval lies wholly below zero.
+    'always' promotes; the other rules do not when the paired 95 % interval lies wholly below zero and the exact sign
+    test agrees: the interval alone calls four tasks lost and none won a loss, which is one chance in eight.
     """
     change = paired_difference(_internalized(before), _internalized(after), resamples, seed)
     if rule == "always":
@@ -45,8 +47,9 @@ def decide(
         paired = change.n if change else 0
         return Decision(promote=True, reason=f"{paired} paired tasks cannot show a loss", interval=change)
     found = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] on {change.n} tasks"
-    if change.high < 0:
-        return Decision(promote=False, reason=f"worse: {found}", interval=change)
+    p = sign_test(*won_and_lost(_internalized(before), _internalized(after)))
+    if change.high < 0 and p < LEVEL:
+        return Decision(promote=False, reason=f"worse: {found}, p = {p:.3f}", interval=change)
     return Decision(promote=True, reason=f"no worse: {found}", interval=change)
 
 

@@ -37,7 +37,7 @@ from .store import RunStore, StageMark, first_problem, read_jsonl, read_marks, w
 
 Override = dict[str, JsonValue]
 Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
-ROLLOUTS, EVALUATIONS = "rollouts.jsonl", "evaluations.jsonl"
+ROLLOUTS, EVALUATIONS, DRIFT = "rollouts.jsonl", "evaluations.jsonl", "drift.json"
 
 
 class Grid(Section):
@@ -104,7 +104,14 @@ def configs(grid: Grid, path: Path, overrides: Sequence[str] = ()) -> dict[tuple
 
 
 def _as_overrides(values: Override) -> list[str]:
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    """As `--set` takes them; a table key by key, since JSON of one is no TOML."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _as_overrides({f"{key}.{name}": own for name, own in value.items()})
+        else:
+            found.append(f"{key}={json.dumps(value)}")
+    return found
 
 
 def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = ()) -> Manifest:
@@ -152,7 +159,8 @@ def shared_key(config: Config) -> str:
 
     The rank of the adapter is in it, because a checkpoint's id covers the untrained adapter too.
     """
-    sections = config.model_dump(mode="json", include={"seed", "model", "env", "rollout", "evaluate", "endpoints"})
+    shaping = {"seed", "model", "env", "rollout", "evaluate", "judge", "endpoints"}
+    sections = config.model_dump(mode="json", include=shaping)
     return content_hash([sections, config.distill.lora_r])
 
 
@@ -185,6 +193,8 @@ def _copy(source: Path, target: Path, stage: str) -> None:
     """The file that a stage wrote: episodes under their own name, results among the evaluations."""
     if (source / stage).is_file():
         shutil.copyfile(source / stage, target / stage)
+        if (source / DRIFT).is_file():  # the starter's, against which later ones are measured
+            shutil.copyfile(source / DRIFT, target / DRIFT)
     else:
         results = read_jsonl(source / EVALUATIONS, EvalResult)
         write_jsonl(target / EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])

@@ -96,7 +96,7 @@ def contrast(
     """The edits that this iteration's episodes suggest, those that keep the pool within its cap included."""
     scored = [t for t in trajectories if t.score is not None]
     edits = (
-        _instances(scored, config, iteration)
+        _instances(scored, pool, config, iteration)
         if config.granularity == "instance"
         else _rules(scored, pool, config, iteration)
     )
@@ -263,18 +263,24 @@ def _deletion(item: Experience, tried: Tried) -> PoolEdit:
     return PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {tried.lift:+.2f}, p = {tried.p:.2g}")
 
 
-def _instances(scored: Sequence[Trajectory], config: ExtractConfig, iteration: int) -> list[PoolEdit]:
+def _instances(
+    scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractConfig, iteration: int
+) -> list[PoolEdit]:
+    """Worked examples that the pool does not hold yet, newest first: old ones must not take the place of new ones."""
+    held = {item.id for item in pool.items}
     groups: defaultdict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in scored:
         groups[trajectory.task_id].append(trajectory)
     edits: list[PoolEdit] = []
-    for group in groups.values():
+    for group in reversed(groups.values()):
         won = next((t for t in group if t.score == 1.0), None)
         lost = next((t for t in group if t.score == 0.0), None)
         if won and lost and len(edits) < config.add and (parted := _parting(won, lost)):
             item = Experience.new(
                 example(*parted), "instance", "contrast", evidence=(won.id, lost.id), iteration=iteration, support=1
             )
+            if item.id in held:
+                continue
             edits.append(PoolEdit(op="ADD", item=item, reason="where a success and a failure of one task part"))
     return edits
 

@@ -65,6 +65,10 @@ def test_cells_are_the_product_of_the_axes_and_the_named_ones(grid: Path) -> Non
 
 def test_a_value_set_for_the_study_outranks_the_recipe_and_yields_to_cells(grid: Path) -> None:
     found = configs(load_grid(grid), grid, ["distill.lr=0.02", "model.dtype=bfloat16"])
+    tables = load_grid(grid).model_copy(
+        update={"base": {"env.options": {"size": 5}, "distill.trainer": {"bf16": True}}}
+    )
+    assert configs(tables, grid)["none", 0].env.options == {"size": 5}
     assert {config.model.dtype for config in found.values()} == {"bfloat16"}
     assert (found["none", 0].distill.lr, found["bolder", 0].distill.lr) == (0.02, 0.01)
 
@@ -112,6 +116,8 @@ def test_a_shared_start_gives_the_records_of_a_run_of_its_own(grid: Path, tmp_pa
     for k in (0, 1):
         name = f"iter-{k}/evaluations.jsonl"
         assert read_jsonl(shared / name, EvalResult) == read_jsonl(alone / name, EvalResult)
+    drifts = [(folder / "iter-0" / "drift.json").read_text() for folder in (shared, alone)]
+    assert drifts[0] == drifts[1]
 
 
 def test_only_runs_with_the_same_start_share_it(grid: Path) -> None:

@@ -58,8 +58,17 @@ def test_instances_keep_the_example_where_outcomes_part() -> None:
     config = ExtractConfig(granularity="instance")
     (first, *_) = contrast(mixed(), empty(10), config, 1)
     assert first.item
-    assert "visit[other.m4.g] worked" in first.item.text
+    assert "visit[other.m7.g] worked" in first.item.text  # of the newest task
     assert first.item.granularity == "instance"
+
+
+def test_held_instances_leave_room_for_new_ones() -> None:
+    config = ExtractConfig(granularity="instance", add=2)
+    first = contrast(mixed(), empty(10), config, 1)
+    pool = empty(10).apply(first)
+    second = contrast(mixed(), pool, config, 2)
+    assert len(first) == len(second) == 2
+    assert not {e.item.id for e in second if e.item} & {item.id for item in pool.items}
 
 
 def test_a_held_rule_that_now_harms_is_deleted() -> None:

@@ -44,6 +44,14 @@ def test_a_loss_within_the_noise_is_kept():
     assert decision.interval.mean == pytest.approx(-0.05)
 
 
+def test_an_interval_below_zero_alone_rolls_nothing_back():
+    before, after = results([1.0] * 24), results([0.0] * 4 + [1.0] * 20)
+    decision = decide(before, after, "no_worse")  # exact p = 0.125
+    assert decision.promote
+    assert decision.interval.high < 0
+    assert not decide(before, results([0.0] * 6 + [1.0] * 18), "no_worse").promote  # p = 0.031
+
+
 def test_too_few_tasks_and_unscored_ones_never_roll_back():
     assert decide(ALL[:5], NONE[:5], "no_worse").promote
     assert not decide(ALL[:6], NONE[:6], "no_worse").promote
