@@ -125,6 +125,7 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
             unfinished.append(member.folder)
         if report is not None and report.iterations:
             runs.setdefault(member.cell, []).append(report)
+    runs = {cell: _finished(reports) for cell, reports in runs.items()}
     curves = tuple(_curve(cell, reports, resamples) for cell, reports in runs.items())
     versus = _versus(runs, manifest.reference, resamples)
     found = [
@@ -153,6 +154,11 @@ def _manifest(out: Path) -> Manifest:
         raise UserError(f"{out}: not a study (no study.json)") from error
     except ValidationError as error:
         raise DataError(f"{file}: {first_problem(error)}") from error
+
+
+def _finished(reports: list[RunReport]) -> list[RunReport]:
+    """Those that are finished, if any are: a seed that has only begun must not hide what the others show."""
+    return [report for report in reports if report.finished >= report.planned] or reports
 
 
 def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
@@ -191,6 +197,8 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
     if not seeds:
         return None
     old_last, new_last = _ends([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds])
+    if not (old_last and new_last):
+        return None  # the starter against itself says nothing
     mode = ours[seeds[0]].mode
     before = [theirs[seed].scores(old_last, theirs[seed].mode) for seed in seeds]
     after = [ours[seed].scores(new_last, mode) for seed in seeds]

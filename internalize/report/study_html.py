@@ -64,11 +64,17 @@ def findings(comparison: Comparison) -> list[str]:
     told = [one for one in comparison.versus if one.verdict != "not told apart"]
     same = [one.cell for one in comparison.versus if one.verdict == "not told apart"]
     lines = [_finding(one, comparison.reference) for one in told]
+    if told and all(curve.seeds == 1 for curve in comparison.curves):
+        lines.append("One seed: these are differences of single runs; how much runs of one recipe vary is not known.")
     return [*lines, f"Not told apart from {comparison.reference}: {'; '.join(same)}."] if same else lines
 
 
 def _finding(one: Versus, reference: str) -> str:
-    return f"{one.cell} is {one.verdict} than {reference}: {points(one.change)} points, p = {one.p:.3f}."
+    return f"{one.cell} is {one.verdict} than {reference}: {points(one.change)} points, {_chance(one.p)}."
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def _page(out: Path, folder: str) -> str:

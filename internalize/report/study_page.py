@@ -35,7 +35,8 @@ COMPARED = (
     "`won`, `lost`: tasks whose success over the seeds rose and fell. `p`: exact sign test "
     "over tasks, adjusted for the number of cells by Holm's method. `seen from`: the smallest difference that this "
     "many tasks show with power 0.8; a smaller one may exist. A cell is called better or worse only if interval and "
-    "test agree."
+    "test agree. With one seed that is a difference of two runs: how much runs of one recipe vary is not in it, and "
+    "few seeds measure that badly."
 )
 
 
