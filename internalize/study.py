@@ -190,11 +190,11 @@ def _is_shared(mark: StageMark) -> bool:
 
 
 def _copy(source: Path, target: Path, stage: str) -> None:
-    """The file that a stage wrote: episodes under their own name, results among the evaluations."""
+    """The file that a stage wrote: episodes under their own name, results and drift of the starter beside them."""
     if (source / stage).is_file():
         shutil.copyfile(source / stage, target / stage)
-        if (source / DRIFT).is_file():  # the starter's, against which later ones are measured
-            shutil.copyfile(source / DRIFT, target / DRIFT)
     else:
         results = read_jsonl(source / EVALUATIONS, EvalResult)
         write_jsonl(target / EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
+        if (source / DRIFT).is_file():  # the starter's, against which later ones are measured
+            shutil.copyfile(source / DRIFT, target / DRIFT)

@@ -16,7 +16,7 @@ from internalize.report import write as write_report
 from internalize.report.comparison import Comparison, Manifest, Member, Versus, compare
 from internalize.stats import Interval
 from internalize.store import RunStore, read_jsonl, read_marks
-from internalize.study import configs, load_grid, shared_key, study
+from internalize.study import configs, load_grid, prepare, shared_key, study
 from tests.tiny import tiny_model, tiny_tokenizer
 
 RECIPE = """
@@ -118,6 +118,15 @@ def test_a_shared_start_gives_the_records_of_a_run_of_its_own(grid: Path, tmp_pa
         assert read_jsonl(shared / name, EvalResult) == read_jsonl(alone / name, EvalResult)
     drifts = [(folder / "iter-0" / "drift.json").read_text() for folder in (shared, alone)]
     assert drifts[0] == drifts[1]
+
+
+def test_the_drift_of_the_starter_is_shared_and_that_of_another_cell_is_not(grid: Path, tmp_path: Path) -> None:
+    found = configs(load_grid(grid), grid)
+    played, fresh = tmp_path / "played", tmp_path / "fresh"
+    play(found["none", 0], played)
+    assert (played / "iter-1" / "drift.json").exists()
+    prepare(found["bolder", 0], fresh, [(found["none", 0], played)])
+    assert [(fresh / f"iter-{k}" / "drift.json").exists() for k in (0, 1)] == [True, False]
 
 
 def test_only_runs_with_the_same_start_share_it(grid: Path) -> None:
