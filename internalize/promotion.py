@@ -8,6 +8,7 @@ stay in evaluations-first.jsonl; killed anywhere, the same decision is found aga
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from .gate import Decision, decide
 from .records import Checkpoint, DistillExample, EvalResult
@@ -41,15 +42,17 @@ def _decided(this: Run, k: int) -> Decision:
     results = [r for r in this.results() if r.suite == settings.split and r.mode == "internalized"]
     held = {number: [r for r in results if r.iteration == number] for number in range(k + 1)}
     rival = this.kept(k - 1)
-    if rule.against == "best":  # of equals the latest
-        rival = max({this.kept(number) for number in range(k)}, key=lambda number: (_mean(held[number]), number))
+    means = {number: mean for number in {this.kept(n) for n in range(k)} if (mean := _mean(held[number])) is not None}
+    if rule.against == "best" and means:
+        rival = max(means, key=lambda number: (means[number], number))  # of equals the latest
     found = decide(held[rival], held[k], rule.rule, settings.resamples, this.config.seed)
     return found.model_copy(update={"rival": rival})
 
 
-def _mean(results: Sequence[EvalResult]) -> float:
+def _mean(results: Sequence[EvalResult]) -> float | None:
+    """None where nothing is scored."""
     scored = [result.success for result in results if result.success is not None]
-    return sum(scored) / len(scored) if scored else 0.0
+    return fmean(scored) if scored else None
 
 
 def _second(this: Run, k: int, first: Decision) -> Decision:
