@@ -49,3 +49,8 @@ class InfrastructureError(InternalizeError):
 
 class ContextError(InfrastructureError):
     """A prompt is longer than the model can read: no answer could be had, and asking again will not help."""
+
+
+def first_line(error: object) -> str:
+    """What an error of somebody else says, in one line; the name of its class if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,7 @@ from .extract.sources import Seen, extract, writer_of
 from .inject import Injector
 from .metrics import SuiteMetrics, eval_result, suite_metrics
 from .pool import ExperiencePool, empty, load_pool, save_pool
-from .records import ChatModel, Checkpoint, DistillExample, Record, Task, Trajectory, content_hash
+from .records import ChatModel, Checkpoint, DistillExample, Task, Trajectory, content_hash
 from .redact import REDACTIONS, without_secrets
 from .rollout import Label, episode_id
 from .rollout import rollout as roll_out
@@ -37,22 +37,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _FIRST_BYTES = b'{"id": '  # of every file of trajectories
 _NO_PART_OF_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
-
-
-class OnFile(Record):
-    """train.json beside weights that were trained on a file: what the model card says of them."""
-
-    trajectories: str
-    pool: str
-    accepted: int
-    rejected: int
-    action_tokens: int
-    held_out: int = 0
-    held_out_before: float | None = None
-    held_out_after: float | None = None
-    first_loss: float | None = None
-    last_loss: float | None = None
-    seconds: float = 0.0
 
 
 class Given(NamedTuple):
@@ -182,10 +166,12 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
             "cannot; set distill.refresh=0, or use `internalize run`"
         )
     pool = load_pool(given.pool) if given.pool else None
-    kept = _lessons(config, trajectories, pool)
+    found = read_jsonl(trajectories, Trajectory)
+    kept = _lessons(config, trajectories, found, pool)
     kept = without_secrets(kept, config.redact, out.with_suffix(f".{REDACTIONS}"), "train")
     policy = _policy(config, given.checkpoint)
     from .rounds import examples_of  # noqa: PLC0415 - it needs the learning half
+    from .stages import TrainRecord  # noqa: PLC0415
 
     chosen = out.with_suffix(".selections.jsonl")
     injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else None
@@ -194,10 +180,9 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     summary = policy.train(
         examples, seed=config.seed, folder=out, progress=lambda done, total, _: report("distil", done, total)
     )
-    left = len(read_jsonl(trajectories, Trajectory)) - len(examples)
-    noted = summary.model_dump(include=set(OnFile.model_fields))
-    noted |= {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else "", "rejected": left}
-    write_json(out / "train.json", OnFile(**noted))
+    noted = summary.model_dump(include=set(TrainRecord.model_fields)) | {"rejected": len(found) - len(examples)}
+    named = {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else ""}
+    write_json(out / "train.json", TrainRecord(**noted, **named))
     record = Checkpoint(
         id=policy.checkpoint,
         parent=parent,
@@ -213,24 +198,25 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
 def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]) -> list[DistillExample]:
     """Those that fit into the context: an imported log may be of any length. Raises DataError if none does."""
     most = config.model.max_context
-    kept = [e for e in examples if max(span.end - span.origin for span in e.spans) <= most]
+    long = [e.trajectory_id for e in examples if max(span.end - span.origin for span in e.spans) > most]
+    kept = [e for e in examples if e.trajectory_id not in long]
     if not examples:
         raise DataError(f"{path}: no trajectory can be trained on with this model's chat template")
     if not kept:
         raise DataError(f"{path}: all {len(examples)} trajectories are longer than model.max_context = {most} tokens")
-    if len(kept) < len(examples):
-        first = next(e.trajectory_id for e in examples if e not in kept)
+    if long:
         _LOG.warning(
             "%s: %d of %d trajectories (first %s) are longer than model.max_context = %d tokens and are left out",
-            path, len(examples) - len(kept), len(examples), first, most,
+            path, len(long), len(examples), long[0], most,
         )  # fmt: skip
     return kept
 
 
-def _lessons(config: Config, path: Path, pool: ExperiencePool | None) -> list[tuple[Trajectory, float]]:
+def _lessons(
+    config: Config, path: Path, found: Sequence[Trajectory], pool: ExperiencePool | None
+) -> list[tuple[Trajectory, float]]:
     """The trajectories that pass the filter with their weights, if anything can be learnt from them."""
     settings = config.distill
-    found = read_jsonl(path, Trajectory)
     kept = weighted(found, settings.filter)
     if not kept:
         raise DataError(f"{path}: none of {len(found)} trajectories passes the filter {settings.filter!r}")

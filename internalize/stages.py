@@ -44,7 +44,7 @@ Mode = Literal["internalized", "in_context"]
 
 
 class TrainRecord(BaseModel):
-    """train.json: what one distillation did."""
+    """train.json: what one distillation did; of one on a file also whose trajectories and pool."""
 
     accepted: int
     rejected: int
@@ -59,6 +59,8 @@ class TrainRecord(BaseModel):
     held_out_after: float | None = None
     stopped_early: bool = False
     seconds: float = 0.0
+    trajectories: str = ""
+    pool: str = ""
 
 
 def silent(stage: str, done: int, total: int) -> None:

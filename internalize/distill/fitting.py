@@ -25,7 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import get_reporting_integration_callbacks
 
 from internalize.config import DistillConfig
-from internalize.errors import InternalizeError, UserError
+from internalize.errors import InternalizeError, UserError, first_line
 
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import head, hidden_states, teacher_hidden
@@ -131,6 +131,7 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
 
     model: Lossy
     part: Round | None = None
+    carried: dict[str, Any] | None = None  # optimizer and average of the part before
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """The items of a row one after the other, so that only one graph lives at a time."""
@@ -144,9 +145,8 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """With the state of the part before, if there is one."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        if self.part and self.part.carried_in:
-            carried = torch.load(self.part.carried_in, map_location=self.args.device, weights_only=True)
-            optimizer.load_state_dict(carried["optimizer"])
+        if self.carried:
+            optimizer.load_state_dict(self.carried["optimizer"])
             for group in optimizer.param_groups:
                 group["lr"] = self.args.learning_rate
         return optimizer
@@ -154,9 +154,10 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
     def carry_on(self, part: Round) -> None:
         """Take up the part before: its average now, lest it undo a state to go on from, and later its optimizer."""
         self.part = part
-        if part.carried_in and self.model.average is not None:
-            carried = torch.load(part.carried_in, map_location=self.args.device, weights_only=True)
-            self.model.average.load(carried["average"])
+        if part.carried_in:
+            self.carried = torch.load(part.carried_in, map_location=self.args.device, weights_only=True)
+        if self.carried and self.model.average is not None:
+            self.model.average.load(self.carried["average"])
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of the whole training, from the first step of this part on."""
@@ -285,8 +286,7 @@ def require_arguments(config: DistillConfig, device: torch.device) -> None:
         for callback in get_reporting_integration_callbacks(arguments.report_to):
             callback()
     except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"distill.trainer or distill.report_to: {words[0]}") from error
+        raise UserError(f"distill.trainer or distill.report_to: {first_line(error)}") from error
 
 
 def _rows(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:

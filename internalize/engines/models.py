@@ -27,7 +27,7 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from internalize.cache import built, cache_folder
-from internalize.errors import UserError
+from internalize.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +51,7 @@ def load_policy(
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
-        raise UserError(f"model {source!r} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"model {source!r} cannot be loaded: {first_line(error)}") from error
     merged = _merge(model, _adapter_folder(source, adapter))
     return merged.to(resolve_device(device)).eval(), tokenizer
 
@@ -62,7 +62,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(_folder(source))
     except (OSError, ValueError) as error:
-        raise UserError(f"the tokenizer of {source!r} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(f"the tokenizer of {source!r} cannot be loaded: {first_line(error)}") from error
 
 
 def resolve_device(device: str) -> torch.device:
@@ -187,7 +187,7 @@ def _merge(model: Any, folder: Path | None) -> Any:
             warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing a user can do
             return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"adapter {str(folder)!r} does not fit the model: {_first_line(error)}") from error
+        raise UserError(f"adapter {str(folder)!r} does not fit the model: {first_line(error)}") from error
 
 
 def _quiet() -> None:
@@ -195,7 +195,3 @@ def _quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

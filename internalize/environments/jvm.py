@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from internalize.errors import InfrastructureError, UserError
+from internalize.errors import InfrastructureError, UserError, first_line
 
 HEAP = "1g"
 TIMEOUT = 120.0  # seconds a call may take; the first world of ScienceWorld takes some on a busy machine
@@ -126,12 +126,6 @@ class Jvm:
         """While it is entered, no other thread calls this machine."""
         return self._lock
 
-    def drop(self, held: Held) -> None:
-        """Forget a game, so that its memory can be had again."""
-        with self._lock:
-            if self.holds(held):
-                self._asked(lambda: self._gateway.detach(held.java))
-
     def close(self) -> None:
         """End the machine, if one runs."""
         with self._lock:
@@ -171,7 +165,7 @@ class Jvm:
         from py4j.protocol import Py4JError  # noqa: PLC0415 - optional
 
         try:
-            kind, said = str(thrown.getClass().getName()), f"the game raised {_first_line(thrown)}"
+            kind, said = str(thrown.getClass().getName()), f"the game raised {first_line(thrown)}"
         except (Py4JError, OSError):  # it cannot even say so
             kind, said = _ERROR, "the game raised an error"
         if not (kind.startswith("java.lang.") and kind.endswith("Error")):
@@ -214,7 +208,7 @@ def _launched_by(program: str, jar: Path, seconds: float) -> tuple[int, str, sub
     try:
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, cwd=jar.parent)  # noqa: S603 - ours
     except OSError as error:
-        raise InfrastructureError(f"no Java machine could be started: {_first_line(error)}") from error
+        raise InfrastructureError(f"no Java machine could be started: {first_line(error)}") from error
     said: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read, args=(process, said), daemon=True).start()
     try:
@@ -246,10 +240,6 @@ def _kill(process: subprocess.Popen[bytes], owner: int) -> None:
     with suppress(OSError):
         if process.stdin:
             process.stdin.close()
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _quiet() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field, JsonValue, ValidationError
 
 from internalize.config import Section
-from internalize.errors import DataError, InfrastructureError, TaskError, UserError
+from internalize.errors import DataError, InfrastructureError, TaskError, UserError, first_line
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
 from internalize.records import Action, Claim, Message, Task, ToolSpec
@@ -208,8 +208,8 @@ def _verifier(named: str) -> Verifier:
     try:
         found: Verifier | None = getattr(_module(place), name, None) if colon else None
     except Exception as error:  # the file is run, and may raise anything
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"mcp: verify = {named!r} cannot be loaded ({type(error).__name__}: {said})") from error
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"mcp: verify = {named!r} cannot be loaded ({said})") from error
     if not callable(found):
         raise UserError(f"mcp: verify = {named!r} is no 'exact', 'maths', 'model' or 'module:function'")
     return found

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from internalize.errors import InternalizeError, TaskError, UserError
+from internalize.errors import InternalizeError, TaskError, UserError, first_line
 from internalize.records import Environment
 
 GROUP = "internalize.environments"
@@ -85,7 +85,7 @@ def make(name: str, options: Mapping[str, Any]) -> Environment:
     except TypeError as error:
         raise TaskError(f"env.options of {name}: {error}") from error
     except Exception as error:  # the classes of other packages cannot be named here
-        raise TaskError(f"env.options of {name}: {type(error).__name__}: {_first_line(error)}") from error
+        raise TaskError(f"env.options of {name}: {type(error).__name__}: {first_line(error)}") from error
     return environment
 
 
@@ -117,12 +117,8 @@ def _plugin(name: str) -> Any:
     try:
         return found[0].load()
     except Exception as error:  # importing it runs it, which may raise anything
-        said = f"the plug-in {found[0].value} cannot be loaded ({_first_line(error)})"
+        said = f"the plug-in {found[0].value} cannot be loaded ({first_line(error)})"
         raise TaskError(f"env.name = {name!r}: {said}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _install(extra: str) -> str:

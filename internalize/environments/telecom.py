@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from internalize.errors import DataError, UserError
+from internalize.errors import DataError, UserError, first_line
 from internalize.records import ToolSpec
 
 DONE = "done"
@@ -153,7 +153,7 @@ class World:
             answer = method(**_converted(method, arguments))
             self._both.sync_tools()
         except (package.ToolError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            return f"Error: {_first_line(error)}"
+            return f"Error: {first_line(error)}"
         self._name_new_bills()
         return answer if isinstance(answer, str) else str(package.safe_json_dumps(answer))
 
@@ -196,7 +196,3 @@ def _converted(method: Any, arguments: Json) -> Json:
         name: kinds[types[name].annotation](value) if name in types and types[name].annotation in kinds else value
         for name, value in arguments.items()
     }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
