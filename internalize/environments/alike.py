@@ -17,8 +17,15 @@ from typing import NamedTuple
 from internalize.records import Action, Environment, Episode, Task
 
 _ENOUGH = 5  # references of those that still stay together
-_MOST_PLAYED = 20_000  # episodes, before what is left counts as told apart
+_MOST_PLAYED = 20_000  # episodes; what is left then is not compared
 _Path = tuple[Action, ...]
+
+
+class Alike(NamedTuple):
+    """Tasks that are like one of another split, and how many could not be compared for want of episodes."""
+
+    tasks: list[Task]
+    left: int
 
 
 class Shown(NamedTuple):
@@ -29,7 +36,7 @@ class Shown(NamedTuple):
     actions: _Path
 
 
-def alike(env: Environment, shown: Sequence[Shown]) -> list[Task]:
+def alike(env: Environment, shown: Sequence[Shown]) -> Alike:
     """Tasks that are like one of another split, which comes earlier in `shown`."""
     looks: Callable[[Task], Sequence[Action]] | None = getattr(env, "looks", None)
     compared = _Compared(env)
@@ -37,7 +44,7 @@ def alike(env: Environment, shown: Sequence[Shown]) -> list[Task]:
         best = [one._replace(actions=tuple(looks(one.task))) for one in group] if looks else group
         compared.tell(best)
     found = {(task.split, task.id) for task in compared.found}
-    return [one.task for one in shown if (one.task.split, one.task.id) in found]
+    return Alike([one.task for one in shown if (one.task.split, one.task.id) in found], compared.left)
 
 
 def _mixed(group: Iterable[Shown], mark: Callable[[Shown], Hashable]) -> list[list[Shown]]:
@@ -51,6 +58,7 @@ def _mixed(group: Iterable[Shown], mark: Callable[[Shown], Hashable]) -> list[li
 class _Compared:
     def __init__(self, env: Environment) -> None:
         self.found: list[Task] = []
+        self.left = 0  # tasks that were not compared to the end
         self._env, self._episodes = env, 0
 
     def tell(self, group: Sequence[Shown]) -> None:
@@ -71,6 +79,7 @@ class _Compared:
         """Those that answer alike to a path, with what was played so far and whether it showed them anything."""
         self._episodes += len(part)
         if self._episodes > _MOST_PLAYED:
+            self.left += len(part)
             return []
         answers = {one.task.id: _answers(self._env, one.task, path) for one in part}
         parts = _mixed(part, lambda one: answers[one.task.id])

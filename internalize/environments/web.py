@@ -148,12 +148,8 @@ class WebEpisode:
 
 async def _extract(chat: ChatModel, page: Page, goal: str, characters: int) -> str:
     """What a language model finds on a page for the goal; "" if not even a small part of it fits its context."""
-    shown = page.text[: _EXTRACTED[0]]
-    for size in _EXTRACTED:
-        if len(shown) > size:
-            shown = pick(page.text, goal, size)
-        elif size != _EXTRACTED[0]:
-            continue  # what did not fit was not longer
+    parts = [page.text[: _EXTRACTED[0]], *(pick(page.text, goal, size) for size in _EXTRACTED[1:])]
+    for shown in dict.fromkeys(parts):  # a short page is the same at every size
         asked = f"{fenced('page', shown)}\n\n{fenced('goal', goal)}\n\nWhat serves the goal?"
         messages = (Message(role="system", content=_EXTRACT), Message(role="user", content=asked))
         try:
