@@ -49,8 +49,9 @@ def iterate(this: Run) -> None:
         this.restore(this.kept(k - 1))
         trajectories = this.rollout(k)
         pool = this.extract(k, trajectories)
-        if k == 1:  # what the first pool gives the starter: the gain that is to be internalized
-            this.evaluate(0, suite, ("in_context",), pool, folder=1)
+        before = this.kept(k - 1)
+        if k == 1 or before < k - 1 or pool.version != this.pool(k - 1).version:  # what it gives before it is learnt
+            this.evaluate(before, suite, ("in_context",), pool, folder=k)
         examples = this.collect(k, pool)
         this.distill(k, examples)
         this.evaluate(k, suite, BOTH, pool, folder=k)

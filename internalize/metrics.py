@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from .records import EvalResult, Record, Trajectory
-from .stats import Interval, bootstrap_mean, paired_difference, task_means
+from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
 
 Mode = Literal["internalized", "in_context"]
 LEAST_GAIN = 0.05  # an in-context gain below this is noise to divide by: `retained` is then None
@@ -58,7 +58,7 @@ class SuiteMetrics(Record):
     nll: float = 0.0
     families: dict[str, Interval] = Field(default_factory=dict)
     gain_over_starter: Interval | None = None  # internalized lines: minus the starter's
-    retained: float | None = None  # internalized lines
+    retained: Share | None = None  # internalized lines
     in_context_gain: Interval | None = None  # in-context lines: minus the same checkpoint without the pool
 
 
@@ -155,42 +155,31 @@ def in_context_gain(
     return paired_difference(without, with_pool, resamples, seed)
 
 
-def retained(results: Sequence[EvalResult], suite: str, iteration: int) -> float | None:
-    """Share of what the pool gave in context that the weights of `iteration` give without it.
+def retained(
+    runs: Sequence[Sequence[EvalResult]], suite: str, iteration: int, resamples: int = 2000, seed: int = 0
+) -> Share | None:
+    """Share of what the pool of `iteration` gave in the prompt that its weights give without it; runs are seeds.
 
-    (internalized after - starter) / (in context before - starter), each a mean over tasks scored in all
-    three. "Before" is the same pool on the previous checkpoint; where that was not measured, the same
-    iteration's in-context result stands in. None without these, or when the pool gave less than `LEAST_GAIN`.
+    (internalized after - starter) / (in context before - starter), a ratio of means over runs and over the tasks
+    scored in all three. "Before" is the same pool on the checkpoint that was then trained. None where that was not
+    measured, or when the pool gave less than `LEAST_GAIN`.
     """
-    starter = by_task(select(results, suite=suite, mode="internalized", iteration=0))
-    after = by_task(select(results, suite=suite, mode="internalized", iteration=iteration))
-    before = by_task(_in_context_before(results, suite, iteration))
-    triples = [
-        (s, b, a)
-        for task in starter
-        if (s := starter[task]) is not None
-        and (b := before.get(task)) is not None
-        and (a := after.get(task)) is not None
-    ]
-    if iteration == 0 or not triples:
-        return None
-    base, in_context, internalized = (_mean(column) for column in zip(*triples, strict=True))
-    return None if in_context - base < LEAST_GAIN else (internalized - base) / (in_context - base)
+    found = []
+    for results in runs:
+        starter = by_task(select(results, suite=suite, mode="internalized", iteration=0))
+        before = differences(starter, by_task(_in_context_before(results, suite, iteration)))
+        after = differences(starter, by_task(select(results, suite=suite, mode="internalized", iteration=iteration)))
+        both = [task for task in starter if None not in {before.get(task), after.get(task)}]
+        found.append(({task: before[task] for task in both}, {task: after[task] for task in both}))
+    return ratio_of_means([b for b, _ in found], [a for _, a in found], LEAST_GAIN, resamples, seed)
 
 
 def _in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:
-    own = {r.checkpoint for r in select(results, suite=suite, mode="internalized", iteration=iteration)}
-    measured = select(results, suite=suite, mode="in_context", iteration=iteration)
-    same = tuple(r for r in measured if r.checkpoint in own) or measured
-    pool = same[0].pool_version if same else None  # the first listed: a later one is the next iteration's
-    # The same pool on other weights, measured no later: the checkpoint before, also after a roll-back.
-    older = [
-        r
-        for r in select(results, suite=suite, mode="in_context")
-        if r.pool_version == pool and r.checkpoint not in own and r.iteration <= iteration
-    ]
-    newest = max((r.iteration for r in older), default=0)
-    return tuple(r for r in older if r.iteration == newest) or tuple(r for r in same if r.pool_version == pool)
+    """With the pool of `iteration`, before the policy was trained on it: of several such policies the last measured."""
+    measured = select(results, suite=suite, mode="in_context")
+    pool = next((r.pool_version for r in measured if r.iteration == iteration), None)
+    older = [r for r in measured if pool is not None and r.pool_version == pool and r.iteration < iteration]
+    return tuple(r for r in older if r.iteration == older[-1].iteration)
 
 
 def _compared(
@@ -201,7 +190,7 @@ def _compared(
         return line.model_copy(update={"in_context_gain": gain})
     starter = by_task(select(known, suite=line.suite, mode="internalized", iteration=0))
     gain = paired_difference(starter, by_task(group), resamples, seed) if line.iteration else None
-    kept = retained(known, line.suite, line.iteration)
+    kept = retained([known], line.suite, line.iteration, resamples, seed) if line.iteration else None
     return line.model_copy(update={"gain_over_starter": gain, "retained": kept})
 
 

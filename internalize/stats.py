@@ -39,6 +39,15 @@ class Interval(Record):
         return self.low > 0 or self.high < 0
 
 
+class Share(Record):
+    """A ratio of two means over `n` tasks; without bounds where the sample leaves open whether there is a whole."""
+
+    share: float
+    low: float | None
+    high: float | None
+    n: int
+
+
 def task_means(scores: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
     """Mean of the scored attempts of each task; None where no attempt was scored."""
     attempts: dict[str, list[float]] = {}
@@ -93,6 +102,35 @@ def difference_of_means(
         return None
     low, mean, high = _difference_quantiles(table_RT, resamples, seed, (1 - level) / 2)
     return Interval(mean=mean, low=min(mean, low), high=max(mean, high), n=table_RT.shape[1])
+
+
+def ratio_of_means(
+    whole: Sequence[Scores],
+    part: Sequence[Scores],
+    least: float = 0.0,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Share | None:
+    """Mean of `part` over mean of `whole`, run by run on the same tasks; None when `whole` is below `least`.
+
+    Bounds are those of a bootstrap that draws runs and tasks for both means together. A draw in which the whole is not
+    positive says nothing of the share; there are no bounds when such draws are as many as an interval may leave out.
+    """
+    whole_RT, part_RT = _table(whole), _table(part)
+    if whole_RT.size == 0:
+        return None
+    total, kept = (float(np.mean(np.nanmean(table, axis=1))) for table in (whole_RT, part_RT))
+    if total <= 0 or total < least:
+        return None
+    # The same seed and the same gaps: both are of the same draws.
+    whole_B, part_B = (_replicates(table, resamples, seed) for table in (whole_RT, part_RT))
+    sure_B = whole_B > 0
+    share, n, tail = kept / total, whole_RT.shape[1], (1 - level) / 2
+    if sure_B.mean() < 1 - tail:
+        return Share(share=share, low=None, high=None, n=n)
+    low, high = np.quantile(part_B[sure_B] / whole_B[sure_B], [tail, 1 - tail])
+    return Share(share=share, low=min(share, float(low)), high=max(share, float(high)), n=n)
 
 
 def differences(before: Scores, after: Scores) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from .errors import Busy, ConfigError, DataError, UserError
 from .records import Record
+from .usage import peak_device_memory, peak_memory
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 RUN, PROGRESS, LOCK = "run.json", "progress.jsonl", ".lock"
@@ -164,10 +166,17 @@ class RunInfo(Record):
 
 
 class StageMark(Record):
-    """One line of progress.jsonl: this stage of this iteration is finished and on disk."""
+    """One line of progress.jsonl: this stage of this iteration is finished and on disk.
+
+    `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
+    bytes: `device_memory` that of tensors on an accelerator.
+    """
 
     iteration: int
     stage: str
+    seconds: float = 0.0
+    memory: int = 0
+    device_memory: int = 0
 
 
 def read_run(path: Path) -> RunInfo:
@@ -198,6 +207,7 @@ class RunStore:
         self.path = path
         self.info = info
         self._lock = lock
+        self._since = time.monotonic()
         self._marks = {(mark.iteration, mark.stage) for mark in read_marks(path)}
 
     @classmethod
@@ -252,7 +262,10 @@ class RunStore:
     def mark(self, k: int, stage: str) -> None:
         """Note that `stage` of iteration `k` is finished; its files must be on disk already."""
         if not self.done(k, stage):
-            append_jsonl(self.path / PROGRESS, [StageMark(iteration=k, stage=stage)])
+            since, self._since = self._since, time.monotonic()
+            used = {"memory": peak_memory(), "device_memory": peak_device_memory()}
+            mark = StageMark(iteration=k, stage=stage, seconds=round(self._since - since, 3), **used)
+            append_jsonl(self.path / PROGRESS, [mark])
             self._marks.add((k, stage))
 
     def close(self) -> None:

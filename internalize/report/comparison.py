@@ -12,10 +12,12 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from internalize.errors import DataError, UserError
+from internalize.metrics import retained
 from internalize.records import Record
 from internalize.stats import (
     Interval,
     Scores,
+    Share,
     holm,
     mean_runs,
     minimum_detectable,
@@ -26,7 +28,7 @@ from internalize.stats import (
 from internalize.store import first_problem
 
 from .data import RunReport, load
-from .text import NOTHING, percent, points, share
+from .text import NOTHING, percent, points, ratio, share
 from .tripwires import Diagnosis, diagnose
 
 CELL_HEAD = (
@@ -37,7 +39,7 @@ CELL_HEAD = (
     "gain, points",
     "with pool, points",
     "best %",
-    "retained",
+    "retained %",
     "premature",
     "turns",
 )
@@ -70,7 +72,7 @@ class Curve(Record):
     in_context: tuple[Interval | None, ...]
     gain: Interval | None  # last iteration minus the starter
     context_gain: Interval | None  # with the pool minus without, after the last iteration
-    retained: float | None
+    retained: Share | None  # after the last iteration
     premature: tuple[float | None, ...]  # after each iteration, no experience in the prompt
     turns: tuple[float | None, ...]
 
@@ -167,7 +169,6 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
     pooled = [[report.scores(k, "in_context") for report in reports] for k in range(last + 1)]
     lines = [[report.line(report.suite, "internalized", k) for report in reports] for k in range(last + 1)]
     measured = [[line for line in row if line and line.results] for row in lines]
-    kept = [line.retained for line in measured[-1] if line.retained is not None]
     return Curve(
         cell=cell,
         seeds=len(reports),
@@ -175,7 +176,7 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         in_context=tuple(mean_runs(runs, resamples) for runs in pooled),
         gain=paired_difference_runs(plain[0], plain[last], resamples) if last else None,
         context_gain=paired_difference_runs(plain[last], pooled[last], resamples),
-        retained=sum(kept) / len(kept) if kept else None,
+        retained=retained([report.results for report in reports], reports[0].suite, last, resamples) if last else None,
         premature=tuple(_mean([line.premature_rate for line in row]) if row else None for row in measured),
         turns=tuple(_mean([line.turns for line in row]) if row else None for row in measured),
     )
@@ -247,7 +248,7 @@ def _cell_row(curve: Curve) -> Row:
         points(curve.gain),
         points(curve.context_gain),
         share(best),
-        share(curve.retained),
+        ratio(curve.retained),
         share(curve.premature[-1]),
         NOTHING if (turns := curve.turns[-1]) is None else f"{turns:.1f}",
     )

@@ -149,10 +149,11 @@ class RunReport(Record):
         return "in_context" if shown and _setting(self.info, "distill", "epochs", 1) == 0 else "internalized"
 
     def scores(self, iteration: int, mode: Mode = "internalized") -> dict[str, float | None]:
-        """Success of each task of the main suite after `iteration` updates, on that iteration's own checkpoint."""
+        """Success of each task of the main suite after `iteration` updates, on its own checkpoint and pool."""
         line = self.line(self.suite, mode, iteration)
         found = select(self.results, suite=self.suite, mode=mode, iteration=iteration)
-        return by_task(r for r in found if line is None or r.checkpoint == line.checkpoint)
+        own = line and (line.checkpoint, line.pool_version)
+        return by_task(r for r in found if own is None or (r.checkpoint, r.pool_version) == own)
 
     def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
         """Metrics of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""

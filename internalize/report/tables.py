@@ -8,15 +8,14 @@ from __future__ import annotations
 from internalize.metrics import SuiteMetrics
 
 from .data import IterationReport, RunReport, Training
-from .text import NOTHING, count, duration, percent, points, share
+from .text import NOTHING, count, duration, percent, points, ratio, share
 
 ITERATION_HEAD = (
     "policy",
     "success %",
     "with pool %",
-    "retained",
+    "retained %",
     "premature",
-    "turns",
     "pool",
     "kept",
     "unscored",
@@ -44,9 +43,8 @@ def _iteration_row(iteration: IterationReport) -> Row:
         _policy(iteration),
         percent(plain.success if plain else None),
         percent(with_pool.success if with_pool else None),
-        share(plain.retained if plain else None),
+        ratio(plain.retained if plain else None),
         share(plain.premature_rate if plain and plain.results else None),
-        f"{plain.turns:.1f}" if plain and plain.results else NOTHING,
         count(len(iteration.pool)) if iteration.pool is not None else NOTHING,
         _kept(training) if training else NOTHING,
         count(sum(line.unscored for line in lines) if lines else None),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from internalize.stats import Interval
+from internalize.stats import Interval, Share
 
 NOTHING = "-"  # a value that was not measured
 _BACKSLASHED = re.compile(r"[\\`*_{}\[\]|~$]")
@@ -41,6 +41,14 @@ def change_words(interval: Interval) -> str:
 def share(value: float | None) -> str:
     """A share as "41.7 %"."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def ratio(value: Share | None) -> str:
+    """A share in percent with its bounds, "89 [62, 130]"; without them where the sample has none."""
+    if value is None:
+        return NOTHING
+    bounds = "" if value.low is None or value.high is None else f" [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+    return f"{100 * value.share:.0f}{bounds}"
 
 
 def count(value: float | None) -> str:

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from internalize import loop
+from internalize import loop, stages
 from internalize.config import Config, load_config
 from internalize.environments import registry
 from internalize.environments.validate import validate
 from internalize.errors import ConfigError, UserError
+from internalize.extract.sources import Seen
+from internalize.metrics import SuiteMetrics
 from internalize.policy import LocalPolicy
+from internalize.pool import load_pool
+from internalize.records import Experience, PoolEdit
 from internalize.report.data import load as load_report
+from internalize.store import read_jsonl
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
@@ -81,6 +86,22 @@ def test_a_run_leaves_every_record_of_the_design(undisturbed: Path) -> None:
         (2, "test", "internalized"), (2, "test", "in_context"),
     }  # fmt: skip
     assert load_report(undisturbed).finished == 2
+
+
+def test_a_pool_is_measured_before_it_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more rule in each of two iterations, none in the third."""
+
+    def taught(config: Config, seen: Seen, *_: object) -> tuple[PoolEdit, ...]:
+        k, rule = seen.iteration, Experience.new(f"When box {seen.iteration} is shut, open it.", "principle", "self")
+        return () if k == 3 else (PoolEdit(op="ADD", item=rule),)
+
+    monkeypatch.setattr(stages, "extract", taught)
+    run(tmp_path / "run", "iterations=3")
+    found = read_jsonl(tmp_path / "run" / "metrics.jsonl", SuiteMetrics)
+    shown = [(line.iteration, line.pool_version) for line in found if (line.suite, line.mode) == ("dev", "in_context")]
+    first, second, third = (load_pool(tmp_path / "run" / f"iter-{k}" / "pool.json").version for k in (1, 2, 3))
+    assert second == third
+    assert shown == [(0, first), (1, first), (1, second), (2, second), (3, second)]
 
 
 def test_invariant_11_the_same_seed_gives_the_same_run(undisturbed: Path, tmp_path: Path) -> None:

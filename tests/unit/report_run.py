@@ -1,7 +1,8 @@
 """A run directory with known answers, for the tests of reports.
 
 Forty dev tasks in two families. The starter solves tasks 0-15, iteration 1 solves 0-19 (with the pool 0-29),
-iteration 2 solves 0-27 (with the pool 0-31). On test (20 tasks) the starter solves 8, the final policy 12.
+iteration 2 solves 0-27 (with the pool 0-31). With the pool of the next iteration the starter solves 0-29 and
+iteration 1 solves 0-33. On test (20 tasks) the starter solves 8, the final policy 12.
 """
 
 from __future__ import annotations
@@ -39,9 +40,13 @@ class PoolFile(Record):
     items: tuple[Experience, ...]
 
 
-def result(k: int, mode: str, task: int, solved: int, suite: str = "dev") -> EvalResult:
+BEFORE = {1: 30, 2: 34}  # solved with the pool of an iteration by the policy that is then trained on it
+
+
+def result(k: int, mode: str, task: int, solved: int, suite: str = "dev", pool: int | None = None) -> EvalResult:
+    shown = f"p{k if pool is None else pool}" if mode == "in_context" else None
     return EvalResult(
-        suite=suite, mode=mode, iteration=k, checkpoint=f"c{k}", pool_version=f"p{k}" if mode == "in_context" else None,
+        suite=suite, mode=mode, iteration=k, checkpoint=f"c{k}", pool_version=shown,
         task_id=f"{suite}{task}", family=f"family {task % 2}", success=float(task < solved),
         premature=task % 10 < 4 - 2 * k, turns=4, action_tokens=20, nll=0.5,
     )  # fmt: skip
@@ -49,7 +54,9 @@ def result(k: int, mode: str, task: int, solved: int, suite: str = "dev") -> Eva
 
 def results(k: int, final: int = 2) -> list[EvalResult]:
     """All results of one iteration; the starter and `final` are measured on test too."""
-    made = [result(*key, task, solved) for key, solved in SOLVED.items() if key[0] == k for task in range(TASKS)]
+    before = BEFORE.get(k, 0)
+    made = [result(k - 1, "in_context", task, before, pool=k) for task in range(TASKS) if k]
+    made += [result(*key, task, solved) for key, solved in SOLVED.items() if key[0] == k for task in range(TASKS)]
     if k in {0, final}:
         made += [result(k, "internalized", task, 8 if k == 0 else 12, "test") for task in range(20)]
     return made

@@ -10,7 +10,7 @@ import internalize
 
 ROOT = Path(internalize.__file__).parent
 LAYERS = (
-    ("records", "errors", "regimes", "schema"),
+    ("records", "errors", "regimes", "schema", "usage"),
     ("protocols",),
     ("config", "store", "render", "rules", "cache", "console", "asking", "stats"),
     ("engines", "starter", "redact", "judge"),

@@ -126,28 +126,46 @@ def test_in_context_gain_is_paired():
     assert in_context_gain([*AFTER, *WITH_POOL], "dev", "c0", "p1") is None
 
 
-def test_retained_falls_back_to_the_same_iteration():
+BEFORE = results([1.0, 1.0, 1.0, None], mode="in_context", checkpoint="c0", pool="p1")
+
+
+def test_retained_is_of_the_gain_that_the_pool_gave_before_the_training():
     """Tasks 0-2 are scored everywhere: starter 1/3, with the pool 3/3, after 2/3."""
-    assert retained([*STARTER, *AFTER, *WITH_POOL], "dev", 1) == pytest.approx(0.5)
+    found = retained([[*STARTER, *BEFORE, *AFTER, *WITH_POOL]], "dev", 1)
+    assert found is not None
+    assert (found.share, found.n) == (pytest.approx(0.5), 3)
 
 
-def test_retained_prefers_the_same_pool_on_the_checkpoint_before():
-    before = results([1.0, 1.0, 0.0, 0.0], mode="in_context", checkpoint="c0", pool="p1", iteration=1)
-    other = results([1.0, 1.0, 1.0, 1.0], mode="in_context", checkpoint="c0", pool="p9", iteration=1)
-    assert retained([*STARTER, *AFTER, *WITH_POOL, *before, *other], "dev", 1) == pytest.approx(1.0)
+def test_retained_is_a_ratio_of_means_over_seeds():
+    """One seed keeps 1/3 of 2/3, the other 2/3 of 2/3; by the ratio of means 3/4, as by the mean of ratios here not."""
+    little = results([1.0, 1.0, 0.0, None], mode="in_context", checkpoint="c0", pool="p1")
+    runs = [[*STARTER, *BEFORE, *AFTER, *WITH_POOL], [*STARTER, *little, *AFTER, *WITH_POOL]]
+    found = retained(runs, "dev", 1)
+    assert found is not None
+    assert found.share == pytest.approx((1 / 3 + 1 / 3) / (2 / 3 + 1 / 3))
+
+
+def test_the_last_measured_policy_with_that_pool_counts():
+    again = results([1.0, 1.0, 1.0, 0.0], mode="in_context", checkpoint="c1", pool="p2", iteration=1)
+    other = results([1.0, 1.0, 1.0, 1.0], mode="in_context", checkpoint="c0", pool="p2")
+    last = results([1.0, 1.0, 1.0, 0.0], mode="in_context", checkpoint="c2", pool="p2", iteration=2)
+    after = results([1.0, 1.0, 1.0, 0.0], checkpoint="c2", iteration=2)
+    found = retained([[*STARTER, *BEFORE, *AFTER, *WITH_POOL, *other, *again, *after, *last]], "dev", 2)
+    assert found is not None
+    assert found.share == pytest.approx(1.0)
 
 
 def test_retained_is_none_without_a_gain_to_retain():
-    no_gain = results([1.0, 0.0, 0.0, 0.0], iteration=1, mode="in_context")
-    assert retained([*STARTER, *AFTER, *no_gain], "dev", 1) is None
-    assert retained([*STARTER, *AFTER], "dev", 1) is None
-    assert retained([*AFTER, *WITH_POOL], "dev", 1) is None
-    assert retained([*STARTER, *AFTER, *WITH_POOL], "dev", 0) is None
+    no_gain = results([1.0, 0.0, 0.0, 0.0], mode="in_context", checkpoint="c0", pool="p1")
+    assert retained([[*STARTER, *no_gain, *AFTER, *WITH_POOL]], "dev", 1) is None
+    assert retained([[*STARTER, *AFTER, *WITH_POOL]], "dev", 1) is None  # never measured before the training
+    assert retained([[*STARTER, *AFTER]], "dev", 1) is None
+    assert retained([[*BEFORE, *AFTER, *WITH_POOL]], "dev", 1) is None
 
 
 def test_iteration_metrics_one_line_a_suite_and_mode():
     test_suite = results([0.0, 1.0], iteration=1, suite="test")
-    lines = iteration_metrics([*AFTER, *WITH_POOL, *test_suite], STARTER)
+    lines = iteration_metrics([*AFTER, *WITH_POOL, *test_suite], [*STARTER, *BEFORE])
     assert [(line.suite, line.mode) for line in lines] == [
         ("dev", "internalized"),
         ("dev", "in_context"),
@@ -156,7 +174,8 @@ def test_iteration_metrics_one_line_a_suite_and_mode():
     plain, with_pool, other = lines
     assert plain.gain_over_starter is not None
     assert plain.gain_over_starter.mean == 0.25
-    assert plain.retained == pytest.approx(0.5)
+    assert plain.retained is not None
+    assert plain.retained.share == pytest.approx(0.5)
     assert plain.in_context_gain is with_pool.gain_over_starter is with_pool.retained is None
     assert with_pool.in_context_gain is not None
     assert with_pool.in_context_gain.mean == pytest.approx(1 / 3)

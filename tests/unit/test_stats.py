@@ -13,6 +13,7 @@ from internalize.stats import (
     minimum_detectable,
     paired_difference,
     paired_difference_runs,
+    ratio_of_means,
     sign_test,
     task_means,
     won_and_lost,
@@ -166,3 +167,20 @@ def test_fisher_is_exact_on_the_lady_tasting_tea() -> None:
     assert fisher_greater(4, 4, 0, 4) == pytest.approx(1 / 70)
     assert fisher_greater(0, 4, 4, 4) == 1.0
     assert fisher_greater(2, 2, 0, 0) == 1.0
+
+
+def test_a_ratio_of_means_by_hand_and_without_bounds_where_the_whole_may_be_nothing() -> None:
+    whole = {f"t{i}": float(i < 30) for i in range(40)}
+    part = {f"t{i}": float(i < 15) for i in range(40)}
+    found = ratio_of_means([whole], [part])
+    assert found is not None
+    assert found.share == pytest.approx(0.5)
+    assert found.low is not None
+    assert found.high is not None
+    assert 0.3 < found.low < 0.5 < found.high < 0.7
+    assert ratio_of_means([whole], [part], least=0.8) is None
+    unsure = {f"t{i}": (1.0 if i < 11 else -1.0 if i < 20 else 0.0) for i in range(40)}
+    open_ended = ratio_of_means([unsure], [part])
+    assert open_ended is not None
+    assert (open_ended.low, open_ended.high) == (None, None)
+    assert ratio_of_means([{}], [{}]) is None
