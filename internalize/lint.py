@@ -66,15 +66,29 @@ def near_duplicates(items: Sequence[Experience], least: float = TWINS) -> dict[s
     return found
 
 
+class Names:
+    """Names that stand in questions or solve them, gathered episode by episode: files of episodes are large."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, set[str]] = {}  # question -> answers that solved it
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Take note of one episode."""
+        self._asked.setdefault(trajectory.question, set()).update(_answer(trajectory))
+
+    def of_tasks(self) -> frozenset[str]:
+        """Those that belong to single tasks: in the questions of few, or the answer that solved one of them."""
+        counts = Counter(name for asked, known in self._asked.items() for name in {*_ENTITY.findall(asked), *known})
+        most = max(1.0, COMMON * len(self._asked))
+        return frozenset(name for name, count in counts.items() if count <= most)
+
+
 def task_entities(trajectories: Iterable[Trajectory]) -> frozenset[str]:
-    """Names that belong to single tasks: in the questions of few, or the answer that solved one of them."""
-    questions: dict[str, set[str]] = {}
+    """Names that belong to single tasks of these episodes."""
+    names = Names()
     for trajectory in trajectories:
-        asked = trajectory.question
-        questions.setdefault(asked, set()).update(_answer(trajectory))
-    counts = Counter(name for asked, answers in questions.items() for name in {*_ENTITY.findall(asked), *answers})
-    most = max(1.0, COMMON * len(questions))
-    return frozenset(name for name, count in counts.items() if count <= most)
+        names.add(trajectory)
+    return names.of_tasks()
 
 
 def _answer(trajectory: Trajectory) -> Iterator[str]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .records import EvalResult, Record, Trajectory
 from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
@@ -60,6 +60,12 @@ class SuiteMetrics(Record):
     gain_over_starter: Interval | None = None  # internalized lines: minus the starter's
     retained: Share | None = None  # internalized lines
     in_context_gain: Interval | None = None  # in-context lines: minus the same checkpoint without the pool
+
+    @field_validator("retained", mode="before")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        """Runs of earlier versions hold a number that meant something else after the first iteration."""
+        return None if isinstance(value, float) else value
 
 
 def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: ActionSets) -> EvalResult:

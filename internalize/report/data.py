@@ -9,11 +9,10 @@ has results without experience).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from internalize.diagnostics import (
     Caution,
@@ -24,19 +23,17 @@ from internalize.diagnostics import (
     rejection_rate,
     weight_cautions,
 )
-from internalize.errors import DataError
 from internalize.gate import Decision
 from internalize.habits import Habits
 from internalize.metrics import Mode, SuiteMetrics, by_task, iteration_metrics, select
-from internalize.records import EvalResult, Experience, Record, Trajectory
+from internalize.records import EvalResult, Experience, Record
 from internalize.redact import REDACTIONS, Redactions
-from internalize.store import RunInfo, first_problem, read_run
+from internalize.store import RunInfo, read_marks, read_run
 
+from .played import Key, Played, Sampled, played
+from .reading import record, records
 from .samples import Entry, Sample, pick
-
-RecordT = TypeVar("RecordT", bound=BaseModel)
-LEARNING, MEASURING = ("rollouts.jsonl", "teacher.jsonl"), "episodes*.jsonl"  # files of episodes
-Played = tuple[int, str, str, str | None]  # iteration, checkpoint, split and pool of an episode
+from .spent import Spent, spent
 
 
 class _Loose(BaseModel):
@@ -78,16 +75,6 @@ class _PoolItems(_Loose):
     items: tuple[Experience, ...] = ()
 
 
-class Sampled(Record):
-    """What the episodes of one file cost; `seconds` sums over decisions, which may have run together."""
-
-    file: str
-    episodes: int = 0
-    unscored: int = 0
-    action_tokens: int = 0
-    seconds: float = 0.0
-
-
 class IterationReport(Record):
     """One iteration: the policy after `number` updates on the main suite, and what the iteration made."""
 
@@ -99,6 +86,7 @@ class IterationReport(Record):
     drift: Drift | None = None
     habits: dict[Mode, Habits] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
     sampled: tuple[Sampled, ...] = ()
+    spent: Spent | None = None
     decision: Decision | None = None
     redactions: Redactions = Redactions()
     cautions: tuple[Caution, ...] = ()
@@ -115,6 +103,7 @@ class RunReport(Record):
     metrics: tuple[SuiteMetrics, ...]
     results: tuple[EvalResult, ...]
     samples: tuple[Sample, ...]
+    entities: frozenset[str] = Field(frozenset(), description="Names that belong to single tasks.")
 
     @property
     def resamples(self) -> int:
@@ -155,6 +144,12 @@ class RunReport(Record):
         own = line and (line.checkpoint, line.pool_version)
         return by_task(r for r in found if own is None or (r.checkpoint, r.pool_version) == own)
 
+    def before(self, iteration: int) -> SuiteMetrics | None:
+        """The main suite with the pool of `iteration`, on the policy that was then trained with it."""
+        own = self.line(self.suite, "in_context", iteration)
+        of = [m for m in self.metrics if (m.suite, m.mode) == (self.suite, "in_context") and m.iteration < iteration]
+        return next((m for m in reversed(of) if own is not None and m.pool_version == own.pool_version), None)
+
     def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
         """Metrics of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
         lines = [m for m in self.metrics if (m.suite, m.iteration) == (suite, iteration)]
@@ -166,12 +161,12 @@ def load(run_dir: Path) -> RunReport:
     """Read a run. Raises UserError if there is no run.json, DataError naming file and line of a broken record."""
     info = read_run(run_dir)
     folders = _folders(run_dir)
-    lines = tuple(_records(run_dir / "metrics.jsonl", SuiteMetrics))
-    results = tuple(r for folder in folders.values() for r in _records(folder / "evaluations.jsonl", EvalResult))
+    lines = tuple(records(run_dir / "metrics.jsonl", SuiteMetrics))
+    results = tuple(r for folder in folders.values() for r in records(folder / "evaluations.jsonl", EvalResult))
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
     metrics = _metrics(results, lines, info)
-    sampled, entries, habits = _sampled(folders)
+    found = played(folders)
     report = RunReport(
         path=run_dir,
         info=info,
@@ -180,47 +175,48 @@ def load(run_dir: Path) -> RunReport:
         iterations=(),
         metrics=metrics,
         results=results,
-        samples=pick(entries, {result.checkpoint: result.iteration for result in reversed(results)}),
+        samples=pick(found.entries, {result.checkpoint: result.iteration for result in reversed(results)}),
+        entities=found.entities,
     )
+    times = spent(read_marks(run_dir))
     for k in sorted(done):
-        iteration = _iteration(report, k, folders.get(k), sampled.get(k, ()), habits)
+        iteration = _iteration(report, k, folders.get(k), found).model_copy(update={"spent": times.get(k)})
         iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration)})
         report = report.model_copy(update={"iterations": (*report.iterations, iteration)})
     return report
 
 
-def episodes(run_dir: Path) -> list[Entry]:
+def episodes(run_dir: Path) -> tuple[Entry, ...]:
     """Where every whole episode of a run lies. Raises UserError if there is no run."""
     read_run(run_dir)
-    return _sampled(_folders(run_dir))[1]
+    return played(_folders(run_dir)).entries
 
 
-def _iteration(
-    report: RunReport, k: int, folder: Path | None, sampled: tuple[Sampled, ...], habits: dict[Played, Habits]
-) -> IterationReport:
+def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) -> IterationReport:
     plain, with_pool = report.line(report.suite, "internalized", k), report.line(report.suite, "in_context", k)
-    measured = {line.mode: (k, line.checkpoint, line.suite, line.pool_version) for line in (plain, with_pool) if line}
+    lines = [line for line in (plain, with_pool) if line]
+    keys: dict[Mode, Key] = {line.mode: (k, line.checkpoint, line.suite, line.pool_version) for line in lines}
     iteration = IterationReport(
         number=k,
         internalized=plain,
         in_context=with_pool,
-        habits={mode: habits[played] for mode, played in measured.items() if played in habits},
-        sampled=sampled,
+        habits={mode: found.habits[key] for mode, key in keys.items() if key in found.habits},
+        sampled=found.costs.get(k, ()),
     )
     if folder is not None:
-        pool = _record(folder / "pool.json", _PoolItems)
-        training = _record(folder / "train.json", Training)
-        decision = _record(folder / "gate.json", Decision)
-        drift = _record(folder / "drift.json", Drift)
-        found = {"pool": pool.items if pool else None, "training": training, "decision": decision, "drift": drift}
-        removed = _record(folder / REDACTIONS, Redactions) or Redactions()
-        iteration = iteration.model_copy(update={**found, "redactions": removed})
+        pool = record(folder / "pool.json", _PoolItems)
+        training = record(folder / "train.json", Training)
+        decision = record(folder / "gate.json", Decision)
+        drift = record(folder / "drift.json", Drift)
+        held = {"pool": pool.items if pool else None, "training": training, "decision": decision, "drift": drift}
+        removed = record(folder / REDACTIONS, Redactions) or Redactions()
+        iteration = iteration.model_copy(update={**held, "redactions": removed})
     return iteration
 
 
 def _cautions(report: RunReport, now: IterationReport) -> tuple[Caution, ...]:
     """What an iteration shows, compared with the iterations before it, which `report` holds."""
-    cautions = list(pool_cautions(now.pool or (), now.number))
+    cautions = list(pool_cautions(now.pool or (), now.number, report.entities))
     if now.training is not None and now.training.rejected is not None:
         shares = [s for i in report.iterations if i.training and (s := i.training.accepted_share) is not None]
         best = max(shares, default=None)
@@ -281,65 +277,6 @@ def _folders(run_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def _sampled(
-    folders: dict[int, Path],
-) -> tuple[dict[int, tuple[Sampled, ...]], list[Entry], dict[Played, Habits]]:
-    """Costs of learning by iteration, where each episode lies, habits; episodes are not kept, files grow large."""
-    costs: dict[int, tuple[Sampled, ...]] = {}
-    entries: list[Entry] = []
-    habits: dict[Played, Habits] = {}
-    for k, folder in folders.items():
-        for path in (*(folder / name for name in LEARNING), *sorted(folder.glob(MEASURING))):
-            cost = Sampled(file=path.stem)
-            for offset, trajectory in _records_at(path, Trajectory):
-                cost = _added(cost, trajectory)
-                entries.append(Entry.of(trajectory, path, offset))
-                played = (trajectory.iteration, trajectory.checkpoint, trajectory.split, trajectory.pool_version)
-                habits[played] = habits.get(played, Habits()).plus(Habits.of(trajectory))
-            if cost.episodes and path.name in LEARNING:
-                costs[k] = (*costs.get(k, ()), cost)
-    return costs, entries, habits
-
-
-def _added(cost: Sampled, trajectory: Trajectory) -> Sampled:
-    return Sampled(
-        file=cost.file,
-        episodes=cost.episodes + 1,
-        unscored=cost.unscored + (trajectory.score is None),
-        action_tokens=cost.action_tokens + sum(len(step.token_ids) for step in trajectory.steps),
-        seconds=cost.seconds + sum(step.seconds for step in trajectory.steps),
-    )
-
-
-def _record(path: Path, model: type[RecordT]) -> RecordT | None:
-    if not path.exists():
-        return None
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise DataError(f"{path}: {first_problem(error)}") from error
-
-
-def _records(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
-    return (record for _, record in _records_at(path, model))
-
-
-def _records_at(path: Path, model: type[RecordT]) -> Iterator[tuple[int, RecordT]]:
-    """Whole records with their byte offsets; none if there is no file."""
-    if not path.exists():
-        return
-    offset = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return  # being written at this moment, or torn by a kill
-            try:
-                yield offset, model.model_validate_json(line)
-            except ValidationError as error:
-                raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
-            offset += len(line)
-
-
 def training_of(weights: Path) -> Training | None:
     """What stands beside weights that `internalize distill` made; None for others."""
-    return _record(weights / "train.json", Training)
+    return record(weights / "train.json", Training)

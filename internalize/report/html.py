@@ -9,46 +9,38 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from internalize.diagnostics import pool_health
-from internalize.records import Experience, Step
+from internalize.records import Step
 from internalize.store import write_atomic
 
 from . import figure, panels
-from .data import IterationReport, RunReport
+from .data import RunReport
+from .growth import changes
 from .samples import Shown
 from .sentence import summary
 from .tables import (
     COST_HEAD,
     FAMILY_HEAD,
+    GATE_HEAD,
     REDACTION_HEAD,
     SUITE_HEAD,
-    cost_row,
+    cost_rows,
     family_rows,
+    gate_rows,
     iteration_table,
     redaction_rows,
     suite_rows,
+    totals,
 )
-from .text import count, plain, policy_name
+from .text import plain, policy_name
 from .tripwires import WHERE, diagnose, signs_of, verdict
 
 FILE = "report.html"
 NOTE = "No page: jinja2 is not installed (pip install 'internalize[plot]')."
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-class Change(NamedTuple):
-    """What one iteration did to the pool."""
-
-    number: int
-    added: tuple[Experience, ...]
-    removed: tuple[Experience, ...]
-    held: int
-    strategy: float
-    leak: float
 
 
 class Episode(NamedTuple):
@@ -82,16 +74,18 @@ def render(report: RunReport) -> str | None:
         iterations=iteration_table(report),
         suites=(SUITE_HEAD, suite_rows(report)),
         families=(FAMILY_HEAD, family_rows(report)),
-        costs=(COST_HEAD, [cost_row(i) for i in report.iterations if i.sampled or i.training]),
+        gate=(GATE_HEAD, gate_rows(report)),
+        diagnostics=panels.rows(report),
+        costs=(COST_HEAD, cost_rows(report)),
         redactions=(REDACTION_HEAD, redaction_rows(report)),
         verdict=verdict(diagnose(report)),
         cautions=[(WHERE[s.mode], s) for s in signs_of(report)],
         numbers=[i.number for i in report.iterations if i.number],
-        changes=changes(report.iterations),
+        changes=changes(report.iterations, report.entities),
         samples=[
             (s.title, s.episodes[0].trajectory.question, [_episode(e) for e in s.episodes]) for s in report.samples
         ],
-        tokens=_tokens(report),
+        tokens=totals(report),
         config=json.dumps(report.info.config, indent=2, ensure_ascii=False),
     )
 
@@ -113,21 +107,6 @@ def filled(template: str, **values: Any) -> str | None:
     return environment.get_template(template).render(**values)
 
 
-def changes(iterations: Sequence[IterationReport]) -> list[Change]:
-    """Items that came and went, iteration by iteration."""
-    found, before = [], dict[str, Experience]()
-    for iteration in iterations:
-        if iteration.pool is None:
-            continue
-        now = {item.id: item for item in iteration.pool}
-        added = tuple(item for key, item in now.items() if key not in before)
-        removed = tuple(item for key, item in before.items() if key not in now)
-        health = pool_health(iteration.pool)
-        found.append(Change(iteration.number, added, removed, len(now), health.strategy_share, health.leak_share))
-        before = now
-    return found
-
-
 def _measured(report: RunReport) -> bool:
     return any(i.internalized for i in report.iterations)
 
@@ -146,14 +125,8 @@ def _episode(shown: Shown) -> Episode:
     )
 
 
-def _tokens(report: RunReport) -> str:
-    learning = sum(s.action_tokens for i in report.iterations for s in i.sampled)
-    measuring = sum(result.action_tokens for result in report.results)
-    return f"{count(learning)} tokens sampled for learning, {count(measuring)} for evaluation."
-
-
 def _signs(report: RunReport) -> str:
-    count = len(panels.panels(report.iterations))
+    count = len(panels.panels(report))
     return svg(lambda fig: panels.plot(fig, report), panels.size(count)) if count else ""
 
 

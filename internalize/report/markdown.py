@@ -13,28 +13,33 @@ from pathlib import Path
 from internalize.records import Experience, Injection, Step, Trajectory
 from internalize.store import write_atomic
 
-from . import figure
-from .data import IterationReport, RunReport
+from . import figure, panels
+from .data import RunReport
+from .growth import changes
 from .samples import Sample, Shown
 from .sentence import summary
 from .tables import (
     COST_HEAD,
-    DRIFT_HEAD,
     FAMILY_HEAD,
+    GATE_HEAD,
+    POOL_HEAD,
     REDACTION_HEAD,
     SUITE_HEAD,
-    cost_row,
-    drift_rows,
+    cost_rows,
     family_rows,
+    gate_rows,
     iteration_table,
+    pool_rows,
     redaction_rows,
     suite_rows,
+    totals,
 )
-from .text import NOTHING, code_span, count, duration, fenced, markdown_text, policy_name
+from .text import NOTHING, code_span, count, fenced, markdown_text, policy_name
 from .tripwires import sign_lines
 
 FILE = "report.md"
 LONGEST_POOL = 50  # items listed
+LONGEST_DIFF = 100  # items that came or went
 
 
 def write(report: RunReport) -> Path:
@@ -54,8 +59,10 @@ def render(report: RunReport, drawn: Path | None = None) -> str:
         _iterations(report),
         section("Families", table(FAMILY_HEAD, named(family_rows(report)))),
         section("Starter and final policy", table(SUITE_HEAD, named(suite_rows(report)))),
-        section("Drift from the starter, nats a token", table(DRIFT_HEAD, drift_rows(report))),
+        section("Gate", table(GATE_HEAD, _safe(gate_rows(report)), text_columns=(0, 1, 3, 4))),
         _cautions(report),
+        _diagnostics(report),
+        section("Growth of the pool", table(POOL_HEAD, pool_rows(report)), _came_and_went(report)),
         _pool(report),
         *(_sample(sample) for sample in report.samples),
         section("Secrets taken out", table(REDACTION_HEAD, _safe(redaction_rows(report)), text_columns=(0, 1, 2))),
@@ -86,6 +93,23 @@ def _iterations(report: RunReport) -> str:
 
 def _cautions(report: RunReport) -> str:
     return section("Cautions", "\n".join(f"- {markdown_text(line)}" for line in sign_lines(report)))
+
+
+def _diagnostics(report: RunReport) -> str:
+    head, rows = panels.rows(report)
+    return section("Diagnostics", table(head, rows, text_columns=(0, 1)))
+
+
+def _came_and_went(report: RunReport) -> str:
+    """The diff of the pool, iteration by iteration; what the last one holds is listed by itself."""
+    lines = [
+        f"- iteration {change.number}: {sign} {markdown_text(item.text, 300)} {code_span(item.id)}"
+        for change in changes(report.iterations, report.entities)
+        for sign, items in (("new", change.added), ("gone", change.removed))
+        for item in items
+    ]
+    more = [f"- {len(lines) - LONGEST_DIFF} more changes are in the files edits.jsonl."]
+    return "\n".join(lines if len(lines) <= LONGEST_DIFF else [*lines[:LONGEST_DIFF], *more])
 
 
 def _pool(report: RunReport) -> str:
@@ -151,19 +175,8 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _cost(report: RunReport) -> str:
-    rows = [cost_row(iteration) for iteration in report.iterations if _has_cost(iteration)]
-    training = [i.training.seconds for i in report.iterations if i.training and i.training.seconds is not None]
-    sampled = sum(s.action_tokens for i in report.iterations for s in i.sampled)
-    evaluated = sum(result.action_tokens for result in report.results)
-    total = (
-        f"Tokens sampled: {count(sampled)} for learning, {count(evaluated)} for evaluation. "
-        f"Training time: {duration(sum(training) if training else None)}."
-    )
-    return section("Cost", table(COST_HEAD, rows), total if rows or evaluated else "")
-
-
-def _has_cost(iteration: IterationReport) -> bool:
-    return bool(iteration.sampled) or iteration.training is not None
+    rows = cost_rows(report)
+    return section("Cost", table(COST_HEAD, rows), totals(report) if rows or report.results else "")
 
 
 def _reproduce(report: RunReport) -> str:

@@ -1,7 +1,7 @@
-"""Every diagnostic over the iterations in its own small panel, for the page of a run.
+"""Every diagnostic over the iterations: small panels for the page of a run, and the same numbers as rows of a table.
 
-Left out: success (figure.py). What must not change: a panel of which nothing was measured is not drawn, and every panel
-but the gain of the pool starts at 0.
+Left out: success (figure.py). What must not change: of what was not measured there is no panel and no row, and every
+panel but the gain of the pool starts at 0.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ from internalize.metrics import SuiteMetrics
 
 from .data import IterationReport, RunReport
 from .figure import GRID, INK, STYLES
+from .growth import changes
+from .tables import Row
+from .text import NOTHING
 
 COLUMNS = 4
+BEFORE = "before"  # with a pool, on the policy that has yet to be trained with it
+UNLEARNT = (BEFORE, "with the pool, before it is learnt", "#9ca3af", (0, (1, 2)), "^")
+MEASURED = {"internalized": "without", "in_context": "with pool", BEFORE: "with pool, before training"}
 Points = list[tuple[int, float]]
 
 
@@ -33,6 +39,12 @@ _LINES: tuple[tuple[str, Callable[[SuiteMetrics], float | None]], ...] = (
     ("premature answers, %", lambda line: 100 * line.premature_rate),
     ("NLL, nats a token", lambda line: line.nll),
 )
+_LOSSES = (
+    ("loss of the first step, nats", "first_loss"),
+    ("loss of the last step, nats", "last_loss"),
+    ("held-out loss before, nats", "held_out_before"),
+    ("held-out loss after, nats", "held_out_after"),
+)
 _DRIFT = (
     ("action entropy, nats", "entropy"),
     ("KL to the starter, nats", "kl_to_base"),
@@ -40,10 +52,35 @@ _DRIFT = (
 )
 
 
-def panels(iterations: Sequence[IterationReport]) -> list[Panel]:
+def panels(report: RunReport) -> list[Panel]:
     """The panels of which anything was measured."""
-    found = [*_of_lines(iterations), *_of_habits(iterations), *_of_training(iterations), *_of_drift(iterations)]
+    iterations = report.iterations
+    found = (
+        *_of_lines(iterations),
+        _gain(report),
+        *_of_habits(iterations),
+        *_of_pool(report),
+        *_of_training(iterations),
+        *_of_drift(iterations),
+    )
     return [panel for panel in found if any(panel.curves.values())]
+
+
+def rows(report: RunReport) -> tuple[Row, list[Row]]:
+    """Head and rows: every diagnostic, in which mode it was measured, and its value at each iteration."""
+    numbers = [i.number for i in report.iterations]
+    head = ("diagnostic", "measured", *("starter" if k == 0 else str(k) for k in numbers))
+    found = [
+        (panel.title, MEASURED.get(mode, NOTHING), *(_cell(dict(points).get(k)) for k in numbers))
+        for panel in panels(report)
+        for mode, points in panel.curves.items()
+        if points
+    ]
+    return head, found
+
+
+def _cell(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3g}"
 
 
 def _of_lines(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
@@ -53,8 +90,18 @@ def _of_lines(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
             lines = [(i.number, getattr(i, mode)) for i in iterations]
             curves[mode] = _known((k, value(line) if line and line.results else None) for k, line in lines)
         yield Panel(title, curves)
-    gains = [(i.number, i.in_context.in_context_gain if i.in_context else None) for i in iterations]
-    yield Panel("gain of the pool, points", {"in_context": _known((k, g and 100 * g.mean) for k, g in gains)})
+
+
+def _gain(report: RunReport) -> Panel:
+    """Of each pool twice: before the policy was trained with it, and after."""
+    after = [(i.number, i.in_context.in_context_gain if i.in_context else None) for i in report.iterations if i.number]
+    lines = [(i.number, report.before(i.number)) for i in report.iterations if i.number]
+    before = [(k, line.in_context_gain if line else None) for k, line in lines]
+    curves = {"in_context": after, BEFORE: before}
+    return Panel(
+        "gain of the pool, points",
+        {mode: _known((k, g and 100 * g.mean) for k, g in found) for mode, found in curves.items()},
+    )
 
 
 def _of_habits(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
@@ -67,9 +114,19 @@ def _of_habits(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
     yield Panel("different items shown", {"in_context": _known((k, h.spread) for k, h in habits["in_context"])})
 
 
+def _of_pool(report: RunReport) -> Iterator[Panel]:
+    found = [(change.number, change.health) for change in changes(report.iterations, report.entities)]
+    yield Panel("items in the pool", {"": [(k, float(health.items)) for k, health in found]})
+    filled = [(k, health) for k, health in found if health.items]
+    yield Panel("items that state a strategy, %", {"": [(k, 100 * health.strategy_share) for k, health in filled]})
+    yield Panel("items with details of tasks, %", {"": [(k, 100 * health.leak_share) for k, health in filled]})
+
+
 def _of_training(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
     shares = [(i.number, i.training.accepted_share if i.training else None) for i in iterations]
     yield Panel("accepted to train on, %", {"": _known((k, None if s is None else 100 * s) for k, s in shares)})
+    for title, name in _LOSSES:
+        yield Panel(title, {"": _known((i.number, getattr(i.training, name)) for i in iterations if i.training)})
 
 
 def _of_drift(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
@@ -88,7 +145,7 @@ def size(count: int) -> tuple[float, float]:
 
 def plot(figure: Any, report: RunReport) -> None:
     """All panels into an empty figure."""
-    found = panels(report.iterations)
+    found = panels(report)
     numbers = [i.number for i in report.iterations]
     grid = list(figure.subplots(-(-len(found) // COLUMNS), COLUMNS, squeeze=False).flat)
     for axes, panel in zip(grid, found, strict=False):
@@ -99,7 +156,7 @@ def plot(figure: Any, report: RunReport) -> None:
 
 
 def _draw(axes: Any, panel: Panel) -> None:
-    looks = {mode: (colour, dashes, marker) for mode, _, colour, dashes, marker in STYLES}
+    looks = {mode: (colour, dashes, marker) for mode, _, colour, dashes, marker in (*STYLES, UNLEARNT)}
     for mode, points in panel.curves.items():
         colour, dashes, marker = looks.get(mode, looks["internalized"])
         look = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.4}

@@ -5,10 +5,13 @@ Left out: layout and escaping; suite and family names are untrusted like any tex
 
 from __future__ import annotations
 
+from internalize.gate import Decision
 from internalize.metrics import SuiteMetrics
 
 from .data import IterationReport, RunReport, Training
-from .text import NOTHING, count, duration, percent, points, ratio, share
+from .growth import Change, changes
+from .spent import KINDS, Spent
+from .text import NOTHING, count, duration, memory, percent, points, policy_name, ratio, share
 
 ITERATION_HEAD = (
     "policy",
@@ -22,8 +25,9 @@ ITERATION_HEAD = (
 )
 SUITE_HEAD = ("suite", "starter %", "final %", "difference, points", "with pool %", "n")
 FAMILY_HEAD = ("family", "starter %", "final %", "with pool %", "n")
-COST_HEAD = ("iteration", "episodes", "sampled tokens", "trained tokens", "training time", "first loss", "last loss")
-DRIFT_HEAD = ("policy", "action entropy", "KL to the starter", "NLL of plain text")
+COST_HEAD = ("iteration", "episodes", "sampled tokens", "trained tokens", *KINDS, "peak memory")
+GATE_HEAD = ("candidate", "compared with", "difference, points", "decision", "why")
+POOL_HEAD = ("iteration", "items", "new", "gone", "state a strategy", "hold details of tasks")
 REDACTION_HEAD = ("iteration", "stage", "removed", "trajectories not trained on")
 Row = tuple[str, ...]
 
@@ -106,13 +110,24 @@ def _family_row(family: str, lines: tuple[SuiteMetrics | None, ...]) -> Row:
     return (family, *(percent(interval) for interval in intervals), count(tasks))
 
 
-def drift_rows(report: RunReport) -> list[Row]:
-    """One row under DRIFT_HEAD for each iteration where it was measured, nats a token."""
-    found = [(i, i.drift) for i in report.iterations if i.drift]
-    return [
-        (_policy(i), *(NOTHING if v is None else f"{v:.3f}" for v in (d.entropy, d.kl_to_base, d.held_out_nll)))
-        for i, d in found
-    ]
+def gate_rows(report: RunReport) -> list[Row]:
+    """One row under GATE_HEAD for each candidate; none if the gate's rule is to keep every one."""
+    rule = report.info.config.get("gate")
+    if not isinstance(rule, dict) or rule.get("rule", "always") == "always":
+        return []
+    return [_gate_row(f"{i.number}{which}", d) for i in report.iterations for which, d in _candidates(i.decision)]
+
+
+def _candidates(decision: Decision | None) -> list[tuple[str, Decision]]:
+    if decision is None:
+        return []
+    return [("", decision)] if decision.first is None else [("", decision.first), (", milder", decision)]
+
+
+def _gate_row(candidate: str, decision: Decision) -> Row:
+    rival = NOTHING if decision.rival is None else policy_name(decision.rival)
+    kept = "kept" if decision.promote else "not kept"
+    return (candidate, rival, points(decision.interval), kept, decision.reason)
 
 
 def redaction_rows(report: RunReport) -> list[Row]:
@@ -124,21 +139,44 @@ def redaction_rows(report: RunReport) -> list[Row]:
     ]
 
 
-def cost_row(iteration: IterationReport) -> Row:
-    """One row under COST_HEAD: rollouts and teacher episodes together, evaluation episodes not counted."""
+def pool_rows(report: RunReport) -> list[Row]:
+    """One row under POOL_HEAD for each iteration that made a pool."""
+    return [_pool_row(change) for change in changes(report.iterations, report.entities)]
+
+
+def _pool_row(change: Change) -> Row:
+    health = change.health
+    shares = (health.strategy_share, health.leak_share) if health.items else (None, None)
+    numbers = (health.items, len(change.added), len(change.removed))
+    return (str(change.number), *(count(number) for number in numbers), *(share(value) for value in shares))
+
+
+def cost_rows(report: RunReport) -> list[Row]:
+    """One row under COST_HEAD for each iteration; episodes and tokens sampled are those learnt from."""
+    return [_cost_row(i) for i in report.iterations if i.sampled or i.training or i.spent]
+
+
+def _cost_row(iteration: IterationReport) -> Row:
     episodes = sum(sampled.episodes for sampled in iteration.sampled)
     unscored = sum(sampled.unscored for sampled in iteration.sampled)
-    training = iteration.training
+    training, spent = iteration.training, iteration.spent or Spent()
     return (
-        str(iteration.number),
+        _policy(iteration),
         count(episodes) + (f" ({count(unscored)} unscored)" if unscored else ""),
         count(sum(sampled.action_tokens for sampled in iteration.sampled)),
         count(training.action_tokens if training else None),
-        duration(training.seconds if training else None),
-        _loss(training.first_loss if training else None),
-        _loss(training.last_loss if training else None),
+        *(duration(spent.seconds.get(kind)) for kind in KINDS),
+        memory(spent.memory) + (f", device {memory(spent.device_memory)}" if spent.device_memory else ""),
     )
 
 
-def _loss(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.3f}"
+def totals(report: RunReport) -> str:
+    """What a run took altogether, in a sentence or two."""
+    learning = sum(s.action_tokens for i in report.iterations for s in i.sampled)
+    measuring = sum(result.action_tokens for result in report.results)
+    seconds = {kind: sum(i.spent.seconds.get(kind, 0.0) for i in report.iterations if i.spent) for kind in KINDS}
+    said = f"{count(learning)} tokens sampled for learning, {count(measuring)} for evaluation."
+    if not any(seconds.values()):
+        return said
+    parts = ", ".join(f"{kind} {duration(value)}" for kind, value in seconds.items())
+    return f"{said} {duration(sum(seconds.values()))} of work: {parts}. Memory is the peak of the process so far."

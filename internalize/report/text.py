@@ -65,6 +65,13 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+def memory(size: int) -> str:
+    """Bytes as "812 MiB" or "3.4 GiB"."""
+    if not size:
+        return NOTHING
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
+
+
 def policy_name(iteration: int) -> str:
     """What the policy after `iteration` updates is called."""
     return "starter" if iteration == 0 else f"iteration {iteration}"

@@ -8,13 +8,16 @@ from rich.console import Console
 from internalize.errors import DataError, UserError
 from internalize.gate import Decision
 from internalize.metrics import SuiteMetrics
+from internalize.records import Action
 from internalize.redact import REDACTIONS, RedactionCount, note
 from internalize.report import figure, html, markdown, terminal
 from internalize.report.data import RunReport, load
 from internalize.report.samples import LEARNED, SAME, UNLEARNED
 from internalize.report.sentence import summary
-from internalize.store import append_jsonl, read_jsonl, write_json, write_jsonl
-from tests.unit.report_run import NASTY, item, make_run, result, trajectory
+from internalize.report.spent import spent
+from internalize.stats import Interval
+from internalize.store import RunInfo, StageMark, append_jsonl, read_jsonl, write_json, write_jsonl
+from tests.unit.report_run import NASTY, PoolFile, item, make_run, result, trajectory
 
 
 @pytest.fixture
@@ -231,7 +234,9 @@ def test_evaluation_episodes_are_samples_too_and_unscored_ones_never(run):
 def test_report_has_its_parts(run):
     text = markdown.write(load(run)).read_text()
     for part in ("# Report", "![Success", "## Iterations", "## Families", "## Starter and final policy", "| test |",
-                 "## Pool of iteration 2 (2 items)", "visit its target", "## Cost", "1,234", "3.3 min",
+                 "## Pool of iteration 2 (2 items)", "visit its target", "## Cost",
+                 "1,234 | 15 s | 1 s | 3.3 min | 30 s | 1.5 GiB |", "8.1 min of work: rollouts 30 s",
+                 "## Growth of the pool", "| 1 | 2 | 2 | 0 |", "## Diagnostics",
                  "## How to reproduce", "Config digest", "seed 0"):  # fmt: skip
         assert part in text, part
     row = next(line for line in text.splitlines() if line.startswith("| 2 |"))
@@ -292,3 +297,37 @@ def test_reports_do_not_write_into_a_run_they_only_read(run):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     printed(load(run))
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_the_numbers_of_the_gate_are_told_for_both_candidates(run):
+    fell = Interval(mean=-0.2, low=-0.35, high=-0.05, n=40)
+    first = Decision(promote=False, reason="worse: -0.200", interval=fell, rival=1)
+    write_json(run / "iter-2" / "gate.json", Decision(promote=True, reason="no worse", interval=None, first=first))
+    assert "## Gate" not in markdown.render(load(run))  # the rule is to keep every one
+    info = RunInfo.model_validate_json((run / "run.json").read_bytes())
+    config = {**info.config, "gate": {"rule": "retry"}}
+    write_json(run / "run.json", info.model_copy(update={"config": config}))
+    text = markdown.render(load(run))
+    assert r"| 2 | iteration 1 | -20.0 \[-35.0, -5.0\] | not kept | worse: -0.200 |" in text
+    assert "| 2, milder | - | - | kept | no worse |" in text
+
+
+def test_names_of_single_tasks_count_as_leaks(run):
+    """The questions of the run are "question 0" to "question 3"; a rule that holds one's answer leaks it."""
+    solved = trajectory(7, "c0", 1.0, "answer[Mount_Sabu.html]")
+    answer = solved.steps[1].model_copy(update={"action": Action(name="answer", argument="Mount_Sabu.html")})
+    leaky = item("Never ask for Mount_Sabu.html twice.")
+    write_jsonl(run / "iter-1" / "rollouts.jsonl", [solved.model_copy(update={"steps": (answer,)})])
+    write_json(run / "iter-2" / "pool.json", PoolFile(cap=50, items=(leaky,)))
+    final = load(run).iterations[2]
+    assert [caution.sign for caution in final.cautions if caution.sign == "most_leak"] == ["most_leak"]
+
+
+def test_time_is_counted_by_kind_of_stage():
+    stages = {"rollouts.jsonl": 1.0, "teacher-2.jsonl": 2.0, "extract": 4.0, "round 1": 8.0, "distill": 16.0,
+              "episodes-dev-internalized-1.jsonl": 32.0, "evaluate dev in_context 1": 64.0, "gate": 128.0}  # fmt: skip
+    marks = [StageMark(iteration=1, stage=stage, seconds=s, memory=int(s)) for stage, s in stages.items()]
+    found = spent([*marks, StageMark(iteration=2, stage="extract")])
+    assert found.keys() == {1}  # of the other nothing was noted
+    assert found[1].seconds == {"rollouts": 3.0, "extraction": 4.0, "training": 24.0, "evaluation": 224.0}
+    assert found[1].memory == 128

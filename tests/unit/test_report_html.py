@@ -92,4 +92,4 @@ def test_what_came_and_went_in_the_pool() -> None:
         IterationReport(number=2, pool=(b,)),
     ]
     found = html.changes(iterations)
-    assert [(c.number, c.added, c.removed, c.held) for c in found] == [(1, (a,), (), 1), (2, (b,), (a,), 1)]
+    assert [(c.number, c.added, c.removed, c.health.items) for c in found] == [(1, (a,), (), 1), (2, (b,), (a,), 1)]

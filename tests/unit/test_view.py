@@ -70,12 +70,14 @@ def test_hostile_text_is_printed_as_text(tmp_path: Path) -> None:
 
 
 def test_panels_hold_what_was_measured_and_no_others(run: Path) -> None:
-    found = {panel.title: panel.curves for panel in panels.panels(load(run).iterations)}
+    found = {panel.title: panel.curves for panel in panels.panels(load(run))}
     assert found["turns an episode"]["internalized"] == [(0, 4.0), (1, 4.0), (2, 4.0)]
     assert found["premature answers, %"]["in_context"] == [(0, 40.0), (1, pytest.approx(20.0)), (2, 0.0)]
     assert found["gain of the pool, points"]["in_context"] == [
-        (0, pytest.approx(35.0)), (1, pytest.approx(25.0)), (2, pytest.approx(10.0)),
+        (1, pytest.approx(25.0)), (2, pytest.approx(10.0)),
     ]  # fmt: skip
+    assert found["gain of the pool, points"]["before"] == [(1, pytest.approx(35.0)), (2, pytest.approx(35.0))]
+    assert found["items in the pool"][""] == [(1, 2.0), (2, 2.0)]
     assert found["accepted to train on, %"][""] == [(1, pytest.approx(75.0)), (2, pytest.approx(75.0))]
     assert "action entropy, nats" not in found
     assert panels.size(9) == (12.0, pytest.approx(5.7))
