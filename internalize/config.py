@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
-from . import regimes
+from . import overrides, regimes
 from .errors import ConfigError
 from .records import Granularity, Pattern, content_hash
 
@@ -219,6 +219,14 @@ class DistillConfig(Section):
         return self
 
 
+class SuiteConfig(Section):
+    """A further suite, as [evaluate.further.NAME]: what the policy could do before may be forgotten."""
+
+    env: EnvConfig = EnvConfig()
+    split: str = Field("dev", description="Split of that environment.")
+    tasks: Count = Field(24, description="Tasks of that split.")
+
+
 class EvaluateConfig(Section):
     """What is measured after every iteration."""
 
@@ -228,6 +236,9 @@ class EvaluateConfig(Section):
         ("test",), description="Suites measured only for the starter and the final policy."
     )
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
+    further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(
+        default_factory=dict, description="Suites of any environment, measured without experience at every iteration."
+    )
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task.")
     drift: int = Field(
         8, ge=0, le=10_000, description="Episodes on which entropy and KL to the starter are measured; 0 = no drift."
@@ -330,7 +341,7 @@ class Config(Section):
         return changed_fields(_shaping(stored), _shaping(self.dump()))
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
     """Read a recipe (None = all defaults) and apply `section.key=value` overrides, values in TOML.
 
     A preset among the overrides outranks the recipe's switches, and other overrides outrank the preset.
@@ -345,29 +356,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    for override in sorted(overrides, key=lambda text: not text.startswith("distill.preset")):
-        _apply(data, override)
+    for override in sorted(overriding, key=lambda text: not text.startswith("distill.preset")):
+        overrides.apply(data, override)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_sentence(error)}") from error
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r}: write section.key=value")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
-    try:
-        data[last] = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        data[last] = text  # a bare word such as global is a string
-    if key.strip() == "distill.preset":
-        regimes.outrank(data)
 
 
 def _sentence(error: ValidationError) -> str:

@@ -63,7 +63,8 @@ class Thresholds(Record):
     )
 
 
-COMPARISONS = ("below_starter", "pool_hurts", "pool_hurts_twice")  # signs without a threshold of their own
+# Signs without a threshold of their own.
+COMPARISONS = ("below_starter", "pool_hurts", "pool_hurts_twice", "suite_forgotten")
 
 
 class Caution(Record):
@@ -245,6 +246,15 @@ def drift_cautions(
     """
     signs = (*_rises(starter, now, limits), *_ratios(starter, now, limits), *_losses(now), *_twice(last, now))
     return tuple(_of_line(now, sign) for sign in signs)
+
+
+def suite_cautions(now: SuiteMetrics) -> tuple[Caution, ...]:
+    """A further suite that the policy has unlearned: success below the starter's, by the paired interval."""
+    gain = now.gain_over_starter
+    if gain is None or gain.high >= 0:
+        return ()
+    text = f"{now.suite} is forgotten: success is {-100 * gain.mean:.1f} points below the starter's"
+    return (_of_line(now, ("suite_forgotten", gain.mean, 0.0, text)),)
 
 
 _Sign = tuple[str, float, float, str]

@@ -42,9 +42,9 @@ def run(
 def iterate(this: Run) -> None:
     """K iterations. Iteration 0 is the starter, only measured."""
     config = this.config
-    suite, finals = (config.evaluate.split,), config.evaluate.final_splits
+    suite, finals, further = (config.evaluate.split,), config.evaluate.final_splits, tuple(config.evaluate.further)
     nothing = this.pool(0)
-    this.evaluate(0, (*suite, *finals), ("internalized",), nothing, folder=0)
+    this.evaluate(0, (*suite, *further, *finals), ("internalized",), nothing, folder=0)
     for k in range(1, config.iterations + 1):
         this.restore(this.kept(k - 1))
         trajectories = this.rollout(k)
@@ -55,7 +55,9 @@ def iterate(this: Run) -> None:
         examples = this.collect(k, pool)
         this.distill(k, examples)
         this.evaluate(k, suite, BOTH, pool, folder=k)
-        gate(this, k)
+        if gate(this, k).promote and further:
+            this.restore(k)
+            this.evaluate(k, further, ("internalized",), pool, folder=k)
     last = this.kept(config.iterations)
     this.restore(last)
     this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=last)

@@ -25,6 +25,7 @@ from .distill.teachers import Round
 from .distill.trainer import TrainSummary
 from .distill.weights import State
 from .endpoints import chat_model
+from .environments import registry
 from .errors import TaskError
 from .extract.sources import Seen, extract, writer_of
 from .gate import Decision
@@ -72,20 +73,28 @@ class Plan(NamedTuple):
 
     suites: dict[str, tuple[Task, ...]]
     training: list[Task]
+    others: dict[str, Environment] = {}  # noqa: RUF012 - never changed; of the further suites
 
 
 def plan_tasks(config: Config, env: Environment) -> Plan:
-    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task in training and in a suite."""
+    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task in training and in a suite.
+
+    UserError for a further suite whose environment cannot be made.
+    """
     settings = config.evaluate
-    suites = {split: env.tasks(split)[: settings.final_tasks] for split in settings.final_splits}
+    others = {name: registry.make(suite.env.name, suite.env.options) for name, suite in settings.further.items()}
+    suites = {name: others[name].tasks(suite.split)[: suite.tasks] for name, suite in settings.further.items()}
+    suites |= {split: env.tasks(split)[: settings.final_tasks] for split in settings.final_splits}
     suites[settings.split] = env.tasks(settings.split)[: settings.tasks]
+    if taken := others.keys() & {settings.split, *settings.final_splits}:
+        raise TaskError(f"evaluate.further.{min(taken)}: that is the name of a split that is measured anyway")
     training = list(env.tasks(config.rollout.split))
     for split, tasks in {**suites, config.rollout.split: training}.items():
         if not tasks:
             raise TaskError(f"{env.name}: the split {split!r} holds no tasks")
     require_disjoint(training, [task for tasks in suites.values() for task in tasks])
     random.Random(config.seed).shuffle(training)
-    return Plan(suites, training)
+    return Plan(suites, training, others)
 
 
 @dataclass
@@ -106,7 +115,7 @@ class Run:
         """What the policy does now, without experience."""
         config = self.config.rollout
         tasks = self._draw(k, 0, config.tasks)
-        return self._play("rollout", k, k - 1, tasks, Injector(), config.attempts, PLAIN)
+        return self._play(k, tasks, Injector(), self._label("rollout", k - 1, config.attempts), PLAIN)
 
     def extract(self, k: int, trajectories: Sequence[Trajectory]) -> ExperiencePool:
         """The pool of the iteration before, edited by what these trajectories and the recent ones teach."""
@@ -160,7 +169,8 @@ class Run:
         injector = self._injector(k, pool)
         playing = injector if config.generator == "teacher" else Injector(pool_version=pool.version)
         stage, name = (f"collect {number}", f"teacher-{number}.jsonl") if number else ("collect", "teacher.jsonl")
-        found = self._play(stage, k, k - 1, self._rounds(k)[number], playing, config.attempts, name)
+        label = self._label(stage, k - 1, config.attempts)
+        found = self._play(k, self._rounds(k)[number], playing, label, name)
         kept = weighted(found, config.filter)
         self._rejected = len(found) - len(kept) + (self._rejected if number else 0)
         kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / REDACTIONS, f"round {number}")
@@ -267,11 +277,13 @@ class Run:
         injector = self._injector(folder, pool) if mode == "in_context" else Injector()
         name = f"episodes-{suite}-{mode.replace('_', '-')}-{k}{candidate.replace(' ', '-')}.jsonl"
         tasks, attempts = self.plan.suites[suite], self.config.evaluate.attempts
-        found = self._play(f"evaluate {suite} {mode}{candidate}", folder, k, tasks, injector, attempts, name)
+        label = self._label(f"evaluate {suite} {mode}{candidate}", k, attempts)
+        env = self.plan.others.get(suite, self.env)
+        found = self._play(folder, tasks, injector, label, name, env)
         if (suite, mode) == (self.config.evaluate.split, "internalized") and self.config.evaluate.drift:
             moved = self.policy.drift(found[: self.config.evaluate.drift], k)
             write_json(self.store.iteration(folder) / "drift.json", moved)
-        results = [eval_result(t, suite, mode, self.env) for t in found]
+        results = [eval_result(t, suite, mode, env) for t in found]
         path = self.store.iteration(folder) / "evaluations.jsonl"
         held = read_jsonl(path, EvalResult) if path.exists() else []
         other = [r for r in held if (r.suite, r.mode, r.iteration) != (suite, mode, k)]
@@ -317,26 +329,27 @@ class Run:
         selector = self.policy.selector(self.store.iteration(folder) / "selections.jsonl")
         return Injector.over(pool, self.config.inject, selector)
 
+    def _label(self, stage: str, iteration: int, attempts: int) -> Label:
+        return Label(stage, iteration, self.config.seed, self.policy.checkpoint, attempts)
+
     def _play(
         self,
-        stage: str,
         folder: int,
-        iteration: int,
         tasks: Sequence[Task],
         injector: Injector,
-        attempts: int,
+        label: Label,
         name: str,
+        env: Environment | None = None,
     ) -> list[Trajectory]:
         path = self.store.iteration(folder) / name
         if self.store.done(folder, name):
             return read_jsonl(path, Trajectory)
-        title = f"iteration {folder}: {stage}"
-        self.report(title, 0, len(tasks) * attempts)
-        label = Label(stage, iteration, self.config.seed, self.policy.checkpoint, attempts)
+        title = f"iteration {folder}: {label.stage}"
+        self.report(title, 0, len(tasks) * label.attempts)
         found = asyncio.run(
             rollout(
                 tasks,
-                self.env,
+                env or self.env,
                 self.policy.actor,
                 injector,
                 label,

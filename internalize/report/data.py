@@ -21,6 +21,7 @@ from internalize.diagnostics import (
     habit_cautions,
     pool_cautions,
     rejection_rate,
+    suite_cautions,
     weight_cautions,
 )
 from internalize.gate import Decision
@@ -131,6 +132,13 @@ class RunReport(Record):
         return next((i for i in reversed(self.kept) if i.number > 0), None)
 
     @property
+    def further(self) -> tuple[str, ...]:
+        """Names of the suites measured at every iteration beside the main one."""
+        section = self.info.config.get("evaluate")
+        held = section.get("further") if isinstance(section, dict) else None
+        return tuple(held) if isinstance(held, dict) else ()
+
+    @property
     def mode(self) -> Mode:
         """Where the run keeps what it learns: in its weights, or, if it trains nothing, in its prompt."""
         inject = self.info.config.get("inject")
@@ -226,6 +234,9 @@ def _cautions(report: RunReport, now: IterationReport) -> tuple[Caution, ...]:
     for line in (now.internalized, now.in_context):
         if line is not None and now.number > 0:
             cautions += _line_cautions(report, now, line)
+    for suite in report.further if now.number else ():
+        further = report.line(suite, "internalized", now.number)
+        cautions += suite_cautions(further) if further else ()
     return tuple(cautions)
 
 

@@ -15,7 +15,7 @@ from .data import IterationReport, RunReport
 from .figure import GRID, INK, STYLES
 from .growth import changes
 from .tables import Row
-from .text import NOTHING
+from .text import NOTHING, one_line
 
 COLUMNS = 4
 BEFORE = "before"  # with a pool, on the policy that has yet to be trained with it
@@ -62,6 +62,7 @@ def panels(report: RunReport) -> list[Panel]:
         *_of_pool(report),
         *_of_training(iterations),
         *_of_drift(iterations),
+        *_of_suites(report),
     )
     return [panel for panel in found if any(panel.curves.values())]
 
@@ -134,6 +135,14 @@ def _of_drift(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
         yield Panel(title, {"": _known((i.number, getattr(i.drift, name)) for i in iterations if i.drift)})
 
 
+def _of_suites(report: RunReport) -> Iterator[Panel]:
+    """Success on the suites that are measured at every iteration beside the main one."""
+    for suite in report.further:
+        lines = [(i.number, report.line(suite, "internalized", i.number)) for i in report.iterations]
+        success = _known((k, line.success and 100 * line.success.mean) for k, line in lines if line)
+        yield Panel(f"success on {one_line(suite, 30)}, %", {"internalized": success})
+
+
 def _known(points: Any) -> Points:
     return [(k, value) for k, value in points if value is not None]
 
@@ -161,7 +170,7 @@ def _draw(axes: Any, panel: Panel) -> None:
         colour, dashes, marker = looks.get(mode, looks["internalized"])
         look = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.4}
         axes.plot([k for k, _ in points], [value for _, value in points], clip_on=False, zorder=3, **look)
-    axes.set_title(panel.title, loc="left", fontsize=9.5, color=INK)
+    axes.set_title(panel.title.replace("$", r"\$"), loc="left", fontsize=9.5, color=INK)
     if panel.title.startswith("gain"):
         axes.axhline(0, color=INK, linewidth=0.8)
     else:

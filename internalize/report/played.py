@@ -5,6 +5,7 @@ One pass, and no episode is kept: the files grow large. Left out: results of eva
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from .reading import records_at
 from .samples import Entry
 
 LEARNING, MEASURING = ("rollouts.jsonl", "teacher*.jsonl"), "episodes*.jsonl"  # files of episodes
-Key = tuple[int, str, str, str | None]  # iteration, checkpoint, split and pool of an episode
+Key = tuple[int, str, str, str | None]  # iteration, checkpoint, suite and pool of an episode
+_SUITE = re.compile(r"episodes-(.+)-(?:internalized|in-context)-\d+(?:-second)?")  # a further suite is not a split
 
 
 class Sampled(Record):
@@ -49,12 +51,13 @@ def played(folders: Mapping[int, Path]) -> Played:
     for k, folder in folders.items():
         learning = [path for pattern in LEARNING for path in sorted(folder.glob(pattern))]
         for path in (*learning, *sorted(folder.glob(MEASURING))):
-            cost = Sampled(file=path.stem)
+            cost, measured = Sampled(file=path.stem), _SUITE.fullmatch(path.stem)
             for offset, trajectory in records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
-                entries.append(Entry.of(trajectory, path, offset))
+                suite = measured.group(1) if measured else trajectory.split
+                entries.append(Entry.of(trajectory, path, offset, suite))
                 names.add(trajectory)
-                key = (trajectory.iteration, trajectory.checkpoint, trajectory.split, trajectory.pool_version)
+                key = (trajectory.iteration, trajectory.checkpoint, suite, trajectory.pool_version)
                 habits[key] = habits.get(key, Habits()).plus(Habits.of(trajectory))
             if cost.episodes and path in learning:
                 costs[k] = (*costs.get(k, ()), cost)

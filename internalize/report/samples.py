@@ -28,10 +28,10 @@ class Entry:
     score: float | None
     plain: bool  # no experience was shown
     iteration: int  # updates of the policy that played
-    split: str
+    suite: str  # it was measured in, or the split it was learnt from
 
     @staticmethod
-    def of(trajectory: Trajectory, path: Path, offset: int) -> Entry:
+    def of(trajectory: Trajectory, path: Path, offset: int, suite: str) -> Entry:
         """The entry of a trajectory read from `path` at byte `offset`."""
         shown = trajectory.global_injection is not None or any(step.injection for step in trajectory.steps)
         return Entry(
@@ -42,7 +42,7 @@ class Entry:
             score=trajectory.score,
             plain=not shown,
             iteration=trajectory.iteration,
-            split=trajectory.split,
+            suite=suite,
         )
 
     def read(self) -> Trajectory:

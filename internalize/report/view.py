@@ -37,7 +37,7 @@ def publish(run_dir: Path, task: str, iterations: Sequence[int], console: Consol
         _print_episodes(_of(found, task, run_dir), console)
         return
     suite = load(run_dir).suite
-    print_table(TASK_HEAD, task_rows([entry for entry in found if entry.split == suite]), console, text=(0, 3))
+    print_table(TASK_HEAD, task_rows([entry for entry in found if entry.suite == suite]), console, text=(0, 3))
     said = f"One mark an iteration: + won, - lost, ? unscored. `internalize view {run_dir} TASK` shows one task."
     console.print(plain_text(said))
 

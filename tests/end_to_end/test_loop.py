@@ -17,9 +17,10 @@ from internalize.extract.sources import Seen
 from internalize.metrics import SuiteMetrics
 from internalize.policy import LocalPolicy
 from internalize.pool import load_pool
-from internalize.records import Experience, PoolEdit
+from internalize.records import EvalResult, Experience, PoolEdit
 from internalize.report.data import load as load_report
-from internalize.store import read_jsonl
+from internalize.report.panels import panels
+from internalize.store import read_jsonl, write_jsonl
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
@@ -102,6 +103,42 @@ def test_a_pool_is_measured_before_it_is_learnt(tmp_path: Path, monkeypatch: pyt
     first, second, third = (load_pool(tmp_path / "run" / f"iter-{k}" / "pool.json").version for k in (1, 2, 3))
     assert second == third
     assert shown == [(0, first), (1, first), (1, second), (2, second), (3, second)]
+
+
+def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(tmp_path: Path) -> None:
+    out, further = tmp_path / "run", "evaluate.further.old"
+    run(out, f"{further}.env.name=toy", f"{further}.split=test", f"{further}.tasks=2", "evaluate.final_splits=[]")
+    lines = [line for line in read_jsonl(out / "metrics.jsonl", SuiteMetrics) if line.suite == "old"]
+    assert [(line.iteration, line.mode, line.results) for line in lines] == [(k, "internalized", 2) for k in range(3)]
+    for k in (0, 1, 2):  # as if the starter had solved all, and iteration 2 nothing
+        path = out / f"iter-{k}" / "evaluations.jsonl"
+        found = [r.model_copy(update={"success": float(k < 2)}) if r.suite == "old" else r
+                 for r in read_jsonl(path, EvalResult)]  # fmt: skip
+        write_jsonl(path, found)
+    report = load_report(out)
+    assert [[c.sign for c in i.cautions if c.suite == "old"] for i in report.iterations] == [
+        [],
+        [],
+        ["suite_forgotten"],
+    ]
+    (panel,) = (p for p in panels(report) if p.title == "success on old, %")
+    assert panel.curves["internalized"] == [(0, 100.0), (1, 100.0), (2, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("evaluate.further.dev.tasks=2", "evaluate.further.dev: that is the name of a split"),
+        ("evaluate.further.a.env.name=nowhere", "nowhere"),
+        ("evaluate.further.a.env.name=toy", "is both in training and in an evaluation suite"),
+        ("evaluate.further.'/a'.tasks=2", "evaluate.further"),
+    ],
+)
+def test_a_further_suite_that_cannot_be_is_one_sentence(tmp_path: Path, change: str, words: str) -> None:
+    more = [change, "evaluate.further.a.split=train"] if change.endswith("toy") else [change]
+    with pytest.raises(UserError, match=words):
+        run(tmp_path / "run", *more)
+    assert not (tmp_path / "run").exists()
 
 
 def test_invariant_11_the_same_seed_gives_the_same_run(undisturbed: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import internalize
 ROOT = Path(internalize.__file__).parent
 LAYERS = (
     ("records", "errors", "regimes", "schema", "usage"),
-    ("protocols",),
+    ("protocols", "overrides"),
     ("config", "store", "render", "rules", "cache", "console", "asking", "stats"),
     ("engines", "starter", "redact", "judge"),
     ("environments", "pool", "formats", "selectors"),

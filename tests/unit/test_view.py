@@ -37,7 +37,7 @@ def printed(run: Path, task: str = "", iterations: tuple[int, ...] = (), width: 
 
 
 def test_tasks_of_the_suite_with_a_mark_an_iteration(run: Path) -> None:
-    rows = view.task_rows([entry for entry in episodes(run) if entry.split == "dev"])
+    rows = view.task_rows([entry for entry in episodes(run) if entry.suite == "dev"])
     assert rows == [("dev1", "+-", "+", "question 1"), ("dev2", "?", "", "question 2")]
     text = printed(run)
     assert "question 1" in text
