@@ -6,6 +6,7 @@ and a stage that is finished on disk is not run again, so the same call starts a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from .console import Report
 from .environments import registry
 from .policy import LocalPolicy
 from .promotion import gate
+from .report.data import load as load_report
 from .stages import Mode, Run, plan_tasks, silent
 from .store import RunStore
 
+_LOG = logging.getLogger(__name__)
 BOTH: tuple[Mode, ...] = ("internalized", "in_context")
 
 
@@ -55,9 +58,21 @@ def iterate(this: Run) -> None:
         examples = this.collect(k, pool)
         this.distill(k, examples)
         this.evaluate(k, suite, BOTH, pool, folder=k)
+        fresh = not this.store.done(k, "gate")
         if gate(this, k).promote and further:
             this.restore(k)
             this.evaluate(k, further, ("internalized",), pool, folder=k)
+        if fresh:
+            warn(this.store.path, k)
     last = this.kept(config.iterations)
     this.restore(last)
     this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=last)
+
+
+def warn(run_dir: Path, k: int) -> None:
+    """Log the signs of collapse that iteration `k` shows and the one before did not, while there is time to stop."""
+    found = {i.number: i.cautions for i in load_report(run_dir).iterations}
+    before = {(c.sign, c.mode, c.suite) for c in found.get(k - 1, ())}
+    for caution in found.get(k, ()):
+        if (caution.sign, caution.mode, caution.suite) not in before:
+            _LOG.warning("iteration %d: %s (%s)", k, caution.message, caution.sign)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -123,6 +124,21 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
     ]
     (panel,) = (p for p in panels(report) if p.title == "success on old, %")
     assert panel.curves["internalized"] == [(0, 100.0), (1, 100.0), (2, 0.0)]
+
+
+def test_a_sign_is_told_when_it_first_fires_and_not_again(
+    undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for k in (1, 2):  # no episode was accepted in either iteration
+        path = out / f"iter-{k}" / "train.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "accepted": 0, "rejected": 10}))
+    for k in (1, 2):
+        loop.warn(out, k)
+    assert [record.getMessage() for record in caplog.records if "most_rejected" in record.getMessage()] == [
+        "iteration 1: 100% of 10 trajectories were rejected (most_rejected)"
+    ]
 
 
 @pytest.mark.parametrize(
