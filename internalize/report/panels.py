@@ -1,7 +1,7 @@
 """Every diagnostic over the iterations: small panels for the page of a run, and the same numbers as rows of a table.
 
 Left out: success (figure.py). What must not change: of what was not measured there is no panel and no row, and every
-panel but the gain of the pool starts at 0.
+panel of which no value can be negative starts at 0.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _LOSSES = (
 _DRIFT = (
     ("action entropy, nats", "entropy"),
     ("KL to the starter, nats", "kl_to_base"),
-    ("plain text NLL, nats", "held_out_nll"),
 )
+_SIGNED = ("gain", "forgotten")  # first words of panels whose values may be negative
 
 
 def panels(report: RunReport) -> list[Panel]:
@@ -133,6 +133,10 @@ def _of_training(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
 def _of_drift(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
     for title, name in _DRIFT:
         yield Panel(title, {"": _known((i.number, getattr(i.drift, name)) for i in iterations if i.drift)})
+    texts = _known((i.number, i.drift.held_out_nll) for i in iterations if i.drift)
+    starter = dict(texts).get(0)
+    rises = [] if starter is None else [(k, value - starter) for k, value in texts]
+    yield Panel("forgotten: rise of plain text NLL, nats", {"": rises})
 
 
 def _of_suites(report: RunReport) -> Iterator[Panel]:
@@ -171,10 +175,11 @@ def _draw(axes: Any, panel: Panel) -> None:
         look = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.4}
         axes.plot([k for k, _ in points], [value for _, value in points], clip_on=False, zorder=3, **look)
     axes.set_title(panel.title.replace("$", r"\$"), loc="left", fontsize=9.5, color=INK)
-    if panel.title.startswith("gain"):
+    if panel.title.startswith(_SIGNED):
         axes.axhline(0, color=INK, linewidth=0.8)
     else:
-        axes.set_ylim(bottom=0)
+        least = 10.0 if panel.title.endswith("%") else 0.0  # so that one episode in forty looks like little
+        axes.set_ylim(0, max(least, axes.get_ylim()[1]))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.tick_params(labelsize=8, length=0, colors=INK)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
