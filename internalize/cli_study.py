@@ -1,7 +1,7 @@
 """`study` runs a grid of recipes and compares them; `diagnose` and `view` read finished runs.
 
 Left out: how a run is run (loop.py). What must not change: the comparison is printed also when the study is stopped
-before its end, for what is finished.
+before its end or runs of it failed, for what is there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_only: bool) -> None:
     """Every cell of a grid with every seed, and one comparison; the same command again goes on.
 
+    A run that fails does not stop the others; the command then ends with an error that names it.
     Several processes may work on one study: start the command as often as there are machines.
     """
     from .report import comparison, study_html, study_page
@@ -41,9 +42,15 @@ def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_o
 
 
 def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
     from .loop import run as run_loop
     from .report import write as write_report
+    from .report.terminal import plain_text
     from .study import study
+
+    def note(said: str) -> None:
+        Console(stderr=True).print(plain_text(said), soft_wrap=True)
 
     with going_on_by("run the same command again"), progress() as show:
 
@@ -52,7 +59,7 @@ def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
             write_report(folder)
 
-        study(grid, out, play, overrides)
+        study(grid, out, play, overrides, note)
 
 
 @click.command("diagnose")

@@ -12,9 +12,10 @@
     "distill.divergence" = "sft"
 
 Any number of processes, on any machines that share the folder, may work on one study: a run that another process
-holds is passed over. What does not depend on a cell (the starter's evaluation, the first rollouts) is played once a
-seed and copied. Left out: statistics and pages (report/comparison.py). What must not change: a shared stage is
-copied only between runs whose starter, tasks and sampling are the same, and its files land before its mark.
+holds is passed over, and one that fails does not keep the others from running. What does not depend on a cell (the
+starter's evaluation, the first rollouts) is played once a seed and copied. Left out: statistics and pages
+(report/comparison.py). What must not change: a shared stage is copied only between runs whose starter, tasks and
+sampling are the same, and its files land before its mark.
 """
 
 from __future__ import annotations
@@ -26,17 +27,19 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, JsonValue, ValidationError
 
 from .config import Config, Section, load_config
-from .errors import Busy, ConfigError, Incomplete
+from .errors import Busy, ConfigError, Incomplete, InternalizeError, UserError
 from .records import EvalResult, content_hash
 from .report.comparison import Manifest, Member
 from .store import RunStore, StageMark, first_problem, read_jsonl, read_marks, write_json, write_jsonl
 
 Override = dict[str, JsonValue]
 Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
+Note = Callable[[str], None]  # takes one sentence for the user
 ROLLOUTS, EVALUATIONS, DRIFT = "rollouts.jsonl", "evaluations.jsonl", "drift.json"
 
 
@@ -114,11 +117,21 @@ def _as_overrides(values: Override) -> list[str]:
     return found
 
 
-def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = ()) -> Manifest:
+class Stop(NamedTuple):
+    """A run that did not reach its end. Of the error only its words: the error itself keeps the run's model alive."""
+
+    folder: str
+    kind: type[InternalizeError]
+    reason: str
+
+
+def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = (), note: Note = lambda _: None) -> Manifest:
     """Run, or go on with, every cell and seed of the study file `path` in the folder `out`.
 
     Seeds go round first, so that a study cut short has every cell with fewer seeds. Raises ConfigError for a bad
-    study file or one that is not the one `out` was begun with, Incomplete when other processes still hold runs.
+    study file or one that is not the one `out` was begun with. A run that stops is told to `note` and the others go on;
+    after the last one, raises UserError when runs failed by one, else Incomplete when runs broke, have work left or are
+    held by other processes.
     """
     grid = load_grid(path)
     wanted = configs(grid, path, overrides)
@@ -126,18 +139,31 @@ def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = ()) -> M
     reference = grid.reference or members[0].cell
     manifest = Manifest(question=grid.question, reference=reference, members=members)
     _begin(out, manifest)
-    held = []
+    stops = []
     for member in sorted(members, key=lambda m: m.seed):
         config, folder = wanted[member.cell, member.seed], out / member.folder
         others = [(wanted[m.cell, m.seed], out / m.folder) for m in members if m != member]
         try:
             prepare(config, folder, others)
             play(config, folder)
-        except Busy:
-            held.append(member.folder)
-    if held:
-        raise Incomplete(f"{out}: {len(held)} runs are being worked on by other processes ({held[0]})")
+        except InternalizeError as error:
+            stops.append(Stop(member.folder, type(error), str(error)))
+            note(f"{member.folder}: {error}; the other runs go on")
+    if stops:
+        raise _ending(out, len(members), stops)
     return manifest
+
+
+def _ending(out: Path, total: int, stops: Sequence[Stop]) -> InternalizeError:
+    """One sentence on all that stopped; what is the user's to mend comes first and decides the exit code."""
+    held = [stop for stop in stops if issubclass(stop.kind, Busy)]
+    owed = [stop for stop in stops if issubclass(stop.kind, Incomplete)]
+    failed = [stop for stop in stops if stop not in (*held, *owed)]
+    failed.sort(key=lambda stop: not issubclass(stop.kind, UserError))
+    groups = (("failed", failed), ("stopped with work left", owed), ("left to other processes", held))
+    said = [f"{len(found)} {what} (first {found[0].folder}: {found[0].reason})" for what, found in groups if found]
+    kind = UserError if failed and issubclass(failed[0].kind, UserError) else Incomplete
+    return kind(f"{out}: of {total} runs, {', '.join(said)}")
 
 
 def _begin(out: Path, manifest: Manifest) -> None:

@@ -112,7 +112,7 @@ class Comparison(Record):
     curves: tuple[Curve, ...]
     versus: tuple[Versus, ...]
     diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
-    unfinished: tuple[str, ...]
+    unfinished: tuple[str, ...]  # cell, seed and what there is of it
 
 
 def compare(out: Path, resamples: int = 2000) -> Comparison:
@@ -121,10 +121,9 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
     runs: dict[str, list[RunReport]] = {}
     unfinished = []
     for member in manifest.members:
-        path = out / member.folder
-        report = load(path) if (path / "run.json").exists() else None
-        if report is None or report.finished < report.planned:
-            unfinished.append(member.folder)
+        report, state = _read(out / member.folder)
+        if state:
+            unfinished.append(f"{member.cell}, seed {member.seed} ({state})")
         if report is not None and report.iterations:
             runs.setdefault(member.cell, []).append(report)
     runs = {cell: _finished(reports) for cell, reports in runs.items()}
@@ -141,6 +140,17 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
         diagnoses=tuple(found),
         unfinished=tuple(unfinished),
     )
+
+
+def _read(path: Path) -> tuple[RunReport | None, str]:
+    """A run as far as it can be read, and what there is of it; "" when all of it is there."""
+    if not (path / "run.json").exists():
+        return None, "not begun"
+    try:
+        report = load(path)
+    except UserError as error:  # one broken file must not hide the other runs
+        return None, f"cannot be read: {error}"
+    return report, "" if report.finished >= report.planned else f"{report.finished} of {report.planned} iterations"
 
 
 def members(out: Path) -> tuple[Member, ...]:

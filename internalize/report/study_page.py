@@ -58,7 +58,7 @@ def render(comparison: Comparison, drawn: Path | None) -> str:
     head, rows = iteration_rows(comparison)
     parts = (
         f"# {markdown_text(comparison.question)}",
-        markdown_text(unfinished(comparison)),
+        markdown_text(unfinished(comparison), 4000),
         f"![Success over the iterations, cell by cell]({drawn.name})" if drawn else NOTE,
         section("Cells", table(CELL_HEAD, named(cell_rows(comparison))), EXPLAINED),
         section(
@@ -74,8 +74,8 @@ def render(comparison: Comparison, drawn: Path | None) -> str:
 
 def unfinished(comparison: Comparison) -> str:
     """Which runs are missing; "" if none is."""
-    folders = comparison.unfinished
-    return f"Not finished: {len(folders)} runs ({', '.join(folders[:3])})." if folders else ""
+    missing = comparison.unfinished
+    return f"Not finished: {len(missing)} runs: {'; '.join(missing)}." if missing else ""
 
 
 def _signs(comparison: Comparison) -> str:

@@ -8,7 +8,7 @@ import pytest
 from internalize import loop
 from internalize.config import Config
 from internalize.environments import registry
-from internalize.errors import ConfigError, Incomplete, UserError
+from internalize.errors import Busy, ConfigError, Incomplete, InfrastructureError, InternalizeError, UserError
 from internalize.policy import LocalPolicy
 from internalize.records import EvalResult
 from internalize.report import study_html, study_page
@@ -17,7 +17,9 @@ from internalize.report.comparison import Comparison, Manifest, Member, Versus, 
 from internalize.stats import Interval
 from internalize.store import RunStore, read_jsonl, read_marks
 from internalize.study import configs, load_grid, prepare, shared_key, study
+from tests.command import Call
 from tests.tiny import tiny_model, tiny_tokenizer
+from tests.unit.report_run import make_run
 
 RECIPE = """
 iterations = 1
@@ -153,6 +155,93 @@ def test_a_run_that_another_process_holds_is_passed_over(grid: Path, tmp_path: P
 
 def stop(config: Config, folder: Path) -> None:
     raise RuntimeError
+
+
+def ending(grid: Path, out: Path, errors: dict[str, Exception]) -> tuple[InternalizeError, list[str]]:
+    """What a study ends with whose cells stop by `errors` in the order of their names, and the folders it played."""
+    played: list[str] = []
+
+    def fake(config: Config, folder: Path) -> None:
+        played.append(f"{folder.parent.name.split('-')[0]} {folder.name}")
+        if played[-1] in errors:
+            raise errors[played[-1]]
+        make_run(folder)
+
+    with pytest.raises(InternalizeError) as stopped:
+        study(grid, out, fake)
+    return stopped.value, played
+
+
+ALL = [f"{cell} seed-{seed}" for seed in (0, 1) for cell in ("stepwise", "none", "bolder")]
+
+
+def test_a_run_that_fails_is_named_at_the_end_and_the_others_go_on(grid: Path, tmp_path: Path) -> None:
+    errors = {"none seed-0": UserError("the loss is nan"), "bolder seed-1": UserError("no endpoint")}
+    error, played = ending(grid, tmp_path / "study", errors)
+    assert played == ALL
+    assert type(error) is UserError
+    assert re.search(r"of 6 runs, 2 failed \(first none-\w{4}/seed-0: the loss is nan\)$", str(error))
+    comparison = compare(tmp_path / "study")
+    assert comparison.unfinished == ("none, seed 0 (not begun)", "bolder, seed 1 (not begun)")
+    assert [(curve.cell, curve.seeds) for curve in comparison.curves] == [("stepwise", 2), ("none", 1), ("bolder", 1)]
+    for page in (study_page.render(comparison, None), study_html.render(comparison, tmp_path / "study", ())):
+        assert page is not None
+        assert "Not finished: 2 runs: none, seed 0 (not begun); bolder, seed 1 (not begun)." in page
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind", "said"),
+    [
+        ((Incomplete("spent"), Incomplete("spent")), Incomplete, "2 stopped with work left"),
+        ((InfrastructureError("gone"), Incomplete("spent")), Incomplete, "1 failed.*gone.*1 stopped with work left"),
+        ((InfrastructureError("gone"), UserError("nan")), UserError, r"2 failed \(first none-\w{4}/seed-1: nan"),
+        ((Busy("held"), UserError("nan")), UserError, "1 failed.*1 left to other processes"),
+        ((Busy("held"), Incomplete("spent")), Incomplete, "1 stopped with work left.*1 left to other processes"),
+    ],
+)
+def test_work_left_and_failures_are_told_apart(
+    grid: Path, tmp_path: Path, errors: tuple[Exception, Exception], kind: type[Exception], said: str
+) -> None:
+    error, played = ending(grid, tmp_path / "study", dict(zip(("stepwise seed-0", "none seed-1"), errors, strict=True)))
+    assert played == ALL
+    assert type(error) is kind
+    assert re.search(said, str(error))
+
+
+def test_an_interruption_stops_a_study(grid: Path, tmp_path: Path) -> None:
+    played: list[Path] = []
+
+    def interrupted(config: Config, folder: Path) -> None:
+        played.append(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(grid, tmp_path / "study", interrupted)
+    assert len(played) == 1
+
+
+def test_the_command_ends_with_one_sentence_and_what_there_is_is_published(
+    grid: Path, tmp_path: Path, call: Call
+) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("model.batch", "model.source = '/nowhere'\nmodel.batch"))
+    ended = call("study", grid, "--out", "study")
+    *noted, written, last = ended.err.splitlines()
+    assert ended.code == 2
+    assert len([line for line in noted if line.endswith("the other runs go on")]) == 6
+    assert written == "Written: study/study.md"
+    assert re.match(r"internalize: study: of 6 runs, 6 failed \(first stepwise-\w{4}/seed-0: .*/nowhere", last)
+    assert "none, seed 1 (not begun)" in (tmp_path / "study" / "study.html").read_text()
+
+
+def test_a_run_that_cannot_be_read_is_named_and_the_others_are_compared(grid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    ending(grid, out, {"none seed-0": UserError("nan")})
+    (broken,) = out.glob("stepwise-*/seed-1")
+    (broken / "metrics.jsonl").write_text("{}\n")
+    unread, missing = compare(out).unfinished
+    assert missing == "none, seed 0 (not begun)"
+    assert unread.startswith("stepwise, seed 1 (cannot be read: ")
+    assert "metrics.jsonl" in unread
 
 
 def members_of(out: Path) -> list[Member]:
