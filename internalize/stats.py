@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .records import Record
 
 Scores = Mapping[str, float | None]  # task id -> score, None = unscored
+LEVEL, POWER = 0.05, 0.8  # of what is called detectable
 CELLS_A_CHUNK = 4_000_000  # floats drawn together, so that a million resamples fit in memory
 
 
@@ -186,8 +187,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
     return Interval(mean=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), n=n)
 
 
-def minimum_detectable(n: int, p: float) -> float:
-    """Difference in success that `n` tasks show with power 0.8 at level 0.05 near success rate `p`.
+def minimum_detectable(n: int, p: float, comparisons: int = 1) -> float:
+    """Difference in success that `n` tasks show with power 0.8 at level 0.05 / `comparisons` near success rate `p`.
 
     Normal approximation, before and after taken as independent (pairing only helps); p is drawn
     towards one half by one success and one failure, so that 0 and 1 do not promise certainty.
@@ -195,7 +196,37 @@ def minimum_detectable(n: int, p: float) -> float:
     if n < 1:
         return 1.0
     smooth = (p * n + 1) / (n + 2)
-    return min(1.0, (1.959964 + 0.841621) * math.sqrt(2 * smooth * (1 - smooth) / n))
+    return min(1.0, _errors_to_see(comparisons) * math.sqrt(2 * smooth * (1 - smooth) / n))
+
+
+def detectable_difference(
+    before: Sequence[Scores], after: Sequence[Scores], comparisons: int = 1, resamples: int = 2000, seed: int = 0
+) -> float:
+    """Paired difference that such runs and tasks show with power 0.8, as one of `comparisons` under Holm's method.
+
+    The standard error of the bootstrap behind `paired_difference_runs` times the quantiles for level
+    0.05 / `comparisons` and the power. That is Holm's first step, the strictest: conservative for the others.
+
+    Too small where: there is one run (how runs vary is not in it) or few (R runs hold (R - 1) / R of that variance);
+    the sign test, which a verdict asks for too, sees less than the mean does; or a real difference would spread the
+    tasks more than the one at hand. Where fewer tasks changed than the sign test needs at all, the spread is next to
+    nothing and says nothing: the answer is then not below `minimum_detectable`.
+    """
+    table_RT = _table([differences(b, a) for b, a in zip(before, after, strict=True)])
+    if table_RT.size == 0:
+        return 1.0
+    least = _errors_to_see(comparisons) * float(np.std(_replicates(table_RT, resamples, seed)))
+    changed = int(np.count_nonzero(np.nanmean(table_RT, axis=0)))
+    if sign_test(changed, 0) > LEVEL / comparisons:
+        rate = statistics.fmean(score for run in before for score in run.values() if score is not None)
+        least = max(least, minimum_detectable(table_RT.shape[1], rate, comparisons))
+    return min(1.0, least)
+
+
+def _errors_to_see(comparisons: int) -> float:
+    """How many standard errors a difference must be away from zero."""
+    normal = statistics.NormalDist()
+    return normal.inv_cdf(1 - LEVEL / (2 * comparisons)) + normal.inv_cdf(POWER)
 
 
 def _table(runs: Sequence[Scores]) -> NDArray[np.float64]:

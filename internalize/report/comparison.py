@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -18,9 +19,9 @@ from internalize.stats import (
     Interval,
     Scores,
     Share,
+    detectable_difference,
     holm,
     mean_runs,
-    minimum_detectable,
     paired_difference_runs,
     sign_test,
     won_and_lost,
@@ -94,7 +95,7 @@ class Versus(Record):
     won: int
     lost: int
     p: float  # exact sign test on tasks, their seeds averaged; Holm-adjusted over the cells
-    detectable: float
+    detectable: float  # stats.detectable_difference for as many comparisons as the study makes
 
     @property
     def verdict(self) -> str:
@@ -113,6 +114,15 @@ class Comparison(Record):
     versus: tuple[Versus, ...]
     diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
     unfinished: tuple[str, ...]  # cell, seed and what there is of it
+
+
+class Pair(NamedTuple):
+    """The scores that a comparison is made of: reference and cell, one entry a seed."""
+
+    cell: str
+    before: Sequence[Scores]
+    after: Sequence[Scores]
+    change: Interval
 
 
 def compare(out: Path, resamples: int = 2000) -> Comparison:
@@ -197,12 +207,14 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: int) -> tuple[Versus, ...]:
-    found = [v for cell in runs if cell != reference and (v := _against(runs, cell, reference, resamples))]
+    pairs = [pair for cell in runs if cell != reference and (pair := _pair(runs, cell, reference, resamples))]
+    found = [_against(pair, len(pairs), resamples) for pair in pairs]
     adjusted = holm([v.p for v in found])
     return tuple(v.model_copy(update={"p": p}) for v, p in zip(found, adjusted, strict=True))
 
 
-def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str, resamples: int) -> Versus | None:
+def _pair(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str, resamples: int) -> Pair | None:
+    """Scores seed by seed; None where the two have nothing to be compared by."""
     ours, theirs = ({r.info.seed: r for r in runs.get(name, ())} for name in (cell, reference))
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
@@ -214,18 +226,19 @@ def _against(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str,
     before = [theirs[seed].scores(old_last, theirs[seed].mode) for seed in seeds]
     after = [ours[seed].scores(new_last, mode) for seed in seeds]
     change = paired_difference_runs(before, after, resamples)
-    if change is None:
-        return None
-    old, new = _over_seeds(before), _over_seeds(after)
-    won, lost = won_and_lost(old, new)
-    rate = _mean([score for score in old.values() if score is not None])
+    name = cell if mode == "internalized" else f"{cell} (with pool)"
+    return None if change is None else Pair(name, before, after, change)
+
+
+def _against(pair: Pair, comparisons: int, resamples: int) -> Versus:
+    won, lost = won_and_lost(_over_seeds(pair.before), _over_seeds(pair.after))
     return Versus(
-        cell=cell if mode == "internalized" else f"{cell} (with pool)",
-        change=change,
+        cell=pair.cell,
+        change=pair.change,
         won=won,
         lost=lost,
         p=sign_test(won, lost),
-        detectable=minimum_detectable(change.n, rate),
+        detectable=detectable_difference(pair.before, pair.after, comparisons, resamples),
     )
 
 

@@ -1,6 +1,8 @@
 """Which results of two cells are compared, on the run of report_run: 16, 20 and 28 of 40 tasks solved after 0, 1 and 2
 iterations, 32 with the pool after the second."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,19 @@ def versus(out: Path, finished: int = 2, **changed: Any) -> Versus:
 
 def test_a_run_under_way_is_compared_at_the_last_common_iteration(tmp_path: Path) -> None:
     assert versus(tmp_path, finished=1).change.mean == 0
+
+
+def test_more_comparisons_need_a_greater_difference(tmp_path: Path) -> None:
+    alone = versus(tmp_path / "one", finished=1, iterations=1)
+    out = tmp_path / "two"
+    versus(out, finished=1, iterations=1)
+    shutil.copytree(out / "other", out / "third")
+    members = tuple(Member(cell=cell, seed=0, folder=f"{cell}/seed-0") for cell in ("whole", "other", "third"))
+    write_json(out / "study.json", Manifest(question="?", reference="whole", members=members))
+    both = compare(out).versus
+    error = math.sqrt(0.2 * 0.8 / 40)  # 8 of 40 tasks lost
+    assert alone.detectable == pytest.approx((1.95996 + 0.84162) * error, rel=0.04)
+    assert [v.detectable for v in both] == [pytest.approx((2.24140 + 0.84162) * error, rel=0.04)] * 2  # at 0.0125
 
 
 def test_a_cell_of_another_length_is_compared_at_its_own_end(tmp_path: Path) -> None:

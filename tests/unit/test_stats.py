@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from internalize.stats import (
     bootstrap_mean,
+    detectable_difference,
     differences,
     fisher_greater,
     holm,
@@ -126,6 +127,36 @@ def test_minimum_detectable_by_hand():
     assert minimum_detectable(1000, 0.5) < minimum_detectable(100, 0.5)
     assert minimum_detectable(10, 0.0) > 0.2  # ten failures don't promise certainty
     assert minimum_detectable(0, 0.5) == minimum_detectable(1, 0.5) == 1
+
+
+def test_what_can_be_seen_of_paired_tasks_by_hand() -> None:
+    """Of 100 tasks 20 are won and 20 lost: variance 0.4, standard error sqrt(0.4 / 100)."""
+    before = {str(i): float(20 <= i < 40) for i in range(100)}
+    after = {str(i): float(i < 20) for i in range(100)}
+    error = math.sqrt(0.4 / 100)
+    assert detectable_difference([before], [after]) == pytest.approx((1.95996 + 0.84162) * error, rel=0.04)
+    # 0.05 over five comparisons, two sides: the quantile at 0.995.
+    assert detectable_difference([before], [after], 5) == pytest.approx((2.57583 + 0.84162) * error, rel=0.04)
+    # Without pairing it would be the difference of two shares of 0.2: the tasks that are the same on both sides help.
+    same = {**before, **{str(i): 1.0 for i in range(100, 200)}}
+    assert detectable_difference([same], [{**same, **after}]) < minimum_detectable(200, 0.6)
+
+
+def test_runs_that_disagree_hide_a_difference() -> None:
+    """No task varies: run means of 0.4 and 0, drawn two at a time, have a standard error of 0.2 / sqrt(2)."""
+    before = dict.fromkeys("abcdefgh", 0.0)
+    after = [dict.fromkeys("abcdefgh", 0.4), before]
+    assert detectable_difference([before] * 2, after) == pytest.approx(2.80158 * 0.2 / math.sqrt(2), rel=0.04)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 5])
+def test_too_few_changed_tasks_promise_nothing(changed: int) -> None:
+    """Five tasks won and none lost are no difference yet (p = 2 / 32), so no spread of theirs can show one."""
+    before = {str(i): 0.0 for i in range(40)}
+    after = {str(i): float(i < changed) for i in range(40)}
+    assert detectable_difference([before], [after]) >= minimum_detectable(40, 0.0)
+    assert detectable_difference([before], [after], 3) >= minimum_detectable(40, 0.0, 3) > minimum_detectable(40, 0.0)
+    assert detectable_difference([{}], [{}]) == 1
 
 
 def test_infinite_score_is_refused():
