@@ -5,8 +5,9 @@ bootstrap draws tasks, or runs and tasks when there are several runs. A task wit
 left out and counted, never 0. Left out: anything parametric, and scipy. What must not change: a
 difference is *after minus before*, and the same values, seed and resamples give the same interval.
 
-Percentile bootstrap intervals are too narrow below about ten tasks and have no width when all values
-are equal; read them together with `sign_test`.
+Percentile bootstrap intervals are too narrow below about ten tasks and have no width when all values are equal. A mean
+of successes has Wilson's interval instead where all tasks are won or all lost; a difference keeps the bootstrap's, so
+read it together with `sign_test`.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def task_means(scores: Iterable[tuple[str, float | None]]) -> dict[str, float | 
 def bootstrap_mean(
     values: Iterable[float | None], resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
-    """Mean of the scored values and its percentile interval; None when nothing is scored."""
+    """Mean of the scored successes and its interval, as `mean_runs`; None when nothing is scored."""
     return mean_runs([{str(i): value for i, value in enumerate(values)}], resamples, seed, level)
 
 
@@ -74,20 +75,30 @@ def paired_difference(
 
 
 def mean_runs(runs: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval | None:
-    """Mean over runs (seeds) of each run's mean over tasks.
+    """Mean over runs (seeds) of each run's mean success over tasks.
 
     Each resample draws runs, and one set of tasks shared by all of them: runs measured on the same tasks
     share the luck of the tasks. `n` counts distinct scored tasks, `left_out` tasks no run scored.
+    Where every score is 0, or every one 1, all resamples are alike: the bounds are `wilson`'s for `n` tasks, as of one
+    run, since runs that share their tasks know no more of other tasks.
     """
-    return _interval(_table(runs), len({task for run in runs for task in run}), resamples, seed, level)
+    interval = _over_runs(runs, resamples, seed, level)
+    scored = {score for run in runs for score in run.values() if score is not None}
+    if interval is None or scored not in ({0.0}, {1.0}):
+        return interval
+    counted = wilson(interval.n if scored == {1.0} else 0, interval.n, level)
+    return counted and counted.model_copy(update={"left_out": interval.left_out})
 
 
 def paired_difference_runs(
     before: Sequence[Scores], after: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
     """`paired_difference` over several runs; `before[i]` and `after[i]` are of one run."""
+    # Without Wilson's bounds where all differences are 0, or all 1: he counts successes, and a difference may as well
+    # be negative. No width says truly that every task changed alike. What could have been missed is said by
+    # `detectable_difference`, and `sign_test` keeps a few equal gains from being proof.
     runs = [differences(b, a) for b, a in zip(before, after, strict=True)]
-    return mean_runs(runs, resamples, seed, level)
+    return _over_runs(runs, resamples, seed, level)
 
 
 def difference_of_means(
@@ -240,13 +251,9 @@ def _table(runs: Sequence[Scores]) -> NDArray[np.float64]:
     return table[scored.any(axis=1)][:, scored.any(axis=0)]
 
 
-def _interval(
-    table_RT: NDArray[np.float64],
-    tasks: int,
-    resamples: int,
-    seed: int,
-    level: float,
-) -> Interval | None:
+def _over_runs(runs: Sequence[Scores], resamples: int, seed: int, level: float) -> Interval | None:
+    """Mean over runs of means over tasks, with the bootstrap's interval; scores may be differences."""
+    table_RT, tasks = _table(runs), len({task for run in runs for task in run})
     if table_RT.size == 0:
         return None
     mean = float(np.mean(np.nanmean(table_RT, axis=1)))

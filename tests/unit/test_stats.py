@@ -17,6 +17,7 @@ from internalize.stats import (
     ratio_of_means,
     sign_test,
     task_means,
+    wilson,
     won_and_lost,
 )
 
@@ -81,7 +82,7 @@ def test_attempts_are_averaged_first_and_unscored_attempts_are_not_zero():
 
 
 def test_runs_that_disagree_widen_the_interval():
-    """Within a run all tasks agree, so everything uncertain is between runs."""
+    """Within a run all tasks agree, so everything uncertain is between runs: the scores are not all the same."""
     good, bad = dict.fromkeys("abcd", 1.0), dict.fromkeys("abcd", 0.0)
     interval = mean_runs([good, bad])
     assert interval is not None
@@ -106,6 +107,36 @@ def test_difference_over_runs_pairs_inside_each_run():
     assert interval.mean == 0.25  # run means 0.5 and 0
     with pytest.raises(ValueError, match="argument"):
         paired_difference_runs(before, after[:1])
+
+
+@pytest.mark.parametrize(("score", "low", "high"), [(1.0, 10 / (10 + 3.8415), 1.0), (0.0, 0.0, 3.8415 / 13.8415)])
+def test_all_won_or_all_lost_leaves_open_what_other_tasks_would_do(score: float, low: float, high: float) -> None:
+    """Wilson's bound at 0 or all of n is z^2 / (n + z^2) away: here z^2 = 3.8415 and n = 10."""
+    run = {str(i): score for i in range(10)}
+    for interval in (bootstrap_mean([*run.values(), None]), mean_runs([{**run, "x": None}] * 3)):
+        assert interval is not None
+        assert (interval.mean, interval.n, interval.left_out) == (score, 10, 1)
+        assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    strict = bootstrap_mean(run.values(), level=0.99)
+    assert strict is not None
+    assert strict.high - strict.low > high - low
+
+
+def test_wilson_stands_in_only_where_every_score_is_the_same_success() -> None:
+    half = bootstrap_mean([0.5] * 10)
+    assert half is not None
+    assert (half.low, half.high) == (0.5, 0.5)  # no count of successes
+    most = bootstrap_mean([1.0] * 9 + [0.0])
+    assert most is not None
+    assert most.low != pytest.approx(wilson(9, 10).low)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("before", "after", "change"), [(1.0, 1.0, 0.0), (0.0, 1.0, 1.0), (1.0, 0.0, -1.0)])
+def test_a_difference_that_all_tasks_share_has_no_width(before: float, after: float, change: float) -> None:
+    old, new = dict.fromkeys("abcdefgh", before), dict.fromkeys("abcdefgh", after)
+    for interval in (paired_difference(old, new), paired_difference_runs([old] * 2, [new] * 2)):
+        assert interval is not None
+        assert (interval.low, interval.mean, interval.high) == (change, change, change)
 
 
 def test_sign_test_by_hand():
@@ -173,7 +204,12 @@ def test_any_runs_give_an_ordered_interval_inside_the_scores(runs):
         assert interval is None
         return
     assert interval is not None
-    assert min(scored) - 1e-9 <= interval.low <= interval.mean <= interval.high <= max(scored) + 1e-9
+    assert interval.low <= interval.mean <= interval.high
+    if set(scored) in ({0.0}, {1.0}):  # the scores seen are one value, and the interval says which others may be
+        assert 0 <= interval.low < interval.high <= 1
+    else:
+        assert min(scored) - 1e-9 <= interval.low
+        assert interval.high <= max(scored) + 1e-9
 
 
 @settings(max_examples=60, deadline=None)
