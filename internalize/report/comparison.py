@@ -28,6 +28,7 @@ from internalize.stats import (
 )
 from internalize.store import first_problem
 
+from .costs import Costs, cell_cost_row, mean_costs
 from .data import RunReport, load
 from .text import NOTHING, percent, points, ratio, share
 from .tripwires import Diagnosis, diagnose
@@ -76,6 +77,7 @@ class Curve(Record):
     retained: Share | None  # after the last iteration
     premature: tuple[float | None, ...]  # after each iteration, no experience in the prompt
     turns: tuple[float | None, ...]
+    costs: Costs  # mean of the seeds
 
     @property
     def last(self) -> int:
@@ -199,6 +201,7 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         retained=retained([report.results for report in reports], reports[0].suite, last, resamples) if last else None,
         premature=tuple(_mean([line.premature_rate for line in row]) if row else None for row in measured),
         turns=tuple(_mean([line.turns for line in row]) if row else None for row in measured),
+        costs=mean_costs(reports),
     )
 
 
@@ -275,6 +278,11 @@ def _cell_row(curve: Curve) -> Row:
         share(curve.premature[-1]),
         NOTHING if (turns := curve.turns[-1]) is None else f"{turns:.1f}",
     )
+
+
+def cell_cost_rows(comparison: Comparison) -> list[Row]:
+    """One row under CELL_COST_HEAD for each cell that has begun."""
+    return [cell_cost_row(curve.cell, curve.costs) for curve in comparison.curves]
 
 
 def versus_rows(comparison: Comparison) -> list[Row]:

@@ -17,6 +17,7 @@ from internalize.records import Step
 from internalize.store import write_atomic
 
 from . import figure, panels
+from .costs import totals
 from .data import RunReport
 from .growth import changes
 from .samples import Shown
@@ -33,7 +34,6 @@ from .tables import (
     iteration_table,
     redaction_rows,
     suite_rows,
-    totals,
 )
 from .text import plain, policy_name
 from .tripwires import WHERE, diagnose, signs_of, verdict

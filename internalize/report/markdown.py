@@ -14,6 +14,7 @@ from internalize.records import Experience, Injection, Step, Trajectory
 from internalize.store import write_atomic
 
 from . import figure, panels
+from .costs import totals
 from .data import RunReport
 from .growth import changes
 from .samples import Sample, Shown
@@ -32,7 +33,6 @@ from .tables import (
     pool_rows,
     redaction_rows,
     suite_rows,
-    totals,
 )
 from .text import NOTHING, code_span, count, fenced, markdown_text, policy_name
 from .tripwires import sign_lines

@@ -19,11 +19,13 @@ from .comparison import (
     Comparison,
     Member,
     Versus,
+    cell_cost_rows,
     cell_rows,
     iteration_rows,
     members,
     versus_rows,
 )
+from .costs import CELL_COST_HEAD
 from .text import points
 from .tripwires import LEAD_HEAD, lead_rows, verdict
 
@@ -51,6 +53,8 @@ def render(comparison: Comparison, out: Path, runs: Sequence[Member]) -> str | N
         cells=(CELL_HEAD, cell_rows(comparison)),
         versus=(VERSUS_HEAD, versus_rows(comparison)),
         iterations=iteration_rows(comparison),
+        costs=(CELL_COST_HEAD, cell_cost_rows(comparison)),
+        cost=study_page.COST,
         explained=study_page.EXPLAINED.replace("`", ""),
         compared=study_page.COMPARED.replace("`", ""),
         verdicts=[verdict(one) for one in comparison.diagnoses if one.collapse],

@@ -14,7 +14,17 @@ from rich.console import Console
 
 from internalize.store import write_atomic
 
-from .comparison import CELL_HEAD, VERSUS_HEAD, Comparison, Curve, cell_rows, iteration_rows, versus_rows
+from .comparison import (
+    CELL_HEAD,
+    VERSUS_HEAD,
+    Comparison,
+    Curve,
+    cell_cost_rows,
+    cell_rows,
+    iteration_rows,
+    versus_rows,
+)
+from .costs import CELL_COST_HEAD
 from .figure import NOTE, save
 from .markdown import named, section, table
 from .terminal import plain_text, print_table
@@ -28,6 +38,10 @@ EXPLAINED = (
     "seeds and tasks. `gain`: last iteration minus starter, no experience in the prompt. `with pool`: what the pool in "
     "the prompt adds after the last iteration. `best`: the highest iteration. `retained`: share of the gain the pool "
     "gave in the prompt that is in the weights, averaged over seeds."
+)
+COST = (
+    "Of a run, averaged over seeds. What cells have in common is in the time of the cell that played it. Memory is the "
+    "peak of the process, which may have worked on several cells."
 )
 COMPARED = (
     "Paired by task and seed, after the last iteration that both have finished (a cell of another length: after its "
@@ -69,6 +83,7 @@ def render(comparison: Comparison, drawn: Path | None) -> str:
         ),
         section("Iterations", table(head, named(rows))),
         _signs(comparison),
+        section("Cost", table(CELL_COST_HEAD, named(cell_cost_rows(comparison))), COST),
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -168,15 +168,3 @@ def _cost_row(iteration: IterationReport) -> Row:
         *(duration(spent.seconds.get(kind)) for kind in KINDS),
         memory(spent.memory) + (f", device {memory(spent.device_memory)}" if spent.device_memory else ""),
     )
-
-
-def totals(report: RunReport) -> str:
-    """What a run took altogether, in a sentence or two."""
-    learning = sum(s.action_tokens for i in report.iterations for s in i.sampled)
-    measuring = sum(result.action_tokens for result in report.results)
-    seconds = {kind: sum(i.spent.seconds.get(kind, 0.0) for i in report.iterations if i.spent) for kind in KINDS}
-    said = f"{count(learning)} tokens sampled for learning, {count(measuring)} for evaluation."
-    if not any(seconds.values()):
-        return said
-    parts = ", ".join(f"{kind} {duration(value)}" for kind, value in seconds.items())
-    return f"{said} {duration(sum(seconds.values()))} of work: {parts}. Memory is the peak of the process so far."

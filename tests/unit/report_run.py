@@ -95,7 +95,7 @@ def make_run(path: Path, iterations: int = 2, *, items: Sequence[Experience] = R
     lines: list[SuiteMetrics] = []
     for k in range(iterations + 1):
         folder = path / f"iter-{k}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         write_jsonl(folder / "evaluations.jsonl", results(k))
         lines += iteration_metrics(results(k), [r for i in range(k) for r in results(i)])
         if k:
