@@ -73,7 +73,7 @@ class Curve(Record):
     internalized: tuple[Interval | None, ...]
     in_context: tuple[Interval | None, ...]
     gain: Interval | None  # last iteration minus the starter
-    context_gain: Interval | None  # with the pool minus without, after the last iteration
+    context_gains: tuple[Interval | None, ...]  # with the pool minus without, paired, iteration by iteration
     retained: Share | None  # after the last iteration
     premature: tuple[float | None, ...]  # after each iteration, no experience in the prompt
     turns: tuple[float | None, ...]
@@ -83,6 +83,11 @@ class Curve(Record):
     def last(self) -> int:
         """The last iteration."""
         return len(self.internalized) - 1
+
+    @property
+    def context_gain(self) -> Interval | None:
+        """What the pool in the prompt adds after the last iteration."""
+        return self.context_gains[-1]
 
 
 class Versus(Record):
@@ -197,7 +202,7 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         internalized=tuple(mean_runs(runs, resamples) for runs in plain),
         in_context=tuple(mean_runs(runs, resamples) for runs in pooled),
         gain=paired_difference_runs(plain[0], plain[last], resamples) if last else None,
-        context_gain=paired_difference_runs(plain[last], pooled[last], resamples),
+        context_gains=tuple(paired_difference_runs(*both, resamples) for both in zip(plain, pooled, strict=True)),
         retained=retained([report.results for report in reports], reports[0].suite, last, resamples) if last else None,
         premature=tuple(_mean([line.premature_rate for line in row]) if row else None for row in measured),
         turns=tuple(_mean([line.turns for line in row]) if row else None for row in measured),

@@ -49,7 +49,7 @@ def render(comparison: Comparison, out: Path, runs: Sequence[Member]) -> str | N
         comparison=comparison,
         findings=findings(comparison),
         unfinished=study_page.unfinished(comparison),
-        figure=html.svg(lambda fig: study_page.plot(fig, comparison), (9.6, 7.2)) if measured else "",
+        figure=html.svg(lambda fig: study_page.plot(fig, comparison), study_page.SIZE) if measured else "",
         cells=(CELL_HEAD, cell_rows(comparison)),
         versus=(VERSUS_HEAD, versus_rows(comparison)),
         iterations=iteration_rows(comparison),

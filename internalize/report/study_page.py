@@ -6,12 +6,14 @@ figure draws every cell on one scale from 0 to 100 with its interval, and an unf
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from internalize.stats import Interval
 from internalize.store import write_atomic
 
 from .comparison import (
@@ -25,19 +27,31 @@ from .comparison import (
     versus_rows,
 )
 from .costs import CELL_COST_HEAD
-from .figure import NOTE, save
+from .figure import GRID, INK, NOTE, save
 from .markdown import named, section, table
 from .terminal import plain_text, print_table
 from .text import markdown_text, one_line
 from .tripwires import LEAD_HEAD, lead_rows, verdict
 
 FILE, FIGURE = "study.md", "study.png"
-COLOURS = ("#1d4ed8", "#d97706", "#047857", "#be123c", "#7c3aed", "#0e7490", "#a16207", "#4b5563", "#db2777", "#65a30d")
+SIZE = (9.6, 7.6)  # inches
+# Okabe and Ito's colours for readers of every colour vision, without black (the reference) and yellow (too pale), and
+# Tol's wine. The counts of colours, dashes and markers have no common divisor: 70 cells before two look the same.
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255")
+DASHES = ("solid", (0, (5, 2)))
+MARKERS = ("o", "s", "^", "D", "v")
+TITLES = (
+    "Success without experience, %",
+    "Success with the pool in the prompt, %",
+    "With the pool minus without, points",
+    "Premature answers without pool, %",
+    "Turns an episode without pool",
+)
 EXPLAINED = (
     "Means over seeds and tasks of the suite measured at every iteration, with 95 % intervals of a bootstrap over "
     "seeds and tasks. `gain`: last iteration minus starter, no experience in the prompt. `with pool`: what the pool in "
     "the prompt adds after the last iteration. `best`: the highest iteration. `retained`: share of the gain the pool "
-    "gave in the prompt that is in the weights, averaged over seeds."
+    "gave in the prompt that is in the weights, a ratio of means over seeds and tasks."
 )
 COST = (
     "Of a run, averaged over seeds. What cells have in common is in the time of the cell that played it. Memory is the "
@@ -106,57 +120,69 @@ def draw(comparison: Comparison, path: Path) -> Path | None:
     """The figure of a study at `path`; None without matplotlib or without measurements."""
     if not any(any(curve.internalized) for curve in comparison.curves):
         return None
-    return save(path, lambda figure: plot(figure, comparison), (9.6, 7.2))
+    return save(path, lambda figure: plot(figure, comparison), SIZE)
 
 
 def plot(figure: Any, comparison: Comparison) -> None:
-    """Into an empty figure: success without and with the pool above, how the policy behaves without it below."""
-    panels = figure.subplots(2, 2, sharex=True, height_ratios=(2, 1))
+    """Into an empty figure: success without and with the pool above, their difference and the behaviour below."""
+    panels = figure.subplot_mosaic([[0, 0, 0, 1, 1, 1], [2, 2, 3, 3, 4, 4]], height_ratios=(1.7, 1))
+    count = len(comparison.curves)
     for number, curve in enumerate(comparison.curves):
-        colour, shift = COLOURS[number % len(COLOURS)], 0.04 * number
-        _line(panels[0][0], curve, curve.internalized, colour, shift)
-        _line(panels[0][1], curve, curve.in_context, colour, shift)
-        _plain(panels[1][0], [None if p is None else 100 * p for p in curve.premature], colour)
-        _plain(panels[1][1], curve.turns, colour)
-    titles = ("success without experience, %", "success with the pool, %", "premature answers, %", "turns an episode")
-    for axes, title in zip(panels.flat, titles, strict=True):
-        _dress(axes, title)
-    for axes in panels[0]:
-        axes.set_ylim(0, 100)
-    for axes in panels[1]:
-        axes.set_xlabel("iteration", fontsize=9)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        look = _look(number, curve, comparison)
+        shift = min(0.04, 0.3 / count) * (number - (count - 1) / 2)  # bars side by side do not hide each other
+        for place, intervals in enumerate((curve.internalized, curve.in_context, curve.context_gains)):
+            _bars(panels[place], intervals, look, shift)
+        _line(panels[3], [None if rate is None else 100 * rate for rate in curve.premature], look)
+        _line(panels[4], curve.turns, look)
+    longest = max((curve.last for curve in comparison.curves), default=0)
+    for place, title in enumerate(TITLES):
+        _dress(panels[place], title, longest)
+    for place in (0, 1, 3):
+        panels[place].set(ylim=(0, 100), yticks=range(0, 101, 20))
+    low, high = panels[2].get_ylim()
+    panels[2].set_ylim(min(low, -10), max(high, 10))
+    panels[2].axhline(0, color=INK, linewidth=1, zorder=1)
+    panels[4].set_ylim(bottom=0)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False, handlelength=4.5)
 
 
-def _dress(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+def _look(number: int, curve: Curve, comparison: Comparison) -> dict[str, Any]:
+    """Colour, dashes and marker all tell a cell from the others; the reference is the heavy black line below them."""
+    name = one_line(curve.cell, 160)
+    if curve.cell == comparison.reference:
+        own = {"color": "black", "linestyle": "solid", "linewidth": 2.8, "zorder": 2}
+        name = f"{name} (reference)"
+    else:
+        dashes, colour = DASHES[number % len(DASHES)], COLOURS[number % len(COLOURS)]
+        own = {"color": colour, "linestyle": dashes, "linewidth": 1.4, "zorder": 3}
+    label = textwrap.fill(name, 52).replace("$", r"\$")  # "$" would open a formula
+    return {**own, "marker": MARKERS[number % len(MARKERS)], "markersize": 4.5, "label": label}
+
+
+def _dress(axes: Any, title: str, longest: int) -> None:
+    axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold", color=INK)
+    axes.set_xlim(-0.3, longest + 0.3)
+    axes.set_xticks(range(0, longest + 1, max(1, longest // 6)))
+    axes.set_xlabel("iteration (0: the starter)", fontsize=8.5, color=INK)
+    axes.tick_params(colors=INK, labelsize=8.5, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 
 
-def _plain(axes: Any, values: Sequence[float | None], colour: str) -> None:
+def _line(axes: Any, values: Sequence[float | None], look: dict[str, Any]) -> None:
     known = [(k, value) for k, value in enumerate(values) if value is not None]
-    axes.plot([k for k, _ in known], [v for _, v in known], color=colour, marker="o", markersize=3, linewidth=1.4)
+    if known:
+        axes.plot(*zip(*known, strict=True), clip_on=False, **look)
 
 
-def _line(axes: Any, curve: Curve, intervals: tuple[Any, ...], colour: str, shift: float) -> None:
-    """Error bars, shifted a little so that they do not hide each other."""
+def _bars(axes: Any, intervals: Sequence[Interval | None], look: dict[str, Any], shift: float) -> None:
+    """Means in percent or points, and their intervals."""
     known = [(k, i) for k, i in enumerate(intervals) if i is not None]
     if not known:
         return
+    at, heights = [k + shift for k, _ in known], [100 * i.mean for _, i in known]
     errors = [[100 * (i.mean - i.low) for _, i in known], [100 * (i.high - i.mean) for _, i in known]]
-    axes.errorbar(
-        [k + shift for k, _ in known],
-        [100 * i.mean for _, i in known],
-        yerr=errors,
-        color=colour,
-        marker="o",
-        markersize=4,
-        linewidth=1.6,
-        elinewidth=0.8,
-        label=one_line(curve.cell, 48).replace("$", r"\$"),
-    )
+    axes.errorbar(at, heights, yerr=errors, elinewidth=look["linewidth"] / 2, clip_on=False, **look)
