@@ -77,7 +77,7 @@ class Curve(Record):
     retained: Share | None  # after the last iteration
     premature: tuple[float | None, ...]  # after each iteration, no experience in the prompt
     turns: tuple[float | None, ...]
-    costs: Costs  # mean of the seeds
+    costs: Costs = Costs()  # mean of the seeds
 
     @property
     def last(self) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import Field
+
 from internalize.records import Record
 
 from .data import RunReport
@@ -21,11 +23,11 @@ Row = tuple[str, ...]
 class Costs(Record):
     """Of one run, or the mean of several; memory is the greatest of any, in bytes."""
 
-    sampled: float  # tokens of episodes that were learnt from
-    measured: float  # tokens of evaluation episodes
-    trained: float
-    seconds: dict[str, float]  # by kind; empty if no time was noted
-    memory: int
+    sampled: float = 0  # tokens of episodes that were learnt from
+    measured: float = 0  # tokens of evaluation episodes
+    trained: float = 0
+    seconds: dict[str, float] = Field(default_factory=dict, description="By kind; empty if no time was noted.")
+    memory: int = 0
 
 
 def costs(report: RunReport) -> Costs:
