@@ -64,13 +64,15 @@ def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
 
 @click.command("diagnose")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
-def diagnose_command(runs: tuple[Path, ...]) -> None:
+@click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="When a sign fires (repeatable).")
+def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
     """When success collapsed in RUNS (run or study folders), and which warning signs came first."""
     from rich.console import Console
 
+    from .diagnostics import thresholds
     from .report import diagnosis
 
-    diagnosis.publish(runs, Console())
+    diagnosis.publish(runs, Console(), thresholds(changed))
 
 
 @click.command("view")

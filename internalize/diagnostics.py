@@ -9,15 +9,19 @@ word lists, for English: good for comparing pools, no judge of one item. Left ou
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from statistics import NormalDist
 from typing import Protocol
 
 from pydantic import Field
 
+from .errors import UserError
 from .habits import Habits
 from .metrics import Mode, SuiteMetrics
 from .records import Experience, Record
+from .stats import Interval, fisher_greater
 
 # A strategy opens a sentence, or follows a name and a colon, with a condition or an instruction.
 _CONDITION = r"when(?:ever)?|if|unless|before|after|once|until|while|for|at (?:the|each|every) (?:start|end|step)"
@@ -63,6 +67,24 @@ class Thresholds(Record):
     )
 
 
+def thresholds(changed: Iterable[str]) -> Thresholds:
+    """The defaults with some changed, each written as sign=value. Raises UserError naming the sign."""
+    values = {}
+    for text in changed:
+        sign, _, value = text.partition("=")
+        if sign not in Thresholds.model_fields:
+            known = ", ".join(Thresholds.model_fields)
+            raise UserError(f"threshold {text!r}: no sign of that name; there are {known}")
+        try:
+            values[sign] = float(value)
+        except ValueError as error:
+            raise UserError(f"threshold {text!r}: {value!r} is no number") from error
+    return Thresholds(**values)
+
+
+# A rate or a difference must also be beyond chance, at this one-sided level each time it is looked at: in about one of
+# ten runs of ten iterations in which nothing changes, a sign then fires (benchmarks/false_alarms.py).
+CHANCE = 0.01
 # Signs without a threshold of their own.
 COMPARISONS = ("below_starter", "pool_hurts", "pool_hurts_twice", "suite_forgotten")
 
@@ -168,7 +190,9 @@ def filter_cautions(
     if rate > limits.most_rejected:
         text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
         found.append(_caution("most_rejected", iteration, rate, limits.most_rejected, text))
-    if best is not None and best - (1 - rate) > limits.accepted_fall:
+    judged = accepted + rejected
+    likely = best is None or fisher_greater(round(best * judged), judged, accepted, judged) >= CHANCE
+    if best is not None and best - (1 - rate) > limits.accepted_fall and not likely:
         text = f"accepted trajectories fell from {best:.0%} to {1 - rate:.0%}"
         found.append(_caution("accepted_fall", iteration, best - (1 - rate), limits.accepted_fall, text))
     return tuple(found)
@@ -251,7 +275,7 @@ def drift_cautions(
 def suite_cautions(now: SuiteMetrics) -> tuple[Caution, ...]:
     """A further suite that the policy has unlearned: success below the starter's, by the paired interval."""
     gain = now.gain_over_starter
-    if gain is None or gain.high >= 0:
+    if gain is None or not _below_zero(gain):
         return ()
     text = f"{now.suite} is forgotten: success is {-100 * gain.mean:.1f} points below the starter's"
     return (_of_line(now, ("suite_forgotten", gain.mean, 0.0, text)),)
@@ -268,13 +292,17 @@ def _of_line(line: SuiteMetrics, sign: _Sign) -> Caution:
 
 
 def _rises(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iterable[_Sign]:
+    episodes = [line.results for line in (starter, now)]
+    steps = [round(line.results * line.turns) for line in (starter, now)]
     watched = (
-        ("premature_rise", "premature answers", starter.premature_rate, now.premature_rate, limits.premature_rise),
-        ("truncated_rise", "truncated episodes", starter.truncated_rate, now.truncated_rate, limits.truncated_rise),
-        ("invalid_rise", "invalid actions", starter.invalid_rate, now.invalid_rate, limits.invalid_rise),
+        ("premature_rise", "premature answers", "premature_rate", episodes),
+        ("truncated_rise", "truncated episodes", "truncated_rate", episodes),
+        ("invalid_rise", "invalid actions", "invalid_rate", steps),
     )
-    for sign, name, old, new, bound in watched:
-        if new - old > bound:
+    for sign, name, rate, (before, after) in watched:
+        old, new, bound = getattr(starter, rate), getattr(now, rate), getattr(limits, sign)
+        p = fisher_greater(round(new * after), after, round(old * before), before)
+        if new - old > bound and p < CHANCE:
             yield sign, new - old, bound, f"{name} rose from {old:.0%} to {new:.0%}"
 
 
@@ -294,19 +322,27 @@ def _ratios(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Ite
 
 def _losses(now: SuiteMetrics) -> Iterable[_Sign]:
     gain, context = now.gain_over_starter, now.in_context_gain
-    if gain is not None and gain.high < 0:
+    if gain is not None and _below_zero(gain):
         yield "below_starter", gain.mean, 0.0, f"success is {-100 * gain.mean:.1f} points below the starter's"
-    if context is not None and context.high < 0:
+    if context is not None and _below_zero(context):
         yield "pool_hurts", context.mean, 0.0, f"the pool in context costs {-100 * context.mean:.1f} points of success"
 
 
 def _twice(last: SuiteMetrics | None, now: SuiteMetrics) -> Iterable[_Sign]:
     before, after = (line.in_context_gain if line else None for line in (last, now))
-    if before is not None and after is not None and before.mean < 0 and after.mean < 0:
+    if before is not None and after is not None and max(before.mean, after.mean) < 0 and _below_zero(before, after):
         text = (
             f"the pool in context costs success twice in a row: {-100 * before.mean:.1f}, then {-100 * after.mean:.1f}"
         )
         yield "pool_hurts_twice", after.mean, 0.0, f"{text} points"
+
+
+def _below_zero(*changes: Interval) -> bool:
+    """Whether the mean of differences of separate episodes is below zero beyond `CHANCE`, by their 95 % intervals."""
+    normal = NormalDist()
+    errors = [(change.high - change.low) / (2 * normal.inv_cdf(0.975)) for change in changes]
+    mean = sum(change.mean for change in changes) / len(changes)
+    return mean + normal.inv_cdf(1 - CHANCE) * math.hypot(*errors) / len(changes) < 0
 
 
 def _caution(sign: str, iteration: int, value: float, bound: float, text: str) -> Caution:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from internalize.diagnostics import (
     Caution,
+    Thresholds,
     drift_cautions,
     filter_cautions,
     habit_cautions,
@@ -165,8 +166,11 @@ class RunReport(Record):
         return next((m for m in lines if m.mode == mode and (m.checkpoint in own or not own)), None)
 
 
-def load(run_dir: Path) -> RunReport:
-    """Read a run. Raises UserError if there is no run.json, DataError naming file and line of a broken record."""
+def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa: B008 - frozen
+    """Read a run; `limits` say when a sign is a caution.
+
+    Raises UserError if there is no run.json, DataError naming file and line of a broken record.
+    """
     info = read_run(run_dir)
     folders = _folders(run_dir)
     lines = tuple(records(run_dir / "metrics.jsonl", SuiteMetrics))
@@ -189,7 +193,7 @@ def load(run_dir: Path) -> RunReport:
     times = spent(read_marks(run_dir))
     for k in sorted(done):
         iteration = _iteration(report, k, folders.get(k), found).model_copy(update={"spent": times.get(k)})
-        iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration)})
+        iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration, limits)})
         report = report.model_copy(update={"iterations": (*report.iterations, iteration)})
     return report
 
@@ -222,32 +226,32 @@ def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) ->
     return iteration
 
 
-def _cautions(report: RunReport, now: IterationReport) -> tuple[Caution, ...]:
+def _cautions(report: RunReport, now: IterationReport, limits: Thresholds) -> tuple[Caution, ...]:
     """What an iteration shows, compared with the iterations before it, which `report` holds."""
-    cautions = list(pool_cautions(now.pool or (), now.number, report.entities))
+    cautions = list(pool_cautions(now.pool or (), now.number, report.entities, limits))
     if now.training is not None and now.training.rejected is not None:
         shares = [s for i in report.iterations if i.training and (s := i.training.accepted_share) is not None]
         best = max(shares, default=None)
-        cautions += filter_cautions(now.training.accepted or 0, now.training.rejected, now.number, best=best)
+        cautions += filter_cautions(now.training.accepted or 0, now.training.rejected, now.number, limits, best)
     if report.starter and report.starter.drift and now.drift and now.number:
-        cautions += weight_cautions(report.starter.drift, now.drift, now.number)
+        cautions += weight_cautions(report.starter.drift, now.drift, now.number, limits)
     for line in (now.internalized, now.in_context):
         if line is not None and now.number > 0:
-            cautions += _line_cautions(report, now, line)
+            cautions += _line_cautions(report, now, line, limits)
     for suite in report.further if now.number else ():
         further = report.line(suite, "internalized", now.number)
         cautions += suite_cautions(further) if further else ()
     return tuple(cautions)
 
 
-def _line_cautions(report: RunReport, now: IterationReport, line: SuiteMetrics) -> list[Caution]:
+def _line_cautions(report: RunReport, now: IterationReport, line: SuiteMetrics, limits: Thresholds) -> list[Caution]:
     # Without a starter to compare with, a line is its own: only its gains are judged.
     starter = report.line(line.suite, line.mode, 0) or line
-    found = list(drift_cautions(starter, line, last=report.line(line.suite, line.mode, now.number - 1)))
+    found = list(drift_cautions(starter, line, limits, last=report.line(line.suite, line.mode, now.number - 1)))
     habits = [i.habits[line.mode] for i in report.iterations if line.mode in i.habits]
     if line.mode in now.habits:
         widest = max((h.spread for h in habits if h.spread is not None), default=None)
-        found += habit_cautions(habits[0] if habits else Habits(), now.habits[line.mode], line, widest=widest)
+        found += habit_cautions(habits[0] if habits else Habits(), now.habits[line.mode], line, limits, widest)
     return found
 
 

@@ -11,25 +11,27 @@ from pathlib import Path
 
 from rich.console import Console
 
+from internalize.diagnostics import Thresholds
+
 from .comparison import members
 from .data import load
 from .terminal import plain_text, print_table
 from .tripwires import LEAD_HEAD, SIGN_HEAD, Diagnosis, diagnose, lead_rows, sign_rows, verdict
 
 
-def diagnoses(paths: Sequence[Path]) -> list[Diagnosis]:
+def diagnoses(paths: Sequence[Path], limits: Thresholds = Thresholds()) -> list[Diagnosis]:  # noqa: B008 - frozen
     """Of every run named, and of every run begun in a study named. Raises UserError for a folder that is neither."""
     runs = [path for path in paths if not (path / "study.json").exists()]
     apart = len({path.name for path in runs}) == len(runs)
     named = [(path.name if apart else str(path), path) for path in runs]
     for study in (path for path in paths if (path / "study.json").exists()):
         named += [(f"{m.cell}, seed {m.seed}", study / m.folder) for m in members(study)]
-    return [diagnose(load(path), name) for name, path in named]
+    return [diagnose(load(path, limits), name) for name, path in named]
 
 
-def publish(paths: Sequence[Path], console: Console) -> None:
+def publish(paths: Sequence[Path], console: Console, limits: Thresholds = Thresholds()) -> None:  # noqa: B008 - frozen
     """Print the signs of each run, and when there are several those of all."""
-    found = diagnoses(paths)
+    found = diagnoses(paths, limits)
     for one in found:
         console.print(plain_text(verdict(one), style="bold"))
         print_table(SIGN_HEAD, sign_rows(one.signs), console, text=(0, 1, 3))

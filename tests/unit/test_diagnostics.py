@@ -10,7 +10,9 @@ from internalize.diagnostics import (
     pool_health,
     rejection_rate,
     states_strategy,
+    thresholds,
 )
+from internalize.errors import UserError
 from internalize.habits import Habits
 from internalize.metrics import SuiteMetrics
 from internalize.records import Experience
@@ -83,8 +85,9 @@ def test_rejection():
 
 
 def test_accepted_trajectories_fall_below_the_best_so_far():
-    assert filter_cautions(22, 18, 4, best=0.70) == ()  # 55 %: exactly 15 points are borne
-    (caution,) = filter_cautions(19, 21, 6, best=0.70)  # 47.5 %
+    assert filter_cautions(220, 180, 4, best=0.70) == ()  # 55 %: exactly 15 points are borne
+    assert filter_cautions(19, 21, 6, best=0.70) == ()  # 28 and 19 of 40: p = 0.03
+    (caution,) = filter_cautions(190, 210, 6, best=0.70)  # 47.5 %
     assert (caution.sign, caution.mode) == ("accepted_fall", None)
     assert caution.value == pytest.approx(0.225)
     assert caution.message == "accepted trajectories fell from 70% to 48%"
@@ -109,12 +112,16 @@ def test_repetition_and_spread_by_hand():
 
 def gain(mean):
     return metrics(
-        iteration=3, mode="in_context", in_context_gain=Interval(mean=mean, low=mean - 0.3, high=mean + 0.3, n=20)
+        iteration=3, mode="in_context", in_context_gain=Interval(mean=mean, low=mean - 0.1, high=mean + 0.1, n=20)
     )
 
 
-@pytest.mark.parametrize(("before", "after", "said"), [(-0.05, -0.1, True), (0.0, -0.1, False), (-0.1, 0.0, False)])
-def test_two_negative_gains_in_a_row_are_a_sign(before, after, said):
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(-0.1, -0.1, True), (-0.05, -0.1, False), (0.0, -0.11, False), (-0.11, 0.0, False)],
+)
+def test_two_negative_gains_in_a_row_are_a_sign_beyond_chance(before, after, said):
+    """Standard errors are 0.1 / 1.96 = 0.051; a mean of two must be below -2.326 * 0.051 / sqrt(2) = -0.084."""
     cautions = drift_cautions(metrics(mode="in_context"), gain(after), last=gain(before))
     assert [c.sign for c in cautions] == (["pool_hurts_twice"] if said else [])
     assert drift_cautions(metrics(mode="in_context"), gain(after), last=None) == ()
@@ -136,21 +143,23 @@ def test_no_drift_no_caution():
 
 
 def test_each_sign_by_itself():
-    assert signs(premature_rate=0.2) == ["premature_rise"]
-    assert signs(truncated_rate=0.2) == ["truncated_rise"]
-    assert signs(invalid_rate=0.06) == ["invalid_rise"]
+    assert signs(premature_rate=0.35) == ["premature_rise"]  # 7 of 20 and none of 20: p = 0.004
+    assert signs(premature_rate=0.30) == []  # 6 of 20: p = 0.0101
+    assert signs(truncated_rate=0.35) == ["truncated_rise"]
+    assert signs(invalid_rate=7 / 60) == ["invalid_rise"]  # of 60 steps: p = 0.0065
+    assert signs(invalid_rate=6 / 60) == []  # p = 0.014
     assert signs(turns=21.9, action_tokens=219.0) == ["turns_growth"]  # as long an action, more of them
     assert signs(action_tokens=60.0) == ["length_growth"]
     assert signs(nll=0.05) == ["nll_shrink"]
-    worse = Interval(mean=-0.2, low=-0.3, high=-0.1, n=20)
+    worse = Interval(mean=-0.2, low=-0.36, high=-0.04, n=20)  # 0.2 is 2.45 standard errors, 2.33 are needed
     assert signs(gain_over_starter=worse) == ["below_starter"]
     assert signs(in_context_gain=worse) == ["pool_hurts"]
-    assert signs(in_context_gain=Interval(mean=-0.2, low=-0.5, high=0.1, n=20)) == []
+    assert signs(in_context_gain=Interval(mean=-0.2, low=-0.37, high=-0.03, n=20)) == []
 
 
 def test_thresholds_are_values():
     strict = Thresholds(premature_rise=0.01)
-    (caution,) = drift_cautions(metrics(), metrics(iteration=1, premature_rate=0.05), strict)
+    (caution,) = drift_cautions(metrics(results=200), metrics(iteration=1, premature_rate=0.05, results=200), strict)
     assert caution.threshold == 0.01
     assert caution.message == "premature answers rose from 0% to 5%"
 
@@ -158,3 +167,11 @@ def test_thresholds_are_values():
 def test_a_starter_that_was_never_scored_is_no_yardstick():
     empty = metrics(turns=0.0, action_tokens=0.0, nll=0.0, results=0)
     assert drift_cautions(empty, metrics(iteration=1)) == ()
+
+
+def test_thresholds_are_set_by_name():
+    assert thresholds(["premature_rise=0.2", "turns_growth=2"]) == Thresholds(premature_rise=0.2, turns_growth=2.0)
+    with pytest.raises(UserError, match="'rise=1': no sign of that name; there are premature_rise, truncated_rise"):
+        thresholds(["rise=1"])
+    with pytest.raises(UserError, match="'turns_growth': '' is no number"):
+        thresholds(["turns_growth"])
