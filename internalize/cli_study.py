@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 @click.argument("grid", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the study.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of every cell.")
+@click.option("--cell", "cells", multiple=True, help="Play only this cell (repeatable; default: all).")
+@click.option("--seed", "seeds", multiple=True, type=int, help="Play only this seed (repeatable; default: all).")
 @click.option("--report-only", is_flag=True, help="Run nothing: compare what is there.")
-def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_only: bool) -> None:
+def study_command(
+    grid: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    cells: tuple[str, ...],
+    seeds: tuple[int, ...],
+    *,
+    report_only: bool,
+) -> None:
     """Every cell of a grid with every seed, and one comparison; the same command again goes on.
 
     A run that fails does not stop the others; the command then ends with an error that names it.
@@ -33,7 +43,7 @@ def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_o
 
     try:
         if not report_only:
-            _run(grid, out, overrides)
+            _run(grid, out, overrides, cells, seeds)
     finally:
         if (out / "study.json").exists():
             found = comparison.compare(out)
@@ -41,13 +51,13 @@ def study_command(grid: Path, out: Path, overrides: tuple[str, ...], *, report_o
             study_html.write(found, out)
 
 
-def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
+def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], seeds: Sequence[int]) -> None:
     from rich.console import Console
 
     from .loop import run as run_loop
     from .report import write as write_report
     from .report.terminal import plain_text
-    from .study import study
+    from .study import Part, study
 
     def note(said: str) -> None:
         Console(stderr=True).print(plain_text(said), soft_wrap=True)
@@ -59,7 +69,7 @@ def _run(grid: Path, out: Path, overrides: Sequence[str]) -> None:
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
             write_report(folder)
 
-        study(grid, out, play, overrides, note)
+        study(grid, out, play, overrides, note, Part(cells, seeds))
 
 
 @click.command("diagnose")

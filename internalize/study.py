@@ -125,8 +125,35 @@ class Stop(NamedTuple):
     reason: str
 
 
-def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = (), note: Note = lambda _: None) -> Manifest:
-    """Run, or go on with, every cell and seed of the study file `path` in the folder `out`.
+class Part(NamedTuple):
+    """What of a study is to be played now: cells and seeds; none named = all."""
+
+    cells: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+
+    def of(self, members: Sequence[Member]) -> list[Member]:
+        """Its runs, seeds first. Raises ConfigError for a cell or a seed that the study does not have."""
+        for name, wanted, known in (
+            ("cell", self.cells, dict.fromkeys(m.cell for m in members)),
+            ("seed", self.seeds, dict.fromkeys(m.seed for m in members)),
+        ):
+            if odd := [value for value in wanted if value not in known]:
+                raise ConfigError(
+                    f"{name} {odd[0]!r}: the study has none such (there are {'; '.join(map(str, known))})"
+                )
+        found = [m for m in members if m.cell in (self.cells or (m.cell,)) and m.seed in (self.seeds or (m.seed,))]
+        return sorted(found, key=lambda m: m.seed)
+
+
+def study(
+    path: Path,
+    out: Path,
+    play: Play,
+    overrides: Sequence[str] = (),
+    note: Note = lambda _: None,
+    part: Part = Part(),  # noqa: B008 - frozen
+) -> Manifest:
+    """Run, or go on with, every cell and seed of the study file `path`, or a part of them, in the folder `out`.
 
     Seeds go round first, so that a study cut short has every cell with fewer seeds. Raises ConfigError for a bad
     study file or one that is not the one `out` was begun with. A run that stops is told to `note` and the others go on;
@@ -138,9 +165,10 @@ def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = (), note
     members = tuple(Member(cell=cell, seed=seed, folder=_folder(cell, seed)) for cell, seed in wanted)
     reference = grid.reference or members[0].cell
     manifest = Manifest(question=grid.question, reference=reference, members=members)
+    wanted_now = part.of(members)
     _begin(out, manifest)
     stops = []
-    for member in sorted(members, key=lambda m: m.seed):
+    for member in wanted_now:
         config, folder = wanted[member.cell, member.seed], out / member.folder
         others = [(wanted[m.cell, m.seed], out / m.folder) for m in members if m != member]
         try:
@@ -150,7 +178,7 @@ def study(path: Path, out: Path, play: Play, overrides: Sequence[str] = (), note
             stops.append(Stop(member.folder, type(error), str(error)))
             note(f"{member.folder}: {error}; the other runs go on")
     if stops:
-        raise _ending(out, len(members), stops)
+        raise _ending(out, len(wanted_now), stops)
     return manifest
 
 

@@ -16,7 +16,7 @@ from internalize.report import write as write_report
 from internalize.report.comparison import Comparison, Manifest, Member, Versus, compare
 from internalize.stats import Interval
 from internalize.store import RunStore, read_jsonl, read_marks
-from internalize.study import configs, load_grid, prepare, shared_key, study
+from internalize.study import Part, configs, load_grid, prepare, shared_key, study
 from tests.command import Call
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.unit.report_run import make_run
@@ -206,6 +206,25 @@ def test_work_left_and_failures_are_told_apart(
     assert played == ALL
     assert type(error) is kind
     assert re.search(said, str(error))
+
+
+def test_a_part_of_a_study_is_played_and_the_rest_is_named(grid: Path, tmp_path: Path) -> None:
+    played: list[str] = []
+
+    def fake(config: Config, folder: Path) -> None:
+        played.append(f"{folder.parent.name.split('-')[0]} {folder.name}")
+
+    study(grid, tmp_path / "study", fake, part=Part(cells=("bolder", "stepwise")))
+    study(grid, tmp_path / "study", fake, part=Part(seeds=(1,)))
+    assert played == [
+        "stepwise seed-0", "bolder seed-0", "stepwise seed-1", "bolder seed-1",
+        "stepwise seed-1", "none seed-1", "bolder seed-1",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="cell 'bold': the study has none such \\(there are stepwise; none; bolder"):
+        study(grid, tmp_path / "other", fake, part=Part(cells=("bold",)))
+    with pytest.raises(ConfigError, match="seed 7: the study has none such \\(there are 0; 1\\)"):
+        study(grid, tmp_path / "other", fake, part=Part(seeds=(7,)))
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_interruption_stops_a_study(grid: Path, tmp_path: Path) -> None:
