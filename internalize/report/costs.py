@@ -16,7 +16,7 @@ from .data import RunReport
 from .spent import KINDS
 from .text import count, duration, memory
 
-CELL_COST_HEAD = ("cell", "tokens to learn from", "tokens of evaluation", "trained tokens", *KINDS, "peak memory")
+CELL_COST_HEAD = ("cell", "sampled to learn", "sampled to measure", "trained on", *KINDS, "memory")
 Row = tuple[str, ...]
 
 

@@ -34,6 +34,7 @@ from .text import markdown_text, one_line
 from .tripwires import LEAD_HEAD, lead_rows, verdict
 
 FILE, FIGURE = "study.md", "study.png"
+SHOWN = 5  # columns of the cells that fit into a terminal; the page has all
 SIZE = (9.6, 7.6)  # inches
 # Okabe and Ito's colours for readers of every colour vision, without black (the reference) and yellow (too pale), and
 # Tol's wine. The counts of colours, dashes and markers have no common divisor: 70 cells before two look the same.
@@ -54,8 +55,8 @@ EXPLAINED = (
     "gave in the prompt that is in the weights, a ratio of means over seeds and tasks."
 )
 COST = (
-    "Of a run, averaged over seeds. What cells have in common is in the time of the cell that played it. Memory is the "
-    "peak of the process, which may have worked on several cells."
+    "Of a run, averaged over seeds: tokens, time, peak memory. What cells have in common is in the time of the cell that "
+    "played it. Memory is that of the process, which may have worked on several cells."
 )
 COMPARED = (
     "Paired by task and seed, after the last iteration that both have finished (a cell of another length: after its "
@@ -73,7 +74,7 @@ def publish(comparison: Comparison, out: Path) -> None:
     """Print the tables and write study.md and, where matplotlib is installed, study.png into `out`."""
     console = Console()
     console.print(plain_text(comparison.question, style="bold"))
-    print_table(CELL_HEAD, cell_rows(comparison), console)
+    print_table(CELL_HEAD[:SHOWN], [row[:SHOWN] for row in cell_rows(comparison)], console)
     print_table(VERSUS_HEAD, versus_rows(comparison), console)
     if comparison.unfinished:
         console.print(plain_text(unfinished(comparison), style="yellow"))
