@@ -4,7 +4,7 @@ The page says where a table belongs; what stands between the two marks is replac
 
     <!-- run: demo -->            ... <!-- end -->    figure, sentence, iterations, suites and signs of a run
     <!-- study: baselines -->     ... <!-- end -->    figure, cells and differences of a study
-    <!-- diagnose: ten naive -->  ... <!-- end -->    the warning signs of several runs against their collapses
+    <!-- diagnose: ten naive -->  ... <!-- end -->    the warning signs of runs and studies against their collapses
     <!-- compare: b-0 b-1 : a-0 a-1 --> ... <!-- end -->    before and after, NAME.results.jsonl of a seed each, which
                                                             `internalize evaluate --out NAME.jsonl` writes
 
@@ -54,6 +54,11 @@ def needed(kind: str, names: str, root: Path) -> list[Path]:
     """What a block is made from."""
     if kind == "compare":
         return [results_file(root, name) for name in names.replace(":", " ").split()]
+    if kind == "diagnose":  # runs and studies
+        return [
+            path if (path := root / name / "study.json").exists() else root / name / "run.json"
+            for name in names.split()
+        ]
     return [root / name / ("study.json" if kind == "study" else "run.json") for name in names.split()]
 
 

@@ -55,7 +55,7 @@ EXPLAINED = (
     "gave in the prompt that is in the weights, a ratio of means over seeds and tasks."
 )
 COST = (
-    "Of a run, averaged over seeds: tokens, time, peak memory. What cells have in common is in the time of the cell that "
+    "Of a run, averaged over seeds: tokens, time, peak memory. What cells share is in the time of the cell that "
     "played it. Memory is that of the process, which may have worked on several cells."
 )
 COMPARED = (
