@@ -8,7 +8,7 @@ mean), every episode its chance of a premature answer (0.1), of being cut off (0
 (0.03); a step repeats an earlier one with 0.05, the filter accepts 0.55 of 40 trajectories, and the pool gives nothing.
 The signs are those that a report shows, made by the same functions. Counted is the share of runs in which a sign fires
 at least once, and of iterations in which it fires. Signs of which a simulation can say nothing (drift of the weights,
-texts of a pool) are not in it.
+texts of a pool, which items are shown) are not in it.
 """
 
 from __future__ import annotations

@@ -237,7 +237,8 @@ class EvaluateConfig(Section):
     )
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
     further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(
-        default_factory=dict, description="Suites of any environment, measured without experience at every iteration."
+        default_factory=dict,
+        description="Suites of any environment, measured without experience after every kept iteration.",
     )
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task.")
     drift: int = Field(

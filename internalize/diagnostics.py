@@ -21,7 +21,7 @@ from .errors import UserError
 from .habits import Habits
 from .metrics import Mode, SuiteMetrics
 from .records import Experience, Record
-from .stats import Interval, fisher_greater
+from .stats import LEAST_TASKS, Interval, fisher_greater
 
 # A strategy opens a sentence, or follows a name and a colon, with a condition or an instruction.
 _CONDITION = r"when(?:ever)?|if|unless|before|after|once|until|while|for|at (?:the|each|every) (?:start|end|step)"
@@ -85,12 +85,10 @@ def thresholds(changed: Iterable[str]) -> Thresholds:
 # A rate or a difference must also be beyond chance, at this one-sided level each time it is looked at: in about one of
 # ten runs of ten iterations in which nothing changes, a sign then fires (benchmarks/false_alarms.py).
 CHANCE = 0.01
-# Signs without a threshold of their own.
-COMPARISONS = ("below_starter", "pool_hurts", "pool_hurts_twice", "suite_forgotten")
 
 
 class Caution(Record):
-    """One sign past its threshold. `sign` is a field of `Thresholds`, or the name of a comparison (`COMPARISONS`).
+    """One sign past its threshold. `sign` is a field of `Thresholds`, or the name of a comparison without one.
 
     `mode` says in which mode of evaluation; None = it is no sign of evaluation episodes.
     """
@@ -208,7 +206,8 @@ def habit_cautions(
     """Episodes of `line` that repeat themselves, or see ever the same items (`widest`: the greatest spread before)."""
     found = []
     old, new = starter.repetition, now.repetition
-    if old is not None and new is not None and new - old > limits.repeated_rise:
+    p = fisher_greater(now.repeated, now.steps, starter.repeated, starter.steps)
+    if old is not None and new is not None and new - old > limits.repeated_rise and p < CHANCE:
         found.append(
             ("repeated_rise", new - old, limits.repeated_rise, f"repeated actions rose from {old:.0%} to {new:.0%}")
         )
@@ -340,6 +339,8 @@ def _twice(last: SuiteMetrics | None, now: SuiteMetrics) -> Iterable[_Sign]:
 def _below_zero(*changes: Interval) -> bool:
     """Whether the mean of differences of separate episodes is below zero beyond `CHANCE`, by their 95 % intervals."""
     normal = NormalDist()
+    if min(change.n for change in changes) < LEAST_TASKS:
+        return False  # the bootstrap of a few equal differences has no width
     errors = [(change.high - change.low) / (2 * normal.inv_cdf(0.975)) for change in changes]
     mean = sum(change.mean for change in changes) / len(changes)
     return mean + normal.inv_cdf(1 - CHANCE) * math.hypot(*errors) / len(changes) < 0

@@ -11,11 +11,10 @@ from typing import Literal
 
 from .metrics import by_task
 from .records import EvalResult, Record
-from .stats import Interval, paired_difference, sign_test, won_and_lost
+from .stats import LEAST_TASKS, Interval, paired_difference, sign_test, won_and_lost
 
 Rule = Literal["always", "no_worse", "retry", "average"]
 LEVEL = 0.05  # of the exact sign test
-LEAST_TASKS = 6  # five tasks that all got worse still have an exact two-sided p of 0.0625
 
 
 class Decision(Record):

@@ -35,9 +35,9 @@ class Injector:
 
     @staticmethod
     def over(pool: ExperiencePool, config: InjectConfig, selector: Selector | None = None) -> Injector:
-        """The configured pattern over a pool; an empty pool injects nothing. `selector` None = the lexical one."""
+        """The configured pattern over a pool; an empty one injects nothing, and is none. `selector` None = lexical."""
         if config.pattern == "none" or not pool.items:
-            return Injector(pool_version=pool.version)
+            return Injector()
         return Injector(config.pattern, pool.items, config.k, selector or LexicalSelector(), pool.version)
 
     def whole(self) -> Injection | None:

@@ -53,17 +53,18 @@ def iterate(this: Run) -> None:
         trajectories = this.rollout(k)
         pool = this.extract(k, trajectories)
         before = this.kept(k - 1)
-        if k == 1 or before < k - 1 or pool.version != this.pool(k - 1).version:  # what it gives before it is learnt
+        shown = config.inject.pattern != "none" and pool.items
+        if shown and (before < k - 1 or pool.version != this.pool(k - 1).version):  # what it gives before it is learnt
             this.evaluate(before, suite, ("in_context",), pool, folder=k)
         examples = this.collect(k, pool)
         this.distill(k, examples)
         this.evaluate(k, suite, BOTH, pool, folder=k)
-        fresh = not this.store.done(k, "gate")
         if gate(this, k).promote and further:
             this.restore(k)
             this.evaluate(k, further, ("internalized",), pool, folder=k)
-        if fresh:
+        if not this.store.done(k, "warned"):
             warn(this.store.path, k)
+            this.store.mark(k, "warned")
     last = this.kept(config.iterations)
     this.restore(last)
     this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=last)

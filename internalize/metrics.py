@@ -102,6 +102,17 @@ def select(
     return tuple(r for r in results if (r.suite, r.mode) == (suite, mode) and iteration in {None, r.iteration})
 
 
+def gathered(folders: Iterable[Sequence[EvalResult]]) -> tuple[EvalResult, ...]:
+    """Results of all iterations' folders, in order; of a policy measured twice with one pool only the later ones."""
+    groups: dict[tuple[object, ...], list[EvalResult]] = {}
+    for results in folders:
+        own: dict[tuple[object, ...], list[EvalResult]] = {}
+        for result in results:
+            own.setdefault(_group(result), []).append(result)
+        groups = {key: group for key, group in groups.items() if key not in own} | own
+    return tuple(result for group in groups.values() for result in group)
+
+
 def suite_metrics(results: Sequence[EvalResult], resamples: int = 2000, seed: int = 0) -> SuiteMetrics:
     """Aggregate the results of one iteration, suite, mode, checkpoint and pool.
 
@@ -149,38 +160,41 @@ def iteration_metrics(
 def in_context_gain(
     results: Sequence[EvalResult],
     suite: str,
-    checkpoint: str,
+    policy: tuple[int, str],
     pool_version: str | None,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval | None:
-    """Success with this pool minus without any, on one checkpoint, paired by task; None if not measured."""
-    of = [result for result in results if result.checkpoint == checkpoint]
+    """Success with this pool minus without any, of one policy (its iteration and checkpoint), paired by task.
+
+    None if not measured.
+    """
+    of = [result for result in results if (result.iteration, result.checkpoint) == policy]
     without = by_task(select(of, suite=suite, mode="internalized"))
     with_pool = by_task(r for r in select(of, suite=suite, mode="in_context") if r.pool_version == pool_version)
     return paired_difference(without, with_pool, resamples, seed)
 
 
 def retained(
-    runs: Sequence[Sequence[EvalResult]], suite: str, iteration: int, resamples: int = 2000, seed: int = 0
+    runs: Sequence[tuple[Sequence[EvalResult], int]], suite: str, resamples: int = 2000, seed: int = 0
 ) -> Share | None:
-    """Share of what the pool of `iteration` gave in the prompt that its weights give without it; runs are seeds.
+    """Share of what a pool gave in the prompt that the weights give without it; runs (results, iteration) are seeds.
 
     (internalized after - starter) / (in context before - starter), a ratio of means over runs and over the tasks
     scored in all three. "Before" is the same pool on the checkpoint that was then trained. None where that was not
     measured, or when the pool gave less than `LEAST_GAIN`.
     """
     found = []
-    for results in runs:
+    for results, iteration in runs:
         starter = by_task(select(results, suite=suite, mode="internalized", iteration=0))
-        before = differences(starter, by_task(_in_context_before(results, suite, iteration)))
+        before = differences(starter, by_task(in_context_before(results, suite, iteration)))
         after = differences(starter, by_task(select(results, suite=suite, mode="internalized", iteration=iteration)))
         both = [task for task in starter if None not in {before.get(task), after.get(task)}]
         found.append(({task: before[task] for task in both}, {task: after[task] for task in both}))
     return ratio_of_means([b for b, _ in found], [a for _, a in found], LEAST_GAIN, resamples, seed)
 
 
-def _in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:
+def in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:
     """With the pool of `iteration`, before the policy was trained on it: of several such policies the last measured."""
     measured = select(results, suite=suite, mode="in_context")
     pool = next((r.pool_version for r in measured if r.iteration == iteration), None)
@@ -192,11 +206,11 @@ def _compared(
     line: SuiteMetrics, group: Sequence[EvalResult], known: Sequence[EvalResult], resamples: int, seed: int
 ) -> SuiteMetrics:
     if line.mode == "in_context":
-        gain = in_context_gain(known, line.suite, line.checkpoint, line.pool_version, resamples, seed)
+        gain = in_context_gain(known, line.suite, (line.iteration, line.checkpoint), line.pool_version, resamples, seed)
         return line.model_copy(update={"in_context_gain": gain})
     starter = by_task(select(known, suite=line.suite, mode="internalized", iteration=0))
     gain = paired_difference(starter, by_task(group), resamples, seed) if line.iteration else None
-    kept = retained([known], line.suite, line.iteration, resamples, seed) if line.iteration else None
+    kept = retained([(known, line.iteration)], line.suite, resamples, seed) if line.iteration else None
     return line.model_copy(update={"gain_over_starter": gain, "retained": kept})
 
 

@@ -67,7 +67,8 @@ def _second(this: Run, k: int, first: Decision) -> Decision:
             this.policy.average(folder / "checkpoint", folder / "second")
         else:
             examples = read_jsonl(folder / "train.jsonl", DistillExample)
-            this.train(k, examples, folder / "second", shrink=this.config.gate.shrink)
+            summary = this.train(k, examples, folder / "second", shrink=this.config.gate.shrink)
+            write_json(folder / "train-second.json", summary)
         record = Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
         changed = {"id": this.policy.checkpoint, "path": f"iter-{k}/second"}
         write_json(folder / "checkpoint.json", record.model_copy(update=changed))

@@ -30,7 +30,7 @@ from .errors import TaskError
 from .extract.sources import Seen, extract, writer_of
 from .gate import Decision
 from .inject import Injector
-from .metrics import eval_result, iteration_metrics
+from .metrics import eval_result, gathered, iteration_metrics
 from .policy import LocalPolicy
 from .pool import ExperiencePool, empty, load_pool, save_pool
 from .records import Checkpoint, DistillExample, Environment, EvalResult, PoolEdit, Task, Trajectory
@@ -89,9 +89,11 @@ def plan_tasks(config: Config, env: Environment) -> Plan:
     if taken := others.keys() & {settings.split, *settings.final_splits}:
         raise TaskError(f"evaluate.further.{min(taken)}: that is the name of a split that is measured anyway")
     training = list(env.tasks(config.rollout.split))
-    for split, tasks in {**suites, config.rollout.split: training}.items():
+    for name, tasks in {**suites, config.rollout.split: training}.items():
+        of = f"evaluate.further.{name}: {others[name].name}" if name in others else env.name
+        split = settings.further[name].split if name in others else name
         if not tasks:
-            raise TaskError(f"{env.name}: the split {split!r} holds no tasks")
+            raise TaskError(f"{of}: the split {split!r} holds no tasks")
     require_disjoint(training, [task for tasks in suites.values() for task in tasks])
     random.Random(config.seed).shuffle(training)
     return Plan(suites, training, others)
@@ -292,7 +294,7 @@ class Run:
     def results(self) -> list[EvalResult]:
         """Every evaluation result so far."""
         paths = [self.store.path / f"iter-{k}" / "evaluations.jsonl" for k in range(self.config.iterations + 1)]
-        return [result for path in paths if path.exists() for result in read_jsonl(path, EvalResult)]
+        return list(gathered(read_jsonl(path, EvalResult) for path in paths if path.exists()))
 
     def kept(self, k: int) -> int:
         """The last iteration up to `k` whose checkpoint the gate kept; 0 = the starter."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .records import Record
 
 Scores = Mapping[str, float | None]  # task id -> score, None = unscored
+LEAST_TASKS = 6  # five that all got worse still have an exact two-sided p of 0.0625
 LEVEL, POWER = 0.05, 0.8  # of what is called detectable
 CELLS_A_CHUNK = 4_000_000  # floats drawn together, so that a million resamples fit in memory
 

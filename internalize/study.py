@@ -32,7 +32,7 @@ from typing import NamedTuple
 from pydantic import Field, JsonValue, ValidationError
 
 from .config import Config, Section, load_config
-from .errors import Busy, ConfigError, Incomplete, InternalizeError, UserError
+from .errors import Busy, ConfigError, Incomplete, InfrastructureError, InternalizeError, UserError, first_line
 from .records import EvalResult, content_hash
 from .report.comparison import Manifest, Member
 from .store import RunStore, StageMark, first_problem, read_jsonl, read_marks, write_json, write_jsonl
@@ -121,7 +121,7 @@ class Stop(NamedTuple):
     """A run that did not reach its end. Of the error only its words: the error itself keeps the run's model alive."""
 
     folder: str
-    kind: type[InternalizeError]
+    kind: type[Exception]
     reason: str
 
 
@@ -157,8 +157,8 @@ def study(
 
     Seeds go round first, so that a study cut short has every cell with fewer seeds. Raises ConfigError for a bad
     study file or one that is not the one `out` was begun with. A run that stops is told to `note` and the others go on;
-    after the last one, raises UserError when runs failed by one, else Incomplete when runs broke, have work left or are
-    held by other processes.
+    after the last one, raises UserError when runs failed that would fail again, else Incomplete when a server broke,
+    work is left or other processes hold runs.
     """
     grid = load_grid(path)
     wanted = configs(grid, path, overrides)
@@ -174,9 +174,11 @@ def study(
         try:
             prepare(config, folder, others)
             play(config, folder)
-        except InternalizeError as error:
-            stops.append(Stop(member.folder, type(error), str(error)))
-            note(f"{member.folder}: {error}; the other runs go on")
+        except (InternalizeError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+                raise  # a fault of ours; torch says with a RuntimeError that there is not enough memory
+            stops.append(Stop(member.folder, type(error), first_line(error)))
+            note(f"{member.folder}: {first_line(error)}; the other runs go on")
     if stops:
         raise _ending(out, len(wanted_now), stops)
     return manifest
@@ -187,10 +189,11 @@ def _ending(out: Path, total: int, stops: Sequence[Stop]) -> InternalizeError:
     held = [stop for stop in stops if issubclass(stop.kind, Busy)]
     owed = [stop for stop in stops if issubclass(stop.kind, Incomplete)]
     failed = [stop for stop in stops if stop not in (*held, *owed)]
-    failed.sort(key=lambda stop: not issubclass(stop.kind, UserError))
+    failed.sort(key=lambda stop: issubclass(stop.kind, InfrastructureError))
     groups = (("failed", failed), ("stopped with work left", owed), ("left to other processes", held))
     said = [f"{len(found)} {what} (first {found[0].folder}: {found[0].reason})" for what, found in groups if found]
-    kind = UserError if failed and issubclass(failed[0].kind, UserError) else Incomplete
+    again = not failed or issubclass(failed[0].kind, InfrastructureError)  # others would fail again
+    kind = Incomplete if again else UserError
     return kind(f"{out}: of {total} runs, {', '.join(said)}")
 
 

@@ -66,7 +66,10 @@ class Manifest(Record):
 
 
 class Curve(Record):
-    """One cell over its seeds: success after each iteration that every seed has finished, 0 = the starter."""
+    """One cell over its seeds: success after each iteration that every seed has finished, 0 = the starter.
+
+    It is that of the policy in force: where the gate rolled back, the one it went back to.
+    """
 
     cell: str
     seeds: int
@@ -192,9 +195,11 @@ def _finished(reports: list[RunReport]) -> list[RunReport]:
 
 def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
     last = min(max(i.number for i in report.iterations) for report in reports)
-    plain = [[report.scores(k) for report in reports] for k in range(last + 1)]
-    pooled = [[report.scores(k, "in_context") for report in reports] for k in range(last + 1)]
-    lines = [[report.line(report.suite, "internalized", k) for report in reports] for k in range(last + 1)]
+    inforce = [[(report, report.kept_at(k)) for report in reports] for k in range(last + 1)]
+    plain = [[report.scores(kept) for report, kept in row] for row in inforce]
+    pooled = [[report.scores(kept, "in_context") for report, kept in row] for row in inforce]
+    lines = [[report.line(report.suite, "internalized", kept) for report, kept in row] for row in inforce]
+    ends = [(report.results, kept) for report, kept in inforce[last] if kept]
     measured = [[line for line in row if line and line.results] for row in lines]
     return Curve(
         cell=cell,
@@ -203,7 +208,7 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         in_context=tuple(mean_runs(runs, resamples) for runs in pooled),
         gain=paired_difference_runs(plain[0], plain[last], resamples) if last else None,
         context_gains=tuple(paired_difference_runs(*both, resamples) for both in zip(plain, pooled, strict=True)),
-        retained=retained([report.results for report in reports], reports[0].suite, last, resamples) if last else None,
+        retained=retained(ends, reports[0].suite, resamples),
         premature=tuple(_mean([line.premature_rate for line in row]) if row else None for row in measured),
         turns=tuple(_mean([line.turns for line in row]) if row else None for row in measured),
         costs=mean_costs(reports),
@@ -231,8 +236,8 @@ def _pair(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str, re
     if not (old_last and new_last):
         return None  # the starter against itself says nothing
     mode = ours[seeds[0]].mode
-    before = [theirs[seed].scores(old_last, theirs[seed].mode) for seed in seeds]
-    after = [ours[seed].scores(new_last, mode) for seed in seeds]
+    before = [theirs[seed].scores(theirs[seed].kept_at(old_last), theirs[seed].mode) for seed in seeds]
+    after = [ours[seed].scores(ours[seed].kept_at(new_last), mode) for seed in seeds]
     change = paired_difference_runs(before, after, resamples)
     name = cell if mode == "internalized" else f"{cell} (with pool)"
     return None if change is None else Pair(name, before, after, change)

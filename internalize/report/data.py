@@ -27,10 +27,10 @@ from internalize.diagnostics import (
 )
 from internalize.gate import Decision
 from internalize.habits import Habits
-from internalize.metrics import Mode, SuiteMetrics, by_task, iteration_metrics, select
+from internalize.metrics import Mode, SuiteMetrics, by_task, gathered, in_context_before, iteration_metrics, select
 from internalize.records import EvalResult, Experience, Record
 from internalize.redact import REDACTIONS, Redactions
-from internalize.store import RunInfo, read_marks, read_run
+from internalize.store import PROGRESS, RunInfo, StageMark, read_run
 
 from .played import Key, Played, Sampled, played
 from .reading import record, records
@@ -54,7 +54,6 @@ class Training(_Loose):
     last_loss: float | None = None
     held_out_before: float | None = None
     held_out_after: float | None = None
-    seconds: float | None = None
     trajectories: str = ""  # of a training on a file: its name
     pool: str = ""  # and that of the pool its teacher was shown
 
@@ -85,6 +84,8 @@ class IterationReport(Record):
     in_context: SuiteMetrics | None = None
     pool: tuple[Experience, ...] | None = None
     training: Training | None = None
+    milder: Training | None = Field(None, description="Of a second candidate that was trained anew.")
+    measured_tokens: int = Field(0, description="Of evaluation episodes, also those of rejected candidates.")
     drift: Drift | None = None
     habits: dict[Mode, Habits] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
     sampled: tuple[Sampled, ...] = ()
@@ -155,9 +156,13 @@ class RunReport(Record):
 
     def before(self, iteration: int) -> SuiteMetrics | None:
         """The main suite with the pool of `iteration`, on the policy that was then trained with it."""
-        own = self.line(self.suite, "in_context", iteration)
-        of = [m for m in self.metrics if (m.suite, m.mode) == (self.suite, "in_context") and m.iteration < iteration]
-        return next((m for m in reversed(of) if own is not None and m.pool_version == own.pool_version), None)
+        found = in_context_before(self.results, self.suite, iteration)
+        wanted = [(self.suite, "in_context", r.iteration, r.pool_version) for r in found[:1]]
+        return next((m for m in self.metrics if (m.suite, m.mode, m.iteration, m.pool_version) in wanted), None)
+
+    def kept_at(self, iteration: int) -> int:
+        """The iteration whose policy the gate had in force after `iteration`; 0 = the starter."""
+        return max((i.number for i in self.kept if i.number <= iteration), default=0)
 
     def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
         """Metrics of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
@@ -174,7 +179,7 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     info = read_run(run_dir)
     folders = _folders(run_dir)
     lines = tuple(records(run_dir / "metrics.jsonl", SuiteMetrics))
-    results = tuple(r for folder in folders.values() for r in records(folder / "evaluations.jsonl", EvalResult))
+    results = gathered(list(records(folder / "evaluations.jsonl", EvalResult)) for folder in folders.values())
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
     metrics = _metrics(results, lines, info)
@@ -190,7 +195,7 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
         samples=pick(found.entries, {result.checkpoint: result.iteration for result in reversed(results)}),
         entities=found.entities,
     )
-    times = spent(read_marks(run_dir))
+    times = spent(records(run_dir / PROGRESS, StageMark))
     for k in sorted(done):
         iteration = _iteration(report, k, folders.get(k), found).model_copy(update={"spent": times.get(k)})
         iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration, limits)})
@@ -214,13 +219,21 @@ def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) ->
         in_context=with_pool,
         habits={mode: found.habits[key] for mode, key in keys.items() if key in found.habits},
         sampled=found.costs.get(k, ()),
+        measured_tokens=found.measuring.get(k, 0),
     )
     if folder is not None:
         pool = record(folder / "pool.json", _PoolItems)
         training = record(folder / "train.json", Training)
         decision = record(folder / "gate.json", Decision)
         drift = record(folder / "drift.json", Drift)
-        held = {"pool": pool.items if pool else None, "training": training, "decision": decision, "drift": drift}
+        milder = record(folder / "train-second.json", Training)
+        held = {
+            "milder": milder,
+            "pool": pool.items if pool else None,
+            "training": training,
+            "decision": decision,
+            "drift": drift,
+        }
         removed = record(folder / REDACTIONS, Redactions) or Redactions()
         iteration = iteration.model_copy(update={**held, "redactions": removed})
     return iteration

@@ -5,7 +5,6 @@ One pass, and no episode is kept: the files grow large. Left out: results of eva
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,18 @@ from internalize.lint import Names
 from internalize.records import Record, Trajectory
 
 from .reading import records_at
-from .samples import Entry
+from .samples import MEASURED, Entry
 
 LEARNING, MEASURING = ("rollouts.jsonl", "teacher*.jsonl"), "episodes*.jsonl"  # files of episodes
 Key = tuple[int, str, str, str | None]  # iteration, checkpoint, suite and pool of an episode
-_SUITE = re.compile(r"episodes-(.+)-(?:internalized|in-context)-\d+(?:-second)?")  # a further suite is not a split
 
 
 class Sampled(Record):
-    """What the episodes of one file cost; `seconds` sums over decisions, which may have run together."""
+    """What the episodes of one file cost."""
 
-    file: str
     episodes: int = 0
     unscored: int = 0
     action_tokens: int = 0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ class Played:
     """All episodes of a run."""
 
     costs: dict[int, tuple[Sampled, ...]]  # of those learnt from, by iteration
+    measuring: dict[int, int]  # tokens of evaluation episodes, rejected candidates' too, by folder
     entries: tuple[Entry, ...]
     habits: dict[Key, Habits]
     entities: frozenset[str]  # names that belong to single tasks
@@ -45,30 +42,31 @@ class Played:
 def played(folders: Mapping[int, Path]) -> Played:
     """Read every file of episodes in the folders of the iterations."""
     costs: dict[int, tuple[Sampled, ...]] = {}
+    measuring: dict[int, int] = {}
     entries: list[Entry] = []
     habits: dict[Key, Habits] = {}
     names = Names()
     for k, folder in folders.items():
         learning = [path for pattern in LEARNING for path in sorted(folder.glob(pattern))]
         for path in (*learning, *sorted(folder.glob(MEASURING))):
-            cost, measured = Sampled(file=path.stem), _SUITE.fullmatch(path.stem)
+            cost, measured = Sampled(), MEASURED.fullmatch(path.stem)
             for offset, trajectory in records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
-                suite = measured.group(1) if measured else trajectory.split
-                entries.append(Entry.of(trajectory, path, offset, suite))
+                entry = Entry.of(trajectory, path, offset, k, measured)
+                entries.append(entry)
                 names.add(trajectory)
-                key = (trajectory.iteration, trajectory.checkpoint, suite, trajectory.pool_version)
+                key = (trajectory.iteration, trajectory.checkpoint, entry.suite, trajectory.pool_version)
                 habits[key] = habits.get(key, Habits()).plus(Habits.of(trajectory))
-            if cost.episodes and path in learning:
+            if path not in learning:
+                measuring[k] = measuring.get(k, 0) + cost.action_tokens
+            elif cost.episodes:
                 costs[k] = (*costs.get(k, ()), cost)
-    return Played(costs=costs, entries=tuple(entries), habits=habits, entities=names.of_tasks())
+    return Played(costs=costs, measuring=measuring, entries=tuple(entries), habits=habits, entities=names.of_tasks())
 
 
 def _added(cost: Sampled, trajectory: Trajectory) -> Sampled:
     return Sampled(
-        file=cost.file,
         episodes=cost.episodes + 1,
         unscored=cost.unscored + (trajectory.score is None),
         action_tokens=cost.action_tokens + sum(len(step.token_ids) for step in trajectory.steps),
-        seconds=cost.seconds + sum(step.seconds for step in trajectory.steps),
     )

@@ -7,12 +7,15 @@ there is one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from internalize.records import Record, Trajectory
 
+# Names of files of evaluation episodes, without their ending; a further suite is not named like its split.
+MEASURED = re.compile(r"episodes-(?P<suite>.+)-(?P<mode>internalized|in-context)-\d+(?P<milder>-second)?")
 LEARNED, UNLEARNED = "The same task, learned", "The same task, unlearned"
 SAME = "The same task, nothing changed"
 
@@ -29,10 +32,12 @@ class Entry:
     plain: bool  # no experience was shown
     iteration: int  # updates of the policy that played
     suite: str  # it was measured in, or the split it was learnt from
+    folder: int  # iteration in whose folder it lies
+    milder: bool  # of the gate's second candidate
 
     @staticmethod
-    def of(trajectory: Trajectory, path: Path, offset: int, suite: str) -> Entry:
-        """The entry of a trajectory read from `path` at byte `offset`."""
+    def of(trajectory: Trajectory, path: Path, offset: int, folder: int, measured: re.Match[str] | None) -> Entry:
+        """The entry of a trajectory read from `path` at byte `offset`; `measured` = its file's name is of MEASURED."""
         shown = trajectory.global_injection is not None or any(step.injection for step in trajectory.steps)
         return Entry(
             path=path,
@@ -40,9 +45,11 @@ class Entry:
             task_id=trajectory.task_id,
             checkpoint=trajectory.checkpoint,
             score=trajectory.score,
-            plain=not shown,
+            plain=measured["mode"] == "internalized" if measured else not shown,
             iteration=trajectory.iteration,
-            suite=suite,
+            suite=measured["suite"] if measured else trajectory.split,
+            folder=folder,
+            milder=bool(measured and measured["milder"]),
         )
 
     def read(self) -> Trajectory:

@@ -50,13 +50,14 @@ TITLES = (
 )
 EXPLAINED = (
     "Means over seeds and tasks of the suite measured at every iteration, with 95 % intervals of a bootstrap over "
-    "seeds and tasks. `gain`: last iteration minus starter, no experience in the prompt. `with pool`: what the pool in "
-    "the prompt adds after the last iteration. `best`: the highest iteration. `retained`: share of the gain the pool "
-    "gave in the prompt that is in the weights, a ratio of means over seeds and tasks."
+    "seeds and tasks; where a gate rolled back, of the policy that it went back to. `gain`: last iteration minus "
+    "starter, no experience in the prompt. `with pool`: what the pool in the prompt adds after the last iteration. "
+    "`best`: the highest iteration. `retained`: share of the gain the pool gave in the prompt that is in the weights, "
+    "a ratio of means over seeds and tasks."
 )
 COST = (
-    "Of a run, averaged over seeds: tokens, time, peak memory. What cells share is in the time of the cell that "
-    "played it. Memory is that of the process, which may have worked on several cells."
+    "Tokens and time of a run, averaged over seeds; the greatest memory of any. What cells share is in the time of the "
+    "cell that played it. Memory is that of the process, which may have worked on several cells."
 )
 COMPARED = (
     "Paired by task and seed, after the last iteration that both have finished (a cell of another length: after its "

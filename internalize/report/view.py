@@ -6,7 +6,7 @@ chosen for the reader, and text of models and environments is printed as plain t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -49,9 +49,18 @@ def task_rows(entries: Sequence[Entry]) -> list[Row]:
         tasks.setdefault(entry.task_id, []).append(entry)
     rows: list[Row] = []
     for task, played in tasks.items():
-        without, shown = ([e for e in played if e.plain == wanted] for wanted in (True, False))
+        without, shown = (_one_file(e for e in played if e.plain == wanted) for wanted in (True, False))
         rows.append((task, marks(without), marks(shown), played[0].read().question))
     return rows
+
+
+def _one_file(entries: Iterable[Entry]) -> list[Entry]:
+    """Of each iteration the episodes with its own pool (the starter: with the first) and of its last candidate."""
+    ordered = sorted(entries, key=lambda entry: (entry.folder, not entry.milder))
+    chosen: dict[int, Path] = {}
+    for entry in ordered:
+        chosen.setdefault(entry.iteration, entry.path)
+    return [entry for entry in ordered if chosen[entry.iteration] == entry.path]
 
 
 def marks(entries: Sequence[Entry]) -> str:

@@ -9,13 +9,14 @@ from internalize import loop
 from internalize.config import Config
 from internalize.environments import registry
 from internalize.errors import Busy, ConfigError, Incomplete, InfrastructureError, InternalizeError, UserError
+from internalize.gate import Decision
 from internalize.policy import LocalPolicy
 from internalize.records import EvalResult
 from internalize.report import study_html, study_page
 from internalize.report import write as write_report
 from internalize.report.comparison import Comparison, Manifest, Member, Versus, compare
 from internalize.stats import Interval
-from internalize.store import RunStore, read_jsonl, read_marks
+from internalize.store import RunStore, read_jsonl, read_marks, write_json
 from internalize.study import Part, configs, load_grid, prepare, shared_key, study
 from tests.command import Call
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -206,6 +207,30 @@ def test_work_left_and_failures_are_told_apart(
     assert played == ALL
     assert type(error) is kind
     assert re.search(said, str(error))
+
+
+def test_too_little_memory_is_a_failure_of_one_run_and_a_fault_of_ours_is_not(grid: Path, tmp_path: Path) -> None:
+    full = RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+    error, played = ending(grid, tmp_path / "study", {"none seed-0": full, "bolder seed-0": MemoryError()})
+    assert played == ALL
+    assert type(error) is UserError
+    assert "2 failed (first none-" in str(error)
+    assert str(error).endswith("Tried to allocate 2 GiB)")
+    with pytest.raises(RuntimeError, match="a bug"):
+        study(grid, tmp_path / "other", lambda *_: (_ for _ in ()).throw(RuntimeError("a bug")))
+
+
+def test_a_study_shows_the_policy_in_force_after_a_roll_back(grid: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    ending(grid, out, {"none seed-0": UserError("nan")})
+    for folder in out.glob("stepwise-*/seed-*"):
+        write_json(folder / "iter-2" / "gate.json", Decision(promote=False, reason="worse", interval=None, rival=1))
+    stepwise, *_ = compare(out).curves
+    assert [interval and interval.mean for interval in stepwise.internalized] == [0.4, 0.5, 0.5]
+    assert stepwise.gain is not None
+    assert stepwise.gain.mean == pytest.approx(0.1)
+    assert stepwise.retained is not None
+    assert stepwise.retained.share == pytest.approx(4 / 14)
 
 
 def test_a_part_of_a_study_is_played_and_the_rest_is_named(grid: Path, tmp_path: Path) -> None:

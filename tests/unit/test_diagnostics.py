@@ -94,7 +94,7 @@ def test_accepted_trajectories_fall_below_the_best_so_far():
 
 
 def test_repetition_and_spread_by_hand():
-    starter, loops = Habits(steps=100, repeated=7), Habits(steps=50, repeated=10, shown={"i": 9, "j": 1})
+    starter, loops = Habits(steps=100, repeated=7), Habits(steps=100, repeated=20, shown={"i": 9, "j": 1})
     line = metrics(iteration=5, mode="in_context")
     repeated, narrow = habit_cautions(starter, loops, line, widest=4.0)
     assert (repeated.sign, repeated.iteration, repeated.suite, repeated.mode) == (
@@ -107,6 +107,7 @@ def test_repetition_and_spread_by_hand():
     assert narrow.sign == "spread_shrink"
     assert narrow.value == pytest.approx(1.3842 / 4, rel=1e-4)  # e to the entropy of 0.9, 0.1
     assert habit_cautions(starter, Habits(steps=100, repeated=17, shown={"i": 1}), line, widest=1.5) == ()
+    assert habit_cautions(starter, Habits(steps=50, repeated=10), line) == ()  # 10 of 50 and 7 of 100: p = 0.02
     assert habit_cautions(Habits(), loops, line) == ()
 
 
@@ -175,3 +176,9 @@ def test_thresholds_are_set_by_name():
         thresholds(["rise=1"])
     with pytest.raises(UserError, match="'turns_growth': '' is no number"):
         thresholds(["turns_growth"])
+
+
+def test_a_few_equal_differences_are_no_sign():
+    """Their bootstrap has no width; five tasks that all got worse still have an exact two-sided p of 0.0625."""
+    assert signs(gain_over_starter=Interval(mean=-1.0, low=-1.0, high=-1.0, n=5)) == []
+    assert signs(gain_over_starter=Interval(mean=-1.0, low=-1.0, high=-1.0, n=6)) == ["below_starter"]

@@ -2,7 +2,15 @@ import math
 
 import pytest
 
-from internalize.metrics import eval_result, in_context_gain, iteration_metrics, retained, suite_metrics
+from internalize.metrics import (
+    eval_result,
+    gathered,
+    in_context_before,
+    in_context_gain,
+    iteration_metrics,
+    retained,
+    suite_metrics,
+)
 from internalize.records import Action, EvalResult, Message, Step, Trajectory
 
 
@@ -119,11 +127,11 @@ WITH_POOL = results([1.0, 1.0, 1.0, None], iteration=1, mode="in_context")
 
 
 def test_in_context_gain_is_paired():
-    gain = in_context_gain([*AFTER, *WITH_POOL], "dev", "c1", "p1")
+    gain = in_context_gain([*AFTER, *WITH_POOL], "dev", (1, "c1"), "p1")
     assert gain is not None
     assert (gain.mean, gain.n, gain.left_out) == (pytest.approx(1 / 3), 3, 1)
-    assert in_context_gain([*AFTER, *WITH_POOL], "dev", "c1", "p2") is None
-    assert in_context_gain([*AFTER, *WITH_POOL], "dev", "c0", "p1") is None
+    assert in_context_gain([*AFTER, *WITH_POOL], "dev", (1, "c1"), "p2") is None
+    assert in_context_gain([*AFTER, *WITH_POOL], "dev", (0, "c0"), "p1") is None
 
 
 BEFORE = results([1.0, 1.0, 1.0, None], mode="in_context", checkpoint="c0", pool="p1")
@@ -131,7 +139,7 @@ BEFORE = results([1.0, 1.0, 1.0, None], mode="in_context", checkpoint="c0", pool
 
 def test_retained_is_of_the_gain_that_the_pool_gave_before_the_training():
     """Tasks 0-2 are scored everywhere: starter 1/3, with the pool 3/3, after 2/3."""
-    found = retained([[*STARTER, *BEFORE, *AFTER, *WITH_POOL]], "dev", 1)
+    found = retained([([*STARTER, *BEFORE, *AFTER, *WITH_POOL], 1)], "dev")
     assert found is not None
     assert (found.share, found.n) == (pytest.approx(0.5), 3)
 
@@ -140,7 +148,7 @@ def test_retained_is_a_ratio_of_means_over_seeds():
     """One seed keeps 1/3 of 2/3, the other 2/3 of 2/3; by the ratio of means 3/4, as by the mean of ratios here not."""
     little = results([1.0, 1.0, 0.0, None], mode="in_context", checkpoint="c0", pool="p1")
     runs = [[*STARTER, *BEFORE, *AFTER, *WITH_POOL], [*STARTER, *little, *AFTER, *WITH_POOL]]
-    found = retained(runs, "dev", 1)
+    found = retained([(results, 1) for results in runs], "dev")
     assert found is not None
     assert found.share == pytest.approx((1 / 3 + 1 / 3) / (2 / 3 + 1 / 3))
 
@@ -150,17 +158,29 @@ def test_the_last_measured_policy_with_that_pool_counts():
     other = results([1.0, 1.0, 1.0, 1.0], mode="in_context", checkpoint="c0", pool="p2")
     last = results([1.0, 1.0, 1.0, 0.0], mode="in_context", checkpoint="c2", pool="p2", iteration=2)
     after = results([1.0, 1.0, 1.0, 0.0], checkpoint="c2", iteration=2)
-    found = retained([[*STARTER, *BEFORE, *AFTER, *WITH_POOL, *other, *again, *after, *last]], "dev", 2)
+    found = retained([([*STARTER, *BEFORE, *AFTER, *WITH_POOL, *other, *again, *after, *last], 2)], "dev")
     assert found is not None
     assert found.share == pytest.approx(1.0)
 
 
 def test_retained_is_none_without_a_gain_to_retain():
     no_gain = results([1.0, 0.0, 0.0, 0.0], mode="in_context", checkpoint="c0", pool="p1")
-    assert retained([[*STARTER, *no_gain, *AFTER, *WITH_POOL]], "dev", 1) is None
-    assert retained([[*STARTER, *AFTER, *WITH_POOL]], "dev", 1) is None  # never measured before the training
-    assert retained([[*STARTER, *AFTER]], "dev", 1) is None
-    assert retained([[*BEFORE, *AFTER, *WITH_POOL]], "dev", 1) is None
+    assert retained([([*STARTER, *no_gain, *AFTER, *WITH_POOL], 1)], "dev") is None
+    assert retained([([*STARTER, *AFTER, *WITH_POOL], 1)], "dev") is None  # never measured before the training
+    assert retained([([*STARTER, *AFTER], 1)], "dev") is None
+    assert retained([([*BEFORE, *AFTER, *WITH_POOL], 1)], "dev") is None
+
+
+def test_of_a_policy_measured_twice_with_one_pool_the_later_results_count():
+    """The second iteration was rolled back; the third goes on from the first, with the same pool."""
+    first = [*AFTER, *WITH_POOL]
+    rejected = results([0.0] * 4, mode="in_context", checkpoint="c2", pool="p1", iteration=2)
+    again = results([1.0, 1.0, 1.0, 1.0], mode="in_context", checkpoint="c1", pool="p1", iteration=1)
+    found = gathered([STARTER, first, rejected, again])
+    assert [(r.iteration, r.mode) for r in found[:8]] == [(0, "internalized")] * 4 + [(1, "internalized")] * 4
+    assert found[8:] == (*rejected, *again)
+    last = results([1.0] * 4, mode="in_context", checkpoint="c3", pool="p1", iteration=3)
+    assert {r.iteration for r in in_context_before((*found, *last), "dev", 3)} == {1}
 
 
 def test_iteration_metrics_one_line_a_suite_and_mode():

@@ -81,3 +81,17 @@ def test_panels_hold_what_was_measured_and_no_others(run: Path) -> None:
     assert found["accepted to train on, %"][""] == [(1, pytest.approx(75.0)), (2, pytest.approx(75.0))]
     assert "action entropy, nats" not in found
     assert panels.size(9) == (12.0, pytest.approx(5.7))
+
+
+def test_each_iteration_has_one_mark_with_its_own_pool_and_its_last_candidate(run: Path) -> None:
+    """Iteration 1 is won with its own pool and lost with that of iteration 2; its second candidate lost without."""
+    plain, pooled = "episodes-dev-internalized", "episodes-dev-in-context"
+    played = {
+        f"iter-1/{pooled}-0": (0, 1.0), f"iter-1/{plain}-1": (1, 1.0), f"iter-1/{plain}-1-second": (1, 0.0),
+        f"iter-1/{pooled}-1": (1, 1.0), f"iter-2/{pooled}-1": (1, 0.0), f"iter-2/{pooled}-2": (2, 0.0),
+    }  # fmt: skip
+    for name, (k, score) in played.items():
+        one = trajectory(90, f"c{k}", score).model_copy(update={"iteration": k, "split": "dev"})
+        write_jsonl(run / f"{name}.jsonl", [one])
+    rows = view.task_rows([entry for entry in episodes(run) if entry.task_id == "train90"])
+    assert [row[:3] for row in rows] == [("train90", "-", "++-")]
