@@ -74,12 +74,22 @@ def thresholds(changed: Iterable[str]) -> Thresholds:
         sign, _, value = text.partition("=")
         if sign not in Thresholds.model_fields:
             known = ", ".join(Thresholds.model_fields)
-            raise UserError(f"threshold {text!r}: no sign of that name; there are {known}")
-        try:
-            values[sign] = float(value)
-        except ValueError as error:
-            raise UserError(f"threshold {text!r}: {value!r} is no number") from error
+            raise UserError(f"threshold {text!r}: no threshold of that name; there are {known}")
+        number = _finite(value)
+        if number is None:
+            usual = Thresholds.model_fields[sign].default
+            raise UserError(f"threshold {text!r}: {value!r} is no number, as in {sign}={usual}")
+        values[sign] = number
     return Thresholds(**values)
+
+
+def _finite(text: str) -> float | None:
+    # Against nan and inf nothing is ever above or below: a sign would be silent without a word.
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 # A rate or a difference must also be beyond chance, at this one-sided level each time it is looked at: in about one of

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from internalize.diagnostics import (
@@ -12,11 +15,11 @@ from internalize.diagnostics import (
     states_strategy,
     thresholds,
 )
-from internalize.errors import UserError
 from internalize.habits import Habits
 from internalize.metrics import SuiteMetrics
 from internalize.records import Experience
 from internalize.stats import Interval
+from tests.command import refused
 
 RULES = (
     "When the page only names an alias, visit the page that defines it.",
@@ -172,10 +175,30 @@ def test_a_starter_that_was_never_scored_is_no_yardstick():
 
 def test_thresholds_are_set_by_name():
     assert thresholds(["premature_rise=0.2", "turns_growth=2"]) == Thresholds(premature_rise=0.2, turns_growth=2.0)
-    with pytest.raises(UserError, match="'rise=1': no sign of that name; there are premature_rise, truncated_rise"):
-        thresholds(["rise=1"])
-    with pytest.raises(UserError, match="'turns_growth': '' is no number"):
-        thresholds(["turns_growth"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("rise=1", "'rise=1': no threshold of that name; there are premature_rise, truncated_rise"),
+        ("pool_hurts=1", "'pool_hurts=1': no threshold of that name; there are premature_rise"),
+        ("turns_growth", "'turns_growth': '' is no number, as in turns_growth=1.5"),
+        ("turns_growth=nan", "'nan' is no number"),
+        ("turns_growth=-inf", "'-inf' is no number"),
+    ],
+)
+def test_a_threshold_that_means_nothing_is_refused(wrong, said, call, tmp_path):
+    assert refused(call("diagnose", tmp_path, "--threshold", "nll_shrink=0.1", "--threshold", wrong), said)
+
+
+def test_the_reference_lists_every_sign_once():
+    text = (Path(__file__).parents[2] / "docs" / "reference.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("### Cautions")
+    table = section.partition("\n### ")[0].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    without = ("below_starter", "pool_hurts", "pool_hurts_twice", "suite_forgotten")
+    assert sorted(listed) == sorted([*Thresholds.model_fields, *without])
 
 
 def test_a_few_equal_differences_are_no_sign():

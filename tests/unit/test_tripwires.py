@@ -134,3 +134,9 @@ def test_runs_and_studies_are_printed_together(tmp_path):
     assert "0 of 2 iterations" in text
     with pytest.raises(UserError):
         diagnosis.publish([tmp_path / "nowhere"], console)
+
+
+def test_a_threshold_decides_which_signs_are_told(tmp_path, call):
+    bad = collapsed_run(tmp_path / "bad")
+    assert "turns_growth" in call("diagnose", bad).out
+    assert "turns_growth" not in call("diagnose", bad, "--threshold", "turns_growth=100").out
