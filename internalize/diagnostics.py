@@ -92,8 +92,8 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# A rate or a difference must also be beyond chance, at this one-sided level each time it is looked at: in about one of
-# ten runs of ten iterations in which nothing changes, a sign then fires (benchmarks/false_alarms.py).
+# A rate or a difference must also be beyond chance, at this one-sided level each time it is looked at: in at most about
+# one of ten runs of ten iterations in which nothing changes, a sign then fires (benchmarks/false_alarms.py).
 CHANCE = 0.01
 
 
@@ -199,8 +199,8 @@ def filter_cautions(
         text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
         found.append(_caution("most_rejected", iteration, rate, limits.most_rejected, text))
     judged = accepted + rejected
-    likely = best is None or fisher_greater(round(best * judged), judged, accepted, judged) >= CHANCE
-    if best is not None and best - (1 - rate) > limits.accepted_fall and not likely:
+    # The best of several iterations is a lucky one, hence the stricter level.
+    if best is not None and _rose((1 - rate, judged), (best, judged), limits.accepted_fall, CHANCE / 2):
         text = f"accepted trajectories fell from {best:.0%} to {1 - rate:.0%}"
         found.append(_caution("accepted_fall", iteration, best - (1 - rate), limits.accepted_fall, text))
     return tuple(found)
@@ -216,11 +216,9 @@ def habit_cautions(
     """Episodes of `line` that repeat themselves, or see ever the same items (`widest`: the greatest spread before)."""
     found = []
     old, new = starter.repetition, now.repetition
-    p = fisher_greater(now.repeated, now.steps, starter.repeated, starter.steps)
-    if old is not None and new is not None and new - old > limits.repeated_rise and p < CHANCE:
-        found.append(
-            ("repeated_rise", new - old, limits.repeated_rise, f"repeated actions rose from {old:.0%} to {new:.0%}")
-        )
+    bound = limits.repeated_rise
+    if old is not None and new is not None and _rose((old, starter.episodes), (new, now.episodes), bound):
+        found.append(("repeated_rise", new - old, bound, f"repeated actions rose from {old:.0%} to {new:.0%}"))
     if widest and now.spread is not None and now.spread / widest < limits.spread_shrink:
         text = f"the selector shows ever fewer items: {now.spread:.1f} in effect, once {widest:.1f}"
         found.append(("spread_shrink", now.spread / widest, limits.spread_shrink, text))
@@ -301,17 +299,13 @@ def _of_line(line: SuiteMetrics, sign: _Sign) -> Caution:
 
 
 def _rises(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iterable[_Sign]:
-    episodes = [line.results for line in (starter, now)]
-    steps = [round(line.results * line.turns) for line in (starter, now)]
     watched = (
-        ("premature_rise", "premature answers", "premature_rate", episodes),
-        ("truncated_rise", "truncated episodes", "truncated_rate", episodes),
-        ("invalid_rise", "invalid actions", "invalid_rate", steps),
+        ("premature_rise", "premature answers", starter.premature_rate, now.premature_rate, limits.premature_rise),
+        ("truncated_rise", "truncated episodes", starter.truncated_rate, now.truncated_rate, limits.truncated_rise),
+        ("invalid_rise", "invalid actions", starter.invalid_rate, now.invalid_rate, limits.invalid_rise),
     )
-    for sign, name, rate, (before, after) in watched:
-        old, new, bound = getattr(starter, rate), getattr(now, rate), getattr(limits, sign)
-        p = fisher_greater(round(new * after), after, round(old * before), before)
-        if new - old > bound and p < CHANCE:
+    for sign, name, old, new, bound in watched:
+        if _rose((old, starter.results), (new, now.results), bound):
             yield sign, new - old, bound, f"{name} rose from {old:.0%} to {new:.0%}"
 
 
@@ -346,14 +340,32 @@ def _twice(last: SuiteMetrics | None, now: SuiteMetrics) -> Iterable[_Sign]:
         yield "pool_hurts_twice", after.mean, 0.0, f"{text} points"
 
 
+def _rose(old: tuple[float, int], new: tuple[float, int], bound: float, level: float = CHANCE) -> bool:
+    """Whether a share of so many episodes is more than `bound` above an old one, and beyond chance (Fisher's test).
+
+    A share of steps counts as one of episodes too: an episode that repeats itself does so to its end, so that the steps
+    of forty episodes tell about as much as forty separate ones.
+    """
+    (before, of_before), (after, of_after) = old, new
+    if after - before <= bound:
+        return False
+    return fisher_greater(round(after * of_after), of_after, round(before * of_before), of_before) < level
+
+
 def _below_zero(*changes: Interval) -> bool:
-    """Whether the mean of differences of separate episodes is below zero beyond `CHANCE`, by their 95 % intervals."""
-    normal = NormalDist()
+    """Whether the sum of paired differences of separate episodes is below zero beyond `CHANCE`.
+
+    The error is that about zero, as if nothing had changed: with one attempt a task this is McNemar's test, tasks lost
+    minus won over the root of their sum. The error about the mean, which the 95 % intervals show, is too small where
+    few tasks changed.
+    """
     if min(change.n for change in changes) < LEAST_TASKS:
-        return False  # the bootstrap of a few equal differences has no width
-    errors = [(change.high - change.low) / (2 * normal.inv_cdf(0.975)) for change in changes]
-    mean = sum(change.mean for change in changes) / len(changes)
-    return mean + normal.inv_cdf(1 - CHANCE) * math.hypot(*errors) / len(changes) < 0
+        return False
+    normal = NormalDist()
+    about_mean = [(change.high - change.low) / (2 * normal.inv_cdf(0.975)) for change in changes]
+    variances = [error**2 + change.mean**2 / change.n for error, change in zip(about_mean, changes, strict=True)]
+    total = math.fsum(change.mean for change in changes)
+    return total < normal.inv_cdf(CHANCE) * math.sqrt(math.fsum(variances))
 
 
 def _caution(sign: str, iteration: int, value: float, bound: float, text: str) -> Caution:

@@ -111,7 +111,7 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
     run(out, f"{further}.env.name=toy", f"{further}.split=test", f"{further}.tasks=6", "evaluate.final_splits=[]")
     lines = [line for line in read_jsonl(out / "metrics.jsonl", SuiteMetrics) if line.suite == "old"]
     assert [(line.iteration, line.mode, line.results) for line in lines] == [(k, "internalized", 6) for k in range(3)]
-    for k in (0, 1, 2):  # as if the starter had solved all, and iteration 2 nothing
+    for k in (0, 1, 2):  # as if the starter had solved all, and iteration 2 nothing: five tasks would show nothing
         path = out / f"iter-{k}" / "evaluations.jsonl"
         found = [r.model_copy(update={"success": float(k < 2)}) if r.suite == "old" else r
                  for r in read_jsonl(path, EvalResult)]  # fmt: skip

@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from internalize.diagnostics import (
     pool_health,
     rejection_rate,
     states_strategy,
+    suite_cautions,
     thresholds,
 )
 from internalize.habits import Habits
@@ -89,7 +91,8 @@ def test_rejection():
 
 def test_accepted_trajectories_fall_below_the_best_so_far():
     assert filter_cautions(220, 180, 4, best=0.70) == ()  # 55 %: exactly 15 points are borne
-    assert filter_cautions(19, 21, 6, best=0.70) == ()  # 28 and 19 of 40: p = 0.03
+    assert filter_cautions(16, 24, 6, best=0.70) == ()  # 28 and 16 of 40: p = 0.0065, and 0.005 is needed
+    assert filter_cautions(15, 25, 6, best=0.70)  # 28 and 15 of 40: p = 0.0034
     (caution,) = filter_cautions(190, 210, 6, best=0.70)  # 47.5 %
     assert (caution.sign, caution.mode) == ("accepted_fall", None)
     assert caution.value == pytest.approx(0.225)
@@ -97,7 +100,8 @@ def test_accepted_trajectories_fall_below_the_best_so_far():
 
 
 def test_repetition_and_spread_by_hand():
-    starter, loops = Habits(steps=100, repeated=7), Habits(steps=100, repeated=20, shown={"i": 9, "j": 1})
+    starter = Habits(episodes=100, steps=300, repeated=21)
+    loops = Habits(episodes=100, steps=500, repeated=100, shown={"i": 9, "j": 1})
     line = metrics(iteration=5, mode="in_context")
     repeated, narrow = habit_cautions(starter, loops, line, widest=4.0)
     assert (repeated.sign, repeated.iteration, repeated.suite, repeated.mode) == (
@@ -109,26 +113,55 @@ def test_repetition_and_spread_by_hand():
     assert repeated.value == pytest.approx(0.13)
     assert narrow.sign == "spread_shrink"
     assert narrow.value == pytest.approx(1.3842 / 4, rel=1e-4)  # e to the entropy of 0.9, 0.1
-    assert habit_cautions(starter, Habits(steps=100, repeated=17, shown={"i": 1}), line, widest=1.5) == ()
-    assert habit_cautions(starter, Habits(steps=50, repeated=10), line) == ()  # 10 of 50 and 7 of 100: p = 0.02
+    assert habit_cautions(starter, Habits(episodes=99, steps=100, repeated=17, shown={"i": 1}), line, widest=1.5) == ()
     assert habit_cautions(Habits(), loops, line) == ()
 
 
-def gain(mean):
-    return metrics(
-        iteration=3, mode="in_context", in_context_gain=Interval(mean=mean, low=mean - 0.1, high=mean + 0.1, n=20)
-    )
+def test_repeated_steps_count_as_of_their_episodes():
+    """200 of 1000 steps against 70 would be beyond all chance; of forty episodes they are 8 and 3: p = 0.097."""
+    few = (Habits(episodes=40, steps=1000, repeated=n) for n in (70, 200))
+    many = (Habits(episodes=100, steps=1000, repeated=n) for n in (70, 200))  # 20 and 7 of 100: p = 0.006
+    assert habit_cautions(*few, metrics()) == ()
+    assert [c.sign for c in habit_cautions(*many, metrics())] == ["repeated_rise"]
+
+
+def change(won, lost, n=40):
+    """The difference when so many of `n` tasks are won and lost, one attempt each, and its 95 % interval."""
+    mean = (won - lost) / n
+    error = math.sqrt(((won + lost) / n - mean**2) / n)
+    return Interval(mean=mean, low=mean - 1.96 * error, high=mean + 1.96 * error, n=n)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
-    [(-0.1, -0.1, True), (-0.05, -0.1, False), (0.0, -0.11, False), (-0.11, 0.0, False)],
+    [
+        ((1, 6), (1, 5), True),  # 9 of 13: 9 / sqrt(13) = 2.50, and 2.33 is needed
+        ((2, 6), (2, 5), False),  # 7 / sqrt(15) = 1.81
+        ((2, 2), (0, 5), False),  # 5 / sqrt(9) = 1.67
+        ((0, 5), (9, 9), False),  # the second is none
+        ((9, 9), (0, 5), False),  # the first is none
+    ],
 )
 def test_two_negative_gains_in_a_row_are_a_sign_beyond_chance(before, after, said):
-    """Standard errors are 0.1 / 1.96 = 0.051; a mean of two must be below -2.326 * 0.051 / sqrt(2) = -0.084."""
-    cautions = drift_cautions(metrics(mode="in_context"), gain(after), last=gain(before))
+    """Tasks won and lost by the pool. None of these gains is a sign by itself."""
+    last, now = (metrics(iteration=3, mode="in_context", in_context_gain=change(*pair)) for pair in (before, after))
+    cautions = drift_cautions(metrics(mode="in_context"), now, last=last)
     assert [c.sign for c in cautions] == (["pool_hurts_twice"] if said else [])
-    assert drift_cautions(metrics(mode="in_context"), gain(after), last=None) == ()
+    assert drift_cautions(metrics(mode="in_context"), now, last=None) == ()
+
+
+@pytest.mark.parametrize(("won", "lost", "said"), [(0, 5, False), (0, 6, True), (1, 7, False), (1, 8, True)])
+@pytest.mark.parametrize("n", [20, 40, 400])
+def test_a_loss_is_a_sign_by_the_tasks_that_changed(won, lost, said, n):
+    """5 / sqrt(5) = 2.24, 6 / sqrt(6) = 2.45, 6 / sqrt(8) = 2.12, 7 / sqrt(9) = 2.333; 2.326 is needed."""
+    assert signs(gain_over_starter=change(won, lost, n)) == (["below_starter"] if said else [])
+    assert signs(in_context_gain=change(won, lost, n)) == (["pool_hurts"] if said else [])
+    assert bool(suite_cautions(metrics(gain_over_starter=change(won, lost, n)))) is said
+
+
+def test_a_pool_that_loses_every_task_or_none_is_judged_without_a_width():
+    assert signs(in_context_gain=change(0, 20, 20)) == ["pool_hurts"]
+    assert signs(in_context_gain=change(0, 0)) == []
 
 
 def metrics(**rest):
@@ -150,15 +183,11 @@ def test_each_sign_by_itself():
     assert signs(premature_rate=0.35) == ["premature_rise"]  # 7 of 20 and none of 20: p = 0.004
     assert signs(premature_rate=0.30) == []  # 6 of 20: p = 0.0101
     assert signs(truncated_rate=0.35) == ["truncated_rise"]
-    assert signs(invalid_rate=7 / 60) == ["invalid_rise"]  # of 60 steps: p = 0.0065
-    assert signs(invalid_rate=6 / 60) == []  # p = 0.014
+    assert signs(invalid_rate=0.35) == ["invalid_rise"]  # 21 of 60 steps count as 7 of 20 episodes
+    assert signs(invalid_rate=0.30) == []
     assert signs(turns=21.9, action_tokens=219.0) == ["turns_growth"]  # as long an action, more of them
     assert signs(action_tokens=60.0) == ["length_growth"]
     assert signs(nll=0.05) == ["nll_shrink"]
-    worse = Interval(mean=-0.2, low=-0.36, high=-0.04, n=20)  # 0.2 is 2.45 standard errors, 2.33 are needed
-    assert signs(gain_over_starter=worse) == ["below_starter"]
-    assert signs(in_context_gain=worse) == ["pool_hurts"]
-    assert signs(in_context_gain=Interval(mean=-0.2, low=-0.37, high=-0.03, n=20)) == []
 
 
 def test_thresholds_are_values():
