@@ -85,7 +85,7 @@ def _iterations(report: RunReport) -> str:
         "`retained`: share of the gain the pool gave in the prompt, over the starter, that is now in the weights. "
         "`premature`: answers given before gathering any evidence. "
         "`kept`: trajectories accepted for training, of those judged. "
-        "Unscored episodes count nowhere. "
+        "`undone`: the gate went back to an earlier policy. Unscored episodes count nowhere. "
         f"Suite: {markdown_text(report.suite)}."
     )
     return section("Iterations", table(head, rows), explained if rows else "")

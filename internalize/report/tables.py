@@ -59,7 +59,7 @@ def _policy(iteration: IterationReport) -> str:
     if iteration.number == 0:
         return "starter"
     rolled_back = iteration.decision is not None and not iteration.decision.promote
-    return f"{iteration.number} (rolled back)" if rolled_back else str(iteration.number)
+    return f"{iteration.number} undone" if rolled_back else str(iteration.number)
 
 
 def _kept(training: Training) -> str:

@@ -169,7 +169,7 @@ def test_a_rolled_back_iteration_is_not_the_final_policy(run):
     text = summary(report)
     assert "to 50.0 % (iteration 1 of 2)" in text
     assert "Rolled back by the gate: iteration 2." in text
-    assert "2 (rolled back)" in printed(report)
+    assert "2 undone" in printed(report)
     write_json(run / "iter-1" / "gate.json", Decision(promote=False, reason="worse", interval=None))
     assert summary(load(run)).startswith("None of the 2 finished iterations was kept")
     assert "None of the 2" in markdown.write(load(run)).read_text()
