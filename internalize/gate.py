@@ -49,7 +49,7 @@ def decide(
     p = sign_test(*won_and_lost(_internalized(before), _internalized(after)))
     if change.high < 0 and p < LEVEL:
         return Decision(promote=False, reason=f"worse: {found}, p = {p:.3f}", interval=change)
-    return Decision(promote=True, reason=f"no worse: {found}", interval=change)
+    return Decision(promote=True, reason=f"no worse beyond chance: {found}, p = {p:.3f}", interval=change)
 
 
 def _internalized(results: Sequence[EvalResult]) -> dict[str, float | None]:
