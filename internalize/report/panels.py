@@ -136,7 +136,7 @@ def _of_drift(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
     texts = _known((i.number, i.drift.held_out_nll) for i in iterations if i.drift)
     starter = dict(texts).get(0)
     rises = [] if starter is None else [(k, value - starter) for k, value in texts]
-    yield Panel("forgotten: rise of plain text NLL, nats", {"": rises})
+    yield Panel("forgotten: NLL of plain text, rise", {"": rises})
 
 
 def _of_suites(report: RunReport) -> Iterator[Panel]:
@@ -159,6 +159,7 @@ def size(count: int) -> tuple[float, float]:
 def plot(figure: Any, report: RunReport) -> None:
     """All panels into an empty figure."""
     found = panels(report)
+    figure.get_layout_engine().set(h_pad=0.14)  # inches: room for the titles
     numbers = [i.number for i in report.iterations]
     grid = list(figure.subplots(-(-len(found) // COLUMNS), COLUMNS, squeeze=False).flat)
     for axes, panel in zip(grid, found, strict=False):
@@ -171,10 +172,13 @@ def plot(figure: Any, report: RunReport) -> None:
 def _draw(axes: Any, panel: Panel) -> None:
     looks = {mode: (colour, dashes, marker) for mode, _, colour, dashes, marker in (*STYLES, UNLEARNT)}
     for mode, points in panel.curves.items():
+        if not points:  # an empty unclipped line would upset the layout
+            continue
         colour, dashes, marker = looks.get(mode, looks["internalized"])
         look = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 3.5, "linewidth": 1.4}
         axes.plot([k for k, _ in points], [value for _, value in points], clip_on=False, zorder=3, **look)
-    axes.set_title(panel.title.replace("$", r"\$"), loc="left", fontsize=9.5, color=INK)
+    title = axes.set_title(panel.title.replace("$", r"\$"), loc="left", fontsize=9.5, color=INK)
+    title.set_in_layout(False)  # a long one would squeeze its column until no panel has any room
     if panel.title.startswith(_SIGNED):
         axes.axhline(0, color=INK, linewidth=0.8)
     else:
