@@ -159,12 +159,13 @@ def cost_rows(report: RunReport) -> list[Row]:
 def _cost_row(iteration: IterationReport) -> Row:
     episodes = sum(sampled.episodes for sampled in iteration.sampled)
     unscored = sum(sampled.unscored for sampled in iteration.sampled)
-    training, spent = iteration.training, iteration.spent or Spent()
+    trained = [t.action_tokens for t in (iteration.training, iteration.milder) if t and t.action_tokens is not None]
+    spent = iteration.spent or Spent()
     return (
         _policy(iteration),
         count(episodes) + (f" ({count(unscored)} unscored)" if unscored else ""),
         count(sum(sampled.action_tokens for sampled in iteration.sampled)),
-        count(training.action_tokens if training else None),
+        count(sum(trained) if trained else None),
         *(duration(spent.seconds.get(kind)) for kind in KINDS),
         memory(spent.memory) + (f", device {memory(spent.device_memory)}" if spent.device_memory else ""),
     )

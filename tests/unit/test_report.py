@@ -17,7 +17,7 @@ from internalize.report.sentence import summary
 from internalize.report.spent import spent
 from internalize.stats import Interval
 from internalize.store import RunInfo, StageMark, append_jsonl, read_jsonl, write_json, write_jsonl
-from tests.unit.report_run import NASTY, PoolFile, item, make_run, result, trajectory
+from tests.unit.report_run import NASTY, PoolFile, TrainFile, item, make_run, result, trajectory
 
 
 @pytest.fixture
@@ -306,6 +306,12 @@ def test_the_numbers_of_the_gate_are_told_for_both_candidates(run):
     text = markdown.render(load(run))
     assert r"| 2 | iteration 1 | -20.0 \[-35.0, -5.0\] | not kept | worse: -0.200 |" in text
     assert "| 2, milder | - | - | kept | no worse |" in text
+
+
+def test_the_training_of_a_milder_candidate_is_a_cost_too(run):
+    write_json(run / "iter-2" / "train-second.json", TrainFile(action_tokens=1000))
+    text = markdown.render(load(run))
+    assert "| 2 | 4 | 20 | 2,234 |" in text
 
 
 def test_names_of_single_tasks_count_as_leaks(run):
