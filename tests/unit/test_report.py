@@ -311,7 +311,7 @@ def test_the_numbers_of_the_gate_are_told_for_both_candidates(run):
 def test_the_training_of_a_milder_candidate_is_a_cost_too(run):
     write_json(run / "iter-2" / "train-second.json", TrainFile(action_tokens=1000))
     text = markdown.render(load(run))
-    assert "| 2 | 4 | 20 | 2,234 |" in text
+    assert "| 2 | 4 (1 unscored) | 20 | 2,234 |" in text
 
 
 def test_names_of_single_tasks_count_as_leaks(run):
