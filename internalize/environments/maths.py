@@ -17,7 +17,7 @@ from internalize.judge.maths import MathJudge
 from internalize.records import Action, Claim, Message, Task, ToolSpec
 
 from .maths_problems import FAMILIES, share
-from .python_tool import TOOL, PythonTool, code_of
+from .python_tool import TOOL, PythonTool, Sandbox, code_of
 from .tables import ANSWER, FAMILY, QUESTION, SPLITS, Row, of_split, tasks_of
 
 SYSTEM = "You solve problems. Calculate with the tool python, then answer with the bare result."
@@ -64,7 +64,10 @@ class MathsEpisode:
 
 
 class Maths:
-    """The environment. `file` (or a file for each split) replaces the generated problems."""
+    """The environment. `file` (or a file for each split) replaces the generated problems.
+
+    Raises UserError if the machine cannot confine the programs of the tool; `sandbox` "unsafe" runs them unconfined.
+    """
 
     name = "maths"
     tools = (TOOL, _ANSWER_TOOL)
@@ -80,6 +83,7 @@ class Maths:
         seed: int = 0,
         file: str | Mapping[str, str] = "",
         seconds: float = 5.0,
+        sandbox: Sandbox = "auto",
     ) -> None:
         if not 1 <= difficulty <= 5 or size < 3:
             raise TaskError(
@@ -89,7 +93,7 @@ class Maths:
             raise TaskError(f"maths: seconds = {seconds}; a program takes more than none")
         if unknown := sorted(set(families) - FAMILIES.keys()):
             raise TaskError(f"maths: no family {unknown[0]!r} (there are {', '.join(FAMILIES)})")
-        self._tool, self._judge = PythonTool(seconds=seconds), MathJudge()
+        self._tool, self._judge = PythonTool.of(sandbox, seconds), MathJudge()
         made = tasks_of(file, _row_task) if file else _generated(tuple(families or FAMILIES), difficulty, size, seed)
         self._tasks = {split: made[split] for split in sorted(made, key=_order)}
 

@@ -1,11 +1,10 @@
-"""What runs in the tool's own process: take rights away, then run the program on standard input.
+"""The process of the tool `python`: give up rights, then run the program that stands on standard input.
 
-Started as a file by python_tool.py with one JSON argument {"seconds", "memory", "block"}; imports nothing of this
-package. Rights that go, in this order: resources beyond the limits; files, but for those of the working folder and
-reading Python and the system's libraries (Landlock); network, new processes, signals, tracing, raised limits (seccomp).
-Where the kernel lacks either, or "block" is false, an audit hook asks Python alone for the network, processes and
-/proc: native code can get around it, and other files are then open. Left out: containers. What must not change:
-nothing of the program runs before; the first byte out is written when all is set.
+Started as a file by python_tool.py with one JSON argument {"seconds", "memory", "unsafe"}; imports nothing of this
+package. In this order it limits resources, confines files to the working folder, Python and the system's libraries
+(Landlock), and refuses network, processes, signals, tracing and raised limits (seccomp). If either is not available
+the process ends before it reads the program. With "unsafe" both are left out and an audit hook refuses the usual calls
+for network and processes: that stops accidents only, a program can read and change whatever its user can.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-READY = b"\x06"
+READY, REFUSED = b"\x06", b"\x15"  # the first byte of the output
 SOURCE = "<program>"
 _READ, _CHANGE, _REFER, _TRUNCATE = 0xC, 0x1FF2, 1 << 13, 1 << 14  # Landlock's rights; the last two came later
 _READABLE = ("/usr", "/lib", "/lib64", "/etc", "/dev/null", "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo",
@@ -94,9 +93,9 @@ def filter_calls(libc: Any) -> bool:
     return bool(libc.prctl(22, 2, program, 0, 0) == 0)
 
 
-def ask_python(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook where the kernel does not help. /proc holds the environment of other processes."""
-    if event.startswith(_FORBIDDEN) or (event == "open" and str(arguments[0]).startswith("/proc")):
+def ask_python(event: str, _: tuple[Any, ...]) -> None:
+    """An audit hook against accidents. It holds off no attacker: native code and the file system get around it."""
+    if event.startswith(_FORBIDDEN):
         raise PermissionError(errno.EPERM, f"{event} is not allowed here")
 
 
@@ -125,15 +124,18 @@ def _place(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Limits, then the mark that all is set, then the program."""
+    """Give up rights, report with one byte whether all are gone, then run the program."""
     wanted = json.loads(sys.argv[1])
-    program = sys.stdin.buffer.read().decode("utf-8", "replace")
     libc = ctypes.CDLL(None, use_errno=True)
     limit(wanted["seconds"], wanted["memory"])
-    held = wanted["block"] and keep_to_folder(libc)
-    held = wanted["block"] and filter_calls(libc) and held
-    if not held:
+    if wanted["unsafe"]:
         sys.addaudithook(ask_python)
+    else:
+        held = {"Landlock": keep_to_folder(libc), "seccomp": filter_calls(libc)}
+        if missing := " and ".join(name for name, holds in held.items() if not holds):
+            os.write(1, REFUSED + missing.encode())
+            os._exit(1)
+    program = sys.stdin.buffer.read().decode("utf-8", "replace")
     os.write(1, READY)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     run(program)

@@ -1,9 +1,9 @@
 """The tool `python`: run a program in a process of its own and show what it prints.
 
 The process gets an empty environment, a temporary folder that is removed afterwards, limits of time, memory and
-output, and no network (python_process.py says how, and what it does not stop). The whole process group is killed at
-the end. Left out: anything kept from one call to the next. What must not change: a program that fails, hangs or
-prints too much is an observation; a tool that cannot start is an InfrastructureError.
+output, and the kernel's Landlock and seccomp (python_process.py says what they refuse). It does not run without these
+two unless `unsafe` says so. A program that fails, hangs or prints too much is an observation; a tool that cannot start
+is an InfrastructureError. Nothing is kept from one call to the next.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
-from internalize.errors import InfrastructureError
+from internalize.errors import InfrastructureError, TaskError, UserError
 from internalize.records import Action, ToolSpec
 
 from . import python_process
@@ -31,8 +32,14 @@ TOOL = ToolSpec(
     description="Run a Python program and read what it prints.",
     parameters={"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
 )
+Sandbox = Literal["auto", "unsafe"]
 STARTING = 60.0  # seconds an interpreter may take to start, on a machine that is busy
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+
+_UNPROTECTED = (
+    "the tool python runs programs that a model wrote, and this machine lacks {} to confine them; env.options.sandbox"
+    ' = "unsafe" runs them unconfined, with all rights of your user'
+)
 
 
 def code_of(action: Action) -> str:
@@ -42,16 +49,31 @@ def code_of(action: Action) -> str:
 
 @dataclass(frozen=True)
 class PythonTool:
-    """Limits of one program. `block` False leaves the kernel's filters out (see python_process.py)."""
+    """Limits of one program. With `unsafe` a program can read and change whatever the user who runs it can."""
 
     seconds: float = 5.0
     memory: int = 512 << 20  # bytes
     characters: int = 2000  # of output shown
-    block: bool = True
+    unsafe: bool = False
     interpreter: str = sys.executable
 
+    @classmethod
+    def of(cls, sandbox: Sandbox, seconds: float = 5.0) -> PythonTool:
+        """The tool, tried once.
+
+        Raises UserError where it would have to run programs unconfined, TaskError for an unknown `sandbox`.
+        """
+        if sandbox not in get_args(Sandbox):
+            raise TaskError(f"sandbox = {sandbox!r}: there are {', '.join(get_args(Sandbox))}")
+        tool = cls(seconds=seconds, unsafe=sandbox == "unsafe")
+        tool.run("")
+        return tool
+
     def run(self, code: str) -> str:
-        """What the program printed, as an observation. Raises InfrastructureError if it could not be started."""
+        """What the program printed, as an observation.
+
+        Raises InfrastructureError if it could not be started, UserError if the kernel does not protect from it.
+        """
         try:
             with tempfile.TemporaryDirectory(prefix="internalize-", ignore_cleanup_errors=True) as folder:
                 return self._run(code, Path(folder)).replace(folder, ".")  # its name differs from run to run
@@ -62,7 +84,7 @@ class PythonTool:
         with tempfile.TemporaryFile() as program:
             program.write(code.encode("utf-8", "replace"))
             program.seek(0)
-            limits = json.dumps({"seconds": self.seconds, "memory": self.memory, "block": self.block})
+            limits = json.dumps({"seconds": self.seconds, "memory": self.memory, "unsafe": self.unsafe})
             process = subprocess.Popen(  # noqa: S603 - the limits of that process are the point
                 # As isolated as -I, but for the one variable that makes sets print in the same order again.
                 [self.interpreter, "-P", "-s", "-B", "-X", "utf8", python_process.__file__, limits],
@@ -86,6 +108,9 @@ class PythonTool:
         assert process.stdout
         pipe = process.stdout.fileno()
         first = _read(pipe, 1, time.monotonic() + STARTING)
+        if first == python_process.REFUSED:
+            missing = _read(pipe, 100, time.monotonic() + 1) or b""
+            raise UserError(_UNPROTECTED.format(missing.decode()))
         if first != python_process.READY:
             said = (first or b"") + (_read(pipe, 2000, time.monotonic() + 1) or b"")
             raise InfrastructureError(f"python: the tool does not start ({_last_line(said) or 'no answer'})")

@@ -28,7 +28,7 @@ from internalize.redact import Redactor
 from internalize.store import first_problem
 
 from .background import Background
-from .python_tool import TOOL, PythonTool, code_of
+from .python_tool import TOOL, PythonTool, Sandbox, code_of
 from .said import whole
 from .tables import of_split, tasks_of
 from .web_pages import Page, pick, tokens_of
@@ -64,7 +64,7 @@ class World:
 
     search: Search
     reader: Reader
-    python: PythonTool
+    python: PythonTool | None
     chat: ChatModel | None
     background: Background
     calls: int  # tool calls an episode
@@ -105,7 +105,7 @@ class WebEpisode:
         return self._calls >= world.calls or self._seen >= world.tokens or minutes >= world.minutes
 
     def _use(self, action: Action) -> str:
-        if action.name == "python":
+        if action.name == "python" and self._world.python:
             return self._world.python.run(code_of(action))
         if action.name == "search":
             return self._found(whole(action.argument))
@@ -183,6 +183,7 @@ class WebOptions(Section):
     )
     redact: RedactConfig = Field(RedactConfig(), description="What pages lose before the summarizer sees them.")
     python: bool = Field(default=True, description="Whether there is the tool python.")
+    sandbox: Sandbox = Field("auto", description='"unsafe" lets the tool python run where programs cannot be confined.')
     calls: int = Field(100, ge=1, le=10_000, description="Tool calls an episode.")
     tokens: int = Field(
         112_640, ge=1, description="Tokens of observations an episode (an ideograph, or four other characters, each)."
@@ -212,7 +213,7 @@ class Web:
         self.world = World(
             search=search,
             reader=reader,
-            python=PythonTool(),
+            python=PythonTool.of(wanted.sandbox) if wanted.python else None,
             chat=_summarizer(wanted),
             background=self._background,
             calls=wanted.calls,
