@@ -46,13 +46,14 @@ class Page(Record):
 
 
 def package_pages(packages: Sequence[str]) -> dict[str, Page]:
-    """Pages of installed packages by name, inspected once and cached by version. Raises TaskError if none."""
+    """Pages of installed packages by name, inspected once and cached by version. Raises TaskError if there are none."""
     cache = cache_folder() / f"docs-{_versions(packages)}.jsonl"
     if not cache.is_file():
         command = [sys.executable, "-m", inspection.__name__, *packages]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
         if done.returncode or not done.stdout.strip():
-            raise TaskError(f"docs: no documentation could be built for {', '.join(packages)}")
+            cause = (done.stderr.strip().splitlines() or ["they have no public names"])[-1]
+            raise TaskError(f"docs: no documentation could be built for {', '.join(packages)} ({cause})")
         cache.parent.mkdir(parents=True, exist_ok=True)
         unfinished = cache.with_suffix(f".{os.getpid()}")
         unfinished.write_text(done.stdout, encoding="utf-8")

@@ -37,6 +37,8 @@ def modules_of(packages: list[str]) -> Iterator[types.ModuleType]:
     for package in packages:
         roots = sorted(n for n in sys.stdlib_module_names if n[0] != "_") if package == STDLIB else [package]
         for root in roots:
+            if package != STDLIB:
+                importlib.import_module(root)  # a package that was asked for is needed: its error goes to the caller
             if root not in _SKIP:
                 yield from _walk(root)
 
@@ -56,7 +58,7 @@ def parameters(obj: Any) -> list[list[str | None]] | None:
     """[name, default or None] for each parameter, without self; None when there is no signature."""
     try:
         signature = inspect.signature(obj)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):  # AttributeError: a built-in names a default that is nowhere
         return None
     found: list[list[str | None]] = []
     for parameter in signature.parameters.values():

@@ -1,7 +1,12 @@
 """Environment `docs`: every task is solvable and hard to guess, splits do not leak, pages and search behave."""
 
+from __future__ import annotations
+
+import inspect
 import json
 import math
+import sys
+import types
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +17,7 @@ from internalize.environments import registry
 from internalize.environments.corpus import Page, with_more
 from internalize.environments.docs import Docs, DocsEpisode, Search, legs, normalize, page_text
 from internalize.environments.docs_questions import ANSWER_SHARE, build_tasks, split_of
+from internalize.environments.inspection import facts
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Task
@@ -108,6 +114,38 @@ def test_a_package_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(TaskError, match="no_such_package_at_all"):
         Docs(packages=["no_such_package_at_all"]).tasks("train")
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_cause_is_told_when_a_package_cannot_be_inspected() -> None:
+    with pytest.raises(TaskError, match=r"json, no_such_package \(ModuleNotFoundError: .*'no_such_package'\)"):
+        Docs(packages=["json", "no_such_package"]).tasks("train")
+
+
+class _Builtin:
+    """Like `select.epoll.register` in Python 3.13: its signature names a default that cannot be found."""
+
+    __module__ = "odd_module"
+    __text_signature__ = "($self, fd, /, mask=sys.no_such_name)"
+
+    def __init__(self) -> None:
+        self.__qualname__ = "register"
+
+    def __get__(self, instance: object, owner: type) -> _Builtin:
+        return self
+
+    def __call__(self) -> None: ...
+
+
+def test_a_builtin_whose_signature_cannot_be_read_has_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain() -> None: ...
+
+    plain.__module__, plain.__qualname__ = "odd_module", "plain"
+    odd, builtin = types.ModuleType("odd_module"), _Builtin()
+    vars(odd).update(register=builtin, plain=plain)
+    monkeypatch.setitem(sys.modules, "odd_module", odd)
+    with pytest.raises(AttributeError):
+        inspect.signature(builtin)
+    assert [row["name"] for row in facts(["odd_module"])] == ["odd_module.plain"]
 
 
 def test_options_that_it_does_not_have_are_refused() -> None:
