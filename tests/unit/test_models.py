@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from internalize.engines.models import builtin_gguf, converted, load_policy, resolve_device
 from internalize.errors import UserError
@@ -54,6 +56,53 @@ def test_what_is_missing_is_said_in_one_sentence(
     with pytest.raises(UserError, match=sentence) as caught:
         load_policy(source.format(tmp=tmp_path), adapter)
     assert "\n" not in str(caught.value)
+
+
+NORM = "model.layers.1.input_layernorm.weight"
+ONE = torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("remove", "put", "says"),
+    [
+        ([NORM, "model.norm.weight"], {}, "missing from its files: 2, first " + NORM),
+        ([], {NORM: ONE}, "of another shape in its files than its config says: 1, first " + NORM),
+        ([], {"model.extra.weight": ONE}, "unknown to LlamaForCausalLM: 1, first model.extra.weight"),
+        ([], {"model.layers.0.self_attn.rotary_emb.inv_freq": ONE}, ""),  # old files have it
+    ],
+)
+def test_a_folder_holds_exactly_the_tensors_of_its_model(
+    folder: Path, remove: list[str], put: dict[str, torch.Tensor], says: str
+) -> None:
+    file = folder / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if name not in remove}
+    save_file(kept | put, file, metadata={"format": "pt"})
+    if not says:
+        load_policy(str(folder), device="cpu")
+        return
+    with pytest.raises(UserError, match=says):
+        load_policy(str(folder), device="cpu")
+
+
+def test_a_tied_head_is_not_missing(tmp_path: Path) -> None:
+    config = tiny_model().config
+    config.tie_word_embeddings = True
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    model, _ = load_policy(str(tmp_path), device="cpu")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_an_adapter_with_a_tensor_missing_is_refused(folder: Path, tmp_path: Path) -> None:
+    adapted = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapted.save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors.pop(min(tensors))
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"does not fit the model: .*missing adapter keys"):
+        load_policy(str(folder), str(tmp_path / "adapter"), "cpu")
 
 
 def test_no_builtin_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
