@@ -197,6 +197,9 @@ class DistillConfig(Section):
         0, ge=0, le=10_000_000, description="Action tokens an optimizer step instead of `batch`; 0 = off."
     )
     lora_r: int = Field(16, ge=0, le=512, description="LoRA rank; 0 = full fine-tuning.")
+    dropout: bool = Field(
+        default=False, description="Whether the student trains with the dropout that its model's config names."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
     save_steps: int = Field(
         0, ge=0, le=100_000, description="Optimizer steps between states a killed training goes on from; 0 = none."

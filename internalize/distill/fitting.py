@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from internalize.config import DistillConfig
 from internalize.errors import InternalizeError, UserError, first_line
@@ -106,7 +107,7 @@ class Lossy(nn.Module):
         lessons, total, tokens = self.lessons[0], 0.0, 0
         full = Objective(self.settings.divergence, self.settings.alpha)
         for item in lessons.held:
-            hidden = hidden_states(self.policy, item.packed)
+            hidden = teacher_hidden(self.policy, item.packed)  # in evaluation mode, whatever the student trains in
             teacher = None if item.teacher is None else item.teacher.to(hidden.device)
             ids = item.packed.targets.to(hidden.device)
             output = head(self.policy)
@@ -114,16 +115,51 @@ class Lossy(nn.Module):
             total, tokens = total + float(losses.sum()), tokens + len(ids)
         return total / tokens
 
+    def train(self, mode: bool = True) -> Lossy:  # noqa: FBT001, FBT002 - torch's signature
+        """Training mode; without `dropout` the policy stays in evaluation mode, as it was sampled and taught.
+
+        That also turns off what else a model draws at random while it trains: dropped layers, noise of routers.
+        """
+        super().train(mode)
+        if mode and not self.settings.dropout:
+            self.policy.eval()
+            for layer in self._checkpointed():
+                layer.training = True  # transformers keeps activations unless it is set
+        return self
+
     def gradient_checkpointing_enable(self, **options: Any) -> None:
         """What Trainer calls for the argument `gradient_checkpointing`."""
         policy: Any = self.policy
         policy.gradient_checkpointing_enable(**options)
+        for layer in self._checkpointed():
+            if not self.settings.dropout:
+                layer._gradient_checkpointing_func = _in_eval(layer, layer._gradient_checkpointing_func)  # noqa: SLF001
+
+    def _checkpointed(self) -> list[Any]:
+        layers = [layer for layer in self.policy.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        return [layer for layer in layers if layer.gradient_checkpointing]
 
     @property
     def stopped(self) -> bool:
         """Whether the held-out loss has not improved for `early_stop` epochs."""
         patience, best = self.settings.early_stop, min(self.held, default=0.0)
         return bool(patience) and len(self.held) > patience and self.held.index(best) < len(self.held) - patience
+
+
+def _in_eval(layer: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """`checkpoint` with the layer in evaluation mode inside, forward and when the backward pass runs it again."""
+
+    def checkpointed(forward: Callable[..., Any], *args: Any) -> Any:
+        def evaluated(*inner: Any) -> Any:
+            layer.training = False
+            try:
+                return forward(*inner)
+            finally:
+                layer.training = True
+
+        return checkpoint(evaluated, *args)
+
+    return checkpointed
 
 
 class Fit(Trainer):  # type: ignore[misc] # transformers is untyped

@@ -135,12 +135,13 @@ def student_hidden(model: nn.Module, token_ids: Sequence[int], spans: Sequence[A
 @torch.no_grad()
 def teacher_hidden(model: nn.Module, packed: Packed) -> Tensor:
     """The same for the teacher: [A, D], in eval mode and without gradients."""
-    training = model.training
+    if not model.training:  # train() and eval() reach every layer, and some may be in a mode of their own
+        return hidden_states(model, packed)
     model.eval()
     try:
         return hidden_states(model, packed)
     finally:
-        model.train(training)
+        model.train()
 
 
 def teacher_answers(model: nn.Module, packs: Sequence[Packed], most: int | None = None) -> list[Tensor]:

@@ -76,7 +76,7 @@ def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedMo
     ):
         if names:
             raise UserError(f"model {source!r} cannot be used: tensors {kind}: {len(names)}, first {min(names)}")
-    return model  # type: ignore[no-any-return] # transformers is untyped
+    return model
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:

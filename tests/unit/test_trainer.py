@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from internalize.checkpoint import checkpoint_id, trained_state
 from internalize.config import DistillConfig
@@ -92,6 +92,34 @@ def test_same_seed_same_weights_and_another_seed_others(examples: list[DistillEx
         policy, _ = _train(examples, tmp_path, seed=seed, epochs=1)
         ids.append(checkpoint_id(trained_state(policy)))
     assert ids[0] == ids[1] != ids[2]
+
+
+def _trained_with_dropout(rate: float, folder: Path, **change: object) -> tuple[torch.nn.Module, TrainSummary, int]:
+    """A model whose layers use dropout in modules and as functions, and how often its first layer ran."""
+    settings = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    names = dict.fromkeys(("dropout", "attention_dropout", "layerdrop"), rate)
+    torch.manual_seed(0)
+    model = OPTForCausalLM(OPTConfig(vocab_size=400, word_embed_proj_dim=32, init_std=0.2, **settings, **names)).eval()
+    runs = []
+    model.model.decoder.layers[0].fc1.register_forward_hook(lambda *_: runs.append(1))
+    examples = [random_example(seed) for seed in range(4)]
+    config = CONFIG.model_copy(update={"lora_r": 0, "epochs": 2, "divergence": "sft", "held_out": 0.0, **change})
+    return model, distill(model, examples, config, seed=0, output_dir=folder), len(runs)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_dropout_of_the_config_is_off_unless_asked_for(tmp_path: Path, checkpointing: bool) -> None:  # noqa: FBT001
+    trainer = {"gradient_checkpointing": True} if checkpointing else {}
+    without, reference, runs = _trained_with_dropout(0.0, tmp_path)
+    with_it, summary, more = _trained_with_dropout(0.5, tmp_path, trainer=trainer)
+    asked, other, _ = _trained_with_dropout(0.5, tmp_path, trainer=trainer, dropout=True)
+    assert summary.divergence_before == pytest.approx(reference.divergence_before, rel=1e-5)
+    assert abs(other.divergence_before - reference.divergence_before) > 0.01
+    assert (more > runs) is checkpointing  # kept activations are not what makes it right
+    for name, tensor in trained_state(without).items():
+        torch.testing.assert_close(trained_state(with_it)[name], tensor, atol=1e-5, rtol=1e-4)
+    assert not with_it.training
+    assert not asked.training
 
 
 def test_only_the_adapter_changes(examples: list[DistillExample], tmp_path: Path) -> None:
