@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import click
 from pydantic import JsonValue
 
-from internalize.config import ExtractConfig
-from internalize.extract.llm import Extraction, write
-from internalize.extract.screen import addresses_model
-from internalize.pool import empty
+from internalize.config.schema import ExtractConfig
+from internalize.experience.extract.injection_filter import addresses_model
+from internalize.experience.extract.llm import Extraction, write
+from internalize.experience.pool import empty
 from internalize.records import Experience, Granularity, Message, PoolEdit, Reply, Step, Trajectory
 
 HONEST = "When a price is asked, open the list of prices first."  # what two other tasks teach

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import click
 
 from internalize.environments import registry
+from internalize.evaluation.stats import wilson
 from internalize.records import Action, Environment, Episode, Task, ToolSpec
-from internalize.stats import wilson
 
 COIN = "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0"  # that of recipes/textgame.toml
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -127,10 +127,11 @@ def _score(episode: Episode) -> float | None:
 
 def sampled(name: str, tasks: Sequence[Task], env: Environment, model: str, most: int, seed: int) -> list[Played]:
     """Episodes of the built-in model."""
-    from internalize.config import Config, EnvConfig, ModelConfig, RolloutConfig  # noqa: PLC0415
-    from internalize.inject import Injector  # noqa: PLC0415
-    from internalize.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
-    from internalize.rollout import Label, rollout  # noqa: PLC0415
+    from internalize.config.schema import Config, EnvConfig, ModelConfig, RolloutConfig  # noqa: PLC0415
+    from internalize.experience.inject import Injector  # noqa: PLC0415
+    from internalize.rollout.episode import Label  # noqa: PLC0415
+    from internalize.rollout.local import rollout  # noqa: PLC0415
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
 
     own = ModelConfig(adapter="" if model == "builtin" else model, max_context=2560, batch=8)  # as recipes/tau2.toml
     limits = RolloutConfig(max_steps=most, max_action_tokens=48)

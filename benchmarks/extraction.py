@@ -33,10 +33,10 @@ from typing import Any, NamedTuple
 
 import click
 
+from internalize.experience.pool import ExperiencePool, load_pool, save_pool
 from internalize.formats.official import RolloutLine, to_rollout
-from internalize.pool import ExperiencePool, load_pool, save_pool
 from internalize.records import Experience, Trajectory
-from internalize.store import write_jsonl
+from internalize.runs.store import write_jsonl
 from tests.faulty_server import NO_ANSWER, FaultyServer, Reply
 from tests.writer import add, attempt, edits, held_ids, keep_all, stage_of, task_number
 
@@ -183,7 +183,7 @@ def run_ours(server: Timed, setting: Setting, folder: Path) -> tuple[list[str], 
     )
     (folder / "recipe.toml").write_text(RECIPE.format(url=server.base_url, at_once=setting.at_once))
     files = [folder / "rollouts.jsonl", "--out", folder / "pool.json", "--pool", folder / "held.json"]
-    command = [sys.executable, "-m", "internalize.cli", "extract", *files, "--recipe", folder / "recipe.toml"]
+    command = [sys.executable, "-m", "internalize", "extract", *files, "--recipe", folder / "recipe.toml"]
     return [str(part) for part in command], folder / "pool.json"
 
 

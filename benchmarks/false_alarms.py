@@ -21,11 +21,11 @@ from collections.abc import Iterator
 import click
 import numpy as np
 
-from internalize.diagnostics import Caution, drift_cautions, filter_cautions, habit_cautions
-from internalize.habits import Habits
-from internalize.metrics import Mode, SuiteMetrics, by_task, suite_metrics
+from internalize.evaluation.behaviour import Habits
+from internalize.evaluation.diagnostics import Caution, drift_cautions, filter_cautions, habit_cautions
+from internalize.evaluation.metrics import Mode, SuiteMetrics, by_task, suite_metrics
+from internalize.evaluation.stats import paired_difference
 from internalize.records import EvalResult
-from internalize.stats import paired_difference
 
 ITERATIONS, JUDGED, RESAMPLES = 10, 40, 400
 MODES: tuple[Mode, ...] = ("internalized", "in_context")

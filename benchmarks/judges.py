@@ -22,10 +22,10 @@ from typing import Literal
 
 import click
 
-from internalize.config import Config, ModelConfig
+from internalize.config.schema import Config, ModelConfig
+from internalize.evaluation.stats import Interval, wilson
 from internalize.judge import ChainJudge, ExactJudge, MathJudge, ModelJudge
 from internalize.records import Claim, Judge, Record
-from internalize.stats import Interval, wilson
 
 COLUMNS = ("accuracy", "false accept", "false reject", "unscored")
 PAIRS = Path(__file__).parents[1] / "tests" / "data" / "judge_pairs.jsonl"
@@ -109,7 +109,7 @@ def main(model: str, count: int, seed: int, *, errors: bool) -> None:
     }
     asked = dict.fromkeys(judges, everything)
     if model:
-        from internalize.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
+        from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
 
         config = Config(model=ModelConfig(source=model))
         judges["model"] = ModelJudge(LocalPolicy.load(config).chat)

@@ -28,16 +28,16 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.memory import Memory
-from internalize.config import DistillConfig
-from internalize.distill import teachers
-from internalize.distill.fitting import Lossy, trainer_of
-from internalize.distill.losses import divergence
-from internalize.distill.scoring import Packed, head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
-from internalize.distill.teachers import Given, Lessons, TrainItem, prepare
-from internalize.distill.trainer import new_adapter
-from internalize.distill.weights import trained
-from internalize.engines.models import load_policy, resolve_device
+from internalize.config.schema import DistillConfig
+from internalize.inference.loading import load_policy, resolve_device
 from internalize.records import ActionSpan, DistillExample
+from internalize.training import teachers
+from internalize.training.distill import new_adapter
+from internalize.training.hf_trainer import Lossy, trainer_of
+from internalize.training.losses import divergence
+from internalize.training.scoring import Packed, head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
+from internalize.training.teachers import Given, Lessons, TrainItem, prepare
+from internalize.training.weights import trained
 
 Ids = Sequence[int]
 teachers.SANE_MARGIN = -math.inf  # random ids are as unlikely as a broken teacher would find them

@@ -20,17 +20,17 @@ from pathlib import Path
 
 import click
 
-from internalize.metrics import by_task
+from internalize.evaluation.metrics import by_task
+from internalize.evaluation.stats import Scores, mean_runs, paired_difference_runs
 from internalize.records import EvalResult
 from internalize.report import comparison, diagnosis, figure, study_page
-from internalize.report.data import load
+from internalize.report.headline import summary
 from internalize.report.markdown import named, table
-from internalize.report.sentence import summary
+from internalize.report.run_report import load
+from internalize.report.signs import LEAD_HEAD, diagnose, lead_rows, verdict
 from internalize.report.tables import SUITE_HEAD, iteration_table, suite_rows
 from internalize.report.text import count, markdown_text, percent, points, share
-from internalize.report.tripwires import LEAD_HEAD, diagnose, lead_rows, verdict
-from internalize.stats import Scores, mean_runs, paired_difference_runs
-from internalize.store import read_jsonl, write_atomic
+from internalize.runs.store import read_jsonl, write_atomic
 
 BLOCK = re.compile(r"(<!-- (run|study|diagnose|compare): ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from internalize.engines.local import LocalEngine
-from internalize.engines.models import load_policy
+from internalize.inference.loading import load_policy
+from internalize.inference.local import LocalEngine
 
 Lines = list[list[int]]
 

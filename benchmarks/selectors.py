@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import click
 
-from internalize.environments.docs import Docs
+from internalize.environments.docs.env import Docs
+from internalize.evaluation.stats import Interval, wilson
+from internalize.experience.rules import BESIDE, FIRST_NAME, LAST_NAME, Rule, applies, matches, phrase, situation_of
+from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog
 from internalize.records import Experience, Message, Record, Selector, Task
-from internalize.rules import BESIDE, FIRST_NAME, LAST_NAME, Rule, applies, matches, phrase, situation_of
-from internalize.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog
-from internalize.stats import Interval, wilson
 
 KS = (1, 2, 4)
 SEEN, SAID = "observation", "question"
@@ -194,8 +194,8 @@ def main(model: str, count: int, most: int, split: str, seed: int) -> None:
 
 
 def asked_model(source: str) -> tuple[LLMSelector, SelectionLog]:
-    from internalize.config import Config, ModelConfig  # noqa: PLC0415
-    from internalize.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
+    from internalize.config.schema import Config, ModelConfig  # noqa: PLC0415
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
 
     log = SelectionLog()
     policy = LocalPolicy.load(Config(model=ModelConfig(source=source, max_context=4096)))

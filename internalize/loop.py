@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import Config
-from .console import Report
-from .environments import registry
-from .policy import LocalPolicy
-from .promotion import gate
-from .report.data import load as load_report
-from .stages import Mode, Run, plan_tasks, silent
-from .store import RunStore
+from internalize.config.schema import Config
+from internalize.environments import registry
+from internalize.report.run_report import load as load_report
+from internalize.runs.progress import Report
+from internalize.runs.store import RunStore
+from internalize.stages.promote import gate
+from internalize.stages.run import Mode, Run, plan_tasks, silent
+from internalize.training.policy import LocalPolicy
 
 _LOG = logging.getLogger(__name__)
 BOTH: tuple[Mode, ...] = ("internalized", "in_context")

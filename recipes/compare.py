@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from internalize.metrics import by_task
+from internalize.evaluation.metrics import by_task
+from internalize.evaluation.stats import mean_runs, paired_difference_runs
 from internalize.records import EvalResult
-from internalize.stats import mean_runs, paired_difference_runs
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 
 _FILES = click.Path(exists=True, path_type=Path)
 

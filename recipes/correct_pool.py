@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from internalize.pool import ExperiencePool, save_pool
+from internalize.experience.pool import ExperiencePool, save_pool
+from internalize.experience.rules import FIRST_NAME, LAST_NAME, Rule, phrase
 from internalize.records import Experience
-from internalize.rules import FIRST_NAME, LAST_NAME, Rule, phrase
 
 RULES = (
     Rule("start", "", "", "search", FIRST_NAME),

@@ -8,10 +8,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from internalize.pool import load_pool
+from internalize.experience.pool import load_pool
+from internalize.experience.rules import applies, matches, parse, situations
 from internalize.records import Trajectory
-from internalize.rules import applies, matches, parse, situations
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 
 
 def main() -> None:

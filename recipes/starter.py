@@ -15,13 +15,13 @@ import torch
 from peft import PeftModel
 from starter_data import Simulator, Tree
 
-from internalize.config import DistillConfig
-from internalize.distill.scoring import Packed, pack_branches
-from internalize.distill.trainer import TrainItem, fit, new_adapter
-from internalize.engines.models import load_policy
-from internalize.environments.docs import SYSTEM, Docs
+from internalize.config.schema import DistillConfig
+from internalize.environments.docs.env import SYSTEM, Docs
+from internalize.inference.loading import load_policy
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.records import Message
-from internalize.render import PROTOCOLS, Renderer, Turn
+from internalize.training.distill import TrainItem, fit, new_adapter
+from internalize.training.scoring import Packed, pack_branches
 
 
 def packed_tree(tree: Tree, renderer: Renderer) -> Packed:

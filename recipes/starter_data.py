@@ -13,10 +13,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from internalize.environments.docs import Docs
-from internalize.inject import render_items
-from internalize.records import Action, Task
-from internalize.rules import (
+from internalize.environments.docs.env import Docs
+from internalize.experience.inject import render_items
+from internalize.experience.rules import (
     BESIDE,
     FIRST_NAME,
     LAST_NAME,
@@ -30,6 +29,7 @@ from internalize.rules import (
     follows,
     phrase,
 )
+from internalize.records import Action, Task
 
 P_GOOD = {
     "start": 0.93, "found": 0.74, "research": 0.5, "alias": 0.3, "more": 0.35, "bases": 0.3, "methods": 0.6,

@@ -15,12 +15,12 @@ from pathlib import Path
 from starter import save
 from warm_up_data import HABITS, WALKS, Branch, Hints, Walk, branches
 
-from internalize.config import DistillConfig
-from internalize.distill.scoring import Packed, pack_branches
-from internalize.distill.trainer import TrainItem, fit, new_adapter
-from internalize.engines.models import load_policy
+from internalize.config.schema import DistillConfig
+from internalize.inference.loading import load_policy
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.records import ToolSpec
-from internalize.render import PROTOCOLS, Renderer, Turn
+from internalize.training.distill import TrainItem, fit, new_adapter
+from internalize.training.scoring import Packed, pack_branches
 
 COUNT = {"tau2": 42, "coin": 54}
 

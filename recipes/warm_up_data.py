@@ -15,11 +15,11 @@ from typing import NamedTuple
 import coin_expert
 import tau2_expert
 
-from internalize.environments.tau2 import Tau2
-from internalize.environments.textworld_express import TextWorldExpress
-from internalize.inject import render_items
+from internalize.environments.tau2.env import Tau2
+from internalize.environments.text_games.textworld_express import TextWorldExpress
+from internalize.experience.inject import render_items
+from internalize.experience.rules import EXACTLY, START, Rule, Situation, applies, phrase, plain
 from internalize.records import Action, Message, ToolSpec
-from internalize.rules import EXACTLY, START, Rule, Situation, applies, phrase, plain
 
 P_GOOD, P_EARLY = 0.8, 0.5  # of the impatient agent; the second of what is left
 P_RIGHT, P_WRONG, P_ABSENT = 0.7, 0.4, 0.2  # shares of decisions with such a hint

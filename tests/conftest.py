@@ -44,14 +44,14 @@ def model() -> LlamaForCausalLM:
 @pytest.fixture
 def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
     """Calls the entry point in this process, in an empty folder."""
-    from internalize import cli  # noqa: PLC0415 - after the threads are set
+    from internalize.cli.main import main  # noqa: PLC0415 - after the threads are set
 
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Ended:
         code = 0
         try:
-            cli.main([str(argument) for argument in arguments])
+            main([str(argument) for argument in arguments])
         except SystemExit as stop:
             code = int(stop.code or 0)
         return Ended(code, *capsys.readouterr())

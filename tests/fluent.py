@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from internalize.config import Config, DistillConfig, load_config
-from internalize.distill.examples import build_example
-from internalize.distill.scoring import pack_clean
-from internalize.distill.trainer import TrainItem, fit
-from internalize.policy import LocalPolicy
-from internalize.pool import ExperiencePool, empty, save_pool
+from internalize.config.schema import Config, DistillConfig, load_config
+from internalize.experience.pool import ExperiencePool, empty, save_pool
+from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.records import Experience, Message, PoolEdit, Step, Task, Trajectory
-from internalize.render import PROTOCOLS, Renderer
-from internalize.stages import Run, TrainRecord, plan_tasks, silent
-from internalize.store import RunStore
+from internalize.runs.store import RunStore
+from internalize.stages.run import Run, TrainRecord, plan_tasks, silent
+from internalize.training.distill import TrainItem, fit
+from internalize.training.examples import build_example
+from internalize.training.policy import LocalPolicy
+from internalize.training.scoring import pack_clean
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 

@@ -93,7 +93,7 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: tempfile._Temporar
 
 @contextmanager
 def transformers_server() -> Iterator[RealServer]:
-    from internalize.engines.models import _folder  # noqa: PLC0415 - torch
+    from internalize.inference.loading import _folder  # noqa: PLC0415 - torch
 
     folder, port = _folder("builtin"), free_port()
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
@@ -103,7 +103,7 @@ def transformers_server() -> Iterator[RealServer]:
 
 @contextmanager
 def llama_cpp_server() -> Iterator[RealServer]:
-    from internalize.engines.models import builtin_gguf  # noqa: PLC0415 - torch
+    from internalize.inference.loading import builtin_gguf  # noqa: PLC0415 - torch
 
     port = free_port()
     with serving([sys.executable, "-c", _WATCH + _LLAMA, str(builtin_gguf()), str(port)], port) as base_url:

@@ -7,8 +7,8 @@ import random
 import torch
 from transformers import PreTrainedModel
 
-from internalize.distill.scoring import head, pack, teacher_hidden
 from internalize.records import ActionSpan, DistillExample
+from internalize.training.scoring import head, pack, teacher_hidden
 
 VOCAB = 380
 

@@ -38,22 +38,32 @@ class Builtin(NamedTuple):
 _HERE = "internalize.environments"
 _GAMES = ("textworld_express", "scienceworld", "py4j")
 BUILTIN = {
-    "docs": Builtin(f"{_HERE}.docs", "Docs", "questions over the documentation of packages or a folder of yours"),
+    "docs": Builtin(f"{_HERE}.docs.env", "Docs", "questions over the documentation of packages or a folder of yours"),
     "maths": Builtin(
-        f"{_HERE}.maths", "Maths", "exact problems, generated or yours, with a Python tool", "maths", ("math_verify",)
+        f"{_HERE}.maths.env",
+        "Maths",
+        "exact problems, generated or yours, with a Python tool",
+        "maths",
+        ("math_verify",),
     ),
     "web": Builtin(
-        f"{_HERE}.web", "Web", "questions over the web or a folder: search, visit, Python", "web", ("httpx",)
+        f"{_HERE}.web.env", "Web", "questions over the web or a folder: search, visit, Python", "web", ("httpx",)
     ),
     "mcp": Builtin(
-        f"{_HERE}.mcp", "Mcp", "your tasks with the tools of a Model Context Protocol server", "mcp", ("mcp",)
+        f"{_HERE}.mcp.env", "Mcp", "your tasks with the tools of a Model Context Protocol server", "mcp", ("mcp",)
     ),
-    "tau2": Builtin(f"{_HERE}.tau2", "Tau2", "tickets of tau2-bench telecom, solved alone", "tau2", ("inspect_evals",)),
+    "tau2": Builtin(
+        f"{_HERE}.tau2.env", "Tau2", "tickets of tau2-bench telecom, solved alone", "tau2", ("inspect_evals",)
+    ),
     "textworld_express": Builtin(
-        f"{_HERE}.textworld_express", "TextWorldExpress", "eight short text games", "textgames", _GAMES
+        f"{_HERE}.text_games.textworld_express", "TextWorldExpress", "eight short text games", "textgames", _GAMES
     ),
     "scienceworld": Builtin(
-        f"{_HERE}.scienceworld", "ScienceWorld", "30 kinds of experiments in a text world", "textgames", _GAMES
+        f"{_HERE}.text_games.scienceworld",
+        "ScienceWorld",
+        "30 kinds of experiments in a text world",
+        "textgames",
+        _GAMES,
     ),
 }
 

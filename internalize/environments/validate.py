@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from internalize.errors import InfrastructureError, InternalizeError, TaskError
 from internalize.records import Action, Claim, Environment, Episode, Task, content_hash
 
-from .alike import Shown, alike
-from .said import observation_of, prompt_of, score_of
+from .checks import observation_of, prompt_of, score_of
+from .leakage import Shown, alike
 
 BY_CHANCE = 0.05  # share of answers that may stand in their prompts: short ones do so by chance
 _SHORTEST = 4  # characters of an answer that is looked for
@@ -93,7 +93,7 @@ def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str],
 
 def token_counter(source: str) -> Callable[[str], int]:
     """Counts tokens as the model `source` does. Raises UserError if its tokenizer cannot be had."""
-    from internalize.engines.models import load_tokenizer  # noqa: PLC0415 - needs the learning half
+    from internalize.inference.loading import load_tokenizer  # noqa: PLC0415 - needs the learning half
 
     tokenizer = load_tokenizer(source)
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False))

@@ -1,1 +1,1 @@
-"""Files of others, read and written: chat logs in the OpenAI format, and the logs of the paper's released code."""
+"""Logs, pools and trajectories of other tools, one file a format."""

@@ -29,8 +29,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from internalize.errors import DataError
+from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.records import Action, Message, Step, Task, Termination, ToolCall, ToolSpec, Trajectory, content_hash
-from internalize.render import PROTOCOLS, Renderer
 
 from .turns import Call, Protocol, Turn, read_observation, read_turn, write_observation, write_turn
 from .wire import ChatCall, ChatFunction, ChatLine, ChatMessage, ChatTool, Score, read_lines

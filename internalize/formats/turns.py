@@ -13,8 +13,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from internalize.inference.renderer import PROTOCOLS
 from internalize.records import Action
-from internalize.render import PROTOCOLS
 
 Protocol = Literal["bracket", "json"]
 _BLOCK = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>\s*", re.DOTALL)

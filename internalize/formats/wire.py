@@ -25,7 +25,7 @@ from pydantic import (
 
 from internalize.errors import DataError
 from internalize.records import Termination, Trajectory
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 
 Score = Annotated[
     float,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from internalize.config import JudgeConfig
+from internalize.config.schema import JudgeConfig
 from internalize.records import ChatModel, Judge
 
 from .chain import ChainJudge

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-from internalize.config import Config
+from internalize.config.schema import Config
 from internalize.errors import DataError, UserError
 from internalize.records import Claim, Judge, Record, content_hash
-from internalize.store import append_jsonl, read_jsonl, recover, write_jsonl
+from internalize.runs.store import append_jsonl, read_jsonl, recover, write_jsonl
 
 GROUP = 32  # claims judged at once
 

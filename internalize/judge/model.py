@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from internalize.asking import ask, fenced
 from internalize.errors import InfrastructureError
+from internalize.inference.structured import ask, fenced
 from internalize.records import ChatModel, Claim, Judgement, Message
 
 MOST_CHARACTERS = 8_000  # of an answer; the middle of a longer one is left out

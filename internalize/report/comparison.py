@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from internalize.errors import DataError, UserError
-from internalize.metrics import retained
-from internalize.records import Record
-from internalize.stats import (
+from internalize.evaluation.metrics import retained
+from internalize.evaluation.stats import (
     Interval,
     Scores,
     Share,
@@ -26,12 +25,14 @@ from internalize.stats import (
     sign_test,
     won_and_lost,
 )
-from internalize.store import first_problem
+from internalize.records import Record
+from internalize.runs.store import first_problem
+from internalize.stages.study import Manifest, Member
 
 from .costs import Costs, cell_cost_row, mean_costs
-from .data import RunReport, load
+from .run_report import RunReport, load
+from .signs import Diagnosis, diagnose
 from .text import NOTHING, percent, points, ratio, share
-from .tripwires import Diagnosis, diagnose
 
 CELL_HEAD = (
     "cell",
@@ -47,22 +48,6 @@ CELL_HEAD = (
 )
 VERSUS_HEAD = ("cell", "final minus reference, points", "won", "lost", "p (Holm)", "seen from", "verdict")
 Row = tuple[str, ...]
-
-
-class Member(Record):
-    """One run of a study."""
-
-    cell: str
-    seed: int
-    folder: str
-
-
-class Manifest(Record):
-    """study.json."""
-
-    question: str
-    reference: str
-    members: tuple[Member, ...] = Field(min_length=1)
 
 
 class Curve(Record):

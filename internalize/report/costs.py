@@ -12,7 +12,7 @@ from pydantic import Field
 
 from internalize.records import Record
 
-from .data import RunReport
+from .run_report import RunReport
 from .spent import KINDS
 from .text import count, duration, memory
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from internalize.diagnostics import Thresholds
+from internalize.evaluation.diagnostics import Thresholds
+from internalize.report.comparison import members
 
-from .comparison import members
-from .data import load
+from .run_report import load
+from .signs import LEAD_HEAD, SIGN_HEAD, Diagnosis, diagnose, lead_rows, sign_rows, verdict
 from .terminal import plain_text, print_table
-from .tripwires import LEAD_HEAD, SIGN_HEAD, Diagnosis, diagnose, lead_rows, sign_rows, verdict
 
 
 def diagnoses(paths: Sequence[Path], limits: Thresholds = Thresholds()) -> list[Diagnosis]:  # noqa: B008 - frozen

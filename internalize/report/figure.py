@@ -12,11 +12,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-from internalize.metrics import SuiteMetrics
+from internalize.evaluation.metrics import SuiteMetrics
 
-from .data import IterationReport, RunReport
+from .run_report import IterationReport, RunReport
+from .signs import diagnose
 from .text import one_line
-from .tripwires import diagnose
 
 TargetT = TypeVar("TargetT", Path, StringIO)
 NOTE = "No figure: matplotlib is not installed (pip install 'internalize[plot]')."

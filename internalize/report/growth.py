@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from internalize.diagnostics import PoolHealth, pool_health
+from internalize.evaluation.diagnostics import PoolHealth, pool_health
 from internalize.records import Experience
 
-from .data import IterationReport
+from .run_report import IterationReport
 
 
 class Change(NamedTuple):

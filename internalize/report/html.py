@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from internalize.records import Step
-from internalize.store import write_atomic
+from internalize.runs.store import write_atomic
 
 from . import figure, panels
 from .costs import totals
-from .data import RunReport
 from .growth import changes
+from .headline import summary
+from .run_report import RunReport
 from .samples import Shown
-from .sentence import summary
+from .signs import WHERE, diagnose, signs_of, verdict
 from .tables import (
     COST_HEAD,
     FAMILY_HEAD,
@@ -36,7 +37,6 @@ from .tables import (
     suite_rows,
 )
 from .text import plain, policy_name
-from .tripwires import WHERE, diagnose, signs_of, verdict
 
 FILE = "report.html"
 NOTE = "No page: jinja2 is not installed (pip install 'internalize[plot]')."

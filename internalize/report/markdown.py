@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from internalize.records import Experience, Injection, Step, Trajectory
-from internalize.store import write_atomic
+from internalize.runs.store import write_atomic
 
 from . import figure, panels
 from .costs import totals
-from .data import RunReport
 from .growth import changes
+from .headline import summary
+from .run_report import RunReport
 from .samples import Sample, Shown
-from .sentence import summary
+from .signs import sign_lines
 from .tables import (
     COST_HEAD,
     FAMILY_HEAD,
@@ -35,7 +36,6 @@ from .tables import (
     suite_rows,
 )
 from .text import NOTHING, code_span, count, fenced, markdown_text, policy_name
-from .tripwires import sign_lines
 
 FILE = "report.md"
 LONGEST_POOL = 50  # items listed

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from internalize.metrics import SuiteMetrics
+from internalize.evaluation.metrics import SuiteMetrics
 
-from .data import IterationReport, RunReport
 from .figure import GRID, INK, STYLES
 from .growth import changes
+from .run_report import IterationReport, RunReport
 from .tables import Row
 from .text import NOTHING, one_line
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from internalize.records import Record
-from internalize.store import StageMark
+from internalize.runs.store import StageMark
 
 KINDS = ("rollouts", "extraction", "training", "evaluation")
 _FIRST_WORD = re.compile(r"\w+")

@@ -10,14 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from internalize.store import write_atomic
-
-from . import html, study_page
-from .comparison import (
+from internalize.report.comparison import (
     CELL_HEAD,
     VERSUS_HEAD,
     Comparison,
-    Member,
     Versus,
     cell_cost_rows,
     cell_rows,
@@ -25,9 +21,13 @@ from .comparison import (
     members,
     versus_rows,
 )
+from internalize.runs.store import write_atomic
+from internalize.stages.study import Member
+
+from . import html, study_page
 from .costs import CELL_COST_HEAD
+from .signs import LEAD_HEAD, lead_rows, verdict
 from .text import points
-from .tripwires import LEAD_HEAD, lead_rows, verdict
 
 FILE = "study.html"
 

@@ -13,10 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from internalize.stats import Interval
-from internalize.store import write_atomic
-
-from .comparison import (
+from internalize.evaluation.stats import Interval
+from internalize.report.comparison import (
     CELL_HEAD,
     VERSUS_HEAD,
     Comparison,
@@ -26,12 +24,14 @@ from .comparison import (
     iteration_rows,
     versus_rows,
 )
+from internalize.runs.store import write_atomic
+
 from .costs import CELL_COST_HEAD
 from .figure import GRID, INK, NOTE, save
 from .markdown import named, section, table
+from .signs import LEAD_HEAD, lead_rows, verdict
 from .terminal import plain_text, print_table
 from .text import markdown_text, one_line
-from .tripwires import LEAD_HEAD, lead_rows, verdict
 
 FILE, FIGURE = "study.md", "study.png"
 SHOWN = 5  # columns of the cells that fit into a terminal; the page has all

@@ -5,11 +5,11 @@ Left out: layout and escaping; suite and family names are untrusted like any tex
 
 from __future__ import annotations
 
-from internalize.gate import Decision
-from internalize.metrics import SuiteMetrics
+from internalize.evaluation.gate import Decision
+from internalize.evaluation.metrics import SuiteMetrics
 
-from .data import IterationReport, RunReport, Training
 from .growth import Change, changes
+from .run_report import IterationReport, RunReport, Training
 from .spent import KINDS, Spent
 from .text import NOTHING, count, duration, memory, percent, points, policy_name, ratio, share
 

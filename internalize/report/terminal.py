@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .data import RunReport
-from .sentence import summary
+from .headline import summary
+from .run_report import RunReport
+from .signs import sign_lines
 from .tables import FAMILY_HEAD, SUITE_HEAD, Row, family_rows, iteration_table, suite_rows
 from .text import one_line
-from .tripwires import sign_lines
 
 
 def print_report(report: RunReport, console: Console) -> None:

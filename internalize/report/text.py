@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from internalize.stats import Interval, Share
+from internalize.evaluation.stats import Interval, Share
 
 NOTHING = "-"  # a value that was not measured
 _BACKSLASHED = re.compile(r"[\\`*_{}\[\]|~$]")

@@ -16,7 +16,7 @@ from rich.text import Text
 from internalize.errors import UserError
 from internalize.records import Step, Trajectory
 
-from .data import episodes, load
+from .run_report import episodes, load
 from .samples import Entry
 from .tables import Row
 from .terminal import plain_text, print_table

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from internalize import loop
-from internalize.config import Config, load_config
-from internalize.distill.trainer import distill
+from internalize.config.schema import Config, load_config
 from internalize.environments import registry
-from internalize.policy import LocalPolicy
-from internalize.report.data import load
+from internalize.report.run_report import load
+from internalize.training.distill import distill
+from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trajectories import random_example
 

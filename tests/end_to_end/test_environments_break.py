@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import RolloutConfig
-from internalize.engines.scripted import ScriptedEngine
-from internalize.environments import web_sources
-from internalize.environments.python_tool import PythonTool
+from internalize.config.schema import RolloutConfig
+from internalize.environments.maths.python_tool import PythonTool
+from internalize.environments.web import sources as web_sources
 from internalize.errors import Incomplete
-from internalize.inject import Injector
+from internalize.experience.inject import Injector
+from internalize.inference.agent import Actor
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.scripted import ScriptedEngine
 from internalize.judge import ExactJudge
 from internalize.records import Environment, Trajectory
-from internalize.render import PROTOCOLS, Renderer
-from internalize.rollout import Actor, Label, rollout
-from internalize.store import read_jsonl
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
+from internalize.runs.store import read_jsonl
 from tests import mcp_server
 from tests.site import Site
 from tests.tiny import tiny_tokenizer
@@ -52,7 +54,7 @@ def questions(folder: Path, *rows: dict[str, str]) -> str:
 
 def test_maths_without_an_interpreter(tmp_path: Path) -> None:
     pytest.importorskip("math_verify", reason="needs the extra 'maths'")
-    from internalize.environments.maths import Maths  # noqa: PLC0415
+    from internalize.environments.maths.env import Maths  # noqa: PLC0415
 
     env = Maths(file=questions(tmp_path, {"question": "One?", "answer": "1"}, {"question": "Two?", "answer": "2"}))
     stub, path = tmp_path / "python", tmp_path / "a.jsonl"
@@ -69,7 +71,7 @@ def test_maths_without_an_interpreter(tmp_path: Path) -> None:
 
 def test_a_web_whose_search_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("httpx", reason="needs the extra 'web'")
-    from internalize.environments.web import Web  # noqa: PLC0415
+    from internalize.environments.web.env import Web  # noqa: PLC0415
 
     monkeypatch.setattr(web_sources, "_PAUSE", 0.0)
     monkeypatch.setenv("SERPER_API_KEY", "right")
@@ -91,7 +93,7 @@ def test_a_web_whose_search_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_tool_server_that_dies(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="needs the extra 'mcp'")
-    from internalize.environments.mcp import Mcp  # noqa: PLC0415
+    from internalize.environments.mcp.env import Mcp  # noqa: PLC0415
 
     row = {"question": "What is in box abc?", "answer": "21"}
     env = Mcp(tasks=questions(tmp_path, row), command=[sys.executable, mcp_server.__file__], seconds=30.0)

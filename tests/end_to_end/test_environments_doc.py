@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import load_config
+from internalize.config.schema import load_config
 from internalize.environments import registry
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def rows(heading: str) -> str:
 
 
 def validate(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-c", "from internalize.cli import main; main()", "env", "validate", *arguments]
+    command = [sys.executable, "-m", "internalize", "env", "validate", *arguments]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the example says `python`
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     done = subprocess.run(

@@ -12,10 +12,10 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from internalize import loop
-from internalize.cli import cli, main
-from internalize.config import Config, load_config
+from internalize.cli.main import cli, main
+from internalize.config.schema import Config, load_config
 from internalize.environments import registry
-from internalize.policy import LocalPolicy
+from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 40)[None]

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from internalize import loop
-from internalize.cli import main
-from internalize.config import EndpointConfig, ExtractConfig, load_config
-from internalize.engines.link import Backoff, Link
-from internalize.engines.server import ServerChat
+from internalize.cli.main import main
+from internalize.config.schema import EndpointConfig, ExtractConfig, load_config
 from internalize.environments import registry
 from internalize.environments.registry import Builtin
 from internalize.errors import Incomplete
-from internalize.extract.llm import Extraction, write
-from internalize.pool import ExperiencePool, empty, load_pool
+from internalize.experience.extract.llm import Extraction, write
+from internalize.experience.pool import ExperiencePool, empty, load_pool
+from internalize.experience.redact import Redactions
+from internalize.inference.client import Backoff, Link
+from internalize.inference.server import ServerChat
 from internalize.records import Experience, PoolEdit, Trajectory
-from internalize.redact import Redactions
-from internalize.store import write_jsonl
+from internalize.runs.store import write_jsonl
 from tests.faulty_server import NO_ANSWER, FaultyServer
 from tests.writer import ANSWERS, edits, held_ids, stage_of, task_number, tried
 

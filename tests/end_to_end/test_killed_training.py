@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.checkpoint import checkpoint_id
+from internalize.training.checkpoint import checkpoint_id
 from tests.fluent import iterate
 
 

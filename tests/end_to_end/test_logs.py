@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from internalize.pool import load_pool
+from internalize.experience.pool import load_pool
 from internalize.records import Trajectory
-from internalize.store import read_jsonl, write_jsonl
+from internalize.runs.store import read_jsonl, write_jsonl
 from tests.command import Call, refused
 
 pytest.importorskip("peft", reason="distillation needs the learning half")

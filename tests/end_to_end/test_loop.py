@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from internalize import loop, stages
-from internalize.config import Config, load_config
+from internalize import loop
+from internalize.config.schema import Config, load_config
 from internalize.environments import registry
 from internalize.environments.validate import validate
 from internalize.errors import ConfigError, UserError
-from internalize.extract.sources import Seen
-from internalize.metrics import SuiteMetrics
-from internalize.policy import LocalPolicy
-from internalize.pool import load_pool
+from internalize.evaluation.metrics import SuiteMetrics
+from internalize.experience.extract.writer import Seen
+from internalize.experience.pool import load_pool
 from internalize.records import EvalResult, Experience, PoolEdit
-from internalize.report.data import load as load_report
 from internalize.report.panels import panels
-from internalize.store import read_jsonl, write_jsonl
+from internalize.report.run_report import load as load_report
+from internalize.runs.store import read_jsonl, write_jsonl
+from internalize.stages import run as stages
+from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 

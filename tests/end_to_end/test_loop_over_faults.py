@@ -15,12 +15,12 @@ import pytest
 pytest.importorskip("openai", reason="needs the extra 'server'")
 pytest.importorskip("peft", reason="distillation needs the learning half")
 
-from internalize import endpoints
-from internalize.engines.link import Backoff
 from internalize.environments import registry
+from internalize.experience.selectors.log import Selection
+from internalize.inference import endpoints
+from internalize.inference.client import Backoff
 from internalize.records import Trajectory
-from internalize.selectors.record import Selection
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 from tests.command import Call, Ended
 from tests.faulty_server import NO_ANSWER, FaultyServer
 from tests.tiny import tiny_model, tiny_tokenizer

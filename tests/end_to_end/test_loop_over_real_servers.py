@@ -16,11 +16,11 @@ pytest.importorskip("openai", reason="needs the extra 'server'")
 pytest.importorskip("peft", reason="distillation needs the learning half")
 
 from internalize.environments import registry
-from internalize.extract.llm import Extraction
-from internalize.pool import load_pool
+from internalize.experience.extract.llm import Extraction
+from internalize.experience.pool import load_pool
+from internalize.experience.selectors.log import Selection
 from internalize.records import Trajectory
-from internalize.selectors.record import Selection
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 from tests.command import Call
 from tests.faulty_server import FaultyServer
 from tests.real_servers import RealServer

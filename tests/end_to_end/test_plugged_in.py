@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from internalize import single
-from internalize.config import Config, load_config
+from internalize.config.schema import Config, load_config
 from internalize.environments import registry
-from internalize.policy import LocalPolicy
-from internalize.pool import ExperiencePool, save_pool
+from internalize.experience.pool import ExperiencePool, save_pool
+from internalize.experience.selectors.log import Selection
 from internalize.records import Claim, Experience, Task, Trajectory
-from internalize.selectors.record import Selection
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
+from internalize.stages import standalone as single
+from internalize.training.policy import LocalPolicy
 from tests.faulty_server import FaultyServer
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy, ToyEpisode

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from internalize.config.presets import PRESETS
 from internalize.environments import registry
 from internalize.errors import DataError, UserError
-from internalize.export import find
 from internalize.records import DistillExample, Trajectory
-from internalize.regimes import PRESETS
-from internalize.report.card import card
-from internalize.report.data import training_of
-from internalize.single import Given, distill_file
-from internalize.stages import TrainRecord, silent
-from internalize.store import read_jsonl
+from internalize.report.export import find
+from internalize.report.model_card import card
+from internalize.report.run_report import training_of
+from internalize.runs.store import read_jsonl
+from internalize.stages.run import TrainRecord, silent
+from internalize.stages.standalone import Given, distill_file
 from tests.fluent import fluent_policy, iterate, odd_pool, open_run
 
 CHANGES = {
@@ -73,7 +73,7 @@ def _recipe(folder: Path) -> Path:
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILTIN, "toy", registry.Builtin("tests.toy", "Toy", "boxes"))
-    monkeypatch.setattr("internalize.single._policy", lambda config, _checkpoint: fluent_policy(config))
+    monkeypatch.setattr("internalize.stages.standalone._policy", lambda config, _checkpoint: fluent_policy(config))
 
 
 @pytest.mark.usefixtures("_toy")

@@ -7,14 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from internalize import loop, promotion
-from internalize.config import Config, load_config
+from internalize import loop
+from internalize.config.schema import Config, load_config
 from internalize.environments import registry
-from internalize.gate import Decision
-from internalize.policy import LocalPolicy
+from internalize.evaluation.gate import Decision
 from internalize.records import Checkpoint, EvalResult
-from internalize.report.data import load as load_report
-from internalize.store import read_jsonl
+from internalize.report.run_report import load as load_report
+from internalize.runs.store import read_jsonl
+from internalize.stages import promote as promotion
+from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SET = [

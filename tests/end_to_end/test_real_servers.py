@@ -10,17 +10,18 @@ import pytest
 pytest.importorskip("openai", reason="needs the extra 'server'")
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from internalize.config import Config, EndpointConfig
-from internalize.endpoints import Endpoints, Served
-from internalize.engines.link import Link
-from internalize.engines.probe import probe
-from internalize.engines.server import ServerChat, ServerEngine
-from internalize.environments.docs import Docs
+from internalize.config.schema import Config, EndpointConfig
+from internalize.environments.docs.env import Docs
 from internalize.errors import UserError
-from internalize.inject import Injector
+from internalize.experience.inject import Injector
+from internalize.inference.capabilities import probe
+from internalize.inference.client import Link
+from internalize.inference.endpoints import Endpoints, Served
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.server import ServerChat, ServerEngine
 from internalize.records import Message, Sampling, Trajectory
-from internalize.render import PROTOCOLS, Renderer
-from internalize.rollout import Label, rollout
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
 from tests.real_servers import RealServer
 
 ASKED = [Message(role="user", content="What is the capital of France? One word.")]
@@ -45,7 +46,7 @@ def link_to(server: RealServer) -> Link:
 def renderer() -> Renderer:
     from transformers import AutoTokenizer  # noqa: PLC0415 - slow
 
-    from internalize.engines.models import _folder  # noqa: PLC0415 - torch
+    from internalize.inference.loading import _folder  # noqa: PLC0415 - torch
 
     return Renderer(AutoTokenizer.from_pretrained(_folder("builtin")), PROTOCOLS["bracket"])
 
@@ -97,7 +98,7 @@ def test_logprobs_of_llama_cpp_are_those_of_the_model_itself(llama_server: RealS
     import torch  # noqa: PLC0415 - heavy
     from transformers import AutoModelForCausalLM  # noqa: PLC0415
 
-    from internalize.engines.models import _folder  # noqa: PLC0415
+    from internalize.inference.loading import _folder  # noqa: PLC0415
 
     ids = renderer.context(ASKED, ()).ids
     sampling = Sampling(max_tokens=8, temperature=0.7)  # hotter samples hold halves of characters

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import load_config
-from internalize.single import Given, evaluate_file
-from internalize.stages import silent
+from internalize.config.schema import load_config
+from internalize.stages.run import silent
+from internalize.stages.standalone import Given, evaluate_file
 
 CONFIG = ["evaluate.tasks=20", "rollout.max_steps=7"]
 

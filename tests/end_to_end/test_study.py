@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from internalize import loop
-from internalize.config import Config
+from internalize.config.schema import Config
 from internalize.environments import registry
 from internalize.errors import Busy, ConfigError, Incomplete, InfrastructureError, InternalizeError, UserError
-from internalize.gate import Decision
-from internalize.policy import LocalPolicy
+from internalize.evaluation.gate import Decision
+from internalize.evaluation.stats import Interval
 from internalize.records import EvalResult
 from internalize.report import study_html, study_page
-from internalize.report import write as write_report
-from internalize.report.comparison import Comparison, Manifest, Member, Versus, compare
-from internalize.stats import Interval
-from internalize.store import RunStore, read_jsonl, read_marks, write_json
-from internalize.study import Part, configs, load_grid, prepare, shared_key, study
+from internalize.report.comparison import Comparison, Versus, compare
+from internalize.report.publish import write as write_report
+from internalize.runs.store import RunStore, read_jsonl, read_marks, write_json
+from internalize.stages.study import Manifest, Member, Part, configs, load_grid, prepare, shared_key, study
+from internalize.training.policy import LocalPolicy
 from tests.command import Call
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.unit.report_run import make_run

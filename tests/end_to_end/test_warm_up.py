@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from internalize.rules import Situation, applies, matches, parse
+from internalize.experience.rules import Situation, applies, matches, parse
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KITCHEN = (
@@ -28,7 +28,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_support_agent_repairs_every_ticket_of_two_faults(data: ModuleType) -> None:
-    from internalize.environments.tau2 import Tau2  # noqa: PLC0415
+    from internalize.environments.tau2.env import Tau2  # noqa: PLC0415
 
     env = Tau2("two_faults")
     for task in env.tasks("dev") + env.tasks("test"):

@@ -3,12 +3,14 @@
 import asyncio
 from pathlib import Path
 
-from internalize.config import RolloutConfig
-from internalize.engines.scripted import ScriptedEngine
-from internalize.inject import Injector
+from internalize.config.schema import RolloutConfig
+from internalize.experience.inject import Injector
+from internalize.inference.agent import Actor
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.scripted import ScriptedEngine
 from internalize.records import Experience
-from internalize.render import PROTOCOLS, Renderer
-from internalize.rollout import Actor, Label, rollout
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy
 

@@ -1,7 +1,7 @@
 """Invariant 2: a step-wise hint ends the last message, a global one the system message; without, nothing differs."""
 
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.records import Message
-from internalize.render import PROTOCOLS, Renderer, Turn
 from tests.tiny import tiny_tokenizer
 
 PROMPT = (Message(role="system", content="Boxes."), Message(role="user", content="Which number?"))

@@ -2,8 +2,8 @@
 
 import random
 
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.records import Message
-from internalize.render import PROTOCOLS, Renderer, Turn
 from tests.tiny import STRIPS_THINKING, tiny_tokenizer
 
 PROMPT = (Message(role="system", content="s"), Message(role="user", content="q"))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from internalize.distill.losses import chunked_loss
-from internalize.distill.scoring import head, hidden_states, pack, pack_clean, teacher_hidden
+from internalize.training.losses import chunked_loss
+from internalize.training.scoring import head, hidden_states, pack, pack_clean, teacher_hidden
 from tests.trajectories import random_example
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from internalize.distill.attention import visible
-from internalize.distill.scoring import Packed, join, pack, pack_clean, student_hidden, teacher_hidden
+from internalize.training.attention import visible
+from internalize.training.scoring import Packed, join, pack, pack_clean, student_hidden, teacher_hidden
 from tests.trajectories import random_example
 
 

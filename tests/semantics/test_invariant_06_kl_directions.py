@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from internalize.distill.losses import Objective, divergence
+from internalize.training.losses import Objective, divergence
 
 # Two ids, worked by hand:
 # teacher p = (1/2, 1/2), student q = (1/4, 3/4)

@@ -11,9 +11,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from internalize.distill.attention import Layout, Segment, block_mask, branch_attention, visible
-from internalize.distill.losses import DIVERGENCES, chunked_loss, cross_entropy, divergence
-from internalize.distill.scoring import (
+from internalize.errors import UserError
+from internalize.records import DistillExample
+from internalize.training.attention import Layout, Segment, block_mask, branch_attention, visible
+from internalize.training.distill import new_adapter
+from internalize.training.losses import DIVERGENCES, chunked_loss, cross_entropy, divergence
+from internalize.training.scoring import (
     head,
     hidden_states,
     join,
@@ -24,10 +27,7 @@ from internalize.distill.scoring import (
     teacher_answers,
     teacher_hidden,
 )
-from internalize.distill.trainer import new_adapter
-from internalize.distill.weights import trained
-from internalize.errors import UserError
-from internalize.records import DistillExample
+from internalize.training.weights import trained
 from tests.tiny import tiny_model
 from tests.trajectories import contexts_of, logits_one_by_one, random_example, rewritten_example
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from internalize.errors import DataError
-from internalize.pool import ExperiencePool, empty, replay
+from internalize.experience.pool import ExperiencePool, empty, replay
 from internalize.records import Experience, PoolEdit
 
 CAP = 4

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import RolloutConfig
-from internalize.engines.scripted import ScriptedEngine
+from internalize.config.schema import RolloutConfig
 from internalize.errors import Incomplete
-from internalize.inject import Injector
+from internalize.experience.inject import Injector
+from internalize.inference.agent import Actor
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.scripted import ScriptedEngine
 from internalize.records import Trajectory
-from internalize.render import PROTOCOLS, Renderer
-from internalize.rollout import Actor, Label, rollout
-from internalize.store import read_jsonl
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
+from internalize.runs.store import read_jsonl
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy
 

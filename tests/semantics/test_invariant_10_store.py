@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from internalize.records import PoolEdit
-from internalize.store import append_jsonl, read_jsonl, recover
+from internalize.runs.store import append_jsonl, read_jsonl, recover
 
 KILLS = 25
 BATCH = 3

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from internalize.config import Config
-from internalize.metrics import SuiteMetrics, iteration_metrics
+from internalize.config.schema import Config
+from internalize.evaluation.metrics import SuiteMetrics, iteration_metrics
 from internalize.records import Action, EvalResult, Experience, Injection, Message, Record, Step, Trajectory
-from internalize.store import RunInfo, StageMark, write_json, write_jsonl
+from internalize.runs.store import RunInfo, StageMark, write_json, write_jsonl
 
 TASKS = 40
 SOLVED = {

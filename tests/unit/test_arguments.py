@@ -7,9 +7,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from internalize.config import load_config
-from internalize.distill.fitting import require_arguments
+from internalize.config.schema import load_config
 from internalize.errors import UserError
+from internalize.training.hf_trainer import require_arguments
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from internalize.asking import Answer, ask, fenced
-from internalize.engines.scripted import ScriptedChat
 from internalize.errors import Incomplete, InfrastructureError
+from internalize.inference.scripted import ScriptedChat
+from internalize.inference.structured import Answer, ask, fenced
 from internalize.records import Message, Reply
 
 ASKED = (Message(role="user", content="A number?"),)

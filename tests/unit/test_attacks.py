@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.attacks import CASES, GETS_IN, HARMLESS, HELD, PAGES, Case, harmless, play
-from internalize.extract.screen import Screen, addresses_model
+from internalize.experience.extract.injection_filter import Screen, addresses_model
 from internalize.records import content_hash
 from tests.writer import attempt
 

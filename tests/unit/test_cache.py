@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.cache import built, cache_folder
+from internalize.runs.cache import built, cache_folder
 
 
 def folders(cache: Path) -> list[str]:

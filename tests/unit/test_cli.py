@@ -12,7 +12,7 @@ import pytest
 
 from internalize.environments import registry
 from internalize.records import Action, Injection, Message, Step, Task, Trajectory
-from internalize.store import write_jsonl
+from internalize.runs.store import write_jsonl
 from tests.command import Call, Ended, files, refused
 from tests.toy import Toy, ToyEpisode
 
@@ -44,7 +44,7 @@ def episode(number: int, score: float = 1.0) -> Trajectory:
 def test_help_answers_without_the_learning_half() -> None:
     code = f"""
 import sys
-from internalize.cli import cli
+from internalize.cli.main import cli
 for arguments in ([], ["run"], ["rollout"], ["extract"], ["distill"], ["evaluate"], ["pool", "diff"], ["env"]):
     cli.main([*arguments, "--help"], standalone_mode=False)
 print("HEAVY", *sorted(set(sys.modules) & set({HEAVY!r})))
@@ -56,7 +56,7 @@ print("HEAVY", *sorted(set(sys.modules) & set({HEAVY!r})))
 
 
 def test_files_are_checked_and_pools_extracted_without_the_learning_half() -> None:
-    code = 'import sys, internalize.single; print(*{"torch", "transformers", "peft"} & set(sys.modules))'
+    code = 'import sys, internalize.stages.standalone; print(*{"torch", "transformers", "peft"} & set(sys.modules))'
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "\n"
 

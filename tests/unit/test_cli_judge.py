@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from internalize.cli import main
+from internalize.cli.main import main
 from internalize.judge.claims import Verdict
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 from tests.faulty_server import NO_ANSWER, FaultyServer
 
 CLAIMS = [("Paris", "paris."), ("Paris", "Rome"), ("1,000", "1000"), ("x", "y")]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from internalize.pool import ExperiencePool, empty, load_pool, replay, save_pool
+from internalize.experience.pool import ExperiencePool, empty, load_pool, replay, save_pool
 from internalize.records import Action, Experience, Injection, Message, PoolEdit, Step, Trajectory
-from internalize.store import read_jsonl, write_jsonl
+from internalize.runs.store import read_jsonl, write_jsonl
 from tests.command import Call, Ended, files, refused
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from internalize.report.comparison import Manifest, Member, Versus, compare
-from internalize.store import RunInfo, write_json
+from internalize.report.comparison import Versus, compare
+from internalize.runs.store import RunInfo, write_json
+from internalize.stages.study import Manifest, Member
 from tests.unit.report_run import make_run
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internalize.config import Config, changed_fields, load_config
+from internalize.config.schema import Config, changed_fields, load_config
 from internalize.errors import ConfigError
 
 

@@ -1,6 +1,6 @@
-from internalize.config import ExtractConfig
-from internalize.extract.contrast import contrast
-from internalize.pool import empty
+from internalize.config.schema import ExtractConfig
+from internalize.experience.extract.contrast import contrast
+from internalize.experience.pool import empty
 from internalize.records import Action, Message, Step, Trajectory
 
 CONFIG = ExtractConfig(min_support=3)

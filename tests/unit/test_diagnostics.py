@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from internalize.diagnostics import (
+from internalize.evaluation.behaviour import Habits
+from internalize.evaluation.diagnostics import (
     Thresholds,
     drift_cautions,
     filter_cautions,
@@ -17,10 +18,9 @@ from internalize.diagnostics import (
     suite_cautions,
     thresholds,
 )
-from internalize.habits import Habits
-from internalize.metrics import SuiteMetrics
+from internalize.evaluation.metrics import SuiteMetrics
+from internalize.evaluation.stats import Interval
 from internalize.records import Experience
-from internalize.stats import Interval
 from tests.command import refused
 
 RULES = (

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from internalize.environments import registry
-from internalize.environments.corpus import Page, with_more
-from internalize.environments.docs import Docs, DocsEpisode, Search, legs, normalize, page_text
-from internalize.environments.docs_questions import ANSWER_SHARE, build_tasks, split_of
-from internalize.environments.inspection import facts
+from internalize.environments.docs.corpus import Page, with_more
+from internalize.environments.docs.env import Docs, DocsEpisode, Search, legs, normalize, page_text
+from internalize.environments.docs.python_api import facts
+from internalize.environments.docs.questions import ANSWER_SHARE, build_tasks, split_of
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Task

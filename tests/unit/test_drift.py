@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from internalize.diagnostics import weight_cautions
-from internalize.distill.drift import Drift, drift, held_out_nll
-from internalize.distill.examples import build_example
-from internalize.distill.trainer import new_adapter
-from internalize.distill.weights import snapshot
+from internalize.evaluation.diagnostics import weight_cautions
+from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.records import Message, Step, Trajectory
-from internalize.render import PROTOCOLS, Renderer
+from internalize.training.distill import new_adapter
+from internalize.training.drift import Drift, drift, held_out_nll
+from internalize.training.examples import build_example
+from internalize.training.weights import snapshot
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

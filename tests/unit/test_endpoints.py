@@ -12,19 +12,20 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra 'server'")
 
-from internalize.actor import Actor, ChatActor
-from internalize.checkpoint import checkpoint_id
-from internalize.config import Config, EndpointConfig
-from internalize.endpoints import Endpoints, chat_model
-from internalize.engines.link import Backoff, Link, Refused
-from internalize.engines.probe import probe
-from internalize.engines.server import ServerChat, ServerEngine, read_reply
+from internalize.config.schema import Config, EndpointConfig
 from internalize.errors import ConfigError, InfrastructureError, UserError
-from internalize.inject import Injector
-from internalize.policy import LocalPolicy
+from internalize.experience.inject import Injector
+from internalize.inference.agent import Actor, ChatActor
+from internalize.inference.capabilities import probe
+from internalize.inference.client import Backoff, Link, Refused
+from internalize.inference.endpoints import Endpoints, chat_model
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.server import ServerChat, ServerEngine, read_reply
 from internalize.records import Message, Reply, Sampling
-from internalize.render import PROTOCOLS, Renderer
-from internalize.rollout import Label, rollout
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
+from internalize.training.checkpoint import checkpoint_id
+from internalize.training.policy import LocalPolicy
 from tests.faulty_server import Answer, FaultyServer
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
@@ -202,7 +203,7 @@ def test_an_adapter_that_the_server_cannot_read_is_an_error_with_its_words(tmp_p
 
 def _trained(policy: LocalPolicy, tmp_path: Path) -> Path:
     """Other weights than before, saved as a training would."""
-    from internalize.checkpoint import save_checkpoint, trained_state  # noqa: PLC0415 - torch
+    from internalize.training.checkpoint import save_checkpoint, trained_state  # noqa: PLC0415 - torch
 
     for tensor in (p for name, p in policy.model.named_parameters() if "lora_B" in name):
         tensor.data += 0.01

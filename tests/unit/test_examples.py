@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from internalize.config import DistillConfig
-from internalize.distill.examples import build_example, select, weighted
-from internalize.distill.scoring import pack, pack_clean
-from internalize.distill.trainer import distill, new_adapter
+from internalize.config.schema import DistillConfig
+from internalize.inference.renderer import BracketProtocol, Renderer, Turn
 from internalize.records import Injection, Message, Step, Trajectory
-from internalize.render import BracketProtocol, Renderer, Turn
+from internalize.training.distill import distill, new_adapter
+from internalize.training.examples import build_example, select, weighted
+from internalize.training.scoring import pack, pack_clean
 from tests.tiny import STRIPS_THINKING, tiny_tokenizer
 
 PROMPT = (Message(role="system", content="Reply with one action."), Message(role="user", content="mode of io.open?"))

@@ -1,9 +1,9 @@
 import pytest
 
-from internalize.config import load_config
-from internalize.gate import decide
-from internalize.promotion import _decided
+from internalize.config.schema import load_config
+from internalize.evaluation.gate import decide
 from internalize.records import EvalResult
+from internalize.stages.promote import _decided
 
 
 def results(successes, mode="internalized"):

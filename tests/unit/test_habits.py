@@ -1,6 +1,6 @@
 import math
 
-from internalize.habits import Habits
+from internalize.evaluation.behaviour import Habits
 from internalize.records import Injection, Message, Step, Trajectory
 
 

@@ -1,8 +1,8 @@
 import asyncio
 
-from internalize.config import InjectConfig
-from internalize.inject import Injector, LexicalSelector, render_items
-from internalize.pool import ExperiencePool
+from internalize.config.schema import InjectConfig
+from internalize.experience.inject import Injector, LexicalSelector, render_items
+from internalize.experience.pool import ExperiencePool
 from internalize.records import Experience, Message
 
 TEXTS = (

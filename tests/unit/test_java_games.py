@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from internalize.actor import Actor
-from internalize.config import RolloutConfig
-from internalize.engines.scripted import ScriptedEngine
-from internalize.environments import jvm, scienceworld
-from internalize.environments.jvm import java
-from internalize.environments.scienceworld import ScienceWorld
-from internalize.environments.textworld_express import GAMES, TextWorldExpress
+from internalize.config.schema import RolloutConfig
+from internalize.environments.text_games import jvm, scienceworld
+from internalize.environments.text_games.jvm import java
+from internalize.environments.text_games.scienceworld import ScienceWorld
+from internalize.environments.text_games.textworld_express import GAMES, TextWorldExpress
 from internalize.environments.validate import replay, validate
 from internalize.errors import InfrastructureError, TaskError, UserError
-from internalize.inject import Injector
+from internalize.experience.inject import Injector
+from internalize.inference.agent import Actor
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.scripted import ScriptedEngine
 from internalize.records import Action, Trajectory
-from internalize.render import PROTOCOLS, Renderer
-from internalize.rollout import Label, episode_id, rollout
-from internalize.store import read_jsonl
+from internalize.rollout.episode import Label, episode_id
+from internalize.rollout.local import rollout
+from internalize.runs.store import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -304,7 +305,7 @@ def test_a_java_that_only_says_its_version_gives_way_to_the_installed_one(
 
 SCRIPT = """
     import sys, time
-    from internalize.environments.textworld_express import TextWorldExpress
+    from internalize.environments.text_games.textworld_express import TextWorldExpress
     env = TextWorldExpress(subset="short", per_game=1)
     episode = env.episode(env.tasks("train")[0])
     print(env.jvm.pid, flush=True)

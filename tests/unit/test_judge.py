@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from internalize.config import Config, EndpointConfig, JudgeConfig
-from internalize.engines.scripted import ScriptedChat
+from internalize.config.schema import Config, EndpointConfig, JudgeConfig
 from internalize.errors import Incomplete, InfrastructureError
+from internalize.inference.scripted import ScriptedChat
 from internalize.judge import ChainJudge, ExactJudge, ModelJudge, build, normalize
 from internalize.judge.maths import expression
 from internalize.judge.model import prompt

@@ -1,7 +1,8 @@
-"""A module imports only lower layers (the table of the design, a row split where it builds on itself)."""
+"""A module imports only from the rows above its own in the table of AGENTS.md."""
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -9,26 +10,17 @@ import pytest
 import internalize
 
 ROOT = Path(internalize.__file__).parent
-LAYERS = (
-    ("records", "errors", "regimes", "schema", "usage"),
-    ("protocols", "overrides"),
-    ("config", "store", "render", "rules", "cache", "console", "asking", "stats"),
-    ("engines", "starter", "redact", "judge"),
-    ("environments", "pool", "formats", "selectors"),
-    ("extract", "inject", "distill", "checkpoint"),
-    ("actor",),
-    ("rollout", "endpoints"),
-    ("metrics", "habits"),
-    ("diagnostics", "gate", "utility"),
-    ("lint",),
-    ("policy", "rounds"),
-    ("stages", "report"),
-    ("promotion",),
-    ("loop", "single", "export", "study"),
-    ("cli_export", "cli_study", "cli_pool", "cli_logs", "cli_judge", "cli_endpoints"),
-    ("cli", "__init__", "__main__"),
-)
-RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+ROW = re.compile(r"^\| (`[^|]+) \|", re.MULTILINE)
+NAMES = re.compile(r"`(\w+)(?:/|\.py)`")
+
+
+def ranks() -> dict[str, int]:
+    """The rank of every top-level module and folder, from the table of AGENTS.md."""
+    rows = ROW.findall((ROOT.parent / "AGENTS.md").read_text(encoding="utf-8"))
+    return {name: rank for rank, row in enumerate(rows) for name in NAMES.findall(row)}
+
+
+RANKS = ranks()
 MODULES = {path.relative_to(ROOT).with_suffix("").parts: path for path in sorted(ROOT.rglob("*.py"))}
 
 
@@ -59,11 +51,16 @@ def resolve(parts: tuple[str, ...]) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("module", MODULES, ids="/".join)
 def test_imports_go_down(module: tuple[str, ...]) -> None:
-    assert module[0] in RANKS, f"give {module[0]} a layer in LAYERS"
+    assert module[0] in RANKS, f"give {module[0]} a row in the table of AGENTS.md"
     for other in imported(module):
-        allowed = other[0] == module[0] or RANKS.get(other[0], len(LAYERS)) < RANKS[module[0]]
+        allowed = other[0] == module[0] or RANKS.get(other[0], len(RANKS)) < RANKS[module[0]]
         assert allowed, f"{'/'.join(module)} may not import {'/'.join(other)}"
 
 
 def test_there_is_no_import_cycle() -> None:
     graphlib.TopologicalSorter({module: imported(module) for module in MODULES}).prepare()
+
+
+def test_the_table_names_what_is_there() -> None:
+    there = {module[0] for module in MODULES}
+    assert RANKS.keys() <= there, "a row of AGENTS.md names a module that is not there"

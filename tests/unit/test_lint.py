@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from internalize.lint import lint, near_duplicates, task_entities
+from internalize.experience.lint import lint, near_duplicates, task_entities
 from internalize.records import Action, Experience, Message, Step, Trajectory
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from internalize.config import ExtractConfig
+from internalize.config.schema import ExtractConfig
 from internalize.errors import Incomplete
-from internalize.extract.ledger import Entry
-from internalize.extract.llm import Extraction, write
-from internalize.pool import ExperiencePool, empty
+from internalize.experience.extract.llm import Extraction, write
+from internalize.experience.extract.request_log import Entry
+from internalize.experience.pool import ExperiencePool, empty
 from internalize.records import Experience, PoolEdit, Trajectory
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 from tests.writer import Writer, add, attempt, edits, held_ids, proposal_count, task_number, tried
 
 CONFIG = ExtractConfig(source="external", endpoint="e", cap=6, add=5)

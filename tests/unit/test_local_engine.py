@@ -11,10 +11,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from internalize.engines.local import LocalEngine, sample
 from internalize.errors import UserError
+from internalize.inference.local import LocalEngine, sample
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.records import Generation, Message
-from internalize.render import PROTOCOLS, Renderer, Turn
 from tests.tiny import tiny_model, tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
@@ -99,7 +99,7 @@ def test_same_seed_same_bits() -> None:
 
 
 def test_a_prompt_longer_than_a_pass_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("internalize.engines.local._PASS_TOKENS", 16)
+    monkeypatch.setattr("internalize.inference.local._PASS_TOKENS", 16)
     for conversation in together(engine(), "abc"):
         for ids, got in conversation:
             assert got.logprobs == pytest.approx(plain_logprobs(MODEL, ids, got.token_ids), abs=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from internalize.distill.losses import (
+from internalize.training.losses import (
     DIVERGENCES,
     Anchor,
     Objective,

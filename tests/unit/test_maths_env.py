@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internalize.environments import maths_problems, registry
-from internalize.environments.maths_problems import FAMILIES, problems, share
-from internalize.environments.tables import home
+from internalize.environments import registry
+from internalize.environments.maths import problems as maths_problems
+from internalize.environments.maths.problems import FAMILIES, problems, share
+from internalize.environments.question_files import home
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Action, Task
 
 pytest.importorskip("math_verify", reason="needs the extra 'maths'")
 
-from internalize.environments.maths import Maths, final_answer
+from internalize.environments.maths.env import Maths, final_answer
 from internalize.environments.validate import replay, validate
 
 SMALL = {"size": 14, "seconds": 30.0}

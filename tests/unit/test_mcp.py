@@ -17,9 +17,9 @@ import pytest
 
 pytest.importorskip("mcp", reason="needs the extra 'mcp'")
 
-from internalize.environments import mcp
-from internalize.environments.mcp import Mcp, McpEpisode
-from internalize.environments.mcp_session import Server
+from internalize.environments.mcp import env as mcp
+from internalize.environments.mcp.env import Mcp, McpEpisode
+from internalize.environments.mcp.session import Server
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Action, Claim, Task

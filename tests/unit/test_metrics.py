@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from internalize.metrics import (
+from internalize.evaluation.metrics import (
     eval_result,
     gathered,
     in_context_before,

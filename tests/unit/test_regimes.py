@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import Config, DistillConfig, load_config
+from internalize.config.presets import CONTRADICTIONS, PRESETS, TRAINER_KEYS
+from internalize.config.schema import Config, DistillConfig, load_config
 from internalize.errors import ConfigError
-from internalize.regimes import CONTRADICTIONS, PRESETS, TRAINER_KEYS
 
 WRONG = [
     (["divergence=sft", "support=topk"], "support = 'topk' has no meaning under distill.divergence = 'sft'"),

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.records import Action, Message, ToolSpec
-from internalize.render import PROTOCOLS, Renderer, Turn
 from tests.tiny import STRIPS_THINKING, tiny_tokenizer
 
 TOOLS = (

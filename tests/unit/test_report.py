@@ -6,17 +6,17 @@ import pytest
 from rich.console import Console
 
 from internalize.errors import DataError, UserError
-from internalize.gate import Decision
-from internalize.metrics import SuiteMetrics
+from internalize.evaluation.gate import Decision
+from internalize.evaluation.metrics import SuiteMetrics
+from internalize.evaluation.stats import Interval
+from internalize.experience.redact import REDACTIONS, RedactionCount, note
 from internalize.records import Action
-from internalize.redact import REDACTIONS, RedactionCount, note
 from internalize.report import figure, html, markdown, terminal
-from internalize.report.data import RunReport, load
+from internalize.report.headline import summary
+from internalize.report.run_report import RunReport, load
 from internalize.report.samples import LEARNED, SAME, UNLEARNED
-from internalize.report.sentence import summary
 from internalize.report.spent import spent
-from internalize.stats import Interval
-from internalize.store import RunInfo, StageMark, append_jsonl, read_jsonl, write_json, write_jsonl
+from internalize.runs.store import RunInfo, StageMark, append_jsonl, read_jsonl, write_json, write_jsonl
 from tests.unit.report_run import NASTY, PoolFile, TrainFile, item, make_run, result, trajectory
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from internalize.records import Experience
-from internalize.report import data, html
-from internalize.report.data import IterationReport
+from internalize.report import html
+from internalize.report import run_report as data
+from internalize.report.run_report import IterationReport
 from tests.unit.report_run import make_run
 
 pytest.importorskip("jinja2", reason="the page needs jinja2")

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from internalize.evaluation.stats import Interval
 from internalize.report.text import code_span, duration, fenced, markdown_text, one_line, percent, plain, points
-from internalize.stats import Interval
 
 # What untrusted text is made of when somebody wants it to do something.
 HOSTILE = st.lists(

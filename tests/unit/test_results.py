@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.results import main
-from internalize.report.comparison import Manifest, Member
-from internalize.store import write_json, write_jsonl
+from internalize.runs.store import write_json, write_jsonl
+from internalize.stages.study import Manifest, Member
 from tests.unit.report_run import make_run, result
 
 PAGE = """# Mine

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("peft", reason="the stages import the learning half")
 
-from internalize.config import load_config
-from internalize.policy import LocalPolicy
-from internalize.pool import ExperiencePool, save_pool
+from internalize.config.schema import load_config
+from internalize.experience.pool import ExperiencePool, save_pool
 from internalize.records import PoolEdit, Trajectory
-from internalize.stages import Plan, Run
-from internalize.store import RunStore, read_jsonl, write_jsonl
+from internalize.runs.store import RunStore, read_jsonl, write_jsonl
+from internalize.stages.run import Plan, Run
+from internalize.training.policy import LocalPolicy
 from tests.toy import Toy
 from tests.unit.test_utility import NOTE, RULE, episode
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from internalize.actor import Actor, ChatActor, Moment, chat_messages
-from internalize.config import RolloutConfig
-from internalize.engines.chat import PolicyChat
-from internalize.engines.scripted import ScriptedEngine
+from internalize.config.schema import RolloutConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError, UserError
-from internalize.inject import Injector
+from internalize.experience.inject import Injector
+from internalize.inference.agent import Actor, ChatActor, Moment, chat_messages
+from internalize.inference.policy_chat import PolicyChat
+from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
+from internalize.inference.scripted import ScriptedEngine
 from internalize.records import Action, Claim, Experience, Judgement, Message, Reply, Task, Trajectory
-from internalize.render import PROTOCOLS, Renderer, Turn
-from internalize.rollout import TRIES, Label, rollout
-from internalize.store import read_jsonl
+from internalize.rollout.episode import Label
+from internalize.rollout.local import TRIES, rollout
+from internalize.runs.store import read_jsonl
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy, ToyEpisode
 
@@ -212,7 +213,7 @@ def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
 
 
 def test_length_and_temperature_of_a_call_differ_from_those_of_actions() -> None:
-    from internalize.engines.local import LocalEngine  # noqa: PLC0415 - torch
+    from internalize.inference.local import LocalEngine  # noqa: PLC0415 - torch
 
     renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
     engine = LocalEngine(tiny_model(), renderer, max_action_tokens=4, temperature=1.0, batch=4, max_context=200)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from internalize.config import DistillConfig
+from internalize.config.schema import DistillConfig
 from internalize.records import Task
-from internalize.rounds import parts, rounds
+from internalize.stages.refresh import parts, rounds
 
 
 def test_replayed_examples_are_planned_for_as_far_as_there_are_any(tmp_path: Path) -> None:

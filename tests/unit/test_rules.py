@@ -1,7 +1,6 @@
 import pytest
 
-from internalize.records import Action
-from internalize.rules import (
+from internalize.experience.rules import (
     BESIDE,
     EXACTLY,
     FIRST_NAME,
@@ -17,6 +16,7 @@ from internalize.rules import (
     parse,
     phrase,
 )
+from internalize.records import Action
 
 ALIAS = "os.getcwdb (alias)\nAlias of posix.getcwdb"
 QUESTION = "What is the default of mode in the function io.open, and also of width in the function textwrap.wrap?"

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from internalize.engines.scripted import ScriptedEngine
 from internalize.errors import InfrastructureError, UserError
+from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.scripted import ScriptedEngine
 from internalize.records import Engine, Message
-from internalize.render import PROTOCOLS, Renderer
 from tests.tiny import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from internalize.config import InjectConfig
-from internalize.engines.scripted import ScriptedChat
+from internalize.config.schema import InjectConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError, UserError
-from internalize.inject import Injector
-from internalize.pool import ExperiencePool
+from internalize.experience.inject import Injector
+from internalize.experience.pool import ExperiencePool
+from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog, build
+from internalize.experience.selectors.llm import prompt, shown
+from internalize.experience.selectors.log import Selection
+from internalize.inference.scripted import ScriptedChat
 from internalize.records import ChatModel, Experience, Message, Reply
-from internalize.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog, build
-from internalize.selectors.llm import prompt, shown
-from internalize.selectors.record import Selection
-from internalize.store import read_jsonl
+from internalize.runs.store import read_jsonl
 
 TEXTS = (
     'When you see "Alias of", visit the name after "Alias of".',
@@ -156,14 +156,15 @@ def test_a_long_conversation_loses_whole_steps_from_its_middle() -> None:
 
 
 def test_no_injection_is_ever_in_the_conversation_shown() -> None:
-    from internalize.rollout import Label, run_episode  # noqa: PLC0415 - with the tokenizer below
+    from internalize.rollout.episode import Label  # noqa: PLC0415
+    from internalize.rollout.local import run_episode  # noqa: PLC0415 - with the tokenizer below
     from tests.toy import Toy  # noqa: PLC0415
 
     pytest.importorskip("transformers")
-    from internalize.actor import Actor  # noqa: PLC0415
-    from internalize.config import RolloutConfig  # noqa: PLC0415
-    from internalize.engines.scripted import ScriptedEngine  # noqa: PLC0415
-    from internalize.render import PROTOCOLS, Renderer  # noqa: PLC0415
+    from internalize.config.schema import RolloutConfig  # noqa: PLC0415
+    from internalize.inference.agent import Actor  # noqa: PLC0415
+    from internalize.inference.renderer import PROTOCOLS, Renderer  # noqa: PLC0415
+    from internalize.inference.scripted import ScriptedEngine  # noqa: PLC0415
     from tests.tiny import tiny_tokenizer  # noqa: PLC0415
 
     chat = ScriptedChat(lambda _: answer(IDS[3]))
@@ -317,8 +318,8 @@ def first_listed(messages: list[dict[str, object]], _: object) -> str:
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_a_server_does_only_items_of_the_library_are_served(seed: int) -> None:
     pytest.importorskip("openai")
-    from internalize.config import Config, EndpointConfig  # noqa: PLC0415
-    from internalize.endpoints import Endpoints  # noqa: PLC0415
+    from internalize.config.schema import Config, EndpointConfig  # noqa: PLC0415
+    from internalize.inference.endpoints import Endpoints  # noqa: PLC0415
     from tests.faulty_server import FAULTS, FaultyServer  # noqa: PLC0415
 
     kinds = [kind for kind in FAULTS if kind != "slow"]

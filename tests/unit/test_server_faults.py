@@ -12,16 +12,17 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra 'server'")
 
-from internalize.actor import ChatActor
-from internalize.config import EndpointConfig, RolloutConfig
-from internalize.engines.link import Backoff, Link, Refused, Usage
-from internalize.engines.server import ServerChat
+from internalize.config.schema import EndpointConfig, RolloutConfig
 from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
-from internalize.inject import Injector
+from internalize.experience.inject import Injector
+from internalize.inference.agent import ChatActor
+from internalize.inference.client import Backoff, Link, Refused, Usage
+from internalize.inference.renderer import PROTOCOLS
+from internalize.inference.server import ServerChat
 from internalize.records import Message, Trajectory
-from internalize.render import PROTOCOLS
-from internalize.rollout import Label, rollout
-from internalize.store import read_jsonl
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
+from internalize.runs.store import read_jsonl
 from tests.faulty_server import FAULTS, NO_ANSWER, FaultyServer
 from tests.toy import Toy
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internalize.stats import (
+from internalize.evaluation.stats import (
     bootstrap_mean,
     detectable_difference,
     differences,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import Config, load_config
+from internalize.config.schema import Config, load_config
 from internalize.errors import ConfigError, DataError, UserError
 from internalize.records import EvalResult
-from internalize.store import (
+from internalize.runs.store import (
     RunStore,
     StageMark,
     append_jsonl,
@@ -172,7 +172,7 @@ def test_what_a_kill_left_is_cleaned_up(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib; from internalize.store import RunStore; from internalize.errors import UserError\n"
+        "import sys, pathlib; from internalize.runs.store import RunStore; from internalize.errors import UserError\n"
         "try: RunStore.open(pathlib.Path(sys.argv[1]), None)\n"
         "except UserError as error: print(error)\n"
         "else: print('opened')"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config import load_config
-from internalize.study import configs, load_grid, shared_key
+from internalize.config.schema import load_config
+from internalize.stages.study import configs, load_grid, shared_key
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STUDIES = sorted((RECIPES / "studies").glob("*.toml"))

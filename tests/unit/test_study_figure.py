@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from internalize.evaluation.stats import Interval
 from internalize.report import study_page
 from internalize.report.comparison import Comparison, Curve
-from internalize.stats import Interval
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
 CELLS = ("reference", "all of the trajectories of all earlier iterations at once, $x$ of them", *"cdefgh")

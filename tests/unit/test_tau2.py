@@ -10,16 +10,16 @@ import sys
 
 import pytest
 
-from internalize.environments import tau2_tasks
-from internalize.environments.alike import Shown, alike
+from internalize.environments.leakage import Shown, alike
+from internalize.environments.tau2 import tasks as tau2_tasks
 from internalize.environments.validate import replay
 from internalize.errors import InfrastructureError, TaskError
 from internalize.records import Action, Task
 
 pytest.importorskip("inspect_evals", reason="the extra tau2 is not installed")
 
-from internalize.environments.tau2 import SHORT_POLICY, Tau2, arguments_of
-from internalize.environments.telecom import DONE, TRANSFER, task_records
+from internalize.environments.tau2.env import SHORT_POLICY, Tau2, arguments_of
+from internalize.environments.tau2.telecom import DONE, TRANSFER, task_records
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def with_faults(env: Tau2, *faults: str) -> Task:
 
 def test_listing_tasks_imports_nothing_of_the_benchmark() -> None:
     code = (
-        "import sys; from internalize.environments.tau2 import Tau2;"
+        "import sys; from internalize.environments.tau2.env import Tau2;"
         "print(len(Tau2().tasks('test')), 'inspect_ai' in sys.modules, 'inspect_evals' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from internalize.checkpoint import checkpoint_id, trained_state
-from internalize.config import DistillConfig
-from internalize.distill.fitting import Lossy
-from internalize.distill.scoring import head, pack, pack_clean, require_plain_head, teacher_hidden
-from internalize.distill.teachers import Given, Lessons, held_out, prepare, require_same_tokens
-from internalize.distill.trainer import distill, new_adapter
-from internalize.distill.weights import Average, head_with, snapshot, swapped, trained
+from internalize.config.schema import DistillConfig
 from internalize.errors import UserError
 from internalize.records import DistillExample
+from internalize.training.checkpoint import checkpoint_id, trained_state
+from internalize.training.distill import distill, new_adapter
+from internalize.training.hf_trainer import Lossy
+from internalize.training.scoring import head, pack, pack_clean, require_plain_head, teacher_hidden
+from internalize.training.teachers import Given, Lessons, held_out, prepare, require_same_tokens
+from internalize.training.weights import Average, head_with, snapshot, swapped, trained
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trajectories import likely_example
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.environments.gold import GoldStore
-from internalize.environments.textgames import (
+from internalize.environments.text_games.episode import (
     LISTED,
     SUGGESTED,
     Answer,
@@ -19,7 +18,8 @@ from internalize.environments.textgames import (
     walked,
     with_looks,
 )
-from internalize.environments.textworld_express import in_lines
+from internalize.environments.text_games.reference_cache import GoldStore
+from internalize.environments.text_games.textworld_express import in_lines
 from internalize.errors import InfrastructureError
 from internalize.records import Action
 

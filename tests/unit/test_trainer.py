@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from internalize.checkpoint import checkpoint_id, trained_state
-from internalize.config import DistillConfig
-from internalize.distill.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
-from internalize.distill.teachers import Given, Round
-from internalize.distill.trainer import TrainItem, TrainSummary, distill, fit, new_adapter
-from internalize.distill.weights import snapshot
+from internalize.config.schema import DistillConfig
 from internalize.errors import InternalizeError
 from internalize.records import DistillExample
+from internalize.training.checkpoint import checkpoint_id, trained_state
+from internalize.training.distill import TrainItem, TrainSummary, distill, fit, new_adapter
+from internalize.training.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
+from internalize.training.teachers import Given, Round
+from internalize.training.weights import snapshot
 from tests.tiny import tiny_model
 from tests.trajectories import likely_example, random_example
 

@@ -5,7 +5,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internalize.extract.transcript import clip, outcome, plain, transcript
+from internalize.experience.extract.transcript import clip, outcome, plain, transcript
 from tests.writer import attempt
 
 WORDS = st.text("ab. \n?!", max_size=400)

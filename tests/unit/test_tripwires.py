@@ -5,15 +5,15 @@ import io
 import pytest
 from rich.console import Console
 
-from internalize.diagnostics import Caution
 from internalize.errors import UserError
+from internalize.evaluation.diagnostics import Caution
 from internalize.records import EvalResult
 from internalize.report import diagnosis
-from internalize.report.comparison import Manifest, Member
-from internalize.report.data import load
-from internalize.report.sentence import summary
-from internalize.report.tripwires import Diagnosis, collapse, diagnose, lead_of, lead_rows, ranges, signs, verdict
-from internalize.store import read_jsonl, write_json, write_jsonl
+from internalize.report.headline import summary
+from internalize.report.run_report import load
+from internalize.report.signs import Diagnosis, collapse, diagnose, lead_of, lead_rows, ranges, signs, verdict
+from internalize.runs.store import read_jsonl, write_json, write_jsonl
+from internalize.stages.study import Manifest, Member
 from tests.unit.report_run import make_run
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from internalize.pool import ExperiencePool
+from internalize.evaluation.stats import Interval, difference_of_means
+from internalize.experience.pool import ExperiencePool
+from internalize.experience.rules import Rule, phrase
+from internalize.experience.utility import Utility, retire, retired_ids, utilities, without_retired
 from internalize.records import Action, Experience, Injection, Message, PoolEdit, Step, Trajectory
-from internalize.rules import Rule, phrase
-from internalize.stats import Interval, difference_of_means
-from internalize.utility import Utility, retire, retired_ids, utilities, without_retired
 
 NOTE = Experience.new("Look twice.", "principle", "self")
 RULE = Experience.new(phrase(Rule("observation", "Alias of", "", "visit", "Alias of")), "principle", "contrast")

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from internalize.errors import UserError
 from internalize.report import panels, view
-from internalize.report.data import episodes, load
-from internalize.store import write_jsonl
+from internalize.report.run_report import episodes, load
+from internalize.runs.store import write_jsonl
 from tests.unit.report_run import NASTY, make_run, trajectory
 
 

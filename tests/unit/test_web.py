@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from internalize.environments import web_sources
-from internalize.environments.tables import Row
+from internalize.environments.question_files import Row
 from internalize.environments.validate import replay, validate
-from internalize.environments.web_pages import passages, pick, read_html, tokens_of
-from internalize.environments.web_questions import web_task
+from internalize.environments.web import sources as web_sources
+from internalize.environments.web.pages import passages, pick, read_html, tokens_of
+from internalize.environments.web.questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Action, Claim, Message, Reply
 from tests.faulty_server import FaultyServer
@@ -26,9 +26,9 @@ from tests.site import Site
 
 pytest.importorskip("httpx", reason="needs the extra 'web'")
 
-from internalize.environments import web as web_module
-from internalize.environments.web import Web, WebEpisode
-from internalize.environments.web_sources import HttpReader, Unreadable
+from internalize.environments.web import env as web_module
+from internalize.environments.web.env import Web, WebEpisode
+from internalize.environments.web.sources import HttpReader, Unreadable
 
 ASKED = {"question": "What is the pressure of pump seven?", "answer": "4 bar", "split": "test"}
 

@@ -1,0 +1,5 @@
+"""`python -m internalize` is the command line."""
+
+from internalize.cli.main import main
+
+main()

@@ -1,0 +1,228 @@
+"""`internalize pool`: look at a pool, compare two, find what is odd in one, read and write those of the paper's code.
+
+Left out: any work of its own. What must not change: a pool file is only ever written whole, with its edits beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from internalize.errors import UserError
+
+if TYPE_CHECKING:
+    from internalize.experience.pool import ExperiencePool
+    from internalize.experience.utility import Utility
+    from internalize.records import Experience, PoolEdit, Trajectory
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_trajectories = click.option(
+    "--trajectories", "files", type=_FILE, multiple=True, metavar="FILE", help="Episodes, JSON Lines; may be repeated."
+)
+
+
+@click.group("pool")
+def pool_group() -> None:
+    """Pools of experience."""
+
+
+@pool_group.command("show")
+@click.argument("file", type=_FILE)
+@_trajectories
+@click.argument("more", type=_FILE, nargs=-1)
+def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
+    """Items and where they come from; with --trajectories FILE... what showing them was worth."""
+    from internalize.experience.pool import load_pool
+
+    if more and not files:
+        raise UserError(f"{more[0]}: one pool is shown; episodes follow --trajectories")
+    pool, trajectories = load_pool(file), _episodes([*files, *more])
+    click.echo(f"version {pool.version}, {len(pool.items)} of at most {pool.cap} items")
+    for item in pool.items:
+        click.echo(f"\n{item.id}  {item.text}")
+        click.echo(f"    {_origin(item)}")
+    if files:
+        click.echo("\n" + "\n".join(_utility_table(pool, trajectories)))
+
+
+@pool_group.command("diff")
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+def diff(old: Path, new: Path) -> None:
+    """Items that came, went and changed between two pools; with the edits beside NEW, why and from what."""
+    from internalize.experience.pool import diff as difference
+    from internalize.experience.pool import load_pool
+
+    before, after = load_pool(old), load_pool(new)
+    change = difference(before, after)
+    edits = _edits_beside(new)
+    for item in change.removed:
+        click.echo(f"- {item.id}  {item.text}")
+        for line in _gone(item.id, edits, after):
+            click.echo(f"    {line}")
+    for item in change.added:
+        click.echo(f"+ {item.id}  {item.text}")
+        for line in _come(item, edits):
+            click.echo(f"    {line}")
+    was = {item.id: item for item in before.items}
+    for item in change.changed:
+        click.echo(f"~ {item.id}  {_numbers(was[item.id])} -> {_numbers(item)}")
+
+
+@pool_group.command("lint")
+@click.argument("file", type=_FILE)
+@_trajectories
+@click.argument("more", type=_FILE, nargs=-1)
+@click.option("--words", default=32, show_default=True, type=click.IntRange(1), help="Longest principle.")
+@click.option("--strict", is_flag=True, help="Exit with 2 if anything is flagged.")
+def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int, *, strict: bool) -> None:
+    """What is odd: items without a strategy, with details of single tasks, near duplicates, long ones, orders.
+
+    With --trajectories FILE... also names that belong to the tasks of these episodes, and orders of their pages.
+    """
+    from internalize.evaluation.diagnostics import pool_health
+    from internalize.experience.lint import lint as flags_of
+    from internalize.experience.lint import task_entities
+    from internalize.experience.pool import load_pool
+
+    if more and not files:
+        raise UserError(f"{more[0]}: one pool is checked; episodes follow --trajectories")
+    items, trajectories = load_pool(file).items, _episodes([*files, *more])
+    health = pool_health(items, task_entities(trajectories))
+    flags = flags_of(items, trajectories, words)
+    click.echo(f"{file}: {len(items)} items, strategy {health.strategy_share:.0%}, leaks {health.leak_share:.0%}")
+    texts = {item.id: item.text for item in items}
+    for name, found in groupby(flags, key=lambda flag: flag.item_id):
+        click.echo(f"{name}  {texts[name]}")
+        for flag in found:
+            click.echo(f"    {flag.sign.replace('_', ' ')}: {flag.detail}")
+    if strict and flags:
+        raise UserError(f"{file}: {len({flag.item_id for flag in flags})} of {len(items)} items are flagged")
+
+
+@pool_group.command("import")
+@click.argument("file", type=_FILE)
+@click.option("--out", type=_FILE, required=True, help="pool.json to write; its edits go beside it.")
+@click.option("--pool", "pool_file", type=_FILE, help="Pool to add to (default: an empty one).")
+@click.option(
+    "--granularity", type=click.Choice(["principle", "instance"]), default="principle", show_default=True,
+    help="What its items are.",
+)  # fmt: skip
+@click.option("--source", default="external", show_default=True, help="Who wrote them.")
+@click.option("--cap", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Most items of a new pool.")
+def import_(
+    file: Path, out: Path, pool_file: Path | None, granularity: Literal["principle", "instance"], source: str, cap: int
+) -> None:
+    """A pool of the paper's released code, {"G0": text} or [{"id", "full_text"}], to pool.json."""
+    from internalize.experience.pool import empty, load_official, load_pool, save_pool
+    from internalize.runs.store import require_folder, write_jsonl
+
+    require_folder(out)
+    if out.resolve() == file.resolve():
+        raise UserError(f"{out}: is the file to import; choose another --out")
+    before = load_pool(pool_file) if pool_file else empty(cap)
+    edits = load_official(file, granularity, source)
+    after = before.apply(edits)
+    write_jsonl(out.with_suffix(".edits.jsonl"), edits)
+    save_pool(after, out)
+    click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
+
+
+@pool_group.command("export")
+@click.argument("file", type=_FILE)
+@click.option(
+    "--style", type=click.Choice(["dict", "list", "text"]), default="dict", show_default=True,
+    help="For the paper's extraction, for its agent, or one item a line.",
+)  # fmt: skip
+@click.option("--out", type=_FILE, help="File to write (default: standard output).")
+def export(file: Path, style: Literal["dict", "list", "text"], out: Path | None) -> None:
+    """A pool as the paper's released code reads it, or as plain text."""
+    from internalize.experience.pool import export_official, load_pool
+    from internalize.runs.store import require_folder, write_atomic
+
+    pool = load_pool(file)
+    if style == "text":
+        text = "".join(f"{' '.join(item.text.split())}\n" for item in pool.items)
+    else:
+        text = json.dumps(export_official(pool, style), ensure_ascii=False, indent=2) + "\n"
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    require_folder(out)
+    if out.resolve() == file.resolve():
+        raise UserError(f"{out}: is the pool itself; choose another --out")
+    write_atomic(out, text)
+    click.echo(f"{out}: {len(pool.items)} items")
+
+
+def _origin(item: Experience) -> str:
+    parents = f", from {' '.join(item.parents)}" if item.parents else ""
+    return f"{item.granularity}, {item.source}, iteration {item.iteration}, {_numbers(item)}{parents}"
+
+
+def _numbers(item: Experience) -> str:
+    return f"support {item.support}, lift {item.lift:+.2f}, evidence {len(item.evidence)}"
+
+
+def _episodes(files: Sequence[Path]) -> list[Trajectory]:
+    from internalize.records import Trajectory
+    from internalize.runs.store import read_jsonl
+
+    return [trajectory for file in files for trajectory in read_jsonl(file, Trajectory)]
+
+
+def _utility_table(pool: ExperiencePool, trajectories: Sequence[Trajectory]) -> Iterator[str]:
+    """One line an item, its numbers explained by the head."""
+    from internalize.experience.utility import utilities
+
+    yield f"{'item':12}  {'shown at':>8}  {'episodes':>8}  {'with it':>15}  {'without':>15}  difference, points"
+    for use in utilities(pool.items, trajectories):
+        shown, without = _rate(use.success, use.tasks), _rate(use.success_without, use.tasks_without)
+        yield f"{use.item_id}  {use.selected:8}  {use.episodes:8}  {shown:>15}  {without:>15}  {_points(use)}"
+    yield "shown at: decisions. with it, without: mean success of tasks (number of tasks). difference: 95 % interval;"
+    yield "an association: where an item is shown depends on what was done before, and on what is shown with it."
+
+
+def _rate(success: float | None, tasks: int) -> str:
+    return "-" if success is None else f"{success:.1%} ({tasks})"
+
+
+def _points(use: Utility) -> str:
+    found = use.difference
+    if found is None:
+        return "-"
+    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if use.sure else "(too few tasks)"
+    return f"{100 * found.mean:+.1f} {interval}"
+
+
+def _edits_beside(pool_file: Path) -> list[PoolEdit]:
+    """The edits that a run or a command left beside a pool; none if there is no such file."""
+    from internalize.records import PoolEdit
+    from internalize.runs.store import read_jsonl
+
+    names = [pool_file.with_suffix(".edits.jsonl")]
+    if pool_file.name == "pool.json":  # in a run's folder
+        names.append(pool_file.with_name("edits.jsonl"))
+    return next((read_jsonl(file, PoolEdit) for file in names if file.is_file()), [])
+
+
+def _gone(name: str, edits: Sequence[PoolEdit], after: ExperiencePool) -> Iterator[str]:
+    """What became of a removed item: the last edit that names it, or the item that says it is its child."""
+    edit = next((edit for edit in reversed(edits) if name in edit.targets), None)
+    if edit is not None:
+        into = f" into {edit.item.id}" if edit.item else ""
+        yield f"{edit.op}{into}: {edit.reason}" if edit.reason else f"{edit.op}{into}"
+    elif child := next((item for item in after.items if name in item.parents), None):
+        yield f"replaced by {child.id}"
+
+
+def _come(item: Experience, edits: Sequence[PoolEdit]) -> Iterator[str]:
+    yield _origin(item)
+    edit = next((edit for edit in reversed(edits) if edit.item is not None and edit.item.id == item.id), None)
+    if edit is not None and edit.reason:
+        yield f"{edit.op}: {edit.reason}"

@@ -1,0 +1,98 @@
+"""`study` runs a grid of recipes and compares them; `diagnose` and `view` read finished runs.
+
+Left out: how a run is run (loop.py). What must not change: the comparison is printed also when the study is stopped
+before its end or runs of it failed, for what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from internalize.runs.progress import going_on_by, progress
+
+if TYPE_CHECKING:
+    from internalize.config.schema import Config
+
+
+@click.command("study")
+@click.argument("grid", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the study.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of every cell.")
+@click.option("--cell", "cells", multiple=True, help="Play only this cell (repeatable; default: all).")
+@click.option("--seed", "seeds", multiple=True, type=int, help="Play only this seed (repeatable; default: all).")
+@click.option("--report-only", is_flag=True, help="Run nothing: compare what is there.")
+def study_command(
+    grid: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    cells: tuple[str, ...],
+    seeds: tuple[int, ...],
+    *,
+    report_only: bool,
+) -> None:
+    """Every cell of a grid with every seed, and one comparison; the same command again goes on.
+
+    A run that fails does not stop the others; the command then ends with an error that names it.
+    Several processes may work on one study: start the command as often as there are machines.
+    """
+    from internalize.report import comparison, study_html, study_page
+
+    try:
+        if not report_only:
+            _run(grid, out, overrides, cells, seeds)
+    finally:
+        if (out / "study.json").exists():
+            found = comparison.compare(out)
+            study_page.publish(found, out)
+            study_html.write(found, out)
+
+
+def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], seeds: Sequence[int]) -> None:
+    from rich.console import Console
+
+    from internalize.loop import run as run_loop
+    from internalize.report.publish import write as write_report
+    from internalize.report.terminal import plain_text
+    from internalize.stages.study import Part, study
+
+    def note(said: str) -> None:
+        Console(stderr=True).print(plain_text(said), soft_wrap=True)
+
+    with going_on_by("run the same command again"), progress() as show:
+
+        def play(config: Config, folder: Path) -> None:
+            name = f"{folder.parent.name} {folder.name}"
+            run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
+            write_report(folder)
+
+        study(grid, out, play, overrides, note, Part(cells, seeds))
+
+
+@click.command("diagnose")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="When a sign fires (repeatable).")
+def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
+    """When success collapsed in RUNS (run or study folders), and which warning signs came first."""
+    from rich.console import Console
+
+    from internalize.evaluation.diagnostics import thresholds
+    from internalize.report import diagnosis
+
+    diagnosis.publish(runs, Console(), thresholds(changed))
+
+
+@click.command("view")
+@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("task", default="")
+@click.option("--iteration", "iterations", type=int, multiple=True, help="Only these iterations (default: all).")
+def view_command(run_dir: Path, task: str, iterations: tuple[int, ...]) -> None:
+    """Which tasks were won when; with TASK (the start of an id) all its episodes side by side."""
+    from rich.console import Console
+
+    from internalize.report import view
+
+    view.publish(run_dir, task, iterations, Console())

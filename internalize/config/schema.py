@@ -1,0 +1,399 @@
+"""One frozen config a stage; recipes are TOML files, `--set section.key=value` overrides them.
+
+Every field has bounds and one sentence; unknown keys are refused by name. `Config.digest` covers
+everything that can change a result, and not how fast or how long an endpoint is asked; a resume with another digest
+is refused and names the fields.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+
+from internalize.errors import ConfigError
+from internalize.records import Granularity, Pattern, content_hash
+
+from . import overrides
+from . import presets as regimes
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=100_000)]
+_ASKING = frozenset({"key_env", "concurrency", "timeout", "tries", "max_tokens", "max_cost", "price_in", "price_out"})
+
+
+class Section(BaseModel):
+    """Frozen base of every section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EndpointConfig(Section):
+    """One OpenAI-compatible server, as [endpoints.NAME]. Its key is read from the environment, never from a recipe."""
+
+    base_url: str = Field(description="Such as https://api.deepseek.com/v1 or http://127.0.0.1:8000/v1.")
+    model: str = Field(description="The model's name there.")
+    key_env: str = Field("", description="Environment variable that holds the key; '' = no key.")
+    concurrency: int = Field(8, ge=1, le=1024, description="Most requests at once.")
+    timeout: float = Field(120.0, gt=0, le=3600, description="Seconds a request may take.")
+    tries: int = Field(6, ge=1, le=100, description="Tries of a request before its work stays owed.")
+    max_tokens: int = Field(
+        0, ge=0, description="Budget of one call of the command, prompt and completion tokens; 0 = none."
+    )
+    max_cost: float = Field(
+        0.0, ge=0, description="Budget of one call of the command, in the currency of the prices; 0 = none."
+    )
+    price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
+    price_out: float = Field(0.0, ge=0, description="Price of a million completion tokens.")
+
+
+class ModelConfig(Section):
+    """The policy at the start of the run."""
+
+    source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
+    adapter: str = Field(
+        "", description="PEFT adapter merged into the source at the start; '' = none ('builtin' brings its own)."
+    )
+    protocol: Literal["bracket", "json"] = Field(
+        "bracket", description="How actions are written: search[x] or JSON tool calls."
+    )
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
+    max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
+    batch: int = Field(48, ge=1, le=4096, description="Conversations sampled together.")
+    endpoint: str = Field("", description="Endpoint that acts in rollouts; '' = the model in this process.")
+
+
+class EnvConfig(Section):
+    """Where tasks come from."""
+
+    name: str = Field("docs", description="Name of a registered environment.")
+    options: dict[str, JsonValue] = Field(default_factory=dict, description="Keyword options of the environment.")
+
+
+class RolloutConfig(Section):
+    """What the policy does now, without experience: the source of new experience."""
+
+    split: str = Field("train", description="Split of the environment that training tasks come from.")
+    tasks: Count = Field(48, description="Tasks an iteration, drawn without repetition while the split lasts.")
+    attempts: int = Field(2, ge=1, le=64, description="Episodes a task.")
+    max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")
+    max_action_tokens: int = Field(48, ge=1, le=8192, description="Longest action, tokens.")
+    temperature: float = Field(
+        1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy. Stored logprobs are always raw."
+    )
+
+
+class ExtractConfig(Section):
+    """How trajectories become experience."""
+
+    granularity: Granularity = Field("principle", description="'principle' (rules) or 'instance' (worked examples).")
+    source: Literal["contrast", "self", "external"] = Field(
+        "contrast",
+        description="Who writes: 'contrast' (no language model), 'self' (the policy) or 'external' (the endpoint).",
+    )
+    endpoint: str = Field("", description="Name of the endpoint that writes when source is 'external'.")
+    groups: Literal["mixed", "all"] = Field(
+        "mixed", description="Tasks a language model learns from: with successes and failures, or all."
+    )
+    per_task: int = Field(3, ge=1, le=20, description="Most items a language model may propose for one task.")
+    words: int = Field(32, ge=4, le=500, description="Longest item of a language model, words.")
+    context: int = Field(
+        8192,
+        ge=512,
+        le=10_000_000,
+        description="Tokens of a request to the language model that writes, answer included.",
+    )
+    cap: int = Field(50, ge=1, le=10_000, description="Most items in the pool.")
+    add: int = Field(8, ge=1, le=1000, description="Most items added in one iteration.")
+    window: int = Field(
+        3, ge=1, le=1000, description="Iterations whose episodes are evidence, this one included; 1 = this one alone."
+    )
+    min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
+    min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
+    max_p: Rate = Field(
+        0.02, description="Largest chance (one-sided p over episodes) of a rule's lift for it to be added and to stay."
+    )
+    retire: bool = Field(
+        default=False, description="Whether items that measurably harm in training episodes are deleted for good."
+    )
+
+
+class InjectConfig(Section):
+    """Which experience the policy sees, and where."""
+
+    pattern: Pattern = Field("stepwise", description="'none', 'global' (system message) or 'stepwise' (last message).")
+    selector: Literal["lexical", "llm", "embedding"] = Field("lexical", description="Who picks items at a step.")
+    endpoint: str = Field("self", description="Who selects when selector is 'llm': 'self' (the policy) or an endpoint.")
+    embedder: str = Field(
+        "", description="Sentence-transformers name or folder when selector is 'embedding'; '' = the packaged MiniLM."
+    )
+    k: int = Field(2, ge=1, le=8, description="Most items a step.")
+
+
+class DistillConfig(Section):
+    """How the effect of experience gets into the weights. docs/regimes.md explains each switch and preset."""
+
+    preset: Literal["", "off_policy", "on_policy", "sdft", "opsd", "gkd", "rft"] = Field(
+        "", description="Named recipe that fills in the switches left open here; '' = none."
+    )
+    generator: Literal["teacher", "student"] = Field(
+        "teacher", description="Who rolls out: 'teacher' = off-policy, 'student' = on-policy."
+    )
+    divergence: Literal["forward", "reverse", "js", "sft"] = Field(
+        "forward",
+        description="forward = KL(teacher||student), reverse = KL(student||teacher), js = Jensen-Shannon, sft = "
+        "cross-entropy.",
+    )
+    alpha: float = Field(
+        0.5, gt=0, lt=1, description="Teacher's share of the mixture in js: near 0 like forward, near 1 like reverse."
+    )
+    filter: Literal["success", "none", "advantage", "best_of_n"] = Field(
+        "success", description="Which trajectories are trained on, and with which weight."
+    )
+    support: Literal["full", "topk", "sampled"] = Field(
+        "full", description="Vocabulary compared: all, the top_k likeliest and a rest, or the sampled token alone."
+    )
+    top_k: int = Field(64, ge=1, le=1_000_000, description="Tokens compared one by one with support = 'topk'.")
+    teacher: Literal["frozen", "live", "ema", "model"] = Field(
+        "frozen", description="Weights of the teacher: the iteration's first, the student's now, their average, others."
+    )
+    ema: float = Field(0.99, ge=0, lt=1, description="Share of itself that an 'ema' teacher keeps an optimizer step.")
+    teacher_source: str = Field("", description="Model that teaches with teacher = 'model'; as model.source.")
+    per: Literal["token", "trajectory"] = Field(
+        "token", description="What counts the same in an optimizer step: every action token or every trajectory."
+    )
+    tasks: Count = Field(48, description="Tasks rolled out for training in one iteration.")
+    attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")
+    refresh: int = Field(
+        0, ge=0, le=100_000, description="On-policy: optimizer steps between fresh rollouts; 0 = roll out once."
+    )
+    replay: float = Field(
+        0.0, ge=0, le=10, description="Examples of earlier iterations trained on again, for each new one; 0 = none."
+    )
+    held_out: float = Field(
+        0.1, ge=0, le=0.5, description="Share of 20 or more examples measured and not trained on; 0 = none."
+    )
+    early_stop: int = Field(
+        0, ge=0, le=100, description="Epochs in a row without a better held-out loss before training stops; 0 = never."
+    )
+    kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
+    in_context: Literal["off", "keep", "learn"] = Field(
+        "off",
+        description="What else is trained on, with the experience left in the prompt, so that using it is not "
+        "unlearned: 'keep' what the teacher did there, 'learn' the accepted actions.",
+    )
+    epochs: int = Field(
+        2,
+        ge=0,
+        le=100,
+        description="Passes over the accepted trajectories; 0 = nothing is played for training or learnt.",
+    )
+    lr: float = Field(2e-4, gt=0, le=1, description="Peak learning rate.")
+    batch: int = Field(8, ge=1, le=4096, description="Trajectories an optimizer step.")
+    batch_tokens: int = Field(
+        0, ge=0, le=10_000_000, description="Action tokens an optimizer step instead of `batch`; 0 = off."
+    )
+    lora_r: int = Field(16, ge=0, le=512, description="LoRA rank; 0 = full fine-tuning.")
+    dropout: bool = Field(
+        default=False, description="Whether the student trains with the dropout that its model's config names."
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
+    save_steps: int = Field(
+        0, ge=0, le=100_000, description="Optimizer steps between states a killed training goes on from; 0 = none."
+    )
+    report_to: tuple[str, ...] = Field((), description="Logging back-ends of transformers, such as 'tensorboard'.")
+    trainer: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Further TrainingArguments of transformers; the possible ones are listed."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preset(cls, values: Any) -> Any:
+        return regimes.expanded(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DistillConfig:
+        problem = regimes.odd_trainer_key(self.trainer) or regimes.contradiction(self)
+        if problem:
+            raise ValueError(problem)
+        return self
+
+
+class SuiteConfig(Section):
+    """A further suite, as [evaluate.further.NAME]: what the policy could do before may be forgotten."""
+
+    env: EnvConfig = EnvConfig()
+    split: str = Field("dev", description="Split of that environment.")
+    tasks: Count = Field(24, description="Tasks of that split.")
+
+
+class EvaluateConfig(Section):
+    """What is measured after every iteration."""
+
+    split: str = Field("dev", description="Suite measured at every iteration.")
+    tasks: Count = Field(48, description="Tasks of that suite.")
+    final_splits: tuple[str, ...] = Field(
+        ("test",), description="Suites measured only for the starter and the final policy."
+    )
+    final_tasks: Count = Field(48, description="Tasks of each final suite.")
+    further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(
+        default_factory=dict,
+        description="Suites of any environment, measured without experience after every kept iteration.",
+    )
+    attempts: int = Field(1, ge=1, le=64, description="Episodes a task.")
+    drift: int = Field(
+        8, ge=0, le=10_000, description="Episodes on which entropy and KL to the starter are measured; 0 = no drift."
+    )
+    resamples: int = Field(2000, ge=100, le=1_000_000, description="Bootstrap resamples for intervals.")
+
+
+class JudgeConfig(Section):
+    """Who grades the answers that an environment cannot grade itself."""
+
+    kind: Literal["exact", "maths", "model", "chain"] = Field(
+        "exact", description="'exact' (normalized text), 'maths' (equivalence), 'model' (the endpoint) or 'chain'."
+    )
+    chain: tuple[Literal["exact", "maths", "model"], ...] = Field(
+        ("exact", "maths", "model"),
+        min_length=1,
+        description="Judges asked one after another when kind is 'chain'; the first that accepts, or else the last.",
+    )
+    endpoint: str = Field("", description="Who judges for 'model': an endpoint or 'self' (the policy); '' = nobody.")
+    seconds: float = Field(5.0, gt=0, le=600, description="Time limit of one mathematical comparison.")
+
+    @property
+    def asks_model(self) -> bool:
+        """Whether a language model is asked."""
+        return self.kind == "model" or (self.kind == "chain" and "model" in self.chain)
+
+
+class RedactConfig(Section):
+    """What is taken out of texts before they reach an endpoint of others, a pool or training data."""
+
+    enabled: bool = Field(default=True, description="Whether keys, tokens and e-mail addresses are removed.")
+    patterns: tuple[str, ...] = Field((), description="Further regular expressions to remove.")
+
+    @field_validator("patterns")
+    @classmethod
+    def _patterns_are_regular_expressions(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                empty = re.compile(pattern).match("") is not None
+            except re.error as error:
+                raise ValueError(f"redact.patterns: {pattern!r} is no regular expression ({error})") from error
+            if empty:
+                raise ValueError(f"redact.patterns: {pattern!r} matches the empty text")
+        return patterns
+
+
+class GateConfig(Section):
+    """Whether a new checkpoint is kept."""
+
+    rule: Literal["always", "no_worse", "retry", "average"] = Field(
+        "always",
+        description="'always' promotes; on a significant loss on dev 'no_worse' rolls back; 'retry' trains with a "
+        "smaller step, 'average' takes the mean with the parent, and if that is worse too they roll back.",
+    )
+    against: Literal["parent", "best"] = Field(
+        "best", description="Whom a candidate must not be worse than: its 'parent', or the 'best' kept so far."
+    )
+    shrink: float = Field(0.25, gt=0, lt=1, description="Learning rate of a retry, times distill.lr.")
+
+
+class Config(Section):
+    """A whole recipe."""
+
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    iterations: int = Field(3, ge=1, le=1000, description="K.")
+    model: ModelConfig = ModelConfig()
+    env: EnvConfig = EnvConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    extract: ExtractConfig = ExtractConfig()
+    inject: InjectConfig = InjectConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    judge: JudgeConfig = JudgeConfig()
+    redact: RedactConfig = RedactConfig()
+    endpoints: dict[str, EndpointConfig] = Field(default_factory=dict, description="Servers by name.")
+
+    @model_validator(mode="after")
+    def _endpoints_are_named(self) -> Config:
+        wanted = {"extract.endpoint": self.extract.endpoint if self.extract.source == "external" else "self"}
+        wanted["inject.endpoint"] = self.inject.endpoint if self.inject.selector == "llm" else "self"
+        wanted["model.endpoint"] = self.model.endpoint or "self"
+        wanted["judge.endpoint"] = self.judge.endpoint if self.judge.asks_model else "self"
+        for key, name in wanted.items():
+            if name != "self" and name not in self.endpoints:
+                raise ValueError(f"{key} = {name!r} names no section [endpoints.{name or 'NAME'}]")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Content hash of every field that can change a result."""
+        return content_hash(_shaping(self.dump()))
+
+    def dump(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def changed_from(self, stored: dict[str, Any]) -> list[str]:
+        """Dotted names of the fields in which this config differs from a stored dump."""
+        return changed_fields(_shaping(stored), _shaping(self.dump()))
+
+
+def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
+    """Read a recipe (None = all defaults) and apply `section.key=value` overrides, values in TOML.
+
+    A preset among the overrides outranks the recipe's switches, and other overrides outrank the preset.
+    Raises ConfigError naming the file and the key.
+    """
+    data: dict[str, Any] = {}
+    where = "defaults" if path is None else str(path)
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    for override in sorted(overriding, key=lambda text: not text.startswith("distill.preset")):
+        overrides.apply(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_sentence(error)}") from error
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if not key or first["type"] == "value_error":  # the sentence of a validator here names its keys
+        return first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
+    """A dumped config without how its endpoints are asked: a budget may be raised and a run gone on with."""
+    endpoints = dump.get("endpoints") or {}
+    kept = {name: {k: v for k, v in values.items() if k not in _ASKING} for name, values in endpoints.items()}
+    return dump | {"endpoints": kept}
+
+
+def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the fields that differ between two dumped configs."""
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += changed_fields(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names

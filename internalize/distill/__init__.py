@@ -1,1 +1,0 @@
-"""Distillation: the effect of experience into the weights."""

@@ -1,1 +1,0 @@
-"""Engines: who samples. `local` (in process), `scripted` (a public fake)."""

@@ -1,0 +1,159 @@
+"""Pages of documentation: built by inspecting packages, or read from a folder of Markdown, HTML and text.
+
+A page is short by construction (lists of parameters, methods and lines are cut into numbered parts that name
+the next one), because every token of an observation is paid for at every step. Left out: prose beyond the
+first words of a docstring. What must not change: page names are unique, and a part's text names the next part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from html.parser import HTMLParser
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from internalize.errors import TaskError
+from internalize.records import Record
+from internalize.runs.cache import cache_folder
+
+from . import python_api as inspection
+
+PARAMETERS_PER_PART = 3
+METHODS_PER_PART = 6
+LINES_PER_PART = 6
+_ABOUT_WORDS = 7
+_FORMAT = "3"  # raise it when pages change, so that cached ones are rebuilt
+
+
+class Page(Record):
+    """One documented name. `parts` are the texts shown; part n > 1 is visited as `name#n`."""
+
+    name: str
+    kind: str
+    module: str
+    parts: tuple[str, ...]
+    about: str = ""
+    params: tuple[tuple[str, str | None], ...] = ()
+    bases: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    target: str = ""
+
+
+def package_pages(packages: Sequence[str]) -> dict[str, Page]:
+    """Pages of installed packages by name, inspected once and cached by version. Raises TaskError if there are none."""
+    cache = cache_folder() / f"docs-{_versions(packages)}.jsonl"
+    if not cache.is_file():
+        command = [sys.executable, "-m", inspection.__name__, *packages]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+        if done.returncode or not done.stdout.strip():
+            cause = (done.stderr.strip().splitlines() or ["they have no public names"])[-1]
+            raise TaskError(f"docs: no documentation could be built for {', '.join(packages)} ({cause})")
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = cache.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(done.stdout, encoding="utf-8")
+        unfinished.replace(cache)
+    rows = [json.loads(line) for line in cache.read_text(encoding="utf-8").splitlines()]
+    names = {row["name"] for row in rows}
+    return {row["name"]: _page(row, names) for row in rows}
+
+
+def _versions(packages: Sequence[str]) -> str:
+    parts = [_FORMAT, sys.version.split()[0]]
+    for package in packages:
+        try:
+            parts.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            parts.append(package)
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+
+
+def _page(row: dict[str, Any], names: set[str]) -> Page:
+    params = [(name, default) for name, default in row.get("params", [])]
+    bases = [base for base in row.get("bases", []) if base in names]
+    lines: list[str] = []
+    if row["kind"] == "alias":
+        lines.append(f"Alias of {row['target']}")
+    elif about := " ".join(row["about"].split()[:_ABOUT_WORDS]):
+        lines.append(f"About: {about}")
+    if bases:
+        lines.append(f"Bases: {', '.join(bases)}")
+    shown = [name if default is None else f"{name}={default}" for name, default in params]
+    lists = [("Parameters", shown, PARAMETERS_PER_PART), ("Methods", row.get("methods", []), METHODS_PER_PART)]
+    return Page(
+        name=row["name"],
+        kind=row["kind"],
+        module=row["module"],
+        parts=_parts(row["name"], f"{row['name']} ({row['kind']})", lines, lists),
+        about=row["about"],
+        params=tuple(params),
+        bases=tuple(bases),
+        methods=tuple(row.get("methods", [])),
+        target=row.get("target", ""),
+    )
+
+
+def _parts(name: str, title: str, lines: list[str], lists: list[tuple[str, list[str], int]]) -> tuple[str, ...]:
+    chunks = [f"{label}: {', '.join(chunk)}" for label, items, size in lists for chunk in _chunked(items, size)]
+    first = [title, *lines, *chunks[:1]]
+    bodies = ["\n".join(first), *chunks[1:]]
+    return with_more(name, bodies)
+
+
+def with_more(name: str, bodies: Sequence[str]) -> tuple[str, ...]:
+    """Each body but the last gets a line that names the next part."""
+    last = len(bodies) - 1
+    return tuple(body if i == last else f"{body}\nMore: {name}#{i + 2}" for i, body in enumerate(bodies))
+
+
+def _chunked(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+class _Text(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+        self._hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._hidden += tag in {"script", "style"}
+        href = dict(attrs).get("href")
+        if tag == "a" and href and "://" not in href:
+            self.pieces.append(f"[{href.split('#')[0]}] ")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden -= tag in {"script", "style"}
+        if tag in {"p", "li", "h1", "h2", "h3", "h4", "tr", "div", "br"}:
+            self.pieces.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.pieces.append(data)
+
+
+def folder_pages(folder: Path) -> dict[str, Page]:
+    """Pages of every .md, .html and .txt file below `folder`, named by relative path. Raises TaskError if none."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in {".md", ".html", ".htm", ".txt"})
+    if not files:
+        raise TaskError(f"docs: {folder} holds no .md, .html or .txt file")
+    return {page.name: page for page in (_file_page(folder, file) for file in files)}
+
+
+def _file_page(folder: Path, file: Path) -> Page:
+    name = file.relative_to(folder).as_posix()
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix.lower() in {".html", ".htm"}:
+        parser = _Text()
+        parser.feed(text)
+        text = "".join(parser.pieces)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    wrapped = [line[i : i + 200] for line in lines for i in range(0, len(line), 200)]
+    bodies = ["\n".join(chunk) for chunk in _chunked(wrapped, LINES_PER_PART)] or [""]
+    bodies[0] = f"{name}\n{bodies[0]}"
+    return Page(name=name, kind="file", module=name, parts=with_more(name, bodies), about=" ".join(wrapped))

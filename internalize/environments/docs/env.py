@@ -1,0 +1,220 @@
+"""Environment `docs`: answer questions by searching and visiting pages of documentation.
+
+Pages come from installed Python packages (default: the standard library, an out-of-domain split from numpy) or
+from any folder with a JSON Lines file of questions. Splits share no page: each has an index of its own.
+Left out: model-graded answers (answers here are exact). Observations are data, never instructions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from internalize.errors import DataError, InfrastructureError, TaskError
+from internalize.records import Action, Message, Task, ToolSpec
+from internalize.runs.store import first_problem
+
+from .corpus import Page, folder_pages, package_pages
+from .questions import SPLITS, build_tasks, rank, split_of
+
+RESULTS = 4
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+SYSTEM = "You answer questions from documentation."
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, split at punctuation and inside camelCase."""
+    return [w.lower() for w in _WORD.findall(text)]
+
+
+class Search:
+    """BM25 over page names (weighted) and first sentences."""
+
+    def __init__(self, pages: Mapping[str, Page]) -> None:
+        import bm25s  # noqa: PLC0415 - half a second to import, and only needed here
+
+        self._names = list(pages)
+        self._index = bm25s.BM25()
+        corpus = [words(name) * 2 + words(page.about)[:40] for name, page in pages.items()]
+        self._index.index([tokens or ["-"] for tokens in corpus], show_progress=False)
+        self._exact = {name.lower(): name for name in self._names}
+
+    def __call__(self, query: str, limit: int = RESULTS) -> list[str]:
+        """The best page names, exact name first; empty when no word is known."""
+        tokens = [w for w in words(query) if w in self._index.vocab_dict]
+        found: list[str] = []
+        if tokens:
+            ids, scores = self._index.retrieve([tokens], k=min(limit, len(self._names)), show_progress=False)
+            found = [self._names[i] for i, s in zip(ids[0], scores[0], strict=True) if s > 0]
+        exact = self._exact.get(query.strip().lower())
+        return ([exact] + [n for n in found if n != exact])[:limit] if exact else found
+
+
+def normalize(text: str) -> str:
+    """Answer as compared: no outer quotes or back-ticks, single spaces, lower case."""
+    return " ".join(text.strip().strip("`\"'").split()).lower()
+
+
+class DocsEpisode:
+    """One question. Ends with `answer`."""
+
+    def __init__(self, task: Task, pages: Mapping[str, Page], search: Search) -> None:
+        self._task, self._pages, self._search = task, pages, search
+        self._answer: str | None = None
+        self._over = False
+
+    def prompt(self) -> tuple[Message, ...]:
+        """The system message and the question."""
+        return (Message(role="system", content=SYSTEM), Message(role="user", content=self._task.question))
+
+    def step(self, action: Action | None) -> str | None:
+        """Observation, or None after `answer`."""
+        if self._over:
+            raise InfrastructureError("docs: the episode is over; episodes are single-use")
+        if action is None:
+            return "Unknown action."
+        if action.name == "answer":
+            self._answer, self._over = action.argument, True
+            return None
+        if action.name == "search":
+            found = self._search(action.argument)
+            lines = [f"{i}. {name}" for i, name in enumerate(found, 1)]
+            return "\n".join(["Found:", *lines]) if found else "No page found."
+        return page_text(self._pages, action.argument) or "No such page."
+
+    def score(self) -> float | None:
+        """1.0 for the right answer, else 0.0; None for a task without an answer to compare with."""
+        if self._task.answer is None:
+            return None
+        if self._answer is None:
+            return 0.0
+        return float(normalize(self._answer) == normalize(self._task.answer))
+
+
+def page_text(pages: Mapping[str, Page], name: str) -> str | None:
+    """The text of `name` or of `name#n`, or None."""
+    base, _, number = name.strip().partition("#")
+    page = pages.get(base)
+    if page is None or (number and not number.isdecimal()):
+        return None
+    part = int(number) if number else 1
+    return page.parts[part - 1] if 1 <= part <= len(page.parts) else None
+
+
+class Docs:
+    """The environment. `folder` and `questions` replace the packages."""
+
+    name = "docs"
+    tools = (
+        ToolSpec(name="search", argument="words", description="Find pages by name."),
+        ToolSpec(name="visit", argument="page", description="Read one page."),
+        ToolSpec(name="answer", argument="value", description="Give the answer; ends the episode."),
+    )
+    evidence_actions = frozenset({"visit"})
+    final_actions = frozenset({"answer"})
+
+    def __init__(
+        self,
+        packages: Sequence[str] = ("stdlib",),
+        ood: Sequence[str] = ("numpy",),
+        folder: str | None = None,
+        questions: str | None = None,
+    ) -> None:
+        if (folder is None) != (questions is None):
+            raise TaskError("docs: options folder and questions go together")
+        self._packages, self._ood = tuple(packages), tuple(ood)
+        self._folder = Path(folder) if folder else None
+        self._questions = Path(questions) if questions else None
+        self._pages = cache(self._load_pages)
+        self._search = cache(lambda split: Search(self._pages(split)))
+        self.tasks = cache(self._load_tasks)  # type: ignore[method-assign]
+
+    def tasks(self, split: str) -> tuple[Task, ...]:
+        """Tasks of `split` in a fixed order. Raises TaskError for an unknown or empty split."""
+        raise NotImplementedError  # replaced in __init__ by a cached version
+
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return SPLITS if self._folder or not self._ood else (*SPLITS, "ood")
+
+    def _load_pages(self, split: str) -> dict[str, Page]:
+        if split not in self.splits():
+            raise TaskError(f"docs: no split {split!r} (there are {', '.join(self.splits())})")
+        if self._folder:
+            return folder_pages(self._folder)
+        if split == "ood":
+            return package_pages(self._ood)
+        return {n: p for n, p in package_pages(self._packages).items() if split_of(p.module) == split}
+
+    def _load_tasks(self, split: str) -> tuple[Task, ...]:
+        pages = self._pages(split)
+        tasks = _file_tasks(self._questions, split, pages) if self._questions else build_tasks(pages, split)
+        if not tasks:
+            raise TaskError(f"docs: split {split!r} holds no tasks")
+        return tasks
+
+    def episode(self, task: Task) -> DocsEpisode:
+        """A fresh episode over the pages of the task's split."""
+        return DocsEpisode(task, self._pages(task.split), self._search(task.split))
+
+    def solve(self, task: Task) -> tuple[Action, ...]:
+        """The reference solution: search what the question names, walk the pages, answer."""
+        found = self._search(task.split)
+        actions: list[Action] = []
+        for subject, *names in legs(task):
+            actions.append(Action(name="search", argument=subject))
+            if names and names[0] not in found(subject) and names[0] != subject:
+                actions.append(Action(name="search", argument=names[0]))
+            actions += [Action(name="visit", argument=name) for name in names]
+        return (*actions, Action(name="answer", argument=task.answer or ""))
+
+
+def legs(task: Task) -> list[list[str]]:
+    """For each name that the question asks about: what to search, then the pages to visit."""
+    found = task.state.get("legs", [])
+    return [[str(name) for name in leg] for leg in found if isinstance(leg, list)] if isinstance(found, list) else []
+
+
+class Question(BaseModel):
+    """One line of a questions file; other fields are left alone. Without a split, the question's hash decides."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, str_strip_whitespace=True)
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    pages: tuple[str, ...] = ()
+    split: Literal["train", "dev", "test"] | None = None
+    family: str = ""
+
+
+def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task, ...]:
+    """The tasks of `split`. Raises DataError naming file and line of a question that cannot be asked."""
+    tasks = []
+    lines: dict[str, int] = {}
+    for number, row in _questions(path):
+        if unknown := [name for name in row.pages if page_text(pages, name) is None]:
+            raise DataError(f"{path}, line {number}: no page {unknown[0]!r} in the folder")
+        if (first := lines.setdefault(normalize(row.question), number)) != number:
+            raise DataError(f"{path}, line {number}: asks the question of line {first} again")
+        if (row.split or split_of(rank(row.question))) == split:
+            route: list[JsonValue] = [[row.question, *row.pages]]
+            tasks.append(Task.new("docs", split, row.question, row.answer, row.family, legs=route))
+    return tuple(tasks)
+
+
+def _questions(path: Path) -> Iterator[tuple[int, Question]]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read the questions ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield number, Question.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(f"{path}, line {number}: {first_problem(error)}") from error

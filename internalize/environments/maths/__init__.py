@@ -1,0 +1,1 @@
+"""Mathematics problems with a Python tool in a sandbox."""

@@ -1,0 +1,1 @@
+"""Tasks that are solved with the tools of a Model Context Protocol server."""

@@ -1,0 +1,1 @@
+"""TextWorldExpress and ScienceWorld, which run in a Java process."""

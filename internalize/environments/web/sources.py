@@ -1,0 +1,304 @@
+"""Where searches and pages come from: a folder, the web itself, a search API and a reader API.
+
+    Site          a folder of .html, .md and .txt files: both searched and read, no network
+    HttpReader    pages of public addresses, over HTTP
+    ApiSearch     POST {"q", "num"} with X-API-KEY, "organic" in the answer (serper.dev and compatible ones)
+    ApiReader     GET address/page with a bearer token, text back (r.jina.ai and compatible ones)
+
+Keys come from the environment alone. Left out: JavaScript, PDF, cookies. What must not change: a policy cannot reach
+private or loopback addresses unless `allow` names them, whatever a name resolves to and wherever a redirect leads; a
+page that cannot be read is an Unreadable, which the policy sees; a host that answered and does not any more, or an
+API that fails, is an InfrastructureError.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from posixpath import normpath
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from internalize.errors import InfrastructureError, TaskError, UserError
+
+from .pages import Page, best, read_html, read_plain, terms
+
+if TYPE_CHECKING:
+    import httpx
+
+TRIES = 3
+MOST_BYTES = 2_000_000
+_REDIRECTS = 5
+_PAUSE = 0.5  # seconds before the second try, doubled for each further one
+_FILES = {".html", ".htm", ".md", ".txt"}
+_AGENT = "internalize (agent research; reads single pages)"
+
+
+class Unreadable(Exception):  # noqa: N818 - what the policy sees, in words for it
+    """A page that cannot be shown; the message says why."""
+
+
+class Hit(NamedTuple):
+    """One search result."""
+
+    title: str
+    url: str
+    snippet: str = ""
+
+
+class Search(Protocol):
+    """Finds pages."""
+
+    def search(self, query: str, limit: int) -> list[Hit]:
+        """The best pages first. Raises InfrastructureError."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads pages."""
+
+    def read(self, url: str) -> Page:
+        """The page. Raises Unreadable, InfrastructureError."""
+        ...
+
+
+class Site:
+    """The files below a folder; their addresses are relative paths. Raises TaskError for a folder without any."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _FILES and file.is_file())
+        if not files:
+            raise TaskError(f"web: {folder} holds no .html, .md or .txt file")
+        self._pages = {page.url: page for page in (_file_page(folder, file) for file in files)}
+        self._terms = [terms(f"{page.url} {page.title} {page.text}") for page in self._pages.values()]
+
+    def search(self, query: str, limit: int) -> list[Hit]:
+        """By BM25 over whole pages; pages without a word of the query are left out."""
+        wanted = set(terms(query))
+        pages = list(self._pages.values())
+        places = [place for place in best(self._terms, sorted(wanted)) if wanted & set(self._terms[place])]
+        return [Hit(pages[n].title or pages[n].url, pages[n].url, pages[n].text[:160]) for n in places[:limit]]
+
+    def read(self, url: str) -> Page:
+        """The page of a relative path."""
+        page = self._pages.get(url.strip().partition("#")[0].removeprefix("./"))
+        if page is None:
+            raise Unreadable("There is no such page.")
+        return page
+
+
+def _file_page(folder: Path, file: Path) -> Page:
+    name, text = file.relative_to(folder).as_posix(), file.read_text(encoding="utf-8", errors="replace")
+    if file.suffix.lower() not in {".html", ".htm"}:
+        return read_plain(text, name)
+    page = read_html(text, f"file:///{name}")
+    return page._replace(url=name, links=tuple((said, link.removeprefix("file:///")) for said, link in page.links))
+
+
+class HttpReader:
+    """Public pages. `allow`: hosts (`name` or `name:port`) that may be private; `blocked`: parts of addresses."""
+
+    def __init__(self, allow: Sequence[str] = (), blocked: Sequence[str] = (), seconds: float = 20.0) -> None:
+        self._allow, self._blocked, self._seconds = frozenset(allow), tuple(blocked), seconds
+        self._answered: set[str] = set()
+        self._transport = _httpx().HTTPTransport()
+
+    def read(self, url: str) -> Page:
+        """Follow redirects, each checked like the first address."""
+        deadline = time.monotonic() + self._seconds
+        for _ in range(_REDIRECTS + 1):
+            page, moved = self._insist(url, deadline)
+            if page is not None:
+                return page
+            try:
+                url = urljoin(url, moved)
+            except ValueError as error:
+                raise Unreadable("The page leads to what is no address.") from error
+        raise Unreadable("The page leads in circles.")
+
+    def _insist(self, url: str, deadline: float) -> tuple[Page | None, str]:
+        """The page or where it has moved to; lost connections are tried again."""
+        httpx, place = _httpx(), self.checked(url)
+        for number in range(TRIES):
+            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
+            try:
+                return self._get(url, place, deadline)
+            except httpx.DecodingError as error:
+                raise Unreadable("The page is packed in a way that cannot be read.") from error
+            except httpx.TimeoutException as error:
+                if not isinstance(error, httpx.ConnectTimeout):
+                    raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
+            except httpx.TransportError:
+                pass
+        if urlsplit(url).netloc in self._answered:
+            raise InfrastructureError(f"web: {urlsplit(url).netloc} does not answer any more")
+        raise Unreadable("The host does not answer.")
+
+    def checked(self, url: str) -> str:
+        """The address to connect to. Raises Unreadable for what may not be read."""
+        parts, host = _parts(url)
+        if parts.scheme not in {"http", "https"} or not host:
+            raise Unreadable("Only http and https addresses can be read.")
+        if any(part.lower() in _plain(parts, host) for part in self._blocked):
+            raise Unreadable("This address may not be read.")
+        addresses = self._resolved(host, parts)
+        if not {host, parts.netloc} & self._allow and not all(ipaddress.ip_address(a).is_global for a in addresses):
+            raise Unreadable("This address is private and may not be read.")
+        return addresses[0]
+
+    def _resolved(self, host: str, parts: Any) -> list[str]:
+        """The addresses of a host. That names cannot be looked up now says nothing about the host."""
+        for number in range(TRIES):
+            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
+            try:
+                found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
+                return [str(entry[4][0]).partition("%")[0] for entry in found]
+            except socket.gaierror as error:
+                if error.errno != socket.EAI_AGAIN and parts.netloc not in self._answered:
+                    raise Unreadable("There is no such host.") from error
+            except (OSError, ValueError) as error:
+                raise Unreadable("There is no such host.") from error
+        raise InfrastructureError(f"web: the name {host} cannot be looked up now")
+
+    def _get(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
+        """One request, to the very address that was checked."""
+        httpx = _httpx()
+        client = httpx.Client(transport=self._transport, timeout=max(0.1, deadline - time.monotonic()))
+        target = httpx.URL(url)
+        headers = {"Host": target.netloc.decode("ascii"), "User-Agent": _AGENT, "Accept": "text/html,text/*;q=0.9"}
+        pinned = target.copy_with(host=place, userinfo=b"")
+        request = client.build_request("GET", pinned, headers=headers, extensions={"sni_hostname": target.host})
+        with closing(self._transport.handle_request(request)) as response:  # the client would follow `location` itself
+            self._answered.add(urlsplit(url).netloc)
+            if response.has_redirect_location:
+                return None, response.headers["location"]
+            if not response.is_success:
+                raise Unreadable(f"The page cannot be read (HTTP {response.status_code}).")
+            body, cut = _body(response, deadline, self._seconds)
+            return _page(url, response, body, cut=cut), ""
+
+    def close(self) -> None:
+        """End open connections."""
+        self._transport.close()
+
+
+def _parts(url: str) -> tuple[Any, str]:
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port  # each raises for what is none
+        _httpx().URL(url)
+    except (ValueError, _httpx().InvalidURL) as error:
+        raise Unreadable("This is no address.") from error
+    return parts, host
+
+
+def _plain(parts: Any, host: str) -> str:
+    """An address without case, port, login and ways round a path, to be compared with what is blocked."""
+    path = normpath("/" + unquote(parts.path).replace("\\", "/").lstrip("/"))
+    return f"{parts.scheme}://{host.rstrip('.')}{path}?{unquote(parts.query)}".lower()
+
+
+def _body(response: httpx.Response, deadline: float, seconds: float) -> tuple[bytes, bool]:
+    """At most MOST_BYTES, and whether that is not all."""
+    kept = b""
+    for piece in response.iter_bytes():
+        kept += piece
+        if len(kept) > MOST_BYTES:
+            return kept[:MOST_BYTES], True
+        if time.monotonic() > deadline:
+            raise Unreadable(f"The page did not come within {seconds:g} s.")
+    return kept, False
+
+
+def _page(url: str, response: httpx.Response, body: bytes, *, cut: bool) -> Page:
+    kind = response.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
+    try:
+        text = body.decode(response.charset_encoding or "utf-8", "replace")
+    except (LookupError, ValueError):  # no such encoding, or one that is not for pages, such as idna
+        text = body.decode("utf-8", "replace")
+    if kind in {"text/html", "application/xhtml+xml"}:
+        return read_html(text, url, cut=cut)
+    if kind.startswith("text/") or kind.endswith(("json", "xml")):
+        return read_plain(text, url, cut=cut)
+    raise Unreadable(f"This is no page of text ({kind}).")
+
+
+class _Api:
+    """One API by key. A failing one is tried again, then an InfrastructureError; a refused key is a UserError."""
+
+    refusals = frozenset({401, 402})
+
+    def __init__(self, address: str, key_env: str, seconds: float) -> None:
+        self._key = os.environ.get(key_env, "")
+        if not self._key:
+            raise UserError(f"web: the environment variable {key_env} is not set; it holds the key of {address}")
+        self._address, self._key_env = address.rstrip("/"), key_env
+        self._client = _httpx().Client(timeout=seconds, headers={"User-Agent": _AGENT})
+
+    def _asked(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        httpx, said = _httpx(), ""
+        for number in range(TRIES):
+            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
+            try:
+                response = send()
+            except httpx.TransportError as error:
+                said = type(error).__name__
+                continue
+            said = f"HTTP {response.status_code}"
+            if response.status_code in self.refusals:
+                raise UserError(f"web: {self._address} refuses the key in {self._key_env} ({said})")
+            if response.status_code != 429 and response.status_code < 500:
+                return response
+        raise InfrastructureError(f"web: {self._address} fails ({said})")
+
+    def close(self) -> None:
+        """End open connections."""
+        self._client.close()
+
+
+class ApiSearch(_Api):
+    """Search by POST."""
+
+    refusals = frozenset({401, 402, 403})
+
+    def search(self, query: str, limit: int) -> list[Hit]:
+        """The organic results."""
+        body, headers = {"q": query, "num": limit}, {"X-API-KEY": self._key}
+        response = self._asked(lambda: self._client.post(f"{self._address}/search", json=body, headers=headers))
+        try:
+            found = response.raise_for_status().json().get("organic", [])
+            return [Hit(str(h["title"]), str(h["link"]), str(h.get("snippet", ""))) for h in found[:limit]]
+        except (_httpx().HTTPStatusError, ValueError, KeyError, TypeError, AttributeError) as error:
+            said = f"web: {self._address} gave no list of results (HTTP {response.status_code})"
+            raise InfrastructureError(said) from error
+
+
+class ApiReader(_Api):
+    """Pages through a reader; `guard` checks each address first."""
+
+    def __init__(self, address: str, key_env: str, seconds: float, guard: HttpReader) -> None:
+        super().__init__(address, key_env, seconds)
+        self._guard = guard
+
+    def read(self, url: str) -> Page:
+        """The reader's text of the page. A 4xx is about that page."""
+        self._guard.checked(url)
+        target, headers = f"{self._address}/{quote(url, safe=':/?&=%#')}", {"Authorization": f"Bearer {self._key}"}
+        response = self._asked(lambda: self._client.get(target, headers=headers))
+        if response.is_error:
+            raise Unreadable(f"The page cannot be read (HTTP {response.status_code}).")
+        text = response.text
+        return read_plain(text[:MOST_BYTES], url, cut=len(text) > MOST_BYTES)
+
+
+def _httpx() -> Any:
+    try:
+        import httpx  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise UserError("the environment 'web' needs an extra: pip install 'internalize[web]'") from error
+    return httpx

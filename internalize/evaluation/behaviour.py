@@ -1,0 +1,58 @@
+"""What episodes do apart from succeeding: whether they repeat themselves, and which experience they are shown.
+
+Counted from trajectories, so that it is known of runs that never wrote it down. Left out: everything an evaluation
+result holds (`metrics`), and what the numbers mean (`diagnostics`). What must not change: an episode that broke is not
+counted, and counts of two sets of episodes add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from pydantic import Field
+
+from internalize.records import Record, Trajectory
+
+
+class Habits(Record):
+    """Counts over episodes."""
+
+    episodes: int = 0
+    steps: int = 0
+    repeated: int = 0  # actions whose text the same episode had written before
+    shown: dict[str, int] = Field(default_factory=dict, description="Id of an item -> steps it was shown at.")
+
+    @staticmethod
+    def of(trajectory: Trajectory) -> Habits:
+        """The counts of one episode; nothing if it has no score."""
+        if trajectory.score is None:
+            return Habits()
+        steps = trajectory.steps
+        shown = Counter(key for step in steps if step.injection for key in step.injection.item_ids)
+        distinct = len({step.action_text for step in steps})
+        return Habits(episodes=1, steps=len(steps), repeated=len(steps) - distinct, shown=shown)
+
+    def plus(self, other: Habits) -> Habits:
+        """The counts of both."""
+        return Habits(
+            episodes=self.episodes + other.episodes,
+            steps=self.steps + other.steps,
+            repeated=self.repeated + other.repeated,
+            shown=Counter(self.shown) + Counter(other.shown),
+        )
+
+    @property
+    def repetition(self) -> float | None:
+        """Share of actions that repeat one of their episode; None without actions."""
+        return self.repeated / self.steps if self.steps else None
+
+    @property
+    def spread(self) -> float | None:
+        """Items shown as often as each other that would be as varied: e to the entropy of who was shown (nats).
+
+        From 1 (always the same item) to the number of items; None when nothing was shown step by step.
+        """
+        total = sum(self.shown.values())
+        shares = [count / total for count in self.shown.values()]
+        return math.exp(-math.fsum(share * math.log(share) for share in shares)) if shares else None

@@ -1,0 +1,248 @@
+"""From trajectories to one evaluation result each, and from results to one metrics line a suite and mode.
+
+`eval_result` judges one trajectory; `iteration_metrics` aggregates an iteration's results and, given
+earlier ones, says what the pool still adds (`in_context_gain`) and how much of it is in the weights
+(`retained`). Left out: running anything, and what the numbers mean (`diagnostics`, `gate`). What must
+not change: an unscored result is left out of every mean and counted; comparisons are paired by task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
+
+from pydantic import Field, field_validator
+
+from internalize.records import EvalResult, Record, Trajectory
+
+from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
+
+Mode = Literal["internalized", "in_context"]
+LEAST_GAIN = 0.05  # an in-context gain below this is noise to divide by: `retained` is then None
+
+
+class ActionSets(Protocol):
+    """What judging needs of an environment (every `Environment` fits)."""
+
+    @property
+    def evidence_actions(self) -> frozenset[str]:
+        """Names of the actions that gather evidence."""
+        ...
+
+    @property
+    def final_actions(self) -> frozenset[str]:
+        """Names of the actions that end an episode."""
+        ...
+
+
+class SuiteMetrics(Record):
+    """One line of metrics.jsonl: one suite in one mode after `iteration` updates.
+
+    Rates and means are over scored results. `invalid_rate` is invalid steps among all steps; `nll` is
+    weighted by tokens (nats a token); `premature_rate` is among all scored episodes, not only answered ones.
+    """
+
+    iteration: int
+    suite: str
+    mode: Mode
+    checkpoint: str
+    pool_version: str | None
+    success: Interval | None  # None: nothing scored
+    results: int  # scored results; success.n counts their tasks
+    unscored: int
+    premature_rate: float = 0.0
+    turns: float = 0.0
+    action_tokens: float = 0.0
+    invalid_rate: float = 0.0
+    truncated_rate: float = 0.0
+    nll: float = 0.0
+    families: dict[str, Interval] = Field(default_factory=dict)
+    gain_over_starter: Interval | None = None  # internalized lines: minus the starter's
+    retained: Share | None = None  # internalized lines
+    in_context_gain: Interval | None = None  # in-context lines: minus the same checkpoint without the pool
+
+    @field_validator("retained", mode="before")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        """Runs of earlier versions hold a number that meant something else after the first iteration."""
+        return None if isinstance(value, float) else value
+
+
+def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: ActionSets) -> EvalResult:
+    """Judge one episode. Premature: a final action with no evidence-gathering action before it."""
+    steps = trajectory.steps
+    nats = [-logprob for step in steps for logprob in step.logprobs]
+    return EvalResult(
+        suite=suite,
+        mode=mode,
+        iteration=trajectory.iteration,
+        checkpoint=trajectory.checkpoint,
+        pool_version=trajectory.pool_version,
+        task_id=trajectory.task_id,
+        family=trajectory.family,
+        success=None if trajectory.failure is not None else trajectory.score,
+        premature=_premature(trajectory, environment),
+        turns=len(steps),
+        action_tokens=sum(len(step.token_ids) for step in steps),
+        invalid=sum(step.action is None for step in steps),
+        truncated=trajectory.termination in {"max_steps", "context_full"},
+        nll=math.fsum(nats) / len(nats) if nats else 0.0,
+    )
+
+
+def by_task(results: Iterable[EvalResult]) -> dict[str, float | None]:
+    """Success of each task, its scored attempts averaged."""
+    return task_means((result.task_id, result.success) for result in results)
+
+
+def select(
+    results: Iterable[EvalResult], *, suite: str, mode: Mode, iteration: int | None = None
+) -> tuple[EvalResult, ...]:
+    """Results of one suite and mode, in order; `iteration` None = of all iterations."""
+    return tuple(r for r in results if (r.suite, r.mode) == (suite, mode) and iteration in {None, r.iteration})
+
+
+def gathered(folders: Iterable[Sequence[EvalResult]]) -> tuple[EvalResult, ...]:
+    """Results of all iterations' folders, in order; of a policy measured twice with one pool only the later ones."""
+    groups: dict[tuple[object, ...], list[EvalResult]] = {}
+    for results in folders:
+        own: dict[tuple[object, ...], list[EvalResult]] = {}
+        for result in results:
+            own.setdefault(_group(result), []).append(result)
+        groups = {key: group for key, group in groups.items() if key not in own} | own
+    return tuple(result for group in groups.values() for result in group)
+
+
+def suite_metrics(results: Sequence[EvalResult], resamples: int = 2000, seed: int = 0) -> SuiteMetrics:
+    """Aggregate the results of one iteration, suite, mode, checkpoint and pool.
+
+    Raises ValueError when they are not of one group, or when there are none.
+    """
+    groups = {_group(result) for result in results}
+    if len(groups) != 1:
+        raise ValueError(f"results of {len(groups)} groups where one was expected")
+    first = results[0]
+    scored = [result for result in results if result.success is not None]
+    success = bootstrap_mean(by_task(scored).values(), resamples, seed)
+    return SuiteMetrics(
+        iteration=first.iteration,
+        suite=first.suite,
+        mode=first.mode,
+        checkpoint=first.checkpoint,
+        pool_version=first.pool_version,
+        success=success and success.model_copy(update={"left_out": len(by_task(results)) - success.n}),
+        results=len(scored),
+        unscored=len(results) - len(scored),
+        premature_rate=_mean(r.premature for r in scored),
+        turns=_mean(r.turns for r in scored),
+        action_tokens=_mean(r.action_tokens for r in scored),
+        invalid_rate=_ratio(sum(r.invalid for r in scored), sum(r.turns for r in scored)),
+        truncated_rate=_mean(r.truncated for r in scored),
+        nll=_ratio(sum(r.nll * r.action_tokens for r in scored), sum(r.action_tokens for r in scored)),
+        families=_families(scored, resamples, seed),
+    )
+
+
+def iteration_metrics(
+    results: Sequence[EvalResult], earlier: Sequence[EvalResult] = (), resamples: int = 2000, seed: int = 0
+) -> tuple[SuiteMetrics, ...]:
+    """One line for each suite, mode, checkpoint and pool in `results`, compared with `earlier` iterations."""
+    groups: dict[tuple[object, ...], list[EvalResult]] = {}
+    for result in results:
+        groups.setdefault(_group(result), []).append(result)
+    known = (*earlier, *results)
+    lines = [suite_metrics(group, resamples, seed) for group in groups.values()]
+    return tuple(
+        _compared(line, group, known, resamples, seed) for line, group in zip(lines, groups.values(), strict=True)
+    )
+
+
+def in_context_gain(
+    results: Sequence[EvalResult],
+    suite: str,
+    policy: tuple[int, str],
+    pool_version: str | None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval | None:
+    """Success with this pool minus without any, of one policy (its iteration and checkpoint), paired by task.
+
+    None if not measured.
+    """
+    of = [result for result in results if (result.iteration, result.checkpoint) == policy]
+    without = by_task(select(of, suite=suite, mode="internalized"))
+    with_pool = by_task(r for r in select(of, suite=suite, mode="in_context") if r.pool_version == pool_version)
+    return paired_difference(without, with_pool, resamples, seed)
+
+
+def retained(
+    runs: Sequence[tuple[Sequence[EvalResult], int]], suite: str, resamples: int = 2000, seed: int = 0
+) -> Share | None:
+    """Share of what a pool gave in the prompt that the weights give without it; runs (results, iteration) are seeds.
+
+    (internalized after - starter) / (in context before - starter), a ratio of means over runs and over the tasks
+    scored in all three. "Before" is the same pool on the checkpoint that was then trained. None where that was not
+    measured, or when the pool gave less than `LEAST_GAIN`.
+    """
+    found = []
+    for results, iteration in runs:
+        starter = by_task(select(results, suite=suite, mode="internalized", iteration=0))
+        before = differences(starter, by_task(in_context_before(results, suite, iteration)))
+        after = differences(starter, by_task(select(results, suite=suite, mode="internalized", iteration=iteration)))
+        both = [task for task in starter if None not in {before.get(task), after.get(task)}]
+        found.append(({task: before[task] for task in both}, {task: after[task] for task in both}))
+    return ratio_of_means([b for b, _ in found], [a for _, a in found], LEAST_GAIN, resamples, seed)
+
+
+def in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:
+    """With the pool of `iteration`, before the policy was trained on it: of several such policies the last measured."""
+    measured = select(results, suite=suite, mode="in_context")
+    pool = next((r.pool_version for r in measured if r.iteration == iteration), None)
+    older = [r for r in measured if pool is not None and r.pool_version == pool and r.iteration < iteration]
+    return tuple(r for r in older if r.iteration == older[-1].iteration)
+
+
+def _compared(
+    line: SuiteMetrics, group: Sequence[EvalResult], known: Sequence[EvalResult], resamples: int, seed: int
+) -> SuiteMetrics:
+    if line.mode == "in_context":
+        gain = in_context_gain(known, line.suite, (line.iteration, line.checkpoint), line.pool_version, resamples, seed)
+        return line.model_copy(update={"in_context_gain": gain})
+    starter = by_task(select(known, suite=line.suite, mode="internalized", iteration=0))
+    gain = paired_difference(starter, by_task(group), resamples, seed) if line.iteration else None
+    kept = retained([(known, line.iteration)], line.suite, resamples, seed) if line.iteration else None
+    return line.model_copy(update={"gain_over_starter": gain, "retained": kept})
+
+
+def _group(result: EvalResult) -> tuple[object, ...]:
+    return result.iteration, result.suite, result.mode, result.checkpoint, result.pool_version
+
+
+def _families(scored: Sequence[EvalResult], resamples: int, seed: int) -> dict[str, Interval]:
+    families = {}
+    for family in sorted({result.family for result in scored if result.family}):
+        means = by_task(result for result in scored if result.family == family)
+        interval = bootstrap_mean(means.values(), resamples, seed)
+        if interval is not None:
+            families[family] = interval
+    return families
+
+
+def _premature(trajectory: Trajectory, environment: ActionSets) -> bool:
+    for step in trajectory.steps:
+        name = step.action.name if step.action else None
+        if name in environment.evidence_actions:
+            return False
+        if name in environment.final_actions:
+            return True
+    return False
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return _ratio(math.fsum(listed), len(listed))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,123 @@
+"""What is odd about the items of a pool, item by item: no strategy, details of single tasks, twins, length, orders.
+
+The text measures are those of `diagnostics`; what speaks to a model, or repeats a page's order, is found by the screen
+that extraction by language models uses. Near duplicates are found by the share of words that two items have in
+common: a pool has tens of items, so five lines do what a library of fuzzy matching would, with nothing to install,
+and word order, which those libraries weigh, says little about what a rule asks for. Left out: whether an item helps
+(utility.py). What must not change: only principles are asked for strategy, brevity and no details; an instance is
+meant to hold them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import combinations
+from typing import Literal
+
+from internalize.evaluation.diagnostics import leaked, states_strategy
+from internalize.experience.extract.injection_filter import Screen
+from internalize.records import Experience, Record, Trajectory
+
+from .rules import parse
+
+TWINS = 0.8  # share of common words from which two items count as near duplicates
+COMMON = 0.08  # share of the questions in which a name has to stand to be the environment's own, no task's
+_WORD = re.compile(r"\w+")
+# Dotted names, several capitalized words or one with a capital inside, quotations and numbers. One capitalized word is
+# as often a title's or a sentence's first.
+_ENTITY = re.compile(
+    r'[\w#-]+(?:[./_][\w#-]+)+|(?<=[\w,;] )[A-Z]\w+(?: [A-Z]\w+)+|\b[A-Z]+[a-z]+[A-Z]\w*|(?<=")[^"]{3,}(?=")|\b\d{2,}\b'
+)
+
+
+class Flag(Record):
+    """One thing that is odd about one item."""
+
+    item_id: str
+    sign: Literal["no_strategy", "leak", "near_duplicate", "too_long", "screened"]
+    detail: str
+
+
+def lint(items: Sequence[Experience], trajectories: Sequence[Trajectory] = (), words: int = 32) -> tuple[Flag, ...]:
+    """Every flag of a pool, item by item; `words` is the longest a principle may be.
+
+    `trajectories` say which names belong to tasks, and what pages ordered.
+    """
+    twins, entities, screen = near_duplicates(items), task_entities(trajectories), Screen.over(trajectories)
+    return tuple(
+        flag
+        for item in items
+        for flag in (*_of_principle(item, entities, words), *_twin(item, twins), *_screened(item, screen))
+    )
+
+
+def near_duplicates(items: Sequence[Experience], least: float = TWINS) -> dict[str, tuple[str, float]]:
+    """Later id -> (earlier id, share of common words), where the share is at least `least`.
+
+    Two rules of contrastive extraction are never twins: they share their form, and mean what they quote.
+    """
+    bags = [(item, frozenset(_WORD.findall(item.text.lower())), parse(item.text)) for item in items]
+    found: dict[str, tuple[str, float]] = {}
+    for (first, a, rule), (second, b, other) in combinations(bags, 2):
+        share = len(a & b) / max(1, len(a | b))
+        if share >= least and not (rule and other):
+            found.setdefault(second.id, (first.id, share))
+    return found
+
+
+class Names:
+    """Names that stand in questions or solve them, gathered episode by episode: files of episodes are large."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, set[str]] = {}  # question -> answers that solved it
+
+    def add(self, trajectory: Trajectory) -> None:
+        """Take note of one episode."""
+        self._asked.setdefault(trajectory.question, set()).update(_answer(trajectory))
+
+    def of_tasks(self) -> frozenset[str]:
+        """Those that belong to single tasks: in the questions of few, or the answer that solved one of them."""
+        counts = Counter(name for asked, known in self._asked.items() for name in {*_ENTITY.findall(asked), *known})
+        most = max(1.0, COMMON * len(self._asked))
+        return frozenset(name for name, count in counts.items() if count <= most)
+
+
+def task_entities(trajectories: Iterable[Trajectory]) -> frozenset[str]:
+    """Names that belong to single tasks of these episodes."""
+    names = Names()
+    for trajectory in trajectories:
+        names.add(trajectory)
+    return names.of_tasks()
+
+
+def _answer(trajectory: Trajectory) -> Iterator[str]:
+    """The argument of a successful last action, unless it is a plain word that any rule may contain."""
+    last = trajectory.steps[-1].action if trajectory.steps else None
+    if trajectory.score == 1.0 and last is not None and re.search(r"[^a-z]", last.argument) and len(last.argument) > 3:
+        yield last.argument
+
+
+def _of_principle(item: Experience, entities: Collection[str], words: int) -> Iterator[Flag]:
+    if item.granularity != "principle":
+        return
+    if not states_strategy(item.text):
+        yield Flag(item_id=item.id, sign="no_strategy", detail="states no strategy")
+    if detail := leaked(item.text, entities):
+        yield Flag(item_id=item.id, sign="leak", detail=f"{detail[0]} {detail[1]!r}")
+    length = len(item.text.split())
+    if length > words:
+        yield Flag(item_id=item.id, sign="too_long", detail=f"{length} words, more than {words}")
+
+
+def _twin(item: Experience, twins: dict[str, tuple[str, float]]) -> Iterator[Flag]:
+    if item.id in twins:
+        other, share = twins[item.id]
+        yield Flag(item_id=item.id, sign="near_duplicate", detail=f"{share:.0%} of the words of {other}")
+
+
+def _screened(item: Experience, screen: Screen) -> Iterator[Flag]:
+    # Asked as an instance: an address in a principle is a leak, and flagged as one.
+    if reason := screen.item(item.text, "instance"):
+        yield Flag(item_id=item.id, sign="screened", detail=reason)

@@ -1,0 +1,209 @@
+"""Secrets out of texts, before they reach an endpoint of others, a pool or training data.
+
+Removed are API keys and tokens of known form, private-key blocks, assignments such as password=..., e-mail addresses,
+and what the recipe's own patterns match; a marker such as [email removed] stands in their place, so redacting twice
+changes nothing. Left out: names of people, addresses, and secrets of no known form. What must not change: sampled
+token ids never outlive the text they stand for, and a trajectory whose own actions hold a secret is not trained on,
+because an edited action was never sampled. Files of the run itself keep what happened; they stay on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field
+
+from internalize.config.schema import RedactConfig
+from internalize.records import Action, Injection, Message, Record, Step, Trajectory
+from internalize.runs.store import write_json
+
+# In this order: what stands inside something longer comes after it. A word that names a secret has to be followed by a
+# sign of assignment, so that prose about passwords and tokens stays as it is.
+_NAMES = r"password|passwd|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|client[_-]?secret"
+_HARMLESS = r"(?:None|True|False|null|true|false|str|bytes|int|object|Optional\w*|Union\w*|is|are|was)\b|[\[<$*{.]"
+_VALUE = r"""(?:"[^"\n]+"|'[^'\n]+'|[^\s"'\[\],;&]+)"""
+_KINDS: tuple[tuple[str, str], ...] = (
+    ("private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+    ("jwt", r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{6,}"),
+    ("api key", r"(?<![\w-])sk-(?=[\w-]*\d)[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}"),
+    ("api key", r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bhf_[A-Za-z0-9]{20,}|\bxox[abprs]-[\w-]{10,}"),
+    ("bearer token", r"(?i:(?<=\bbearer )|(?<=\bbasic ))[A-Za-z0-9._~+/-]{16,}=*"),
+    ("url login", r"(?<=://)[^\s/:@\[\]]+:[^\s/@\[\]]+(?=@)"),
+    (
+        "password",
+        rf"""(?i:\b\w*(?:{_NAMES})\b["']?\s*(?:=|:(?!//))\s*)(?!{_HARMLESS}){_VALUE}""",
+    ),
+    ("email", r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
+)
+REDACTIONS = "redactions.json"
+Weighted = tuple[Trajectory, float]  # with its weight in training
+_ASSIGNED = re.compile(r"[=:]\s*")
+
+
+class RedactionCount(Record):
+    """What was taken out of one stage's texts, by kind; `dropped` trajectories have a secret in an action."""
+
+    removed: dict[str, int] = Field(default_factory=dict)
+    dropped: int = 0
+
+
+class Redactions(Record):
+    """redactions.json: the counts of an iteration, "extract" and each round of training."""
+
+    stages: dict[str, RedactionCount] = Field(default_factory=dict)
+
+
+def note(path: Path, stage: str, count: RedactionCount) -> None:
+    """Put the count of a stage into the file, if there is anything to count; those of others stay."""
+    if count == RedactionCount():
+        return
+    path.parent.mkdir(exist_ok=True)
+    held = Redactions.model_validate_json(path.read_bytes()) if path.exists() else Redactions()
+    write_json(path, Redactions(stages=held.stages | {stage: count}))
+
+
+def without_secrets(weighted: Sequence[Weighted], config: RedactConfig, path: Path, stage: str) -> list[Weighted]:
+    """`Redactor.trainable`, its counts noted in `path`."""
+    kept, counts, dropped = Redactor.of(config).trainable(weighted)
+    note(path, stage, RedactionCount(removed=dict(counts), dropped=dropped))
+    return kept
+
+
+@dataclass(frozen=True)
+class Redactor:
+    """Patterns by kind. `Redactor()` removes nothing."""
+
+    patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(default=())
+
+    @staticmethod
+    def of(config: RedactConfig) -> Redactor:
+        """The configured redactor."""
+        if not config.enabled:
+            return Redactor()
+        built_in = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _KINDS)
+        return Redactor((*built_in, *(("pattern", re.compile(pattern)) for pattern in config.patterns)))
+
+    def text(self, text: str) -> tuple[str, Counter[str]]:
+        """`text` without secrets, and how many of each kind were removed."""
+        counts: Counter[str] = Counter()
+        for kind, pattern in self.patterns:
+            text, found = pattern.subn(_marker(kind), text)
+            if found:
+                counts[kind] += found
+        return text, counts
+
+    def clean(self, text: str) -> str:
+        """`text` without secrets."""
+        return self.text(text)[0]
+
+    def trajectory(self, trajectory: Trajectory) -> tuple[Trajectory, Counter[str]]:
+        """The trajectory without secrets in any of its texts; steps whose action changed lose their token ids."""
+        if not self.patterns:
+            return trajectory, Counter()
+        counts: Counter[str] = Counter()
+        clean = self._counting(counts)
+        changed = trajectory.model_copy(
+            update={
+                "prompt": tuple(_message(message, clean) for message in trajectory.prompt),
+                "global_injection": _injection(trajectory.global_injection, clean),
+                "steps": tuple(_step(step, clean) for step in trajectory.steps),
+                "failure": clean(trajectory.failure) if trajectory.failure else trajectory.failure,
+            }
+        )
+        return (changed if counts else trajectory), counts
+
+    def trajectories(self, trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], Counter[str]]:
+        """`trajectory` of each, and the counts together."""
+        pairs = [self.trajectory(trajectory) for trajectory in trajectories]
+        return [kept for kept, _ in pairs], sum((counts for _, counts in pairs), Counter[str]())
+
+    def trainable(self, weighted: Sequence[Weighted]) -> tuple[list[Weighted], Counter[str], int]:
+        """Trajectories fit for training, what was taken out of their observations, and how many were dropped.
+
+        Observations carry no loss, but their ids are stored and read as context: they are redacted. Actions are
+        trained on as sampled or not at all.
+        """
+        safe = [(t, weight) for t, weight in weighted if not any(self._holds(step) for step in t.steps)]
+        kept, counts = self.trajectories(t for t, _ in safe)
+        return list(zip(kept, (weight for _, weight in safe), strict=True)), counts, len(weighted) - len(safe)
+
+    def _holds(self, step: Step) -> bool:
+        texts = [step.action_text, step.action.argument if step.action else ""]
+        return any(self.text(text)[1] for text in texts)
+
+    def _counting(self, counts: Counter[str]) -> Callable[[str], str]:
+        def clean(text: str) -> str:
+            text, found = self.text(text)
+            counts.update(found)
+            return text
+
+        return clean
+
+
+def _marker(kind: str) -> Callable[[re.Match[str]], str]:
+    marker = f"[{kind} removed]"
+
+    def replace(found: re.Match[str]) -> str:
+        if kind != "password":
+            return marker
+        sign = _ASSIGNED.search(found[0])  # the name stays: that something is asked for is no secret
+        return found[0][: sign.end()] + marker if sign else marker
+
+    return replace
+
+
+def _message(message: Message, clean: Callable[[str], str]) -> Message:
+    calls = tuple(
+        call.model_copy(update={"arguments": _arguments(call.arguments, clean)}) for call in message.tool_calls
+    )
+    return message.model_copy(update={"content": clean(message.content), "tool_calls": calls})
+
+
+def _arguments(text: str, clean: Callable[[str], str]) -> str:
+    """JSON text stays JSON text: its strings are cleaned one by one, so that no quotation mark goes."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return clean(text)
+    cleaned = _strings(value, clean)
+    return text if cleaned == value else json.dumps(cleaned, ensure_ascii=False)
+
+
+def _strings(value: object, clean: Callable[[str], str]) -> object:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_strings(entry, clean) for entry in value]
+    if isinstance(value, dict):
+        return {key: _value_of(key, entry, clean) for key, entry in value.items()}
+    return value
+
+
+def _value_of(key: str, entry: object, clean: Callable[[str], str]) -> object:
+    if not isinstance(entry, str):
+        return _strings(entry, clean)
+    cleaned = clean(f"{key}: {entry}")  # the name of an argument may be what gives its value away
+    return cleaned.removeprefix(f"{key}: ")
+
+
+def _injection(injection: Injection | None, clean: Callable[[str], str]) -> Injection | None:
+    return injection and injection.model_copy(update={"text": clean(injection.text)})
+
+
+def _step(step: Step, clean: Callable[[str], str]) -> Step:
+    text = clean(step.action_text)
+    action = step.action and Action(name=step.action.name, argument=clean(step.action.argument))
+    update: dict[str, object] = {
+        "injection": _injection(step.injection, clean),
+        "action_text": text,
+        "action": action,
+        "observation": None if step.observation is None else clean(step.observation),
+    }
+    if text != step.action_text or action != step.action:
+        update |= {"token_ids": (), "logprobs": ()}
+    return step.model_copy(update=update)

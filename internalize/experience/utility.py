@@ -1,0 +1,167 @@
+"""What showing an item is worth: how often it was shown, and success with it against without it.
+
+    shown    scored episodes in which the item was shown at some step
+    without  episodes without any experience, by the same weights, in which the item's situation arose:
+             its cue applied at some decision (rules), or, where no cue can be tested, on the tasks it was shown on
+    difference = mean over the shown tasks of: score minus the mean of `without` under the same weights
+
+A task counts once for each set of weights, its attempts averaged. The interval draws tasks, together for both sides,
+so tasks on both sides are paired. The difference is an association. An item is shown because of what was seen, which
+depends on earlier actions and on what was shown before them; items shown together share the credit and the blame; and
+where the two sides hold other tasks, those have to be drawn alike. Left out: items of a global prefix, which are all
+shown always: nothing tells one from another. What must not change: unscored episodes are no evidence, and a
+measurement that rests on few tasks retires nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from internalize.evaluation.stats import Interval, Scores, difference_of_means, task_means
+from internalize.records import Experience, PoolEdit, Record, Trajectory
+
+from .pool import ExperiencePool, count_usage
+from .rules import applies, parse, situations
+
+LEAST = 10  # tasks a side: below, bootstrap intervals are too narrow
+RETIRED = "retired: "  # how the reason of such a DELETE begins
+
+
+class Utility(Record):
+    """One item. `selected` counts decisions, rates are means over tasks; `difference` None = a side is empty.
+
+    `success_without` is weighted as the shown tasks are distributed over sets of weights.
+    """
+
+    item_id: str
+    selected: int = 0
+    episodes: int = 0
+    tasks: int = 0
+    success: float | None = None
+    tasks_without: int = 0
+    success_without: float | None = None
+    difference: Interval | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether both sides have the tasks that an interval needs."""
+        return min(self.tasks, self.tasks_without) >= LEAST
+
+
+def utilities(
+    items: Sequence[Experience],
+    trajectories: Iterable[Trajectory],
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    together: bool = False,
+) -> tuple[Utility, ...]:
+    """The utility of every item, in the pool's order, with 95 % intervals.
+
+    `together` widens the intervals (Bonferroni) so that the upper bounds of all items with `LEAST` tasks a side hold
+    together with 95 %: for picking out the worst of many.
+    """
+    scored = [t for t in trajectories if t.score is not None]
+    usage = {use.item_id: use.selected for use in count_usage(scored)}
+    sides = [_sides(item, scored) for item in items]
+    tested = sum(min(len(side.shown), len(side.without)) >= LEAST for side in sides)
+    level = 1 - 0.1 / max(2, tested) if together else 0.95
+    found = []
+    for item, side in zip(items, sides, strict=True):
+        compared = [side.base[unit] for unit in side.shown if unit in side.base]
+        relative = _above(side.without, side), _above(side.shown, side)
+        utility = Utility(
+            item_id=item.id,
+            selected=usage.get(item.id, 0),
+            episodes=side.episodes,
+            tasks=len(side.shown),
+            success=_mean(side.shown.values()),
+            tasks_without=len(side.without),
+            success_without=_mean(compared),
+            difference=difference_of_means(*relative, resamples, seed, level),
+        )
+        found.append(utility)
+    return tuple(found)
+
+
+def retire(pool: ExperiencePool, measured: Iterable[Utility], *, most: int = 1) -> tuple[PoolEdit, ...]:
+    """DELETE edits for the items of `pool` that measurably harm, the worst first, at most `most`.
+
+    Measurably: the interval lies below zero and rests on `LEAST` tasks a side. One at a time, since items shown
+    together share the blame: without the worst, the others may turn out harmless.
+    """
+    held = {item.id for item in pool.items}
+    sure = [(u, u.difference) for u in measured if u.item_id in held and u.sure]
+    harmful = [(u, difference) for u, difference in sure if difference is not None and difference.high < 0]
+    worst = sorted(harmful, key=lambda pair: (pair[1].mean, pair[0].item_id))[:most]
+    return tuple(PoolEdit(op="DELETE", targets=(u.item_id,), reason=_reason(u, d)) for u, d in worst)
+
+
+def retired_ids(edits: Iterable[PoolEdit]) -> frozenset[str]:
+    """Items that an edit log retired."""
+    return frozenset(i for edit in edits if edit.reason.startswith(RETIRED) for i in edit.targets)
+
+
+def without_retired(edits: Iterable[PoolEdit], retired: frozenset[str]) -> tuple[PoolEdit, ...]:
+    """The edits less those that would bring a retired item back, or take away what they brought."""
+    return tuple(
+        edit
+        for edit in edits
+        if not (edit.op == "ADD" and edit.item is not None and edit.item.id in retired)
+        and not (edit.op == "DELETE" and set(edit.targets) <= retired)
+    )
+
+
+class _Sides(NamedTuple):
+    """Mean score by unit (a task under one set of weights); `base`: mean without the item under the unit's weights."""
+
+    episodes: int
+    shown: dict[str, float]
+    without: dict[str, float]
+    base: dict[str, float]
+
+
+def _sides(item: Experience, scored: Sequence[Trajectory]) -> _Sides:
+    shown = [t for t in scored if any(step.injection and item.id in step.injection.item_ids for step in t.steps)]
+    weights, tasks = {t.checkpoint for t in shown}, {t.task_id for t in shown}
+    rule = parse(item.text)
+    without = [
+        t
+        for t in scored
+        if t.checkpoint in weights
+        and t.pattern == "none"
+        and (any(applies(rule, s) for s in situations(t)) if rule else t.task_id in tasks)
+    ]
+    units = {_unit(t): t.checkpoint for t in (*shown, *without)}
+    plain = _by_unit(without)
+    means = {w: _mean(score for unit, score in plain.items() if units[unit] == w) for w in weights}
+    base = {unit: mean for unit, w in units.items() if (mean := means[w]) is not None}
+    return _Sides(len(shown), _by_unit(shown), plain, base)
+
+
+def _unit(trajectory: Trajectory) -> str:
+    return f"{trajectory.checkpoint} {trajectory.task_id}"
+
+
+def _by_unit(trajectories: Iterable[Trajectory]) -> dict[str, float]:
+    means = task_means((_unit(t), t.score) for t in trajectories)
+    return {unit: mean for unit, mean in means.items() if mean is not None}
+
+
+def _above(scores: Mapping[str, float], side: _Sides) -> Scores:
+    """Scores less what the same weights reach without the item; a unit with nothing to compare to has None."""
+    return {unit: score - side.base[unit] if unit in side.base else None for unit, score in scores.items()}
+
+
+def _mean(scores: Iterable[float]) -> float | None:
+    known = list(scores)
+    return sum(known) / len(known) if known else None
+
+
+def _reason(utility: Utility, difference: Interval) -> str:
+    shown, without = utility.success or 0.0, utility.success_without or 0.0
+    return (
+        f"{RETIRED}success {shown:.0%} on {utility.tasks} tasks with it, {without:.0%} on {utility.tasks_without} "
+        f"without, {100 * difference.mean:+.0f} points [{100 * difference.low:+.0f}, {100 * difference.high:+.0f}]"
+    )

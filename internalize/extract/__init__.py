@@ -1,1 +1,0 @@
-"""Extraction: trajectories to experience. `contrast` needs no language model."""

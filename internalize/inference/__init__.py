@@ -1,0 +1,1 @@
+"""Everything between messages and sampled tokens: rendering, engines, endpoints and their clients, tool formats."""

@@ -1,0 +1,199 @@
+"""Messages to token ids and back: chat templates, spliced actions, hints.
+
+The only module that knows chat templates. A context is rendered as text with a marker in place of
+every action; the text between markers is tokenized piece by piece and the sampled ids are put in.
+Left out: torch, and everything about who chooses a hint. What must not change: sampled ids are never
+encoded again; without a hint the ids are those of the clean context; a hint stands at the end of
+the last message, before its end of turn and the generation prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from internalize.errors import UserError
+from internalize.records import Action, Message, Step, ToolSpec
+
+from .tool_formats import PROTOCOLS, BracketProtocol, ToolProtocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["PROTOCOLS", "BracketProtocol", "Context", "Renderer", "ToolProtocol", "Turn", "chat_dict", "common_prefix"]
+
+_PIECES_KEPT = 16_384  # tokenized pieces of text kept for reuse
+_END_OF_THINKING = "</think>"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A past action and what came back. `token_ids` are as sampled, end of turn included if `finish` is stop."""
+
+    token_ids: tuple[int, ...]
+    finish: Literal["stop", "length"]
+    observation: str
+
+    @staticmethod
+    def of(step: Step) -> Turn:
+        """The turn of a stored step."""
+        return Turn(step.token_ids, step.finish, step.observation or "")
+
+
+@dataclass(frozen=True)
+class Context:
+    """Ids up to and with the generation prompt; `ids[:fork]` are also the start of the clean context."""
+
+    ids: tuple[int, ...]
+    fork: int
+
+
+class Renderer:
+    """Renders contexts with one tokenizer and one tool protocol. Raises UserError if the tokenizer has no template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol) -> None:
+        if not tokenizer.chat_template:
+            raise UserError("the tokenizer has no chat template; use an instruction-tuned model")
+        self.tokenizer = tokenizer
+        self.protocol = protocol
+        self._encode = lru_cache(_PIECES_KEPT)(self._encode_piece)
+        self._specials = tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._end_of_turn = self._find_end_of_turn()
+        self.stop_ids: frozenset[int] = frozenset({self._end_of_turn, int(tokenizer.eos_token_id)})
+        self._strips_thinking = self._find_strips_thinking()
+
+    def context(self, prompt: Sequence[Message], turns: Sequence[Turn], hint: str = "") -> Context:
+        """What the policy sees before its next action.
+
+        `prompt` ends with a user message. With a `hint`, the last message ends with a line break and the hint.
+        """
+        clean = self._ids(prompt, turns, "")
+        if not hint:
+            return Context(clean, len(clean))
+        hinted = self._ids(prompt, turns, hint)
+        return Context(hinted, common_prefix(clean, hinted))
+
+    def prefix_stable(self, prompt: Sequence[Message], turns: Sequence[Turn]) -> bool:
+        """Whether each context starts with the one before it plus the action sampled there.
+
+        False for templates that rewrite earlier turns (strip thinking, say): then no single sequence
+        holds the whole trajectory and each step has to be scored by itself.
+        """
+        seen: tuple[int, ...] = ()
+        for number in range(len(turns) + 1):
+            ids = self.context(prompt, turns[:number]).ids
+            if ids[: len(seen)] != seen:
+                return False
+            if number < len(turns):
+                seen = ids + turns[number].token_ids
+        return True
+
+    @staticmethod
+    def with_system(prompt: Sequence[Message], text: str) -> tuple[Message, ...]:
+        """`prompt` with `text` at the end of its system message; one is added if there is none."""
+        if prompt and prompt[0].role == "system":
+            first = prompt[0].model_copy(update={"content": f"{prompt[0].content}\n{text}"})
+            return (first, *prompt[1:])
+        return (Message(role="system", content=text), *prompt)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of sampled ids without their end of turn."""
+        kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        return str(self.tokenizer.decode(list(kept), clean_up_tokenization_spaces=False))
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Ids of a whole turn with its end of turn: for scripted and imported data, never for sampled text."""
+        return (*self._encode(self._plain(text)), self._end_of_turn)
+
+    def encode_action(self, action: Action, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
+        """`encode_text` of the action in this protocol."""
+        return self.encode_text(self.protocol.format(action, tools))
+
+    def _ids(self, prompt: Sequence[Message], turns: Sequence[Turn], hint: str) -> tuple[int, ...]:
+        pieces = self._pieces(prompt, turns, hint)
+        ids = list(self._encode(pieces[0]))
+        for turn, piece in zip(turns, pieces[1:], strict=True):
+            action, following = self._kept(turn.token_ids), self._encode(piece)
+            ends_itself = bool(action) and action[-1] in self.stop_ids
+            ids += action
+            ids += following[1:] if ends_itself and following[:1] == (self._end_of_turn,) else following
+        return tuple(ids)
+
+    def _pieces(self, prompt: Sequence[Message], turns: Sequence[Turn], hint: str) -> list[str]:
+        """The rendered text between the places of the actions: one piece more than there are turns."""
+        messages = [chat_dict(message, self._plain(message.content)) for message in prompt]
+        observations = [self._plain(turn.observation) for turn in turns]
+        marker = "@@action@@"
+        while any(marker in str(message["content"]) for message in messages) or any(marker in o for o in observations):
+            marker += "@"
+        for observation in observations:
+            messages.append({"role": "assistant", "content": marker})
+            messages.append({"role": "user", "content": observation})
+        if hint:
+            messages[-1]["content"] += "\n" + self._plain(hint)
+        pieces = self._render(messages).split(marker)
+        if len(pieces) != len(turns) + 1:
+            raise UserError(
+                "the chat template drops or repeats earlier assistant turns; it cannot be used for episodes"
+            )
+        return pieces
+
+    def _plain(self, text: str) -> str:
+        """`text` in which no special token can be read, so that an observation cannot end its own turn."""
+        for special in self._specials:
+            if special in text:
+                text = text.replace(special, f"{special[0]} {special[1:]}")
+        return text
+
+    def _kept(self, action: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids of a past action that the template shows again: all, or those after the thinking."""
+        if not self._strips_thinking or _END_OF_THINKING not in self.decode(action):
+            return action
+        start = len(action)
+        while _END_OF_THINKING not in self.decode(action[start:]):
+            start -= 1
+        end = start + 1
+        while _END_OF_THINKING not in self.decode(action[start:end]):
+            end += 1
+        return action[end:]
+
+    def _render(self, messages: list[dict[str, Any]], *, generation_prompt: bool = True) -> str:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+        return str(text)
+
+    def _encode_piece(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _find_end_of_turn(self) -> int:
+        marker = "@@action@@"
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
+        following = self._render(messages, generation_prompt=False).partition(marker)[2]
+        ids = self._encode(following)
+        special = bool(ids) and ids[0] in self.tokenizer.all_special_ids
+        return ids[0] if special else int(self.tokenizer.eos_token_id)
+
+    def _find_strips_thinking(self) -> bool:
+        user = {"role": "user", "content": "a"}
+        turn = {"role": "assistant", "content": f"<think>@@thought@@{_END_OF_THINKING}b"}
+        return "@@thought@@" not in self._render([user, turn, user])
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading ids `a` and `b` share."""
+    short = min(len(a), len(b))
+    return next((i for i in range(short) if a[i] != b[i]), short)
+
+
+def chat_dict(message: Message, content: str | None = None) -> dict[str, Any]:
+    """A message in the OpenAI chat format; `content` replaces its own."""
+    rendered: dict[str, Any] = {"role": message.role, "content": message.content if content is None else content}
+    if message.tool_calls:
+        rendered["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        rendered["tool_call_id"] = message.tool_call_id
+    return rendered

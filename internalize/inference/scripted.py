@@ -1,0 +1,115 @@
+"""A public fake engine: answers come from a script, failures on demand; needs no torch.
+
+For tests of everything above an engine, and for users who try an environment without a model. Left
+out: sampling; a scripted reply has probability 1 (logprobs are 0). What must not change: the n-th
+reply of a conversation depends on that conversation alone, so that scheduling cannot change a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from internalize.errors import InfrastructureError, UserError
+from internalize.records import Generation, Message, Reply, Sampling
+
+from .renderer import Renderer
+
+Replies = Callable[[str, str], str] | Mapping[str, Sequence[str]] | Sequence[str]
+
+
+class ScriptedEngine:
+    """`records.Engine` with scripted replies.
+
+    `replies` is a function of conversation and prompt text, or the replies of each conversation in
+    order, or one list that every conversation goes through. `failures` are numbers of calls (from 0,
+    counted over all conversations) that raise InfrastructureError instead. Read `prompts` to see what
+    was asked: (conversation, prompt ids) in order of the calls.
+    """
+
+    def __init__(self, replies: Replies, renderer: Renderer, *, failures: Collection[int] = ()) -> None:
+        self.renderer = renderer
+        self.prompts: list[tuple[str, tuple[int, ...]]] = []
+        self.released: list[str] = []
+        self._replies = replies
+        self._failures = frozenset(failures)
+        self._answered: dict[str, int] = {}
+
+    async def generate(
+        self,
+        prompt_ids: Sequence[int],
+        *,
+        conversation: str,
+        seed: int,  # noqa: ARG002
+        sampling: Sampling | None = None,  # noqa: ARG002
+    ) -> Generation:
+        """The next reply of `conversation`, its end of turn included. Raises UserError when the script is over."""
+        call = len(self.prompts)
+        self.prompts.append((conversation, tuple(prompt_ids)))
+        if call in self._failures:
+            raise InfrastructureError(f"scripted failure of call {call}")
+        text = self._reply(conversation, prompt_ids)
+        ids = self.renderer.encode_text(text)
+        return Generation(token_ids=ids, logprobs=(0.0,) * len(ids), text=text, finish="stop")
+
+    def release(self, conversation: str) -> None:
+        """Note the end of a conversation; its script starts anew if the name comes again."""
+        self.released.append(conversation)
+        self._answered.pop(conversation, None)
+
+    def reset(self) -> None:
+        """Nothing is cached here."""
+
+    def _reply(self, conversation: str, prompt_ids: Sequence[int]) -> str:
+        if callable(self._replies):
+            return self._replies(conversation, str(self.renderer.tokenizer.decode(list(prompt_ids))))
+        script = self._replies.get(conversation, ()) if isinstance(self._replies, Mapping) else self._replies
+        number = self._answered.get(conversation, 0)
+        if number >= len(script):
+            raise UserError(f"the script of conversation {conversation!r} has no reply number {number}")
+        self._answered[conversation] = number + 1
+        return script[number]
+
+
+class ScriptedChat:
+    """`records.ChatModel` with scripted answers.
+
+    `replies` is a function of the messages, or a list that the calls go through. A Reply stands for itself, a text for
+    a Reply of whole words as tokens, an exception is raised. Read `asked` for the messages of every call, `schemas` for
+    its schema.
+    """
+
+    def __init__(
+        self, replies: Callable[[Sequence[Message]], str] | Sequence[str | Reply | Exception], name: str = "scripted"
+    ) -> None:
+        self.name = name
+        self.asked: list[tuple[Message, ...]] = []
+        self.schemas: list[Mapping[str, JsonValue] | None] = []
+        self._replies = replies
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, JsonValue] | None = None,
+        max_tokens: int = 1024,  # noqa: ARG002
+        temperature: float = 0.0,  # noqa: ARG002
+        seed: int = 0,  # noqa: ARG002
+    ) -> Reply:
+        """The next answer. Raises UserError when the script is over."""
+        self.asked.append(tuple(messages))
+        self.schemas.append(schema)
+        number = len(self.asked) - 1
+        if callable(self._replies):
+            reply: str | Reply | Exception = self._replies(messages)
+        elif number < len(self._replies):
+            reply = self._replies[number]
+        else:
+            raise UserError(f"the script has no answer number {number}")
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, Reply):
+            return reply
+        read = sum(len(message.content.split()) for message in messages)
+        return Reply(text=reply, prompt_tokens=read, completion_tokens=len(reply.split()))

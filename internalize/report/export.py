@@ -1,0 +1,141 @@
+"""A checkpoint as a folder that any program with transformers or PEFT loads, with a model card of where it came from.
+
+Left out: uploading, quantizing, other formats. What must not change: the folder is complete or absent; a card says
+nothing that the run directory does not hold, and texts out of a run are made safe before they stand in it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from internalize.config.schema import Config, DistillConfig, load_config
+from internalize.errors import DataError, UserError
+from internalize.records import Checkpoint
+from internalize.runs.store import RUN, first_problem, read_run, write_atomic
+from internalize.training.policy import LocalPolicy
+
+from .model_card import card
+from .run_report import RunReport, load, training_of
+
+_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to export, the settings they were trained with, and their run if they belong to one."""
+
+    weights: Path
+    config: Config
+    report: RunReport | None = None
+    lineage: tuple[Checkpoint, ...] = ()  # of a run, first iteration first, these weights last
+
+
+def find(path: Path, recipe: Path | None = None, overrides: Sequence[str] = ()) -> Source:
+    """The kept checkpoint of a run directory, or the checkpoint folder `path` and the run it lies in.
+
+    A checkpoint outside a run needs the recipe and the overrides it was made with; a run knows its own. Raises
+    UserError if there is nothing to export.
+    """
+    if (path / RUN).is_file():
+        return _of_run(path)
+    if not any((path / name).is_file() for name in _WEIGHTS):
+        raise UserError(f"{path}: is neither a run directory (no {RUN}) nor a checkpoint (no {' or '.join(_WEIGHTS)})")
+    run = path.resolve().parent.parent
+    if (run / RUN).is_file():
+        report = load(run)
+        return Source(path, _config(report), report, _lineage(run, path))
+    if recipe is None:
+        raise UserError(f"{path}: lies in no run, so its model is not known; name its recipe with --recipe")
+    record = (_read(path / "checkpoint.json"),) if (path / "checkpoint.json").is_file() else ()
+    return Source(path, load_config(recipe, overrides), lineage=record)
+
+
+def export(source: Source, out: Path, *, merged: bool) -> str:
+    """Write the folder `out`: the whole model if `merged` or trained whole, else the adapter. Returns which it is.
+
+    Raises UserError if `out` is in use, or if the adapter stands on a base that no other program can get.
+    """
+    config = source.config
+    whole = merged or not config.distill.lora_r
+    if not whole and (base := _no_model_by_itself(config)):
+        raise UserError(f"{source.weights}: its adapter stands on {base}, which is no model by itself; add --merged")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: already holds files; choose another --out")
+    policy = LocalPolicy.load(_for_loading(config))
+    policy.restore(source.weights)
+    return _write(policy, source, out, whole=whole)
+
+
+def _for_loading(config: Config) -> Config:
+    """What loading the weights needs of a config: no server is asked, and any device will do."""
+    model = config.model.model_copy(update={"endpoint": "", "device": "auto"})
+    return Config(seed=config.seed, model=model, distill=DistillConfig(lora_r=config.distill.lora_r))
+
+
+def _no_model_by_itself(config: Config) -> str:
+    """The base of an adapter if PEFT could not load it by a name; '' if it could."""
+    named = config.model
+    merged = named.adapter or ("of the starter" if named.source == "builtin" else "none")
+    if merged != "none":
+        return f"{named.source} with the adapter {merged} merged"
+    return named.source if named.source == "builtin" or named.source.endswith(".gguf") else ""
+
+
+def _write(policy: LocalPolicy, source: Source, out: Path, *, whole: bool) -> str:
+    model: Any = policy.model
+    if whole and hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    model.save_pretrained(part)
+    policy.renderer.tokenizer.save_pretrained(part)
+    kind = "model" if whole else "adapter"
+    write_atomic(
+        part / "README.md",
+        card(source.config, policy.checkpoint, kind, source.report, source.lineage, alone=training_of(source.weights)),
+    )
+    if out.exists():
+        out.rmdir()
+    part.rename(out)
+    return kind
+
+
+def _of_run(run: Path) -> Source:
+    report = load(run)
+    if report.final is None:
+        raise UserError(f"{run}: no iteration is finished and kept, so there is nothing to export but the starter")
+    record = _record(run, report.final.number)
+    return Source(run / record.path, _config(report), report, _lineage(run, run / record.path))
+
+
+def _config(report: RunReport) -> Config:
+    return Config.model_validate(read_run(report.path).config)
+
+
+def _lineage(run: Path, weights: Path) -> tuple[Checkpoint, ...]:
+    """The records from the first iteration to these weights, parent by parent."""
+    records = [_read(file) for file in run.glob("iter-*/checkpoint.json")]
+    found = [r for r in records if (run / r.path).resolve() == weights.resolve()]
+    while parent := [r for r in records if found and r.id == found[0].parent and r.iteration < found[0].iteration]:
+        found.insert(0, max(parent, key=lambda r: r.iteration))
+    return tuple(found)
+
+
+def _record(run: Path, iteration: int) -> Checkpoint:
+    return _read(run / f"iter-{iteration}" / "checkpoint.json")
+
+
+def _read(file: Path) -> Checkpoint:
+    try:
+        return Checkpoint.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise DataError(f"{file}: {first_problem(error)}") from error

@@ -1,0 +1,196 @@
+"""Warning signs against collapses: when each sign first fired, and how long before success fell for good.
+
+A collapse is the first kept iteration whose success without experience is worse than that of the best kept iteration
+before it, by the paired interval and the exact sign test together, if every later kept iteration is worse than that
+one too. Left out: the signs themselves (`diagnostics`). What must not change: a sign that fires at the collapse or
+later has no lead, and a sign of a run that never collapsed is a false alarm, however short the run was.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from internalize.evaluation.diagnostics import Caution
+from internalize.evaluation.metrics import Mode
+from internalize.evaluation.stats import (
+    Interval,
+    Scores,
+    minimum_detectable,
+    paired_difference,
+    sign_test,
+    won_and_lost,
+)
+from internalize.records import Record
+
+from .run_report import RunReport
+from .text import NOTHING, change_words
+
+SURE = 0.05
+MOST_NAMED = 3  # runs named in a cell of a table
+SIGN_HEAD = ("sign", "where", "iterations", "what it said first")
+LEAD_HEAD = ("sign", "where", "first fired", "lead", "false alarms")
+WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: NOTHING}
+Row = tuple[str, ...]
+
+
+class Sign(Record):
+    """One sign in one mode: the iterations at which it fired, and its first message."""
+
+    name: str
+    mode: Mode | None
+    iterations: tuple[int, ...]
+    message: str
+
+
+class Collapse(Record):
+    """Success fell for good at `iteration`, from its best at `best`; `change` is between the two."""
+
+    iteration: int
+    best: int
+    change: Interval
+
+
+class Diagnosis(Record):
+    """One run: its collapse, if there was one, and its signs in the order in which they first fired."""
+
+    run: str
+    iterations: int
+    tasks: int
+    collapse: Collapse | None
+    signs: tuple[Sign, ...]
+    detectable: float  # fall of success that so many tasks show with power 0.8
+
+
+def diagnose(report: RunReport, name: str = "") -> Diagnosis:
+    """What a run's signs said, and what became of it."""
+    scores = [(i.number, report.scores(i.number)) for i in report.kept]
+    starter = report.starter.internalized if report.starter else None
+    success = starter.success if starter else None
+    return Diagnosis(
+        run=name or report.path.name,
+        iterations=report.finished,
+        tasks=success.n if success else 0,
+        collapse=collapse(scores, report.resamples),
+        signs=signs_of(report),
+        detectable=minimum_detectable(success.n, success.mean) if success else 1.0,
+    )
+
+
+def signs_of(report: RunReport) -> tuple[Sign, ...]:
+    """The signs of a run, first fired first."""
+    return signs([caution for iteration in report.iterations for caution in iteration.cautions])
+
+
+def signs(cautions: Sequence[Caution]) -> tuple[Sign, ...]:
+    """Cautions of one run gathered by sign and mode, first fired first."""
+    groups: dict[tuple[str, Mode | None], list[Caution]] = {}
+    for caution in cautions:
+        groups.setdefault((caution.sign, caution.mode), []).append(caution)
+    found = [
+        Sign(name=name, mode=mode, iterations=tuple(c.iteration for c in group), message=group[0].message)
+        for (name, mode), group in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda sign: sign.iterations[0]))
+
+
+def collapse(scores: Sequence[tuple[int, Scores]], resamples: int = 2000) -> Collapse | None:
+    """The collapse among (iteration, success of each task), in order; None if success never fell for good."""
+    for place in range(1, len(scores)):
+        best, before = max(scores[:place], key=lambda pair: _mean(pair[1]))  # of equals the first
+        changes = [_loss(before, after, resamples) for _, after in scores[place:]]
+        if changes[0] is not None and all(changes):
+            return Collapse(iteration=scores[place][0], best=best, change=changes[0])
+    return None
+
+
+def _mean(scores: Scores) -> float:
+    scored = [score for score in scores.values() if score is not None]
+    return statistics.fmean(scored) if scored else -1.0
+
+
+def _loss(before: Scores, after: Scores, resamples: int) -> Interval | None:
+    """The change if it is a loss beyond doubt, else None."""
+    change = paired_difference(before, after, resamples)
+    sure = change is not None and change.high < 0 and sign_test(*won_and_lost(before, after)) < SURE
+    return change if sure else None
+
+
+def verdict(found: Diagnosis) -> str:
+    """One sentence on what became of a run."""
+    if found.collapse is None:
+        return (
+            f"{found.run}: no collapse shown in {found.iterations} iterations ({found.tasks} tasks: "
+            f"a fall below about {100 * found.detectable:.0f} points is easily missed)."
+        )
+    there = found.collapse
+    fell = f"{change_words(there.change)} since iteration {there.best}"
+    last = "" if there.iteration < found.iterations else " It is the last iteration: nothing shows that it stays."
+    return f"{found.run}: collapsed at iteration {there.iteration}, {fell}.{last}"
+
+
+def sign_rows(found: Sequence[Sign]) -> list[Row]:
+    """One row under SIGN_HEAD for each sign."""
+    return [(s.name, WHERE[s.mode], ranges(s.iterations), s.message) for s in found]
+
+
+def sign_lines(report: RunReport) -> list[str]:
+    """One line for each sign of a run: when, in which mode, and what it said first."""
+    return [
+        f"iteration {ranges(s.iterations)}{f' ({WHERE[s.mode]})' if s.mode else ''}: {s.message}"
+        for s in signs_of(report)
+    ]
+
+
+def lead_rows(found: Sequence[Diagnosis]) -> list[Row]:
+    """One row under LEAD_HEAD for each sign that fired in any run, the one with the greatest median lead first."""
+    keys = dict.fromkeys((s.name, s.mode) for one in found for s in one.signs)
+    rows = [(lead_of(found, *key), key) for key in keys]
+    return [
+        (name, WHERE[mode], _first(found, name, mode), _lead(leads, found), _alarms(found, name, mode))
+        for leads, (name, mode) in sorted(rows, key=lambda row: -statistics.median(row[0] or [-99]))
+    ]
+
+
+def lead_of(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> list[int]:
+    """Iterations from the first firing of a sign to the collapse, for each collapsed run where it fired in time."""
+    fired = [(one.collapse, _sign(one, name, mode)) for one in found]
+    return [c.iteration - s.iterations[0] for c, s in fired if c and s and s.iterations[0] < c.iteration]
+
+
+def _sign(found: Diagnosis, name: str, mode: Mode | None) -> Sign | None:
+    return next((s for s in found.signs if (s.name, s.mode) == (name, mode)), None)
+
+
+def _first(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
+    fired = [(one.run, s) for one in found if (s := _sign(one, name, mode))]
+    if len(fired) > MOST_NAMED:
+        return f"{len(fired)} runs, at {ranges(sorted({s.iterations[0] for _, s in fired}))}"
+    return ", ".join(f"{s.iterations[0]} ({run})" if len(found) > 1 else str(s.iterations[0]) for run, s in fired)
+
+
+def _lead(leads: Sequence[int], found: Sequence[Diagnosis]) -> str:
+    collapsed = sum(one.collapse is not None for one in found)
+    if not collapsed:
+        return NOTHING
+    return f"{', '.join(map(str, leads)) or 'none'} (in time in {len(leads)} of {collapsed})"
+
+
+def _alarms(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
+    """Iterations of runs without a collapse at which the sign fired, of all of theirs."""
+    whole = [one for one in found if one.collapse is None]
+    fired = [s for one in whole if (s := _sign(one, name, mode))]
+    if not whole:
+        return NOTHING
+    return f"{sum(len(s.iterations) for s in fired)} of {sum(one.iterations for one in whole)} iterations"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in short: 1, 4-6 for 1, 4, 5, 6."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,1 @@
+"""Episodes: the only agent loop, and the backends that run it over many tasks."""

@@ -1,0 +1,378 @@
+"""The stages of an iteration over one run directory: each takes and gives records, and finds its own finished work.
+
+    iter-K/  rollouts.jsonl · pool.json, edits.jsonl · teacher.jsonl · train.jsonl, train.json, checkpoint/
+             episodes-SUITE-MODE.jsonl, evaluations.jsonl · gate.json        (iter-0: the starter, measured)
+
+Left out: the order of stages (loop.py). What must not change: a stage is marked done only when its files are on
+disk; tasks of the evaluation suites never reach extraction or training, by id and by question (invariant 12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel
+
+from internalize.config.schema import Config
+from internalize.environments import registry
+from internalize.errors import TaskError
+from internalize.evaluation.gate import Decision
+from internalize.evaluation.metrics import eval_result, gathered, iteration_metrics
+from internalize.experience.extract.writer import Seen, extract, writer_of
+from internalize.experience.inject import Injector
+from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
+from internalize.experience.redact import REDACTIONS, without_secrets
+from internalize.experience.utility import retire, retired_ids, utilities, without_retired
+from internalize.inference.endpoints import chat_model
+from internalize.records import Checkpoint, DistillExample, Environment, EvalResult, PoolEdit, Task, Trajectory
+from internalize.rollout.episode import Label
+from internalize.rollout.local import rollout
+from internalize.runs.progress import Report
+from internalize.runs.store import RunStore, read_jsonl, write_json, write_jsonl
+from internalize.training.distill import TrainSummary
+from internalize.training.examples import weighted
+from internalize.training.policy import LocalPolicy
+from internalize.training.teachers import Round
+from internalize.training.weights import State
+
+from .refresh import clear, examples_of, learnt, parts, replayed, rounds, together, without_held_out
+
+PLAIN = "rollouts.jsonl"  # episodes on training tasks without experience
+Mode = Literal["internalized", "in_context"]
+
+
+class TrainRecord(BaseModel):
+    """train.json: what one distillation did; of one on a file also whose trajectories and pool."""
+
+    accepted: int
+    rejected: int
+    action_tokens: int = 0
+    steps: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    divergence_before: float | None = None
+    divergence_after: float | None = None
+    held_out: int = 0
+    held_out_before: float | None = None
+    held_out_after: float | None = None
+    stopped_early: bool = False
+    seconds: float = 0.0
+    trajectories: str = ""
+    pool: str = ""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+class Plan(NamedTuple):
+    """The tasks of a run: each suite's, and the training split in its drawn order."""
+
+    suites: dict[str, tuple[Task, ...]]
+    training: list[Task]
+    others: dict[str, Environment] = {}  # noqa: RUF012 - never changed; of the further suites
+
+
+def plan_tasks(config: Config, env: Environment) -> Plan:
+    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task in training and in a suite.
+
+    UserError for a further suite whose environment cannot be made.
+    """
+    settings = config.evaluate
+    others = {name: registry.make(suite.env.name, suite.env.options) for name, suite in settings.further.items()}
+    suites = {name: others[name].tasks(suite.split)[: suite.tasks] for name, suite in settings.further.items()}
+    suites |= {split: env.tasks(split)[: settings.final_tasks] for split in settings.final_splits}
+    suites[settings.split] = env.tasks(settings.split)[: settings.tasks]
+    if taken := others.keys() & {settings.split, *settings.final_splits}:
+        raise TaskError(f"evaluate.further.{min(taken)}: that is the name of a split that is measured anyway")
+    training = list(env.tasks(config.rollout.split))
+    for name, tasks in {**suites, config.rollout.split: training}.items():
+        of = f"evaluate.further.{name}: {others[name].name}" if name in others else env.name
+        split = settings.further[name].split if name in others else name
+        if not tasks:
+            raise TaskError(f"{of}: the split {split!r} holds no tasks")
+    require_disjoint(training, [task for tasks in suites.values() for task in tasks])
+    random.Random(config.seed).shuffle(training)
+    return Plan(suites, training, others)
+
+
+@dataclass
+class Run:
+    """One run: its directory, its policy, its environment, its tasks."""
+
+    config: Config
+    store: RunStore
+    policy: LocalPolicy
+    env: Environment
+    plan: Plan
+    report: Report = silent
+    _rejected: int = 0  # of the last `collect`
+
+    # -- the stages, in the order of the loop ---------------------------------------------------------------------
+
+    def rollout(self, k: int) -> list[Trajectory]:
+        """What the policy does now, without experience."""
+        config = self.config.rollout
+        tasks = self._draw(k, 0, config.tasks)
+        return self._play(k, tasks, Injector(), self._label("rollout", k - 1, config.attempts), PLAIN)
+
+    def extract(self, k: int, trajectories: Sequence[Trajectory]) -> ExperiencePool:
+        """The pool of the iteration before, edited by what these trajectories and the recent ones teach."""
+        folder = self.store.iteration(k)
+        if not self.store.done(k, "extract"):
+            before = self.pool(k - 1)
+            earlier = self._episodes(range(max(1, k - self.config.extract.window + 1), k))
+            harmful, barred = self._retired(k, before)
+            seen = Seen(trajectories, earlier, before.apply(harmful), k, barred)
+            title = f"iteration {k}: extract"
+            found = extract(
+                self.config,
+                seen,
+                folder,
+                lambda: chat_model(self.config, writer_of(self.config), self.policy),
+                lambda done, total: self.report(title, done, total),
+            )
+            edits = (*harmful, *without_retired(found, barred))
+            write_jsonl(folder / "edits.jsonl", edits)
+            save_pool(before.apply(edits), folder / "pool.json")
+            self.store.mark(k, "extract")
+        return self.pool(k)
+
+    def _retired(self, k: int, before: ExperiencePool) -> tuple[tuple[PoolEdit, ...], frozenset[str]]:
+        """DELETEs of what harmed in recent iterations' training episodes, and every item ever retired."""
+        settings = self.config.extract
+        if not settings.retire:
+            return (), frozenset()
+        folders = [self.store.iteration(n) for n in range(1, k)]
+        episodes = self._episodes(range(max(1, k - settings.window), k))
+        measured = utilities(before.items, episodes, resamples=10_000, seed=self.config.seed, together=True)
+        harmful = retire(before, measured)
+        log = [edit for folder in folders for edit in read_jsonl(folder / "edits.jsonl", PoolEdit)]
+        return harmful, retired_ids([*log, *harmful])
+
+    def _episodes(self, iterations: Iterable[int]) -> list[Trajectory]:
+        """All training episodes of earlier iterations, with and without experience."""
+        folders = [self.store.iteration(n) for n in iterations]
+        files = [file for folder in folders for file in (folder / PLAIN, *sorted(folder.glob("teacher*.jsonl")))]
+        return [t for file in files for t in read_jsonl(file, Trajectory)]
+
+    def pool(self, k: int) -> ExperiencePool:
+        """The pool after iteration `k`; empty for 0."""
+        return load_pool(self.store.iteration(k) / "pool.json") if k else empty(self.config.extract.cap)
+
+    def collect(self, k: int, pool: ExperiencePool, number: int = 0) -> list[DistillExample]:
+        """Trajectories of one round to learn from (teacher's or student's), filtered, with the teacher's contexts."""
+        config = self.config.distill
+        if not config.epochs:
+            return []
+        injector = self._injector(k, pool)
+        playing = injector if config.generator == "teacher" else Injector(pool_version=pool.version)
+        stage, name = (f"collect {number}", f"teacher-{number}.jsonl") if number else ("collect", "teacher.jsonl")
+        label = self._label(stage, k - 1, config.attempts)
+        found = self._play(k, self._rounds(k)[number], playing, label, name)
+        kept = weighted(found, config.filter)
+        self._rejected = len(found) - len(kept) + (self._rejected if number else 0)
+        kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / REDACTIONS, f"round {number}")
+        to_be_shown = config.generator == "student" and config.divergence != "sft"
+        return asyncio.run(examples_of(kept, self.policy.renderer, injector if to_be_shown else None))
+
+    def distill(self, k: int, examples: Sequence[DistillExample]) -> None:
+        """Train the policy on the examples (and those of later rounds); its new weights are iter-k/checkpoint."""
+        folder = self.store.iteration(k)
+        if self.store.done(k, "distill"):
+            self.policy.restore(folder / "checkpoint")
+            return
+        parent = self.policy.checkpoint
+        self.report(f"iteration {k}: distil", 0, 1)
+        trained, summary = self._learn(k, examples)
+        write_jsonl(folder / "train.jsonl", trained)
+        kept = summary.model_dump(include=set(TrainRecord.model_fields))
+        kept |= {"accepted": len(trained), "rejected": self._rejected}
+        write_json(folder / "train.json", TrainRecord(**kept))
+        record = Checkpoint(
+            id=self.policy.checkpoint,
+            parent=parent,
+            iteration=k,
+            pool_version=self.pool(k).version,
+            config_digest=self.config.digest,
+            path=f"iter-{k}/checkpoint",
+        )
+        write_json(folder / "checkpoint.json", record)
+        clear(folder)
+        self.store.mark(k, "distill")
+
+    def _learn(self, k: int, examples: Sequence[DistillExample]) -> tuple[Sequence[DistillExample], TrainSummary]:
+        """Train round after round. One that was finished is known by its mark, its weights and its optimizer."""
+        folder, plan = self.store.iteration(k), self._rounds(k)
+        if len(plan) == 1:
+            return examples, self.train(k, examples, folder / "checkpoint")
+        examples, held = without_held_out(self.config.distill, plan, examples, self.config.seed * 1000 + k)
+        start, seen, summaries = self.policy.weights(), [*examples], []
+        earlier = len(learnt(self._learnt(k))) if self.config.distill.replay else 0
+        for number, part in enumerate(parts(self.config.distill, plan, folder, held, earlier)):
+            if number:
+                examples = self.collect(k, self.pool(k), number)
+                seen += examples
+            weights = folder / ("checkpoint" if number == len(plan) - 1 else f"round-{number}")
+            if not self.store.done(k, f"round {number}"):
+                summary = self.train(k, examples, weights, number, start, part)
+                write_json(folder / f"round-{number}.json", summary)
+                self.store.mark(k, f"round {number}")
+            elif weights.exists():
+                self.policy.restore(weights)
+            clear(folder, number)
+            summaries.append(TrainSummary.model_validate_json((folder / f"round-{number}.json").read_bytes()))
+        return seen, together(summaries)
+
+    def train(
+        self,
+        k: int,
+        examples: Sequence[DistillExample],
+        weights: Path,
+        number: int = 0,
+        start: State | None = None,
+        part: Round | None = None,
+        shrink: float = 1.0,
+    ) -> TrainSummary:
+        """One training, with examples of earlier iterations mixed in."""
+        seed = self.config.seed * 1000 + k + 7919 * number
+        title = f"iteration {k}: distil {number or ''}".rstrip()
+        return self.policy.train(
+            [*examples, *replayed(self._learnt(k), self.config.distill.replay, len(examples), seed)],
+            seed=seed,
+            folder=weights,
+            progress=lambda done, total, _: self.report(title, done, total),
+            start=start,
+            part=part,
+            shrink=shrink,
+        )
+
+    def _learnt(self, k: int) -> list[Path]:
+        """Files of what the iterations before `k` were trained on."""
+        return [self.store.iteration(n) / "train.jsonl" for n in range(1, k)]
+
+    def evaluate(
+        self,
+        k: int,
+        suites: Sequence[str],
+        modes: Sequence[Mode],
+        pool: ExperiencePool,
+        folder: int,
+        candidate: str = "",
+    ) -> None:
+        """Measure the policy of iteration `k` on every suite in every mode; results go to iter-`folder`.
+
+        `candidate` is " second" for one that takes the place of a candidate measured before.
+        """
+        for suite in suites:
+            for mode in modes:
+                stage = f"evaluate {suite} {mode} {k}{candidate}"
+                if not self.store.done(folder, stage):
+                    self._measure(k, suite, mode, pool, folder, candidate)
+                    self.store.mark(folder, stage)
+        self._write_metrics()
+
+    def _measure(self, k: int, suite: str, mode: Mode, pool: ExperiencePool, folder: int, candidate: str) -> None:
+        injector = self._injector(folder, pool) if mode == "in_context" else Injector()
+        name = f"episodes-{suite}-{mode.replace('_', '-')}-{k}{candidate.replace(' ', '-')}.jsonl"
+        tasks, attempts = self.plan.suites[suite], self.config.evaluate.attempts
+        label = self._label(f"evaluate {suite} {mode}{candidate}", k, attempts)
+        env = self.plan.others.get(suite, self.env)
+        found = self._play(folder, tasks, injector, label, name, env)
+        if (suite, mode) == (self.config.evaluate.split, "internalized") and self.config.evaluate.drift:
+            moved = self.policy.drift(found[: self.config.evaluate.drift], k)
+            write_json(self.store.iteration(folder) / "drift.json", moved)
+        results = [eval_result(t, suite, mode, env) for t in found]
+        path = self.store.iteration(folder) / "evaluations.jsonl"
+        held = read_jsonl(path, EvalResult) if path.exists() else []
+        other = [r for r in held if (r.suite, r.mode, r.iteration) != (suite, mode, k)]
+        write_jsonl(path, [*other, *results])
+
+    def results(self) -> list[EvalResult]:
+        """Every evaluation result so far."""
+        paths = [self.store.path / f"iter-{k}" / "evaluations.jsonl" for k in range(self.config.iterations + 1)]
+        return list(gathered(read_jsonl(path, EvalResult) for path in paths if path.exists()))
+
+    def kept(self, k: int) -> int:
+        """The last iteration up to `k` whose checkpoint the gate kept; 0 = the starter."""
+        for number in range(k, 0, -1):
+            path = self.store.path / f"iter-{number}" / "gate.json"
+            if Decision.model_validate_json(path.read_bytes()).promote:
+                return number
+        return 0
+
+    def restore(self, k: int) -> None:
+        """Load the weights of iteration `k`."""
+        if not k:
+            self.policy.restore(None)
+            return
+        record = Checkpoint.model_validate_json((self.store.path / f"iter-{k}" / "checkpoint.json").read_bytes())
+        self.policy.restore(self.store.path / record.path)
+
+    # -- shared ---------------------------------------------------------------------------------------------------
+
+    def _draw(self, k: int, offset: int, count: int) -> list[Task]:
+        """`count` training tasks for iteration `k`: a window over the shuffled split, wrapping around."""
+        an_iteration = self.config.rollout.tasks + self.config.distill.tasks
+        start = (k - 1) * an_iteration + offset
+        return [
+            self.plan.training[(start + i) % len(self.plan.training)]
+            for i in range(min(count, len(self.plan.training)))
+        ]
+
+    def _rounds(self, k: int) -> list[Sequence[Task]]:
+        config = self.config.distill
+        return rounds(config, self._draw(k, self.config.rollout.tasks, config.tasks))
+
+    def _injector(self, folder: int, pool: ExperiencePool) -> Injector:
+        selector = self.policy.selector(self.store.iteration(folder) / "selections.jsonl")
+        return Injector.over(pool, self.config.inject, selector)
+
+    def _label(self, stage: str, iteration: int, attempts: int) -> Label:
+        return Label(stage, iteration, self.config.seed, self.policy.checkpoint, attempts)
+
+    def _play(
+        self,
+        folder: int,
+        tasks: Sequence[Task],
+        injector: Injector,
+        label: Label,
+        name: str,
+        env: Environment | None = None,
+    ) -> list[Trajectory]:
+        path = self.store.iteration(folder) / name
+        if self.store.done(folder, name):
+            return read_jsonl(path, Trajectory)
+        title = f"iteration {folder}: {label.stage}"
+        self.report(title, 0, len(tasks) * label.attempts)
+        found = asyncio.run(
+            rollout(
+                tasks,
+                env or self.env,
+                self.policy.actor,
+                injector,
+                label,
+                path=path,
+                progress=lambda done, total: self.report(title, done, total),
+            )
+        )
+        self.store.mark(folder, name)
+        return found
+
+    def _write_metrics(self) -> None:
+        results = self.results()
+        lines = iteration_metrics(results, (), self.config.evaluate.resamples, self.config.seed)
+        write_jsonl(self.store.path / "metrics.jsonl", lines)
+
+
+def require_disjoint(training: Sequence[Task], measured: Sequence[Task]) -> None:
+    """Raises TaskError naming a task that stands in both, by id or by question (invariant 12)."""
+    ids, questions = {t.id for t in measured}, {" ".join(t.question.split()).lower() for t in measured}
+    for task in training:
+        if task.id in ids or " ".join(task.question.split()).lower() in questions:
+            raise TaskError(f"task {task.id} ({task.question[:60]!r}) is both in training and in an evaluation suite")

@@ -1,0 +1,263 @@
+"""One stage at a time, files in and files out: what the single-stage commands call.
+
+Left out: run directories (stages.py). What must not change: the stages are the loop's own, not second versions;
+bad input is refused before a model is asked anything; an output file is added to only by the command that began
+it, so that episodes of other weights or settings are neither counted nor lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from internalize.config.schema import Config
+from internalize.environments import registry
+from internalize.errors import DataError, TaskError, UserError
+from internalize.evaluation.metrics import SuiteMetrics, eval_result, suite_metrics
+from internalize.experience.extract.writer import Seen, extract, writer_of
+from internalize.experience.inject import Injector
+from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
+from internalize.experience.redact import REDACTIONS, without_secrets
+from internalize.inference.endpoints import chat_model
+from internalize.records import ChatModel, Checkpoint, DistillExample, Task, Trajectory, content_hash
+from internalize.rollout.episode import Label, episode_id
+from internalize.rollout.local import rollout as roll_out
+from internalize.runs.progress import Report
+from internalize.runs.store import read_jsonl, recover, write_json, write_jsonl
+from internalize.training.examples import weighted
+
+if TYPE_CHECKING:
+    from internalize.training.distill import TrainSummary
+    from internalize.training.policy import LocalPolicy
+
+_LOG = logging.getLogger(__name__)
+_FIRST_BYTES = b'{"id": '  # of every file of trajectories
+_NO_PART_OF_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
+
+
+class Given(NamedTuple):
+    """What a command may be given besides the recipe: a pool to inject, weights instead of the starter's."""
+
+    pool: Path | None = None
+    checkpoint: Path | None = None
+
+
+class Amount(NamedTuple):
+    """The first `tasks` tasks of `split`, `attempts` times each."""
+
+    split: str
+    tasks: int
+    attempts: int
+
+
+def play(config: Config, amount: Amount, out: Path, given: Given, report: Report) -> list[Trajectory]:
+    """Episodes, added to `out`; those of this same command that are there already are kept.
+
+    Raises UserError, before anything is played or written, for a missing folder, model or split, and DataError if
+    `out` holds anything but episodes of this command.
+    """
+    _require_folder(out)
+    env = registry.make(config.env.name, config.env.options)
+    tasks = env.tasks(amount.split)[: amount.tasks]
+    if not tasks:
+        raise TaskError(f"{env.name}: the split {amount.split!r} holds no tasks")
+    pool = load_pool(given.pool) if given.pool else None
+    policy = _policy(config, given.checkpoint)
+    chosen = out.with_suffix(".selections.jsonl")
+    injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else Injector()
+    stage = f"{amount.split} {injector.pool_version} {policy.checkpoint} {_setting(config, injector)}"
+    label = Label(stage, 0, config.seed, policy.checkpoint, amount.attempts)
+    _go_on(out, tasks, label)
+    return asyncio.run(
+        roll_out(
+            tasks,
+            env,
+            policy.actor,
+            injector,
+            label,
+            path=out,
+            progress=lambda done, total: report(f"{amount.split}: episodes", done, total),
+        )
+    )
+
+
+def _setting(config: Config, injector: Injector) -> str:
+    """Hash of what shapes an episode besides weights and pool.
+
+    The model is part of it, because a checkpoint's id covers the trained weights and not those under an adapter; so
+    is the server that acts, if one does.
+    """
+    sections = {"model", "env", "rollout", *(() if injector.pattern == "none" else ("inject",))}
+    shape = config.model_dump(mode="json", include=sections, exclude=_NO_PART_OF_AN_EPISODE)
+    if config.model.endpoint:
+        server = config.endpoints[config.model.endpoint]
+        shape["server"] = [server.base_url, server.model]
+    return content_hash(shape)
+
+
+def _go_on(out: Path, tasks: Sequence[Task], label: Label) -> None:
+    """Make `out` fit to be added to. Raises DataError, and leaves it alone, if it holds anything else."""
+    if not out.exists():
+        return
+    with out.open("rb") as file:
+        first = file.read(len(_FIRST_BYTES))
+    if not _FIRST_BYTES.startswith(first):
+        raise DataError(f"{out}: is no file of episodes; choose another --out")
+    recover(out)
+    own = {episode_id(task, attempt, label) for task in tasks for attempt in range(label.attempts)}
+    if any(t.id not in own for t in read_jsonl(out, Trajectory)):
+        raise DataError(f"{out}: holds episodes of another checkpoint or setting; choose another --out")
+
+
+def extract_file(
+    config: Config, trajectories: Path, out: Path, pool_file: Path | None, report: Report
+) -> tuple[ExperiencePool, ExperiencePool]:
+    """The pool before and after; written to `out`, its edits to `out` with `.edits.jsonl`.
+
+    What a language model answered is kept in the folder `out` with `.extraction`, so that the same command goes on.
+    """
+    _require_folder(out)
+    if out.resolve() == trajectories.resolve():
+        raise UserError(f"{out}: is the file of trajectories; choose another --out")
+    found = read_jsonl(trajectories, Trajectory)
+    before = load_pool(pool_file) if pool_file else empty(config.extract.cap)
+    seen = Seen(found, (), before, max((t.iteration for t in found), default=0))
+    edits = extract(
+        config,
+        seen,
+        _answers(config, out),
+        lambda: _writer(config),
+        lambda done, of: report("extract: tasks", done, of),
+    )
+    after = before.apply(edits)
+    write_jsonl(out.with_suffix(".edits.jsonl"), edits)
+    save_pool(after, out)
+    return before, after
+
+
+def _answers(config: Config, out: Path) -> Path:
+    """The folder of answers. The policy's are known by its weights, as all policies are called 'self'."""
+    weights = content_hash(config.model.model_dump(mode="json")) if config.extract.source == "self" else ""
+    return out.with_suffix(f".extraction{weights and '-'}{weights}")
+
+
+def _writer(config: Config) -> ChatModel:
+    name = writer_of(config)
+    return chat_model(config, name, _policy(config, None) if name == "self" else None)
+
+
+def distill_file(config: Config, trajectories: Path, out: Path, given: Given, report: Report) -> TrainSummary:
+    """Train on the trajectories that pass the recipe's filter and write the weights to the new folder `out`.
+
+    With a pool, the teacher is shown its experience at every step; else it sees what stands in the trajectories.
+    Raises DataError if there is nothing to learn from, UserError for a recipe that needs an environment.
+    """
+    out = out.resolve()
+    _require_folder(out)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: already holds files; choose another --out")
+    if config.distill.refresh:
+        raise UserError(
+            f"distill.refresh = {config.distill.refresh} rolls out anew while it trains, which a file of trajectories "
+            "cannot; set distill.refresh=0, or use `internalize run`"
+        )
+    pool = load_pool(given.pool) if given.pool else None
+    found = read_jsonl(trajectories, Trajectory)
+    kept = _lessons(config, trajectories, found, pool)
+    kept = without_secrets(kept, config.redact, out.with_suffix(f".{REDACTIONS}"), "train")
+    policy = _policy(config, given.checkpoint)
+    from .refresh import examples_of  # noqa: PLC0415 - it needs the learning half
+    from .run import TrainRecord  # noqa: PLC0415
+
+    chosen = out.with_suffix(".selections.jsonl")
+    injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else None
+    examples = _short_enough(config, trajectories, asyncio.run(examples_of(kept, policy.renderer, injector)))
+    parent = policy.checkpoint
+    summary = policy.train(
+        examples, seed=config.seed, folder=out, progress=lambda done, total, _: report("distil", done, total)
+    )
+    noted = summary.model_dump(include=set(TrainRecord.model_fields)) | {"rejected": len(found) - len(examples)}
+    named = {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else ""}
+    write_json(out / "train.json", TrainRecord(**noted, **named))
+    record = Checkpoint(
+        id=policy.checkpoint,
+        parent=parent,
+        iteration=1,
+        pool_version=pool.version if pool else None,
+        config_digest=config.digest,
+        path="",
+    )
+    write_json(out / "checkpoint.json", record)
+    return summary
+
+
+def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]) -> list[DistillExample]:
+    """Those that fit into the context: an imported log may be of any length. Raises DataError if none does."""
+    most = config.model.max_context
+    long = [e.trajectory_id for e in examples if max(span.end - span.origin for span in e.spans) > most]
+    kept = [e for e in examples if e.trajectory_id not in long]
+    if not examples:
+        raise DataError(f"{path}: no trajectory can be trained on with this model's chat template")
+    if not kept:
+        raise DataError(f"{path}: all {len(examples)} trajectories are longer than model.max_context = {most} tokens")
+    if long:
+        _LOG.warning(
+            "%s: %d of %d trajectories (first %s) are longer than model.max_context = %d tokens and are left out",
+            path, len(long), len(examples), long[0], most,
+        )  # fmt: skip
+    return kept
+
+
+def _lessons(
+    config: Config, path: Path, found: Sequence[Trajectory], pool: ExperiencePool | None
+) -> list[tuple[Trajectory, float]]:
+    """The trajectories that pass the filter with their weights, if anything can be learnt from them."""
+    settings = config.distill
+    kept = weighted(found, settings.filter)
+    if not kept:
+        raise DataError(f"{path}: none of {len(found)} trajectories passes the filter {settings.filter!r}")
+    agree = settings.divergence != "sft" and settings.teacher != "model" and not (pool and pool.items)
+    if agree and not any(_was_shown_experience(t) for t, _ in kept):
+        raise DataError(
+            f"{path}: no experience was injected into any of {len(kept)} trajectories, so teacher and student agree "
+            f"and under distill.divergence = {settings.divergence!r} there is nothing to internalize"
+        )
+    return kept
+
+
+def _was_shown_experience(trajectory: Trajectory) -> bool:
+    shown = (trajectory.global_injection, *(step.injection for step in trajectory.steps))
+    return any(injection is not None and injection.text for injection in shown)
+
+
+def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: Report) -> SuiteMetrics:
+    """Metrics of one suite in one mode; the results are written beside the episodes."""
+    settings = config.evaluate
+    found = play(config, Amount(suite, settings.tasks, settings.attempts), out, given, report)
+    env = registry.make(config.env.name, config.env.options)
+    mode: Literal["internalized", "in_context"] = "in_context" if given.pool else "internalized"
+    results = [eval_result(t, suite, mode, env) for t in found]
+    write_jsonl(out.with_suffix(".results.jsonl"), results)
+    return suite_metrics(results, settings.resamples, config.seed)
+
+
+def _policy(config: Config, checkpoint: Path | None) -> LocalPolicy:
+    if checkpoint and not checkpoint.is_dir():  # before the model is loaded, which takes long
+        raise UserError(f"{checkpoint}: no such checkpoint folder")
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import, and bad input is refused before
+
+    policy = LocalPolicy.load(config)
+    if checkpoint:
+        policy.restore(checkpoint)
+    return policy
+
+
+def _require_folder(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: the folder {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"{out}: the folder {out.parent} cannot be written to")

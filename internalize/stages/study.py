@@ -1,0 +1,280 @@
+"""A study: a grid of recipe values times seeds, each cell and seed one run, and one comparison of them all.
+
+    question = "Does step-wise injection keep what global injection loses?"
+    recipe = "demo.toml"          # beside this file
+    seeds = [0, 1, 2]
+    reference = "stepwise"        # the cell the others are compared with; default: the first
+    [axes]
+    "inject.pattern" = ["stepwise", "global"]                     # values of one key, or
+    [axes.regime.off-policy]                                      # named bundles of keys
+    "distill.generator" = "teacher"
+    [cells."SFT"]                                                 # further single cells
+    "distill.divergence" = "sft"
+
+Any number of processes, on any machines that share the folder, may work on one study: a run that another process
+holds is passed over, and one that fails does not keep the others from running. What does not depend on a cell (the
+starter's evaluation, the first rollouts) is played once a seed and copied. Left out: statistics and pages
+(report/comparison.py). What must not change: a shared stage is copied only between runs whose starter, tasks and
+sampling are the same, and its files land before its mark.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field, JsonValue, ValidationError
+
+from internalize.config.schema import Config, Section, load_config
+from internalize.errors import (
+    Busy,
+    ConfigError,
+    Incomplete,
+    InfrastructureError,
+    InternalizeError,
+    UserError,
+    first_line,
+)
+from internalize.records import EvalResult, Record, content_hash
+from internalize.runs.store import RunStore, StageMark, first_problem, read_jsonl, read_marks, write_json, write_jsonl
+
+Override = dict[str, JsonValue]
+Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
+Note = Callable[[str], None]  # takes one sentence for the user
+ROLLOUTS, EVALUATIONS, DRIFT = "rollouts.jsonl", "evaluations.jsonl", "drift.json"
+
+
+class Member(Record):
+    """One run of a study."""
+
+    cell: str
+    seed: int
+    folder: str
+
+
+class Manifest(Record):
+    """study.json."""
+
+    question: str
+    reference: str
+    members: tuple[Member, ...] = Field(min_length=1)
+
+
+class Grid(Section):
+    """A study file."""
+
+    question: str = Field(description="What the study is to answer, for its pages.")
+    recipe: str = Field(description="Recipe that every cell starts from; relative to the study file.")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Every cell is run with each of them.")
+    reference: str = Field("", description="Cell that the others are compared with; '' = the first.")
+    base: Override = Field(default_factory=dict, description="Values set in every cell.")
+    axes: dict[str, list[JsonValue] | dict[str, Override]] = Field(
+        default_factory=dict, description="Values of a key, or named bundles of values; their product makes the cells."
+    )
+    cells: dict[str, Override] = Field(default_factory=dict, description="Further cells by name.")
+
+    def all_cells(self) -> dict[str, Override]:
+        """Overrides of every cell by its name, the product of the axes first."""
+        choices = [_choices(key, values) for key, values in self.axes.items()]
+        product = {
+            ", ".join(label for label, _ in chosen): {k: v for _, values in chosen for k, v in values.items()}
+            for chosen in itertools.product(*choices)
+            if chosen
+        }
+        return {**product, **self.cells} or {"recipe": {}}
+
+
+def _choices(key: str, values: Sequence[JsonValue] | Mapping[str, Override]) -> list[tuple[str, Override]]:
+    if isinstance(values, Mapping):
+        return list(values.items())
+    return [(str(value), {key: value}) for value in values]
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a study file. Raises ConfigError naming file and key."""
+    try:
+        grid = Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the study ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}") from error
+    cells = grid.all_cells()
+    if grid.reference and grid.reference not in cells:
+        raise ConfigError(f"{path}: reference = {grid.reference!r} is no cell (there are {'; '.join(cells)})")
+    return grid
+
+
+def configs(grid: Grid, path: Path, overrides: Sequence[str] = ()) -> dict[tuple[str, int], Config]:
+    """The resolved config of every cell and seed; `overrides` outrank the base and yield to the cells.
+
+    Raises ConfigError naming the cell, before anything is run.
+    """
+    recipe = path.parent / grid.recipe
+    found = {}
+    for name, values in grid.all_cells().items():
+        for seed in grid.seeds:
+            base, own = _as_overrides(grid.base), _as_overrides({**values, "seed": seed})
+            try:
+                found[name, seed] = load_config(recipe, [*base, *overrides, *own])
+            except ConfigError as error:
+                raise ConfigError(f"{path}, cell {name!r}: {error}") from error
+    return found
+
+
+def _as_overrides(values: Override) -> list[str]:
+    """As `--set` takes them; a table key by key, since JSON of one is no TOML."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _as_overrides({f"{key}.{name}": own for name, own in value.items()})
+        else:
+            found.append(f"{key}={json.dumps(value)}")
+    return found
+
+
+class Stop(NamedTuple):
+    """A run that did not reach its end. Of the error only its words: the error itself keeps the run's model alive."""
+
+    folder: str
+    kind: type[Exception]
+    reason: str
+
+
+class Part(NamedTuple):
+    """What of a study is to be played now: cells and seeds; none named = all."""
+
+    cells: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+
+    def of(self, members: Sequence[Member]) -> list[Member]:
+        """Its runs, seeds first. Raises ConfigError for a cell or a seed that the study does not have."""
+        for name, wanted, known in (
+            ("cell", self.cells, dict.fromkeys(m.cell for m in members)),
+            ("seed", self.seeds, dict.fromkeys(m.seed for m in members)),
+        ):
+            if odd := [value for value in wanted if value not in known]:
+                raise ConfigError(
+                    f"{name} {odd[0]!r}: the study has none such (there are {'; '.join(map(str, known))})"
+                )
+        found = [m for m in members if m.cell in (self.cells or (m.cell,)) and m.seed in (self.seeds or (m.seed,))]
+        return sorted(found, key=lambda m: m.seed)
+
+
+def study(
+    path: Path,
+    out: Path,
+    play: Play,
+    overrides: Sequence[str] = (),
+    note: Note = lambda _: None,
+    part: Part = Part(),  # noqa: B008 - frozen
+) -> Manifest:
+    """Run, or go on with, every cell and seed of the study file `path`, or a part of them, in the folder `out`.
+
+    Seeds go round first, so that a study cut short has every cell with fewer seeds. Raises ConfigError for a bad
+    study file or one that is not the one `out` was begun with. A run that stops is told to `note` and the others go on;
+    after the last one, raises UserError when runs failed that would fail again, else Incomplete when a server broke,
+    work is left or other processes hold runs.
+    """
+    grid = load_grid(path)
+    wanted = configs(grid, path, overrides)
+    members = tuple(Member(cell=cell, seed=seed, folder=_folder(cell, seed)) for cell, seed in wanted)
+    reference = grid.reference or members[0].cell
+    manifest = Manifest(question=grid.question, reference=reference, members=members)
+    wanted_now = part.of(members)
+    _begin(out, manifest)
+    stops = []
+    for member in wanted_now:
+        config, folder = wanted[member.cell, member.seed], out / member.folder
+        others = [(wanted[m.cell, m.seed], out / m.folder) for m in members if m != member]
+        try:
+            prepare(config, folder, others)
+            play(config, folder)
+        except (InternalizeError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
+                raise  # a fault of ours; torch says with a RuntimeError that there is not enough memory
+            stops.append(Stop(member.folder, type(error), first_line(error)))
+            note(f"{member.folder}: {first_line(error)}; the other runs go on")
+    if stops:
+        raise _ending(out, len(wanted_now), stops)
+    return manifest
+
+
+def _ending(out: Path, total: int, stops: Sequence[Stop]) -> InternalizeError:
+    """One sentence on all that stopped; what is the user's to mend comes first and decides the exit code."""
+    held = [stop for stop in stops if issubclass(stop.kind, Busy)]
+    owed = [stop for stop in stops if issubclass(stop.kind, Incomplete)]
+    failed = [stop for stop in stops if stop not in (*held, *owed)]
+    failed.sort(key=lambda stop: issubclass(stop.kind, InfrastructureError))
+    groups = (("failed", failed), ("stopped with work left", owed), ("left to other processes", held))
+    said = [f"{len(found)} {what} (first {found[0].folder}: {found[0].reason})" for what, found in groups if found]
+    again = not failed or issubclass(failed[0].kind, InfrastructureError)  # others would fail again
+    kind = Incomplete if again else UserError
+    return kind(f"{out}: of {total} runs, {', '.join(said)}")
+
+
+def _begin(out: Path, manifest: Manifest) -> None:
+    file = out / "study.json"
+    if file.exists() and Manifest.model_validate_json(file.read_bytes()) != manifest:
+        raise ConfigError(f"{out}: was begun with another study file; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        write_json(file, manifest)
+
+
+def _folder(cell: str, seed: int) -> str:
+    words = re.sub(r"[^A-Za-z0-9.=-]+", "_", cell).strip("_")[:60] or "cell"
+    return f"{words}-{content_hash(cell)[:4]}/seed-{seed}"
+
+
+def shared_key(config: Config) -> str:
+    """Hash of everything that the starter's evaluation and the first rollouts depend on.
+
+    The rank of the adapter is in it, because a checkpoint's id covers the untrained adapter too.
+    """
+    shaping = {"seed", "model", "env", "rollout", "evaluate", "judge", "endpoints"}
+    sections = config.model_dump(mode="json", include=shaping)
+    return content_hash([sections, config.distill.lora_r])
+
+
+def prepare(config: Config, folder: Path, others: Sequence[tuple[Config, Path]]) -> None:
+    """Give a new run what another run with the same starter has played already."""
+    if (folder / "run.json").exists():
+        return
+    key = shared_key(config)
+    donor = next((path for other, path in others if shared_key(other) == key and _has_rollouts(path)), None)
+    if donor is None:
+        return
+    with RunStore.create(folder, config) as store:
+        for mark in read_marks(donor):
+            if _is_shared(mark):
+                _copy(donor / f"iter-{mark.iteration}", store.iteration(mark.iteration), mark.stage)
+                store.mark(mark.iteration, mark.stage)
+
+
+def _has_rollouts(path: Path) -> bool:
+    return any((mark.iteration, mark.stage) == (1, ROLLOUTS) for mark in read_marks(path))
+
+
+def _is_shared(mark: StageMark) -> bool:
+    """The starter without experience, and its first rollouts; what was played with a pool is a cell's own."""
+    plain = "in_context" not in mark.stage and "in-context" not in mark.stage
+    return (mark.iteration == 0 and plain) or (mark.iteration, mark.stage) == (1, ROLLOUTS)
+
+
+def _copy(source: Path, target: Path, stage: str) -> None:
+    """The file that a stage wrote: episodes under their own name, results and drift of the starter beside them."""
+    if (source / stage).is_file():
+        shutil.copyfile(source / stage, target / stage)
+    else:
+        results = read_jsonl(source / EVALUATIONS, EvalResult)
+        write_jsonl(target / EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
+        if (source / DRIFT).is_file():  # the starter's, against which later ones are measured
+            shutil.copyfile(source / DRIFT, target / DRIFT)

@@ -1,0 +1,1 @@
+"""Distillation: examples, teachers, losses, scoring, the trainer and checkpoints."""
