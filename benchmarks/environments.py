@@ -28,7 +28,8 @@ import click
 
 from internalize.environments import registry
 from internalize.evaluation.stats import wilson
-from internalize.records import Action, Environment, Episode, Task, ToolSpec
+from internalize.interfaces import Environment, Episode
+from internalize.records import Action, Task, ToolSpec
 
 COIN = "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0"  # that of recipes/textgame.toml
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {

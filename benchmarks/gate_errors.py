@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import click
 import numpy as np
-from internalize.evaluation.gate import decide
 
 from benchmarks.false_alarms import ITERATIONS, RESAMPLES, SOLVED, results
+from internalize.evaluation.gate import decide
 from internalize.records import EvalResult
 
 

@@ -24,8 +24,9 @@ import click
 
 from internalize.config.schema import Config, ModelConfig
 from internalize.evaluation.stats import Interval, wilson
+from internalize.interfaces import Judge
 from internalize.judge import ChainJudge, ExactJudge, MathJudge, ModelJudge
-from internalize.records import Claim, Judge, Record
+from internalize.records import Claim, Record
 
 COLUMNS = ("accuracy", "false accept", "false reject", "unscored")
 PAIRS = Path(__file__).parents[1] / "tests" / "data" / "judge_pairs.jsonl"

@@ -28,7 +28,8 @@ from internalize.environments.docs.env import Docs
 from internalize.evaluation.stats import Interval, wilson
 from internalize.experience.rules import BESIDE, FIRST_NAME, LAST_NAME, Rule, applies, matches, phrase, situation_of
 from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog
-from internalize.records import Experience, Message, Record, Selector, Task
+from internalize.interfaces import Selector
+from internalize.records import Experience, Message, Record, Task
 
 KS = (1, 2, 4)
 SEEN, SAID = "observation", "question"

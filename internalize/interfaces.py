@@ -1,1 +1,118 @@
-"""The seams between stages. Protocols only: each is implemented by several classes and faked in tests."""
+"""The seams: every Protocol between stages. What crosses one is a record or a path, so it can cross a process too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from .records import Action, Claim, Experience, Generation, Judgement, Message, Reply, Sampling, Task, ToolSpec
+
+
+class Engine(Protocol):
+    """Samples one continuation. Calls made together may be batched; results do not depend on the batch."""
+
+    async def generate(
+        self, prompt_ids: Sequence[int], *, conversation: str, seed: int, sampling: Sampling | None = None
+    ) -> Generation:
+        """Continue `prompt_ids`. `conversation` names the episode, so that its cache can be reused.
+
+        `sampling` None = as the engine was set up, which is how actions are sampled.
+        Raises InfrastructureError when no answer could be had.
+        """
+        ...
+
+    def release(self, conversation: str) -> None:
+        """Forget the cache of a finished conversation; unknown names are ignored."""
+        ...
+
+    def reset(self) -> None:
+        """Forget every cache, so that what follows does not depend on what ran before."""
+        ...
+
+
+class ChatModel(Protocol):
+    """A language model asked for text: it writes, selects or judges experience. The policy itself or an endpoint."""
+
+    name: str
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Mapping[str, JsonValue] | None = None,
+        max_tokens: int = 1024,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Reply:
+        """One answer. With a `schema` the server is asked to obey it, if it can: the caller validates all the same.
+
+        Raises InfrastructureError when no answer could be had, Incomplete when the budget is spent.
+        """
+        ...
+
+
+class Judge(Protocol):
+    """Grades free-form answers."""
+
+    async def judge(self, claim: Claim) -> Judgement:
+        """A verdict; a failure of the judge is a Judgement without a score, never a 0."""
+        ...
+
+
+class Episode(Protocol):
+    """One run of one task. Single use.
+
+    It may have `claim() -> Claim | None` (asked when `score` is None: a judge is to decide) and `close()`.
+    """
+
+    def prompt(self) -> tuple[Message, ...]:
+        """System and user message the policy starts from, without experience and without tool descriptions."""
+        ...
+
+    def step(self, action: Action | None) -> str | None:
+        """Observation after `action` (None = the text was no action), or None when the episode is over.
+
+        Raises InfrastructureError when the environment broke.
+        """
+        ...
+
+    def score(self) -> float | None:
+        """Reward in [0, 1] after the end, or None if it cannot be judged."""
+        ...
+
+
+class Environment(Protocol):
+    """A source of tasks and of episodes to run them in.
+
+    It may have `splits() -> tuple[str, ...]`, `close()`, and `waits = True`: its steps wait for another process or
+    the network, and are run in a thread.
+    """
+
+    name: str
+    tools: tuple[ToolSpec, ...]
+    evidence_actions: frozenset[str]  # actions that gather evidence; answering before any is premature
+    final_actions: frozenset[str]  # actions that end an episode
+
+    def tasks(self, split: str) -> tuple[Task, ...]:
+        """All tasks of a split in a fixed order. Raises TaskError for an unknown split."""
+        ...
+
+    def episode(self, task: Task) -> Episode:
+        """A fresh episode."""
+        ...
+
+    def solve(self, task: Task) -> tuple[Action, ...]:
+        """The scripted reference solution; empty if the source has none."""
+        ...
+
+
+class Selector(Protocol):
+    """Picks the items worth showing at one decision."""
+
+    async def select(
+        self, messages: Sequence[Message], items: Sequence[Experience], k: int
+    ) -> tuple[tuple[str, ...], str]:
+        """At most `k` item ids, best first, and the name of the selector that served."""
+        ...

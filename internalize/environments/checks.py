@@ -11,7 +11,8 @@ from numbers import Real
 from typing import Any
 
 from internalize.errors import InfrastructureError
-from internalize.records import Claim, Episode, Message
+from internalize.interfaces import Episode
+from internalize.records import Claim, Message
 
 
 def episode_of(name: str, said: Any) -> Episode:

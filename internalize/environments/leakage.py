@@ -14,7 +14,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from internalize.records import Action, Environment, Episode, Task
+from internalize.interfaces import Environment, Episode
+from internalize.records import Action, Task
 
 _ENOUGH = 5  # references of those that still stay together
 _MOST_PLAYED = 20_000  # episodes; what is left then is not compared

@@ -1,6 +1,6 @@
 """Environments by name: the built-in ones and those that packages announce under the entry point group.
 
-A plug-in is a class with the methods of `records.Environment`, announced in its package's metadata under
+A plug-in is a class with the methods of `interfaces.Environment`, announced in its package's metadata under
 `internalize.environments`. Left out: what an environment's options mean (its constructor says).
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from internalize.errors import InternalizeError, TaskError, UserError, first_line
-from internalize.records import Environment
+from internalize.interfaces import Environment
 
 GROUP = "internalize.environments"
 

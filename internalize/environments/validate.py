@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from internalize.errors import InfrastructureError, InternalizeError, TaskError
-from internalize.records import Action, Claim, Environment, Episode, Task, content_hash
+from internalize.interfaces import Environment, Episode
+from internalize.records import Action, Claim, Task, content_hash
 
 from .checks import observation_of, prompt_of, score_of
 from .leakage import Shown, alike

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from internalize.config.schema import InjectConfig
-from internalize.records import Experience, Injection, Message, Pattern, Selector
+from internalize.interfaces import Selector
+from internalize.records import Experience, Injection, Message, Pattern
 
 from .pool import ExperiencePool
 from .selectors import LexicalSelector

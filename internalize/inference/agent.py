@@ -14,7 +14,8 @@ from typing import Protocol
 
 from internalize.config.schema import RolloutConfig
 from internalize.errors import ContextError
-from internalize.records import ChatModel, Engine, Generation, Judge, Message
+from internalize.interfaces import ChatModel, Engine, Judge
+from internalize.records import Generation, Message
 
 from .renderer import Renderer, ToolProtocol, Turn
 

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from internalize.config.schema import Config
 from internalize.errors import ConfigError, UserError
-from internalize.records import ChatModel, Judge, Sampling
+from internalize.interfaces import ChatModel, Judge
+from internalize.records import Sampling
 
 from .agent import Acting, Actor, ChatActor
 from .capabilities import Abilities, probe

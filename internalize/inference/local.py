@@ -63,7 +63,7 @@ class _Request:
 
 
 class LocalEngine:
-    """`records.Engine` on a model in this process.
+    """`interfaces.Engine` on a model in this process.
 
     `batch` conversations run together and keep their keys and values; more wait their turn. A prompt
     that leaves no room in `max_context` is answered with no ids and finish "length".

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from internalize.errors import ContextError
-from internalize.records import Engine, Message, Reply, Sampling
+from internalize.interfaces import Engine
+from internalize.records import Message, Reply, Sampling
 
 from .renderer import Renderer
 
 
 class PolicyChat:
-    """`records.ChatModel` over an engine of token ids."""
+    """`interfaces.ChatModel` over an engine of token ids."""
 
     name = "self"
 

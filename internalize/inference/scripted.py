@@ -20,7 +20,7 @@ Replies = Callable[[str, str], str] | Mapping[str, Sequence[str]] | Sequence[str
 
 
 class ScriptedEngine:
-    """`records.Engine` with scripted replies.
+    """`interfaces.Engine` with scripted replies.
 
     `replies` is a function of conversation and prompt text, or the replies of each conversation in
     order, or one list that every conversation goes through. `failures` are numbers of calls (from 0,
@@ -73,7 +73,7 @@ class ScriptedEngine:
 
 
 class ScriptedChat:
-    """`records.ChatModel` with scripted answers.
+    """`interfaces.ChatModel` with scripted answers.
 
     `replies` is a function of the messages, or a list that the calls go through. A Reply stands for itself, a text for
     a Reply of whole words as tokens, an exception is raised. Read `asked` for the messages of every call, `schemas` for

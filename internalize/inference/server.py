@@ -27,7 +27,7 @@ _REFUSES = (400, 404, 415, 422, 501)  # what servers answer to a field they do n
 
 
 class ServerChat:
-    """`records.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter)."""
+    """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter)."""
 
     def __init__(self, link: Link, model: str = "") -> None:
         self.link = link
@@ -126,7 +126,7 @@ def _usage(answer: Body) -> dict[str, int]:
 
 
 class ServerEngine:
-    """`records.Engine` over a server that speaks token ids. `model` replaces the endpoint's own (a loaded adapter).
+    """`interfaces.Engine` over a server that speaks token ids. `model` replaces the endpoint's own (a loaded adapter).
 
     A prompt that leaves no room in `max_context` is answered with no ids and finish "length", as locally.
     """

@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import JsonValue
 
-from internalize.records import ChatModel, Message, Reply, content_hash
+from internalize.interfaces import ChatModel
+from internalize.records import Message, Reply, content_hash
 
 T = TypeVar("T")
 _BLOCK = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)

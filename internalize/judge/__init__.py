@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from internalize.config.schema import JudgeConfig
-from internalize.records import ChatModel, Judge
+from internalize.interfaces import ChatModel, Judge
 
 from .chain import ChainJudge
 from .match import ExactJudge, normalize

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from internalize.records import Claim, Judge, Judgement
+from internalize.interfaces import Judge
+from internalize.records import Claim, Judgement
 
 
 class ChainJudge:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from internalize.config.schema import Config
 from internalize.errors import DataError, UserError
-from internalize.records import Claim, Judge, Record, content_hash
+from internalize.interfaces import Judge
+from internalize.records import Claim, Record, content_hash
 from internalize.runs.store import append_jsonl, read_jsonl, recover, write_jsonl
 
 GROUP = 32  # claims judged at once

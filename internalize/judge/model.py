@@ -17,7 +17,8 @@ from pydantic import JsonValue
 
 from internalize.errors import InfrastructureError
 from internalize.inference.structured import ask, fenced
-from internalize.records import ChatModel, Claim, Judgement, Message
+from internalize.interfaces import ChatModel
+from internalize.records import Claim, Judgement, Message
 
 MOST_CHARACTERS = 8_000  # of an answer; the middle of a longer one is left out
 SCHEMA: dict[str, JsonValue] = {

@@ -18,11 +18,10 @@ from internalize.errors import InfrastructureError, InternalizeError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import Acting, Moment
 from internalize.inference.renderer import Renderer, Turn
+from internalize.interfaces import Environment, Episode
 from internalize.records import (
     Action,
     Claim,
-    Environment,
-    Episode,
     Generation,
     Injection,
     Message,

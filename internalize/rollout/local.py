@@ -19,11 +19,8 @@ from pathlib import Path
 from internalize.errors import Incomplete, InternalizeError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import Acting
-from internalize.records import (
-    Environment,
-    Task,
-    Trajectory,
-)
+from internalize.interfaces import Environment
+from internalize.records import Task, Trajectory
 from internalize.runs.store import append_jsonl, read_jsonl, write_jsonl
 
 from .episode import Label, episode_id, run_episode

@@ -29,7 +29,8 @@ from internalize.experience.pool import ExperiencePool, empty, load_pool, save_p
 from internalize.experience.redact import REDACTIONS, without_secrets
 from internalize.experience.utility import retire, retired_ids, utilities, without_retired
 from internalize.inference.endpoints import chat_model
-from internalize.records import Checkpoint, DistillExample, Environment, EvalResult, PoolEdit, Task, Trajectory
+from internalize.interfaces import Environment
+from internalize.records import Checkpoint, DistillExample, EvalResult, PoolEdit, Task, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
 from internalize.runs.progress import Report

@@ -23,7 +23,8 @@ from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
 from internalize.experience.redact import REDACTIONS, without_secrets
 from internalize.inference.endpoints import chat_model
-from internalize.records import ChatModel, Checkpoint, DistillExample, Task, Trajectory, content_hash
+from internalize.interfaces import ChatModel
+from internalize.records import Checkpoint, DistillExample, Task, Trajectory, content_hash
 from internalize.rollout.episode import Label, episode_id
 from internalize.rollout.local import rollout as roll_out
 from internalize.runs.progress import Report

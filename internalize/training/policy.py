@@ -24,8 +24,9 @@ from internalize.inference.loading import load_policy, resolve_device
 from internalize.inference.local import LocalEngine
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.interfaces import ChatModel, Selector
 from internalize.judge import build as build_judge
-from internalize.records import ChatModel, DistillExample, Selector, Trajectory
+from internalize.records import DistillExample, Trajectory
 
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
 from .distill import Given, Round, TrainSummary, distill, new_adapter

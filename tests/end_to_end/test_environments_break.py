@@ -18,8 +18,9 @@ from internalize.experience.inject import Injector
 from internalize.inference.agent import Actor
 from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.inference.scripted import ScriptedEngine
+from internalize.interfaces import Environment
 from internalize.judge import ExactJudge
-from internalize.records import Environment, Trajectory
+from internalize.records import Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
 from internalize.runs.store import read_jsonl

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from internalize.config.schema import Config, EndpointConfig, JudgeConfig
 from internalize.errors import Incomplete, InfrastructureError
 from internalize.inference.scripted import ScriptedChat
+from internalize.interfaces import ChatModel, Judge
 from internalize.judge import ChainJudge, ExactJudge, ModelJudge, build, normalize
 from internalize.judge.maths import expression
 from internalize.judge.model import prompt
-from internalize.records import ChatModel, Claim, Judge, Judgement, Message
+from internalize.records import Claim, Judgement, Message
 
 
 def judged(judge: Judge, reference: str, answer: str, question: str = "?") -> Judgement:

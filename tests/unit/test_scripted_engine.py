@@ -9,7 +9,8 @@ import pytest
 from internalize.errors import InfrastructureError, UserError
 from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.inference.scripted import ScriptedEngine
-from internalize.records import Engine, Message
+from internalize.interfaces import Engine
+from internalize.records import Message
 from tests.tiny import tiny_tokenizer
 
 RENDERER = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])

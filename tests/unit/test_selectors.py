@@ -21,7 +21,8 @@ from internalize.experience.selectors import EmbeddingSelector, LexicalSelector,
 from internalize.experience.selectors.llm import prompt, shown
 from internalize.experience.selectors.log import Selection
 from internalize.inference.scripted import ScriptedChat
-from internalize.records import ChatModel, Experience, Message, Reply
+from internalize.interfaces import ChatModel
+from internalize.records import Experience, Message, Reply
 from internalize.runs.store import read_jsonl
 
 TEXTS = (

@@ -27,8 +27,9 @@ from internalize.experience.redact import Redactor
 from internalize.inference.client import Link
 from internalize.inference.server import ServerChat
 from internalize.inference.structured import CleanedChat, fenced
+from internalize.interfaces import ChatModel
 from internalize.judge.match import same
-from internalize.records import Action, ChatModel, Claim, Message, Task, ToolSpec
+from internalize.records import Action, Claim, Message, Task, ToolSpec
 from internalize.runs.store import first_problem
 
 from .pages import Page, pick, tokens_of

@@ -20,7 +20,8 @@ from pathlib import Path
 from internalize.config.schema import ExtractConfig
 from internalize.errors import Incomplete
 from internalize.experience.pool import ExperiencePool
-from internalize.records import ChatModel, PoolEdit, Record, Trajectory
+from internalize.interfaces import ChatModel
+from internalize.records import PoolEdit, Record, Trajectory
 from internalize.runs.store import write_json
 
 from .compare import learn

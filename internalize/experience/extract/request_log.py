@@ -18,7 +18,8 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from internalize.records import ChatModel, Message, Record, Reply, content_hash
+from internalize.interfaces import ChatModel
+from internalize.records import Message, Record, Reply, content_hash
 from internalize.runs.store import append_jsonl, read_jsonl, recover
 
 Stage = Literal["summary", "learn", "reconcile", "consolidate", "again"]
@@ -157,7 +158,7 @@ class Asked:
 
 @dataclass
 class Recorded:
-    """`records.ChatModel` that answers out of a ledger as far as it can."""
+    """`interfaces.ChatModel` that answers out of a ledger as far as it can."""
 
     ledger: Ledger
     stage: Stage

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from internalize.config.schema import Config, ExtractConfig
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.redact import REDACTIONS, RedactionCount, Redactor, note
-from internalize.records import ChatModel, PoolEdit, Trajectory
+from internalize.interfaces import ChatModel
+from internalize.records import PoolEdit, Trajectory
 
 from .contrast import contrast
 from .llm import write

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from internalize.config.schema import InjectConfig
 from internalize.inference.structured import CleanedChat
-from internalize.records import ChatModel, Selector
+from internalize.interfaces import ChatModel, Selector
 
 from .embedding import EmbeddingSelector
 from .lexical import LexicalSelector

@@ -19,7 +19,8 @@ from pydantic import JsonValue
 
 from internalize.errors import ContextError, InfrastructureError
 from internalize.inference.structured import Answer, ask, fenced
-from internalize.records import ChatModel, Experience, Message, Selector, content_hash
+from internalize.interfaces import ChatModel, Selector
+from internalize.records import Experience, Message, content_hash
 
 from .lexical import LexicalSelector
 from .log import Selection, SelectionLog
