@@ -19,7 +19,6 @@ from internalize.records import EvalResult, Record, Trajectory
 from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
 
 Mode = Literal["internalized", "in_context"]
-LEAST_GAIN = 0.05  # an in-context gain below this is noise to divide by: `retained` is then None
 
 
 class ActionSets(Protocol):
@@ -64,9 +63,9 @@ class SuiteMetrics(Record):
 
     @field_validator("retained", mode="before")
     @classmethod
-    def _bounded(cls, value: object) -> object:
-        """Runs of earlier versions hold a number that meant something else after the first iteration."""
-        return None if isinstance(value, float) else value
+    def _of_the_checkpoint_before(cls, value: object) -> object:
+        """Runs of earlier versions hold a share of the gain over the starter: it is not shown as this one."""
+        return None if isinstance(value, float) or (isinstance(value, dict) and "share" in value) else value
 
 
 def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: ActionSets) -> EvalResult:
@@ -179,20 +178,25 @@ def in_context_gain(
 def retained(
     runs: Sequence[tuple[Sequence[EvalResult], int]], suite: str, resamples: int = 2000, seed: int = 0
 ) -> Share | None:
-    """Share of what a pool gave in the prompt that the weights give without it; runs (results, iteration) are seeds.
+    """Share of what a pool added in the prompt that the training on it moved into the weights.
 
-    (internalized after - starter) / (in context before - starter), a ratio of means over runs and over the tasks
-    scored in all three. "Before" is the same pool on the checkpoint that was then trained. None where that was not
-    measured, or when the pool gave less than `LEAST_GAIN`.
+    (internalized after - internalized before) / (in context before - internalized before), a ratio of means over the
+    tasks scored in all three and over runs: (results, iteration) of a seed each. "Before" is the checkpoint that was
+    then trained, so that a training that changes nothing retains 0. None where that was not measured, or where the
+    interval of what the pool added is not above zero.
     """
-    found = []
+    added, moved = [], []
     for results, iteration in runs:
-        starter = by_task(select(results, suite=suite, mode="internalized", iteration=0))
-        before = differences(starter, by_task(in_context_before(results, suite, iteration)))
-        after = differences(starter, by_task(select(results, suite=suite, mode="internalized", iteration=iteration)))
-        both = [task for task in starter if None not in {before.get(task), after.get(task)}]
-        found.append(({task: before[task] for task in both}, {task: after[task] for task in both}))
-    return ratio_of_means([b for b, _ in found], [a for _, a in found], LEAST_GAIN, resamples, seed)
+        shown = in_context_before(results, suite, iteration)
+        trained = {(result.iteration, result.checkpoint) for result in shown}
+        plain = select(results, suite=suite, mode="internalized")
+        before = by_task(result for result in plain if (result.iteration, result.checkpoint) in trained)
+        gave = differences(before, by_task(shown))
+        kept = differences(before, by_task(result for result in plain if result.iteration == iteration))
+        both = [task for task in before if None not in {gave.get(task), kept.get(task)}]
+        added.append({task: gave[task] for task in both})
+        moved.append({task: kept[task] for task in both})
+    return ratio_of_means(added, moved, resamples, seed)
 
 
 def in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:

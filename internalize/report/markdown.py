@@ -82,7 +82,7 @@ def _iterations(report: RunReport) -> str:
     head, rows = iteration_table(report)
     explained = (
         "Success without experience and with the pool in the prompt, with 95 % bootstrap intervals over tasks. "
-        "`retained`: share of the gain the pool gave in the prompt, over the starter, that is now in the weights. "
+        "`retained`: share of what the pool added in the prompt, before training, that was moved into the weights. "
         "`premature`: answers given before gathering any evidence. "
         "`kept`: trajectories accepted for training, of those judged. "
         "`undone`: the gate went back to an earlier policy. Unscored episodes count nowhere. "

@@ -49,11 +49,12 @@ TITLES = (
     "Turns an episode without pool",
 )
 EXPLAINED = (
-    "Means over seeds and tasks of the suite measured at every iteration, with 95 % intervals of a bootstrap over "
-    "seeds and tasks; where a gate rolled back, of the policy that it went back to. `gain`: last iteration minus "
-    "starter, no experience in the prompt. `with pool`: what the pool in the prompt adds after the last iteration. "
-    "`best`: the highest iteration. `retained`: share of the gain the pool gave in the prompt that is in the weights, "
-    "a ratio of means over seeds and tasks."
+    "Means over seeds and tasks of the suite measured at every iteration, with 95 % intervals: t intervals over seeds, "
+    "widened for the tasks that they share; of one seed a bootstrap over tasks, which says nothing about other seeds. "
+    "Where a gate rolled back, of the policy that it went back to. `gain`: last iteration minus starter, no experience "
+    "in the prompt. `with pool`: what the pool in the prompt adds after the last iteration. `best`: the highest "
+    "iteration. `retained`: share of what the last iteration's pool added in the prompt, before training, that was "
+    "moved into the weights; nothing where it is open whether the pool added anything."
 )
 COST = (
     "Tokens and time of a run, averaged over seeds; the greatest memory of any. What cells share is in the time of the "
@@ -66,8 +67,7 @@ COMPARED = (
     "over tasks, adjusted for the number of cells by Holm's method. `seen from`: the smallest difference that as many "
     "tasks and seeds, spread as these are, show with power 0.8 at the strictest step of Holm's method (0.05 over the "
     "number of comparisons); a smaller one may exist. A cell is called better or worse only if interval and "
-    "test agree. With one seed that is a difference of two runs: how much runs of one recipe vary is not in it, and "
-    "few seeds measure that badly."
+    "test agree. With one seed that is a difference of two runs: how much runs of one recipe vary is not in it."
 )
 
 

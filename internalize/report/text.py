@@ -44,11 +44,10 @@ def share(value: float | None) -> str:
 
 
 def ratio(value: Share | None) -> str:
-    """A share in percent with its bounds, "89 [62, 130]"; without them where the sample has none."""
+    """A share in percent with its bounds, "89 [62, 130]"."""
     if value is None:
         return NOTHING
-    bounds = "" if value.low is None or value.high is None else f" [{100 * value.low:.0f}, {100 * value.high:.0f}]"
-    return f"{100 * value.share:.0f}{bounds}"
+    return f"{100 * value.value:.0f} [{100 * value.low:.0f}, {100 * value.high:.0f}]"
 
 
 def count(value: float | None) -> str:

@@ -230,7 +230,7 @@ def test_a_study_shows_the_policy_in_force_after_a_roll_back(grid: Path, tmp_pat
     assert stepwise.gain is not None
     assert stepwise.gain.mean == pytest.approx(0.1)
     assert stepwise.retained is not None
-    assert stepwise.retained.share == pytest.approx(4 / 14)
+    assert stepwise.retained.value == pytest.approx(4 / 14)
 
 
 def test_a_part_of_a_study_is_played_and_the_rest_is_named(grid: Path, tmp_path: Path) -> None:

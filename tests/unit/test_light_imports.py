@@ -10,7 +10,7 @@ LIGHT = (
     ".experience.utility", ".evaluation.stats", ".evaluation.metrics", ".evaluation.diagnostics", ".evaluation.gate",
     ".formats.chat", ".formats.official", ".cli.main", ".cli.pool", ".cli.logs",
 )  # fmt: skip
-HEAVY = "torch", "transformers", "peft", "accelerate", "matplotlib", "datasets"
+HEAVY = "torch", "transformers", "peft", "accelerate", "matplotlib", "datasets", "scipy"
 
 
 @pytest.mark.parametrize("name", LIGHT)

@@ -134,41 +134,93 @@ def test_in_context_gain_is_paired():
     assert in_context_gain([*AFTER, *WITH_POOL], "dev", (0, "c0"), "p1") is None
 
 
-BEFORE = results([1.0, 1.0, 1.0, None], mode="in_context", checkpoint="c0", pool="p1")
+def before(pool, shown, plain, k=0):
+    """Policy `k`, plain and with the pool that it is then trained on."""
+    return [
+        *results(plain, iteration=k),
+        *results(shown, iteration=k, mode="in_context", pool=pool),
+    ]
 
 
-def test_retained_is_of_the_gain_that_the_pool_gave_before_the_training():
-    """Tasks 0-2 are scored everywhere: starter 1/3, with the pool 3/3, after 2/3."""
-    found = retained([([*STARTER, *BEFORE, *AFTER, *WITH_POOL], 1)], "dev")
+def after(k, plain):
+    """What iteration `k` made of it; the pool of `k` is p`k`."""
+    return [*results(plain, iteration=k), *results(plain, iteration=k, mode="in_context")]
+
+
+# Of 20 tasks: the starter solves 4, with the first pool 14; after the first training 9.
+FIRST = [*before("p1", [1.0] * 14 + [0.0] * 6, [1.0] * 4 + [0.0] * 16), *after(1, [1.0] * 9 + [0.0] * 11)]
+# With the second pool the policy of iteration 1 solves 17 of them.
+SECOND = results([1.0] * 17 + [0.0] * 3, iteration=1, mode="in_context", pool="p2")
+
+
+def test_retained_is_of_what_the_pool_added_to_the_policy_that_was_trained():
+    """First iteration: 9 - 4 of 14 - 4. Second: 13 - 9 of 17 - 9, whatever the starter did."""
+    rows = [*FIRST, *SECOND, *after(2, [1.0] * 13 + [0.0] * 7)]
+    first, second = (retained([(rows, k)], "dev") for k in (1, 2))
+    assert first is not None
+    assert (first.value, first.n) == (pytest.approx(0.5), 20)
+    assert second is not None
+    assert second.value == pytest.approx(0.5)
+    assert second.low < 0.5 < second.high
+
+
+def test_a_training_that_changes_nothing_retains_nothing():
+    """Measured from the starter, this iteration would retain (9 - 4) / (17 - 4) = 38 %."""
+    found = retained([([*FIRST, *SECOND, *after(2, [1.0] * 9 + [0.0] * 11)], 2)], "dev")
     assert found is not None
-    assert (found.share, found.n) == (pytest.approx(0.5), 3)
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_only_tasks_scored_in_all_three_count():
+    """Left: tasks 2 to 19. Before 2 of 18, with the pool 12, after 7."""
+    gone = [None, None]
+    shown = results([*gone, *[1.0] * 12, *[0.0] * 6], mode="in_context", pool="p1")
+    rest = [r for r in FIRST if (r.iteration, r.mode) != (0, "in_context")]
+    found = retained([([*shown, *rest], 1)], "dev")
+    assert found is not None
+    assert (found.value, found.n) == (pytest.approx((7 - 2) / (12 - 2)), 18)
 
 
 def test_retained_is_a_ratio_of_means_over_seeds():
-    """One seed keeps 1/3 of 2/3, the other 2/3 of 2/3; by the ratio of means 3/4, as by the mean of ratios here not."""
-    little = results([1.0, 1.0, 0.0, None], mode="in_context", checkpoint="c0", pool="p1")
-    runs = [[*STARTER, *BEFORE, *AFTER, *WITH_POOL], [*STARTER, *little, *AFTER, *WITH_POOL]]
-    found = retained([(results, 1) for results in runs], "dev")
+    """The pool adds 10, 12 and 11 of 20, and 5, 3 and 7 are kept: 15 of 33. A t interval of three seeds is wide."""
+    seeds = [
+        [*before("p1", [1.0] * (4 + gave) + [0.0] * (16 - gave), [1.0] * 4 + [0.0] * 16),
+         *after(1, [1.0] * (4 + kept) + [0.0] * (16 - kept))]
+        for gave, kept in ((10, 5), (12, 3), (11, 7))
+    ]  # fmt: skip
+    found = retained([(rows, 1) for rows in seeds], "dev")
     assert found is not None
-    assert found.share == pytest.approx((1 / 3 + 1 / 3) / (2 / 3 + 1 / 3))
+    assert found.value == pytest.approx(15 / 33)
+    assert found.low < 0 < found.high
 
 
 def test_the_last_measured_policy_with_that_pool_counts():
-    again = results([1.0, 1.0, 1.0, 0.0], mode="in_context", checkpoint="c1", pool="p2", iteration=1)
-    other = results([1.0, 1.0, 1.0, 1.0], mode="in_context", checkpoint="c0", pool="p2")
-    last = results([1.0, 1.0, 1.0, 0.0], mode="in_context", checkpoint="c2", pool="p2", iteration=2)
-    after = results([1.0, 1.0, 1.0, 0.0], checkpoint="c2", iteration=2)
-    found = retained([([*STARTER, *BEFORE, *AFTER, *WITH_POOL, *other, *again, *after, *last], 2)], "dev")
+    """The pool of iteration 2 was tried on the starter too; what was trained is the policy of iteration 1."""
+    tried = results([1.0] * 20, mode="in_context", checkpoint="c0", pool="p2")
+    found = retained([([*FIRST, *tried, *SECOND, *after(2, [1.0] * 17 + [0.0] * 3)], 2)], "dev")
     assert found is not None
-    assert found.share == pytest.approx(1.0)
+    assert found.value == pytest.approx(1.0)
 
 
-def test_retained_is_none_without_a_gain_to_retain():
-    no_gain = results([1.0, 0.0, 0.0, 0.0], mode="in_context", checkpoint="c0", pool="p1")
-    assert retained([([*STARTER, *no_gain, *AFTER, *WITH_POOL], 1)], "dev") is None
-    assert retained([([*STARTER, *AFTER, *WITH_POOL], 1)], "dev") is None  # never measured before the training
-    assert retained([([*STARTER, *AFTER], 1)], "dev") is None
-    assert retained([([*BEFORE, *AFTER, *WITH_POOL], 1)], "dev") is None
+@pytest.mark.parametrize("gave", [0, 2, -5])
+def test_retained_is_none_unless_the_pool_surely_added_something(gave):
+    """Two tasks of twenty more is a gain whose interval contains zero."""
+    rows = [*before("p1", [1.0] * (6 + gave) + [0.0] * (14 - gave), [1.0] * 6 + [0.0] * 14), *after(1, [1.0] * 20)]
+    assert retained([(rows, 1)], "dev") is None
+
+
+def test_retained_is_none_where_it_was_not_measured():
+    plain = [r for r in FIRST if r.mode == "internalized"]
+    assert retained([(plain, 1)], "dev") is None
+    assert retained([([*plain, *WITH_POOL], 1)], "dev") is None  # never with this pool before the training
+    assert retained([([r for r in FIRST if (r.iteration, r.mode) != (0, "internalized")], 1)], "dev") is None
+
+
+def test_a_share_of_an_earlier_version_is_not_shown_as_this_one():
+    """It was of the gain over the starter."""
+    (line,) = iteration_metrics(STARTER)
+    for old in (0.8, {"share": 0.8, "low": 0.6, "high": 1.1, "n": 40}):
+        assert type(line).model_validate({**line.model_dump(), "retained": old}).retained is None
 
 
 def test_of_a_policy_measured_twice_with_one_pool_the_later_results_count():
@@ -185,7 +237,8 @@ def test_of_a_policy_measured_twice_with_one_pool_the_later_results_count():
 
 def test_iteration_metrics_one_line_a_suite_and_mode():
     test_suite = results([0.0, 1.0], iteration=1, suite="test")
-    lines = iteration_metrics([*AFTER, *WITH_POOL, *test_suite], [*STARTER, *BEFORE])
+    shown = results([1.0, 1.0, 1.0, 1.0], mode="in_context", pool="p1")
+    lines = iteration_metrics([*AFTER, *WITH_POOL, *test_suite], [*STARTER, *shown])
     assert [(line.suite, line.mode) for line in lines] == [
         ("dev", "internalized"),
         ("dev", "in_context"),
@@ -195,7 +248,7 @@ def test_iteration_metrics_one_line_a_suite_and_mode():
     assert plain.gain_over_starter is not None
     assert plain.gain_over_starter.mean == 0.25
     assert plain.retained is not None
-    assert plain.retained.share == pytest.approx(0.5)
+    assert plain.retained.value == pytest.approx(1 / 3)
     assert plain.in_context_gain is with_pool.gain_over_starter is with_pool.retained is None
     assert with_pool.in_context_gain is not None
     assert with_pool.in_context_gain.mean == pytest.approx(1 / 3)

@@ -50,7 +50,7 @@ def test_tables_come_from_the_runs_and_the_rest_stays(filled: str, tmp_path: Pat
     assert "old" not in filled
     for kept in ("# Mine\n", "\nbetween\n", "\nkept\n", "\nafter\n", "<!-- run: a -->"):
         assert kept in filled
-    assert "| 2 | 70.0 [55, 85] | 80.0 [68, 92] | 67 [43, 88] | 0.0 % | 2 | 30/40 |" in filled
+    assert "| 2 | 70.0 [55, 85] | 80.0 [68, 92] | 57 [30, 83] | 0.0 % | 2 | 30/40 |" in filled
     assert "| all | 25.0 [" in filled
     assert "+50.0 [" in filled  # 10 and 30 of 40
     assert "a: no collapse shown in 2 iterations" in filled
