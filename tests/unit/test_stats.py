@@ -51,7 +51,7 @@ def test_same_seed_same_interval_and_chunks_do_not_matter(monkeypatch):
     values = [0.0, 0.3, 1.0, 0.9, 0.2]
     assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
     assert bootstrap_mean(values, resamples=200, seed=3) != bootstrap_mean(values, resamples=200, seed=4)
-    monkeypatch.setattr("internalize.stats.CELLS_A_CHUNK", 10)
+    monkeypatch.setattr("internalize.evaluation.stats.CELLS_A_CHUNK", 10)
     small = bootstrap_mean(values, resamples=200)
     assert small is not None
     assert small.mean == pytest.approx(0.48)
