@@ -79,7 +79,7 @@ ANSWERS: Answers = {
 
 
 class Writer:
-    """`interfaces.ChatModel` with scripted answers. `down`: numbers of calls (from 0) that raise InfrastructureError."""
+    """`interfaces.ChatModel` with scripted answers. `down`: calls (from 0) that raise InfrastructureError."""
 
     name = "scripted"
 
