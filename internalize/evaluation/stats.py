@@ -29,7 +29,7 @@ CELLS_A_CHUNK = 4_000_000  # floats drawn together, so that a million resamples 
 
 
 class Interval(Record):
-    """A mean with its bootstrap interval, over `n` tasks; `left_out` had no score (or no partner)."""
+    """A mean with its interval, over `n` tasks; `left_out` had no score (or no partner)."""
 
     mean: float
     low: float

@@ -1,7 +1,6 @@
-"""A study's runs compared: each cell over its seeds, and against the reference cell, as one table and figure.
+"""Compares the runs of a study: each cell over its seeds, and every cell with the reference cell.
 
-Left out: running anything (study.py). What must not change: cells are compared on the same tasks, seeds are a level
-of the bootstrap, p-values of several comparisons are Holm's, and what the sample could not have shown is said.
+Cells are compared on the same tasks and seeds, and p-values of several comparisons are Holm's.
 """
 
 from __future__ import annotations
