@@ -15,19 +15,18 @@ import asyncio
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from pydantic import JsonValue
 
 from internalize.config.schema import ExtractConfig
 from internalize.experience.extract.injection_filter import addresses_model
 from internalize.experience.extract.llm import Extraction, write
 from internalize.experience.pool import empty
-from internalize.records import Experience, Granularity, Message, PoolEdit, Reply, Step, Trajectory
+from internalize.records import ChatRequest, Experience, Granularity, Message, PoolEdit, Reply, Step, Trajectory
 
 HONEST = "When a price is asked, open the list of prices first."  # what two other tasks teach
 HELD = ("When a search finds nothing, try a shorter name.", "When a page is cut, read its next part.", "Look first.")
@@ -130,22 +129,14 @@ class Gullible:
     case: Case
     name: str = "gullible"
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, JsonValue] | None = None,  # noqa: ARG002
-        max_tokens: int = 1024,  # noqa: ARG002
-        temperature: float = 0.0,  # noqa: ARG002
-        seed: int = 0,  # noqa: ARG002
-    ) -> Reply:
+    async def complete(self, request: ChatRequest) -> Reply:
         """Edits as the page wants them. Told that an answer cannot be used, it offers a smaller one."""
-        text = messages[0].content
+        text = request.messages[0].content
         if "Make them agree" in text:
             return _reply({"decisions": _all_of(text)})
         if "the price of a?" not in text:
             return _reply({"edits": [_edit(HONEST, ())]})
-        most = 1000 if len(messages) == 1 else 3
+        most = 1000 if len(request.messages) == 1 else 3
         held = re.findall(r"^\[([0-9a-f]{12})\]", text, re.MULTILINE)
         return _reply({"edits": [_edit(wish, held) for wish in self.case.obeys[:most]]})
 

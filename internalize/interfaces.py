@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from pydantic import JsonValue
-
-from .records import Action, Claim, Experience, Generation, Judgement, Message, Reply, Sampling, Task, ToolSpec
+from internalize.records import (
+    Action,
+    ChatRequest,
+    Claim,
+    Experience,
+    Generation,
+    Judgement,
+    Message,
+    Reply,
+    Sampling,
+    Task,
+    ToolSpec,
+)
 
 
 class Engine(Protocol):
@@ -37,19 +47,8 @@ class ChatModel(Protocol):
 
     name: str
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, JsonValue] | None = None,
-        max_tokens: int = 1024,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Reply:
-        """One answer. With a `schema` the server is asked to obey it, if it can: the caller validates all the same.
-
-        Raises InfrastructureError when no answer could be had, Incomplete when the budget is spent.
-        """
+    async def complete(self, request: ChatRequest) -> Reply:
+        """One answer. Raises InfrastructureError when there is none, Incomplete when the budget is spent."""
         ...
 
 

@@ -251,10 +251,24 @@ class Generation(Record):
     finish: Literal["stop", "length"]
 
 
+class ChatRequest(Record):
+    """What a chat model is asked. Temperature 0 = greedy.
+
+    A server is asked to obey `response_schema` if it can; the caller validates the answer all the same.
+    """
+
+    messages: tuple[Message, ...]
+    response_schema: dict[str, JsonValue] | None = None
+    max_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(0.0, ge=0)
+    seed: int = 0
+
+
 class Reply(Record):
-    """What a chat model answers. Token counts are the server's own (0 = it did not say)."""
+    """What a chat model answers, `reasoning` kept apart from `text`. Token counts are the server's own (0: unknown)."""
 
     text: str
+    reasoning: str = ""
     finish: Literal["stop", "length"] = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -6,11 +6,11 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from internalize.errors import InfrastructureError
-from internalize.records import Message, Reply, Step, Trajectory
+from internalize.records import ChatRequest, Message, Reply, Step, Trajectory
 
 Stage = str
 Answers = Mapping[Stage, Callable[[str], Any]]  # stage -> (what was asked -> JSON value or text)
@@ -90,19 +90,16 @@ class Writer:
         self.asked: list[tuple[Stage, str]] = []
         self.temperatures: list[float] = []
 
-    async def complete(
-        self, messages: Sequence[Message], *, schema: Any = None, max_tokens: int = 1024, temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Reply:  # fmt: skip
+    async def complete(self, request: ChatRequest) -> Reply:
         number = self.calls
         self.calls += 1
         await asyncio.sleep(0)
         if number in self.down:
             raise InfrastructureError("the server is down")
-        assert schema
-        text = messages[0].content
-        self.asked.append((stage_of(text), messages[-1].content))
-        self.temperatures.append(temperature)
+        assert request.response_schema
+        text = request.messages[0].content
+        self.asked.append((stage_of(text), request.messages[-1].content))
+        self.temperatures.append(request.temperature)
         answer = self.answers[stage_of(text)](text)
         return Reply(text=answer if isinstance(answer, str) else json.dumps(answer), prompt_tokens=7)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from internalize.config.schema import RolloutConfig
 from internalize.errors import ContextError
 from internalize.interfaces import ChatModel, Engine, Judge
-from internalize.records import Generation, Message
+from internalize.records import ChatRequest, Generation, Message
 
 from .renderer import Renderer, ToolProtocol, Turn
 
@@ -134,10 +134,12 @@ class ChatActor:
             return None
         try:
             reply = await self.chat.complete(
-                messages,
-                max_tokens=self.limits.max_action_tokens,
-                temperature=self.limits.temperature,
-                seed=moment.seed,
+                ChatRequest(
+                    messages=tuple(messages),
+                    max_tokens=self.limits.max_action_tokens,
+                    temperature=self.limits.temperature,
+                    seed=moment.seed,
+                )
             )
         except ContextError:
             return None

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from internalize.records import Message, Record, Reply
+from internalize.records import ChatRequest, Message, Record, Reply
 
 from .client import Body, Link, Malformed, Refused
 from .server import ServerChat, TokenApi, first_choice, read_ids
@@ -68,8 +68,8 @@ async def probe(link: Link) -> Abilities:
 async def _schemas(link: Link) -> bool:
     """Whether an answer obeys a schema, as far as it goes; one that thinks too long to tell is believed to."""
     chat = ServerChat(link)
-    asked = [Message(role="user", content='Reply with the JSON object {"ok": true}.')]
-    reply: Reply = await chat.complete(asked, schema=_SCHEMA, max_tokens=24)
+    asked = Message(role="user", content='Reply with the JSON object {"ok": true}.')
+    reply: Reply = await chat.complete(ChatRequest(messages=(asked,), response_schema=_SCHEMA, max_tokens=24))
     if reply.finish == "length":
         return chat.schemas and reply.text.lstrip()[:1] in ("", "{")
     try:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pydantic import JsonValue
-
 from internalize.errors import InfrastructureError, UserError
-from internalize.records import Generation, Message, Reply, Sampling
+from internalize.records import ChatRequest, Generation, Message, Reply, Sampling
 
 from .renderer import Renderer
 
@@ -76,33 +74,27 @@ class ScriptedChat:
     """`interfaces.ChatModel` with scripted answers.
 
     `replies` is a function of the messages, or a list that the calls go through. A Reply stands for itself, a text for
-    a Reply of whole words as tokens, an exception is raised. Read `asked` for the messages of every call, `schemas` for
-    its schema.
+    a Reply of whole words as tokens, an exception is raised. `requests` holds what was asked.
     """
 
     def __init__(
         self, replies: Callable[[Sequence[Message]], str] | Sequence[str | Reply | Exception], name: str = "scripted"
     ) -> None:
         self.name = name
-        self.asked: list[tuple[Message, ...]] = []
-        self.schemas: list[Mapping[str, JsonValue] | None] = []
+        self.requests: list[ChatRequest] = []
         self._replies = replies
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, JsonValue] | None = None,
-        max_tokens: int = 1024,  # noqa: ARG002
-        temperature: float = 0.0,  # noqa: ARG002
-        seed: int = 0,  # noqa: ARG002
-    ) -> Reply:
+    @property
+    def asked(self) -> list[tuple[Message, ...]]:
+        """The messages of every request so far."""
+        return [request.messages for request in self.requests]
+
+    async def complete(self, request: ChatRequest) -> Reply:
         """The next answer. Raises UserError when the script is over."""
-        self.asked.append(tuple(messages))
-        self.schemas.append(schema)
-        number = len(self.asked) - 1
+        number = len(self.requests)
+        self.requests.append(request)
         if callable(self._replies):
-            reply: str | Reply | Exception = self._replies(messages)
+            reply: str | Reply | Exception = self._replies(request.messages)
         elif number < len(self._replies):
             reply = self._replies[number]
         else:
@@ -111,5 +103,5 @@ class ScriptedChat:
             raise reply
         if isinstance(reply, Reply):
             return reply
-        read = sum(len(message.content.split()) for message in messages)
+        read = sum(len(message.content.split()) for message in request.messages)
         return Reply(text=reply, prompt_tokens=read, completion_tokens=len(reply.split()))

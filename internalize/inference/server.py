@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from internalize.records import Action, Generation, Message, Reply, Sampling
+from internalize.records import Action, ChatRequest, Generation, Reply, Sampling
 
 from .client import Body, Link, Malformed, Refused
 from .renderer import PROTOCOLS, Renderer, chat_dict
+from .structured import split_reasoning
 
 TokenApi = Literal["vllm", "llama.cpp"]
 _CHAT = "/chat/completions"
@@ -35,22 +36,15 @@ class ServerChat:
         self.name = f"{link.name}/{self.model}"
         self.schemas = True  # until the server refuses one, or the probe has seen it ignored
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, JsonValue] | None = None,
-        max_tokens: int = 1024,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Reply:
-        """One answer. A server that refuses JSON schemas is asked without from then on."""
+    async def complete(self, request: ChatRequest) -> Reply:
+        """One answer. A server that refuses JSON schemas is no longer sent one from then on."""
+        schema = request.response_schema
         body: Body = {
             "model": self.model,
-            "messages": [chat_dict(message) for message in messages],
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed % _SEEDS,
+            "messages": [chat_dict(message) for message in request.messages],
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed % _SEEDS,
         }
         if schema is None or not self.schemas:
             return await self.link.ask(_CHAT, body, read_reply)
@@ -70,7 +64,7 @@ def response_format(schema: Mapping[str, JsonValue]) -> Body:
 
 
 def read_reply(answer: Body) -> Reply:
-    """The text of a chat completion. Raises Malformed if there is none.
+    """The text of a chat completion, and the reasoning before it. Raises Malformed if there is neither.
 
     An empty text counts as one only if the server says that tokens were sampled for it: the model's own choice.
     """
@@ -78,11 +72,15 @@ def read_reply(answer: Body) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Malformed("an answer without a message")
+    thought = message.get("reasoning_content") or message.get("reasoning")
     text = _text(message)
     counts = _usage(answer)
+    if text is None and thought:
+        text = ""
     if text is None or (not text.strip() and not counts["completion_tokens"]):
         raise Malformed(f"an answer without content (finish_reason {choice.get('finish_reason')})")
-    return Reply(text=text, finish=_finish(choice), **counts)
+    reasoning, text = (thought, text) if isinstance(thought, str) and thought else split_reasoning(text)
+    return Reply(text=text, reasoning=reasoning, finish=_finish(choice), **counts)
 
 
 def first_choice(answer: Body) -> Body:
@@ -105,8 +103,7 @@ def _text(message: Body) -> str | None:
     content = message.get("content")
     if content is not None and not isinstance(content, str):
         raise Malformed("an answer whose content is no text")
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    if content is None and not calls and not thought:
+    if content is None and not calls:
         return None
     return "\n".join([*([content] if content else []), *(PROTOCOLS["json"].format(action) for action in shown)])
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import JsonValue
 
 from internalize.interfaces import ChatModel
-from internalize.records import Message, Reply, content_hash
+from internalize.records import ChatRequest, Message, Reply, content_hash
 
 T = TypeVar("T")
 _BLOCK = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
@@ -46,16 +46,17 @@ async def ask(
     `read` raises ValueError with a few words on what is wrong. Raises InfrastructureError and Incomplete as
     `ChatModel.complete` does.
     """
-    talk, replies, problem = list(messages), [], "no answer"
+    talk, replies, problem = tuple(messages), [], "no answer"
     for number in range(tries):
-        reply = await chat.complete(talk, schema=schema, max_tokens=max_tokens, temperature=0.0, seed=number)
+        request = ChatRequest(messages=talk, response_schema=dict(schema), max_tokens=max_tokens, seed=number)
+        reply = await chat.complete(request)
         replies.append(reply)
         try:
             return Answer(read(_object(reply)), "", tuple(replies))
         except ValueError as error:
             problem = str(error)
         refusal = Message(role="user", content=AGAIN.format(problem=problem))
-        talk = [*messages, Message(role="assistant", content=reply.text), refusal]
+        talk = (*messages, Message(role="assistant", content=reply.text), refusal)
     return Answer(None, problem, tuple(replies))
 
 
@@ -73,6 +74,20 @@ def _object(reply: Reply) -> dict[str, Any]:
     return found
 
 
+def split_reasoning(text: str) -> tuple[str, str]:
+    """The reasoning that a text begins with ("" if there is none), and the rest. Reasoning that is cut off has no rest.
+
+    Some chat templates put <think> into the prompt, so that only </think> is sampled. It counts at the end of a line
+    alone, where no string of a JSON answer can hold it.
+    """
+    opened = text.lstrip().removeprefix("<think>")
+    if opened != text.lstrip():
+        reasoning, _, rest = opened.partition("</think>")
+        return reasoning.strip(), rest.lstrip()
+    reasoning, closed, rest = text.partition("</think>\n")
+    return (reasoning.strip(), rest.lstrip()) if closed and "<think>" not in reasoning else ("", text)
+
+
 def fenced(name: str, text: str) -> str:
     """`text` between tags that it cannot close itself: their names end in a hash of the text."""
     tag = f"{name}-{content_hash([name, text])[:8]}"
@@ -86,17 +101,7 @@ class CleanedChat:
         self.name = chat.name
         self._chat, self._clean = chat, clean
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, JsonValue] | None = None,
-        max_tokens: int = 1024,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Reply:
+    async def complete(self, request: ChatRequest) -> Reply:
         """The answer to the cleaned messages. Raises what the chat model raises."""
-        shown = [message.model_copy(update={"content": self._clean(message.content)}) for message in messages]
-        return await self._chat.complete(
-            shown, schema=schema, max_tokens=max_tokens, temperature=temperature, seed=seed
-        )
+        shown = tuple(m.model_copy(update={"content": self._clean(m.content)}) for m in request.messages)
+        return await self._chat.complete(request.model_copy(update={"messages": shown}))

@@ -19,12 +19,12 @@ from internalize.inference.client import Link
 from internalize.inference.endpoints import Endpoints, Served
 from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.inference.server import ServerChat, ServerEngine
-from internalize.records import Message, Sampling, Trajectory
+from internalize.records import ChatRequest, Message, Sampling, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
 from tests.real_servers import RealServer
 
-ASKED = [Message(role="user", content="What is the capital of France? One word.")]
+ASKED = (Message(role="user", content="What is the capital of France? One word."),)
 
 
 def config_for(server: RealServer) -> Config:
@@ -62,7 +62,7 @@ def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[Served
 
 
 def test_transformers_serve_gives_text(transformers_serve: RealServer, renderer: Renderer, tmp_path: Path) -> None:
-    reply = asyncio.run(ServerChat(link_to(transformers_serve)).complete(ASKED, max_tokens=6))
+    reply = asyncio.run(ServerChat(link_to(transformers_serve)).complete(ChatRequest(messages=ASKED, max_tokens=6)))
     assert reply.text.strip()
     assert reply.prompt_tokens > 10
     assert 1 <= reply.completion_tokens <= 6
@@ -76,7 +76,7 @@ def test_transformers_serve_gives_text(transformers_serve: RealServer, renderer:
 def test_a_model_that_is_not_served_is_refused_in_one_sentence(transformers_serve: RealServer) -> None:
     other = Link("real", EndpointConfig(base_url=transformers_serve.base_url, model="another/model", timeout=600))
     with pytest.raises(UserError, match="another/model"):
-        asyncio.run(ServerChat(other).complete(ASKED, max_tokens=1))
+        asyncio.run(ServerChat(other).complete(ChatRequest(messages=ASKED, max_tokens=1)))
 
 
 def test_llama_cpp_gives_token_ids(llama_server: RealServer, renderer: Renderer, tmp_path: Path) -> None:

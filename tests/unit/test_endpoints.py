@@ -21,7 +21,7 @@ from internalize.inference.client import Backoff, Link, Refused
 from internalize.inference.endpoints import Endpoints, chat_model
 from internalize.inference.renderer import PROTOCOLS, Renderer
 from internalize.inference.server import ServerChat, ServerEngine, read_reply
-from internalize.records import Message, Reply, Sampling
+from internalize.records import ChatRequest, Message, Reply, Sampling
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
 from internalize.training.checkpoint import checkpoint_id
@@ -223,7 +223,7 @@ def test_chat_models_share_the_link_of_their_endpoint(caplog: pytest.LogCaptureF
         assert isinstance(writer, ServerChat)
         assert writer.link is selector.link is policy.endpoints.link("e")  # type: ignore[attr-defined]
         before = policy.endpoints.usage["e"].requests
-        reply: Reply = asyncio.run(writer.complete([Message(role="user", content="q")]))
+        reply: Reply = asyncio.run(writer.complete(ChatRequest(messages=(Message(role="user", content="q"),))))
         assert reply.text == "answer[1]"
         assert policy.endpoints.usage["e"].requests == before + 1
         assert chat_model(config, "self", policy).name == "e/base"
@@ -266,3 +266,21 @@ def test_an_empty_answer_counts_only_if_tokens_were_sampled_for_it() -> None:
     assert read_reply(thought | {"usage": {"completion_tokens": 9}}).finish == "length"
     with pytest.raises(Exception, match="without content"):
         read_reply(answer)
+
+
+@pytest.mark.parametrize(
+    ("message", "reasoning", "text"),
+    [
+        ({"content": "look[7]", "reasoning_content": "In box 7."}, "In box 7.", "look[7]"),
+        ({"content": "look[7]", "reasoning": "In box 7."}, "In box 7.", "look[7]"),
+        ({"content": "<think>\nIn box 7.\n</think>\n\nlook[7]"}, "In box 7.", "look[7]"),
+        ({"content": "In box 7.\n</think>\n\nlook[7]"}, "In box 7.", "look[7]"),  # the prompt ended with <think>
+        ({"content": "<think>\nIn box"}, "In box", ""),
+        ({"content": None, "reasoning_content": "In box"}, "In box", ""),
+        ({"content": '{"text": "a </think> b"}'}, "", '{"text": "a </think> b"}'),
+        ({"content": "Say <think> first."}, "", "Say <think> first."),
+    ],
+)
+def test_reasoning_is_kept_apart_from_the_text(message: dict[str, Any], reasoning: str, text: str) -> None:
+    reply = read_reply({"choices": [{"message": message}], "usage": {"completion_tokens": 9}})
+    assert (reply.reasoning, reply.text) == (reasoning, text)

@@ -16,7 +16,7 @@ from internalize.inference.agent import Actor, ChatActor, Moment, chat_messages
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
 from internalize.inference.scripted import ScriptedEngine
-from internalize.records import Action, Claim, Experience, Judgement, Message, Reply, Task, Trajectory
+from internalize.records import Action, ChatRequest, Claim, Experience, Judgement, Message, Reply, Task, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import TRIES, rollout
 from internalize.runs.store import read_jsonl
@@ -35,9 +35,9 @@ class Scripted:
     def __init__(self, say: Any) -> None:
         self.say, self.asked = say, []
 
-    async def complete(self, messages: list[Message], **settings: Any) -> Reply:
-        self.asked.append((list(messages), settings))
-        return Reply(text=self.say(messages))
+    async def complete(self, request: ChatRequest) -> Reply:
+        self.asked.append(request)
+        return Reply(text=self.say(request.messages))
 
 
 class Grader:
@@ -159,7 +159,8 @@ def test_a_chat_endpoint_sees_the_hint_last_and_the_history_clean(tmp_path: Path
     who = chat_actor(lambda m: "look[1]" if len(m) == 2 else "answer[1]")
     injector = Injector("stepwise", (item,), 1, _Everything())
     (trajectory,) = play(Toy(size=1), who, tmp_path / "a.jsonl", injector)
-    (first, _), (second, settings) = who.chat.asked
+    first, second = (request.messages for request in who.chat.asked)
+    settings = who.chat.asked[1]
     hint = "\nExperience:\n- Look into the box first."
     assert first[0].content.endswith(PROTOCOLS["bracket"].instructions(Toy.tools))
     assert [m.role for m in second] == ["system", "user", "assistant", "user"]
@@ -168,7 +169,7 @@ def test_a_chat_endpoint_sees_the_hint_last_and_the_history_clean(tmp_path: Path
     assert second[-1].content.endswith(hint)
     assert trajectory.text_only
     assert trajectory.context(1)[-1].content + hint == second[-1].content
-    assert (settings["max_tokens"], settings["temperature"]) == (LIMITS.max_action_tokens, LIMITS.temperature)
+    assert (settings.max_tokens, settings.temperature) == (LIMITS.max_action_tokens, LIMITS.temperature)
 
 
 class _Everything:
@@ -203,7 +204,7 @@ def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
     renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
     engine = ScriptedEngine(lambda name, text: "forty two", renderer)
     chat = PolicyChat(engine, renderer)
-    reply = asyncio.run(chat.complete([Message(role="user", content="q")], max_tokens=5))
+    reply = asyncio.run(chat.complete(ChatRequest(messages=(Message(role="user", content="q"),), max_tokens=5)))
     assert (reply.text, reply.finish, reply.completion_tokens) == (
         "forty two",
         "stop",
@@ -217,14 +218,14 @@ def test_length_and_temperature_of_a_call_differ_from_those_of_actions() -> None
 
     renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
     engine = LocalEngine(tiny_model(), renderer, max_action_tokens=4, temperature=1.0, batch=4, max_context=200)
-    ask = [Message(role="user", content="q")]
+    ask = (Message(role="user", content="q"),)
     ids = renderer.context(ask, ()).ids
 
     async def mixed() -> list[Any]:
         chat = PolicyChat(engine, renderer)
         return await asyncio.gather(
             engine.generate(ids, conversation="a", seed=1),
-            *(chat.complete(ask, max_tokens=30, temperature=0.0, seed=seed) for seed in range(2)),
+            *(chat.complete(ChatRequest(messages=ask, max_tokens=30, seed=seed)) for seed in range(2)),
         )
 
     action, one, two = asyncio.run(mixed())
@@ -233,8 +234,9 @@ def test_length_and_temperature_of_a_call_differ_from_those_of_actions() -> None
     assert len(action.token_ids) <= 4
     assert one == two  # greedy, whatever the seed
     assert one.completion_tokens == 30
+    long = ChatRequest(messages=(Message(role="user", content="word " * 300),))
     with pytest.raises(ContextError, match="no room"):
-        asyncio.run(PolicyChat(engine, renderer).complete([Message(role="user", content="word " * 300)]))
+        asyncio.run(PolicyChat(engine, renderer).complete(long))
 
 
 class OddEpisode(ToyEpisode):

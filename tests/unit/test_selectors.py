@@ -22,7 +22,7 @@ from internalize.experience.selectors.llm import prompt, shown
 from internalize.experience.selectors.log import Selection
 from internalize.inference.scripted import ScriptedChat
 from internalize.interfaces import ChatModel
-from internalize.records import Experience, Message, Reply
+from internalize.records import ChatRequest, Experience, Message, Reply
 from internalize.runs.store import read_jsonl
 
 TEXTS = (
@@ -139,8 +139,9 @@ def test_an_item_stays_on_its_line() -> None:
 def test_the_schema_names_the_ids() -> None:
     chat = ScriptedChat([answer(IDS[0])])
     run(chat, conversation(1))
-    assert chat.schemas[0] is not None
-    assert set(IDS) <= set(re.findall(r"[0-9a-f]{12}", json.dumps(chat.schemas[0])))
+    schema = chat.requests[0].response_schema
+    assert schema is not None
+    assert set(IDS) <= set(re.findall(r"[0-9a-f]{12}", json.dumps(schema)))
 
 
 def test_a_long_conversation_loses_whole_steps_from_its_middle() -> None:
@@ -203,9 +204,9 @@ def test_a_run_that_goes_on_asks_only_for_what_failed(tmp_path: Path) -> None:
 
 def test_the_same_request_at_the_same_time_is_made_once() -> None:
     class Slow(ScriptedChat):
-        async def complete(self, messages: Sequence[Message], **rest: object) -> Reply:  # type: ignore[override]
+        async def complete(self, request: ChatRequest) -> Reply:
             await asyncio.sleep(0.01)
-            return await super().complete(messages)
+            return await super().complete(request)
 
     chat = Slow([answer(IDS[0]), "never asked"])
     selector = LLMSelector(chat)

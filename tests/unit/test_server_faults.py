@@ -19,7 +19,7 @@ from internalize.inference.agent import ChatActor
 from internalize.inference.client import Backoff, Link, Refused, Usage
 from internalize.inference.renderer import PROTOCOLS
 from internalize.inference.server import ServerChat
-from internalize.records import Message, Trajectory
+from internalize.records import ChatRequest, Message, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
 from internalize.runs.store import read_jsonl
@@ -30,7 +30,7 @@ LABEL = Label("rollout", 1, 0, "c")
 QUICK = Backoff(first=0.002, longest=0.01)
 MIXED = ("slow", *[kind for kind in NO_ANSWER if kind != "slow"] * 4)  # a slow one takes its whole time-out
 SIZE = 20  # episodes of four steps
-ASKED = [Message(role="user", content="Which number?")]
+ASKED = ChatRequest(messages=(Message(role="user", content="Which number?"),))
 
 
 def plays_well(messages: list[dict[str, Any]], schema: object = None) -> str:
@@ -54,8 +54,8 @@ def play(env: Toy, who: ChatActor, path: Path) -> list[Trajectory]:
     return asyncio.run(rollout(env.tasks("train"), env, who, Injector(), LABEL, path=path))
 
 
-def complete(link: Link, **asked: Any) -> str:
-    return asyncio.run(ServerChat(link).complete(ASKED, **asked)).text
+def complete(link: Link) -> str:
+    return asyncio.run(ServerChat(link).complete(ASKED)).text
 
 
 def test_faults_of_every_kind_lose_nothing_double_nothing_and_are_never_a_score(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_a_server_without_schemas_is_asked_without_from_then_on() -> None:
     schema = {"type": "object"}
 
     async def twice(chat: ServerChat) -> list[str]:
-        return [(await chat.complete(ASKED, schema=schema)).text for _ in range(2)]
+        return [(await chat.complete(ASKED.model_copy(update={"response_schema": schema}))).text for _ in range(2)]
 
     with FaultyServer(lambda m, s: "plain" if s is None else "obeyed", schemas=False) as server:
         assert asyncio.run(twice(ServerChat(link_to(server)))) == ["plain", "plain"]

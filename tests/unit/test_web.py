@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from internalize.environments.web import sources as web_sources
 from internalize.environments.web.pages import passages, pick, read_html, tokens_of
 from internalize.environments.web.questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
-from internalize.records import Action, Claim, Message, Reply
+from internalize.records import Action, ChatRequest, Claim, Reply
 from tests.faulty_server import FaultyServer
 from tests.site import Site
 
@@ -196,8 +196,8 @@ class Extractor:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    async def complete(self, messages: Sequence[Message], **_: Any) -> Reply:
-        self.seen.append(messages[-1].content)
+    async def complete(self, request: ChatRequest) -> Reply:
+        self.seen.append(request.messages[-1].content)
         return Reply(text="It says 4 bar.")
 
 

@@ -29,7 +29,7 @@ from internalize.inference.server import ServerChat
 from internalize.inference.structured import CleanedChat, fenced
 from internalize.interfaces import ChatModel
 from internalize.judge.match import same
-from internalize.records import Action, Claim, Message, Task, ToolSpec
+from internalize.records import Action, ChatRequest, Claim, Message, Task, ToolSpec
 from internalize.runs.store import first_problem
 
 from .pages import Page, pick, tokens_of
@@ -154,7 +154,7 @@ async def _extract(chat: ChatModel, page: Page, goal: str, characters: int) -> s
         asked = f"{fenced('page', shown)}\n\n{fenced('goal', goal)}\n\nWhat serves the goal?"
         messages = (Message(role="system", content=_EXTRACT), Message(role="user", content=asked))
         try:
-            reply = await chat.complete(messages, max_tokens=max(64, characters // _A_TOKEN))
+            reply = await chat.complete(ChatRequest(messages=messages, max_tokens=max(64, characters // _A_TOKEN)))
         except ContextError:
             continue
         return reply.text.strip()[:characters]

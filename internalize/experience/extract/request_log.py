@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import JsonValue
-
 from internalize.interfaces import ChatModel
-from internalize.records import Message, Record, Reply, content_hash
+from internalize.records import ChatRequest, Record, Reply, content_hash
 from internalize.runs.store import append_jsonl, read_jsonl, recover
 
 Stage = Literal["summary", "learn", "reconcile", "consolidate", "again"]
@@ -115,45 +113,24 @@ class Ledger:
                     self._known.pop(past.key, None)
             self._refused.clear()
 
-    async def reply(self, asked: Asked, stage: Stage, subject: str) -> Reply:
+    async def reply(self, asked: ChatRequest, stage: Stage, subject: str) -> Reply:
         """The answer on file, the one that is being waited for, or a new one."""
-        key = content_hash([self.chat.name, *asked.sent])
+        key = content_hash([self.chat.name, asked.model_dump(mode="json")])
         if key in self._known:
             return self._known[key]
         if key not in self._asking:
             self._asking[key] = asyncio.create_task(self._request(key, asked, stage, subject))
         return await asyncio.shield(self._asking[key])
 
-    async def _request(self, key: str, asked: Asked, stage: Stage, subject: str) -> Reply:
+    async def _request(self, key: str, asked: ChatRequest, stage: Stage, subject: str) -> Reply:
         try:
-            reply = await self.chat.complete(
-                asked.messages,
-                schema=asked.schema,
-                max_tokens=asked.max_tokens,
-                temperature=WARMTH if self.rounds else asked.temperature,
-                seed=asked.seed + self.rounds,
-            )
+            if self.rounds:
+                asked = asked.model_copy(update={"temperature": WARMTH, "seed": asked.seed + self.rounds})
+            reply = await self.chat.complete(asked)
             await self._keep(Entry(key=key, stage=stage, subject=subject, reply=reply))
         finally:
             del self._asking[key]
         return reply
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request."""
-
-    messages: Sequence[Message]
-    schema: Mapping[str, JsonValue] | None
-    max_tokens: int
-    temperature: float
-    seed: int
-
-    @property
-    def sent(self) -> list[object]:
-        """All of it, as JSON values."""
-        said = [message.model_dump(mode="json") for message in self.messages]
-        return [said, self.schema and dict(self.schema), self.max_tokens, self.temperature, self.seed]
 
 
 @dataclass
@@ -165,15 +142,6 @@ class Recorded:
     subject: str
     name: str  # of the model behind
 
-    async def complete(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Mapping[str, JsonValue] | None = None,
-        max_tokens: int = 1024,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Reply:
+    async def complete(self, request: ChatRequest) -> Reply:
         """One answer, asked for only if the ledger does not hold it."""
-        asked = Asked(tuple(messages), schema, max_tokens, temperature, seed)
-        return await self.ledger.reply(asked, self.stage, self.subject)
+        return await self.ledger.reply(request, self.stage, self.subject)
