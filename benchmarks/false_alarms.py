@@ -23,9 +23,9 @@ import numpy as np
 
 from internalize.evaluation.behaviour import Habits
 from internalize.evaluation.diagnostics import Caution, drift_cautions, filter_cautions, habit_cautions
-from internalize.evaluation.metrics import Mode, SuiteMetrics, by_task, suite_metrics
+from internalize.evaluation.metrics import SuiteMetrics, by_task, suite_metrics
 from internalize.evaluation.stats import paired_difference
-from internalize.records import EvalResult
+from internalize.records import EvalResult, Mode
 
 ITERATIONS, JUDGED, RESAMPLES = 10, 40, 400
 MODES: tuple[Mode, ...] = ("internalized", "in_context")

@@ -12,15 +12,16 @@ from pathlib import Path
 
 from internalize.config.schema import Config
 from internalize.environments import registry
+from internalize.records import Stage
 from internalize.report.run_report import load as load_report
+from internalize.runs.names import MODES
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore
 from internalize.stages.promote import gate
-from internalize.stages.run import Mode, Run, plan_tasks, silent
+from internalize.stages.run import Run, plan_tasks, silent
 from internalize.training.policy import LocalPolicy
 
 _LOG = logging.getLogger(__name__)
-BOTH: tuple[Mode, ...] = ("internalized", "in_context")
 
 
 def run(
@@ -58,16 +59,16 @@ def iterate(this: Run) -> None:
             this.evaluate(before, suite, ("in_context",), pool, folder=k)
         examples = this.collect(k, pool)
         this.distill(k, examples)
-        this.evaluate(k, suite, BOTH, pool, folder=k)
+        this.evaluate(k, suite, MODES, pool, folder=k)
         if gate(this, k).promote and further:
             this.restore(k)
             this.evaluate(k, further, ("internalized",), pool, folder=k)
-        if not this.store.done(k, "warned"):
+        if not this.store.done(Stage(iteration=k, kind="signs")):
             warn(this.store.path, k)
-            this.store.mark(k, "warned")
+            this.store.mark(Stage(iteration=k, kind="signs"))
     last = this.kept(config.iterations)
     this.restore(last)
-    this.evaluate(last, finals, BOTH, this.pool(config.iterations), folder=last)
+    this.evaluate(last, finals, MODES, this.pool(config.iterations), folder=last)
 
 
 def warn(run_dir: Path, k: int) -> None:

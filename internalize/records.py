@@ -19,6 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 Granularity = Literal["principle", "instance"]
 Pattern = Literal["none", "global", "stepwise"]
 Termination = Literal["answered", "max_steps", "context_full", "failed"]
+Mode = Literal["internalized", "in_context"]  # measured without experience in the prompt, or with the pool
+Candidate = Literal[1, 2]  # 2: the milder one that the gate tries when the first loses
+StageKind = Literal[
+    "rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second", "signs"
+]
 
 
 def content_hash(value: Any) -> str:
@@ -227,7 +232,7 @@ class EvalResult(Record):
     """One task evaluated once in one mode. `success` None = unscored."""
 
     suite: str
-    mode: Literal["internalized", "in_context"]
+    mode: Mode
     iteration: int
     checkpoint: str
     pool_version: str | None
@@ -240,6 +245,35 @@ class EvalResult(Record):
     invalid: int = 0
     truncated: bool = False
     nll: float = 0.0  # mean -log p of sampled action tokens (nats): an estimate of policy entropy
+
+
+class Stage(Record):
+    """One stage of a run; its records lie in the folder of `iteration`.
+
+    `round` counts the rounds of `collect` and `round`. `suite`, `mode`, `policy` (updates of the policy that is
+    measured) and `candidate` are of `episodes` and `evaluate`.
+    """
+
+    iteration: int
+    kind: StageKind
+    round: int = 0
+    suite: str = ""
+    mode: Mode | None = None
+    policy: int = 0
+    candidate: Candidate = 1
+
+
+class StageMark(Record):
+    """One line of progress.jsonl: this stage is finished and its records are on disk.
+
+    `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
+    bytes: `device_memory` that of tensors on an accelerator.
+    """
+
+    stage: Stage
+    seconds: float = 0.0
+    memory: int = 0
+    device_memory: int = 0
 
 
 class Generation(Record):

@@ -11,7 +11,7 @@ import torch
 from internalize.config.schema import Config, DistillConfig, load_config
 from internalize.experience.pool import ExperiencePool, empty, save_pool
 from internalize.inference.renderer import PROTOCOLS, Renderer
-from internalize.records import Experience, Message, PoolEdit, Step, Task, Trajectory
+from internalize.records import Experience, Message, PoolEdit, Stage, Step, Task, Trajectory
 from internalize.runs.store import RunStore
 from internalize.stages.run import Run, TrainRecord, plan_tasks, silent
 from internalize.training.distill import TrainItem, fit
@@ -78,9 +78,10 @@ def open_run(out: Path, *changes: str) -> Run:
     config = load_config(None, [*SETTINGS, *changes])
     env = Toy(size=24)
     run = Run(config, RunStore.open(out, config), fluent_policy(config), env, plan_tasks(config, env))
-    if not run.store.done(1, "extract"):
+    extracted = Stage(iteration=1, kind="extract")
+    if not run.store.done(extracted):
         save_pool(odd_pool(), run.store.iteration(1) / "pool.json")
-        run.store.mark(1, "extract")
+        run.store.mark(extracted)
     return run
 
 

@@ -120,6 +120,7 @@ def import_(
 ) -> None:
     """A pool of the paper's released code, {"G0": text} or [{"id", "full_text"}], to pool.json."""
     from internalize.experience.pool import empty, load_official, load_pool, save_pool
+    from internalize.runs import names
     from internalize.runs.store import require_folder, write_jsonl
 
     require_folder(out)
@@ -128,7 +129,7 @@ def import_(
     before = load_pool(pool_file) if pool_file else empty(cap)
     edits = load_official(file, granularity, source)
     after = before.apply(edits)
-    write_jsonl(out.with_suffix(".edits.jsonl"), edits)
+    write_jsonl(out.with_suffix(f".{names.EDITS}"), edits)
     save_pool(after, out)
     click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
 
@@ -203,12 +204,13 @@ def _points(use: Utility) -> str:
 def _edits_beside(pool_file: Path) -> list[PoolEdit]:
     """The edits that a run or a command left beside a pool; none if there is no such file."""
     from internalize.records import PoolEdit
+    from internalize.runs import names
     from internalize.runs.store import read_jsonl
 
-    names = [pool_file.with_suffix(".edits.jsonl")]
-    if pool_file.name == "pool.json":  # in a run's folder
-        names.append(pool_file.with_name("edits.jsonl"))
-    return next((read_jsonl(file, PoolEdit) for file in names if file.is_file()), [])
+    files = [pool_file.with_suffix(f".{names.EDITS}")]
+    if pool_file.name == names.POOL:  # in a run's folder
+        files.append(pool_file.with_name(names.EDITS))
+    return next((read_jsonl(file, PoolEdit) for file in files if file.is_file()), [])
 
 
 def _gone(name: str, edits: Sequence[PoolEdit], after: ExperiencePool) -> Iterator[str]:

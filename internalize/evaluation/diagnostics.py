@@ -18,10 +18,10 @@ from typing import Protocol
 from pydantic import Field
 
 from internalize.errors import UserError
-from internalize.records import Experience, Record
+from internalize.records import Experience, Mode, Record
 
 from .behaviour import Habits
-from .metrics import Mode, SuiteMetrics
+from .metrics import SuiteMetrics
 from .stats import LEAST_TASKS, Interval, fisher_greater
 
 # A strategy opens a sentence, or follows a name and a colon, with a condition or an instruction.

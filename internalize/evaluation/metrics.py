@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import Field, field_validator
 
-from internalize.records import EvalResult, Record, Trajectory
+from internalize.records import EvalResult, Mode, Record, Trajectory
 
 from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
-
-Mode = Literal["internalized", "in_context"]
 
 
 class ActionSets(Protocol):

@@ -40,7 +40,6 @@ _KINDS: tuple[tuple[str, str], ...] = (
     ),
     ("email", r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
 )
-REDACTIONS = "redactions.json"
 Weighted = tuple[Trajectory, float]  # with its weight in training
 _ASSIGNED = re.compile(r"[=:]\s*")
 

@@ -5,18 +5,18 @@ One pass, and no episode is kept: the files grow large. Left out: results of eva
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from internalize.evaluation.behaviour import Habits
 from internalize.experience.lint import Names
 from internalize.records import Record, Trajectory
+from internalize.runs import names
 
 from .readers import records_at
-from .samples import MEASURED, Entry
+from .samples import Entry
 
-LEARNING, MEASURING = ("rollouts.jsonl", "teacher*.jsonl"), "episodes*.jsonl"  # files of episodes
 Key = tuple[int, str, str, str | None]  # iteration, checkpoint, suite and pool of an episode
 
 
@@ -39,29 +39,28 @@ class Played:
     entities: frozenset[str]  # names that belong to single tasks
 
 
-def played(folders: Mapping[int, Path]) -> Played:
-    """Read every file of episodes in the folders of the iterations."""
+def played(folders: Mapping[int, Path], suites: Iterable[str]) -> Played:
+    """Read every file of episodes in the folders of the iterations; `suites` are all that the run measures."""
     costs: dict[int, tuple[Sampled, ...]] = {}
     measuring: dict[int, int] = {}
     entries: list[Entry] = []
     habits: dict[Key, Habits] = {}
-    names = Names()
+    tasks = Names()
     for k, folder in folders.items():
-        learning = [path for pattern in LEARNING for path in sorted(folder.glob(pattern))]
-        for path in (*learning, *sorted(folder.glob(MEASURING))):
-            cost, measured = Sampled(), MEASURED.fullmatch(path.stem)
+        for stage in (*names.learning(folder, k), *names.measuring(folder, k, suites)):
+            cost, path = Sampled(), folder / names.episodes(stage)
             for offset, trajectory in records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
-                entry = Entry.of(trajectory, path, offset, k, measured)
+                entry = Entry.of(trajectory, path, offset, stage)
                 entries.append(entry)
-                names.add(trajectory)
+                tasks.add(trajectory)
                 key = (trajectory.iteration, trajectory.checkpoint, entry.suite, trajectory.pool_version)
                 habits[key] = habits.get(key, Habits()).plus(Habits.of(trajectory))
-            if path not in learning:
+            if stage.kind == "episodes":
                 measuring[k] = measuring.get(k, 0) + cost.action_tokens
             elif cost.episodes:
                 costs[k] = (*costs.get(k, ()), cost)
-    return Played(costs=costs, measuring=measuring, entries=tuple(entries), habits=habits, entities=names.of_tasks())
+    return Played(costs=costs, measuring=measuring, entries=tuple(entries), habits=habits, entities=tasks.of_tasks())
 
 
 def _added(cost: Sampled, trajectory: Trajectory) -> Sampled:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from internalize.config.schema import Config, DistillConfig, load_config
 from internalize.errors import DataError, UserError
 from internalize.records import Checkpoint
+from internalize.runs import names
 from internalize.runs.store import RUN, first_problem, read_run, write_atomic
 from internalize.training.policy import LocalPolicy
 
@@ -52,7 +53,7 @@ def find(path: Path, recipe: Path | None = None, overrides: Sequence[str] = ()) 
         return Source(path, _config(report), report, _lineage(run, path))
     if recipe is None:
         raise UserError(f"{path}: lies in no run, so its model is not known; name its recipe with --recipe")
-    record = (_read(path / "checkpoint.json"),) if (path / "checkpoint.json").is_file() else ()
+    record = (_read(path / names.CHECKPOINT),) if (path / names.CHECKPOINT).is_file() else ()
     return Source(path, load_config(recipe, overrides), lineage=record)
 
 
@@ -121,7 +122,7 @@ def _config(report: RunReport) -> Config:
 
 def _lineage(run: Path, weights: Path) -> tuple[Checkpoint, ...]:
     """The records from the first iteration to these weights, parent by parent."""
-    records = [_read(file) for file in run.glob("iter-*/checkpoint.json")]
+    records = [_read(file) for file in run.glob(f"*/{names.CHECKPOINT}")]
     found = [r for r in records if (run / r.path).resolve() == weights.resolve()]
     while parent := [r for r in records if found and r.id == found[0].parent and r.iteration < found[0].iteration]:
         found.insert(0, max(parent, key=lambda r: r.iteration))
@@ -129,7 +130,7 @@ def _lineage(run: Path, weights: Path) -> tuple[Checkpoint, ...]:
 
 
 def _record(run: Path, iteration: int) -> Checkpoint:
-    return _read(run / f"iter-{iteration}" / "checkpoint.json")
+    return _read(run / names.iteration(iteration) / names.CHECKPOINT)
 
 
 def _read(file: Path) -> Checkpoint:

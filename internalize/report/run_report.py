@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from internalize.evaluation.behaviour import Habits
 from internalize.evaluation.diagnostics import (
@@ -28,7 +28,6 @@ from internalize.evaluation.diagnostics import (
 )
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import (
-    Mode,
     SuiteMetrics,
     by_task,
     gathered,
@@ -36,9 +35,10 @@ from internalize.evaluation.metrics import (
     iteration_metrics,
     select,
 )
-from internalize.experience.redact import REDACTIONS, Redactions
-from internalize.records import EvalResult, Experience, Record
-from internalize.runs.store import PROGRESS, RunInfo, StageMark, read_run
+from internalize.experience.redact import Redactions
+from internalize.records import EvalResult, Experience, Mode, Record
+from internalize.runs import names
+from internalize.runs.store import RunInfo, read_marks, read_run
 
 from .episodes import Key, Played, Sampled, played
 from .readers import record, records
@@ -185,25 +185,25 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     Raises UserError if there is no run.json, DataError naming file and line of a broken record.
     """
     info = read_run(run_dir)
-    folders = _folders(run_dir)
-    lines = tuple(records(run_dir / "metrics.jsonl", SuiteMetrics))
-    results = gathered(list(records(folder / "evaluations.jsonl", EvalResult)) for folder in folders.values())
+    folders = names.iterations(run_dir, _planned(info))
+    lines = tuple(records(run_dir / names.METRICS, SuiteMetrics))
+    results = gathered(list(records(folder / names.EVALUATIONS, EvalResult)) for folder in folders.values())
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
     metrics = _metrics(results, lines, info)
-    found = played(folders)
+    found = played(folders, _suites(info))
     report = RunReport(
         path=run_dir,
         info=info,
         suite=_main_suite(info, metrics),
-        planned=_setting(info, "", "iterations", 0),
+        planned=_planned(info),
         iterations=(),
         metrics=metrics,
         results=results,
         samples=pick(found.entries, {result.checkpoint: result.iteration for result in reversed(results)}),
         entities=found.entities,
     )
-    times = spent(records(run_dir / PROGRESS, StageMark))
+    times = spent(read_marks(run_dir))
     for k in sorted(done):
         iteration = _iteration(report, k, folders.get(k), found).model_copy(update={"spent": times.get(k)})
         iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration, limits)})
@@ -213,8 +213,8 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
 
 def episodes(run_dir: Path) -> tuple[Entry, ...]:
     """Where every whole episode of a run lies. Raises UserError if there is no run."""
-    read_run(run_dir)
-    return played(_folders(run_dir)).entries
+    info = read_run(run_dir)
+    return played(names.iterations(run_dir, _planned(info)), _suites(info)).entries
 
 
 def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) -> IterationReport:
@@ -230,11 +230,11 @@ def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) ->
         measured_tokens=found.measuring.get(k, 0),
     )
     if folder is not None:
-        pool = record(folder / "pool.json", _PoolItems)
-        training = record(folder / "train.json", Training)
-        decision = record(folder / "gate.json", Decision)
-        drift = record(folder / "drift.json", Drift)
-        milder = record(folder / "train-second.json", Training)
+        pool = record(folder / names.POOL, _PoolItems)
+        training = record(folder / names.TRAINING, Training)
+        decision = record(folder / names.GATE, Decision)
+        drift = record(folder / names.DRIFT, Drift)
+        milder = record(folder / names.SECOND_TRAINING, Training)
         held = {
             "milder": milder,
             "pool": pool.items if pool else None,
@@ -242,7 +242,7 @@ def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) ->
             "decision": decision,
             "drift": drift,
         }
-        removed = record(folder / REDACTIONS, Redactions) or Redactions()
+        removed = record(folder / names.REDACTIONS, Redactions) or Redactions()
         iteration = iteration.model_copy(update={**held, "redactions": removed})
     return iteration
 
@@ -304,15 +304,22 @@ def _setting(info: RunInfo, section: str, name: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def _folders(run_dir: Path) -> dict[int, Path]:
-    found = {}
-    for folder in run_dir.glob("iter-*"):
-        number = folder.name.removeprefix("iter-")
-        if number.isdecimal() and folder.is_dir():
-            found[int(number)] = folder
-    return dict(sorted(found.items()))
+def _planned(info: RunInfo) -> int:
+    return _setting(info, "", "iterations", 0)
+
+
+def _suites(info: RunInfo) -> tuple[str, ...]:
+    """Names of every suite the run measures at any time."""
+    section = info.config.get("evaluate")
+    fields = section if isinstance(section, dict) else {}
+    found = [fields.get("split", "dev"), *_listed(fields.get("final_splits")), *_listed(fields.get("further"))]
+    return tuple(dict.fromkeys(str(name) for name in found))
+
+
+def _listed(value: JsonValue) -> list[JsonValue]:
+    return list(value) if isinstance(value, list | dict) else []
 
 
 def training_of(weights: Path) -> Training | None:
     """What stands beside weights that `internalize distill` made; None for others."""
-    return record(weights / "train.json", Training)
+    return record(weights / names.TRAINING, Training)

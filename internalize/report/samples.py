@@ -7,15 +7,12 @@ there is one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from internalize.records import Record, Trajectory
+from internalize.records import Candidate, Record, Stage, Trajectory
 
-# Names of files of evaluation episodes, without their ending; a further suite is not named like its split.
-MEASURED = re.compile(r"episodes-(?P<suite>.+)-(?P<mode>internalized|in-context)-\d+(?P<milder>-second)?")
 LEARNED, UNLEARNED = "The same task, learned", "The same task, unlearned"
 SAME = "The same task, nothing changed"
 
@@ -33,11 +30,11 @@ class Entry:
     iteration: int  # updates of the policy that played
     suite: str  # it was measured in, or the split it was learnt from
     folder: int  # iteration in whose folder it lies
-    milder: bool  # of the gate's second candidate
+    candidate: Candidate
 
     @staticmethod
-    def of(trajectory: Trajectory, path: Path, offset: int, folder: int, measured: re.Match[str] | None) -> Entry:
-        """The entry of a trajectory read from `path` at byte `offset`; `measured` = its file's name is of MEASURED."""
+    def of(trajectory: Trajectory, path: Path, offset: int, stage: Stage) -> Entry:
+        """The entry of a trajectory read from `path` at byte `offset`, played in `stage`."""
         shown = trajectory.global_injection is not None or any(step.injection for step in trajectory.steps)
         return Entry(
             path=path,
@@ -45,11 +42,11 @@ class Entry:
             task_id=trajectory.task_id,
             checkpoint=trajectory.checkpoint,
             score=trajectory.score,
-            plain=measured["mode"] == "internalized" if measured else not shown,
+            plain=stage.mode == "internalized" if stage.mode else not shown,
             iteration=trajectory.iteration,
-            suite=measured["suite"] if measured else trajectory.split,
-            folder=folder,
-            milder=bool(measured and measured["milder"]),
+            suite=stage.suite or trajectory.split,
+            folder=stage.iteration,
+            candidate=stage.candidate,
         )
 
     def read(self) -> Trajectory:

@@ -12,7 +12,6 @@ import statistics
 from collections.abc import Sequence
 
 from internalize.evaluation.diagnostics import Caution
-from internalize.evaluation.metrics import Mode
 from internalize.evaluation.stats import (
     Interval,
     Scores,
@@ -21,7 +20,7 @@ from internalize.evaluation.stats import (
     sign_test,
     won_and_lost,
 )
-from internalize.records import Record
+from internalize.records import Mode, Record
 
 from .run_report import RunReport
 from .text import NOTHING, change_words

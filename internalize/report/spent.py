@@ -6,18 +6,15 @@ run of a version that noted no time has none, not 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from pydantic import Field
 
-from internalize.records import Record
-from internalize.runs.store import StageMark
+from internalize.records import Record, StageKind, StageMark
 
 KINDS = ("rollouts", "extraction", "training", "evaluation")
-_FIRST_WORD = re.compile(r"\w+")
-_KINDS = {
-    "rollouts": "rollouts", "teacher": "rollouts", "extract": "extraction",
+_KINDS: dict[StageKind, str] = {
+    "rollout": "rollouts", "collect": "rollouts", "extract": "extraction",
     "distill": "training", "round": "training", "second": "training",
 }  # fmt: skip
 
@@ -35,15 +32,11 @@ def spent(marks: Iterable[StageMark]) -> dict[int, Spent]:
     found: dict[int, Spent] = {}
     for mark in marks:
         if mark.seconds or mark.memory:
-            before, kind = found.get(mark.iteration, Spent()), _kind(mark.stage)
-            found[mark.iteration] = Spent(
+            k, kind = mark.stage.iteration, _KINDS.get(mark.stage.kind, "evaluation")
+            before = found.get(k, Spent())
+            found[k] = Spent(
                 seconds={**before.seconds, kind: before.seconds.get(kind, 0.0) + mark.seconds},
                 memory=max(before.memory, mark.memory),
                 device_memory=max(before.device_memory, mark.device_memory),
             )
     return found
-
-
-def _kind(stage: str) -> str:
-    first = _FIRST_WORD.match(stage)
-    return _KINDS.get(first.group() if first else "", "evaluation")

@@ -56,7 +56,7 @@ def task_rows(entries: Sequence[Entry]) -> list[Row]:
 
 def _one_file(entries: Iterable[Entry]) -> list[Entry]:
     """Of each iteration the episodes with its own pool (the starter: with the first) and of its last candidate."""
-    ordered = sorted(entries, key=lambda entry: (entry.folder, not entry.milder))
+    ordered = sorted(entries, key=lambda entry: (entry.folder, -entry.candidate))
     chosen: dict[int, Path] = {}
     for entry in ordered:
         chosen.setdefault(entry.iteration, entry.path)

@@ -27,11 +27,15 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from internalize.errors import Busy, ConfigError, DataError, UserError
-from internalize.records import Record
+from internalize.records import Record, Stage, StageMark
+
+from . import names
 from .memory import peak_device_memory, peak_memory
+from .version_1 import mark_of
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 RUN, PROGRESS, LOCK = "run.json", "progress.jsonl", ".lock"
+VERSION = 2  # of the records; what version 1 wrote otherwise is converted where it is read
 PACKAGES = ("internalize", "torch", "transformers", "peft")
 BLOCK = 1 << 16
 
@@ -157,38 +161,28 @@ class Settings(Protocol):
 
 
 class RunInfo(Record):
-    """run.json: what a run was started with."""
+    """run.json: what a run was started with. `version` is that of the layout of its records; files without it have 1."""
 
+    version: int = 1
     config: dict[str, JsonValue]
     digest: str
     seed: int
     versions: dict[str, str]
 
 
-class StageMark(Record):
-    """One line of progress.jsonl: this stage of this iteration is finished and on disk.
-
-    `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
-    bytes: `device_memory` that of tensors on an accelerator.
-    """
-
-    iteration: int
-    stage: str
-    seconds: float = 0.0
-    memory: int = 0
-    device_memory: int = 0
-
-
 def read_run(path: Path) -> RunInfo:
     """What the run in `path` was started with. Takes no lock, so a running one can be read too."""
     try:
-        return RunInfo.model_validate_json((path / RUN).read_bytes())
+        info = RunInfo.model_validate_json((path / RUN).read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path}: not a run directory (no {RUN})") from error
     except OSError as error:
         raise DataError(f"{path / RUN}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         raise DataError(f"{path / RUN}: {first_problem(error)}") from error
+    if info.version > VERSION:
+        raise UserError(f"{path}: its records have version {info.version}; this installation reads up to {VERSION}")
+    return info
 
 
 def read_marks(path: Path) -> list[StageMark]:
@@ -197,7 +191,13 @@ def read_marks(path: Path) -> list[StageMark]:
     if not file.exists():
         return []
     whole = file.read_bytes().rpartition(b"\n")[0]
-    return [StageMark.model_validate_json(line) for line in whole.split(b"\n") if line]
+    found = []
+    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+        try:
+            found.append(mark_of(line))
+        except ValueError as error:
+            raise DataError(f"{file}, line {number}: not the mark of a stage") from error
+    return [mark for mark in found if mark is not None]
 
 
 class RunStore:
@@ -208,7 +208,7 @@ class RunStore:
         self.info = info
         self._lock = lock
         self._since = time.monotonic()
-        self._marks = {(mark.iteration, mark.stage) for mark in read_marks(path)}
+        self._done = {mark.stage for mark in read_marks(path)}
 
     @classmethod
     def create(cls, path: Path, config: Settings) -> RunStore:
@@ -218,7 +218,9 @@ class RunStore:
         lock = _take_lock(path)
         try:
             _require_empty(path)  # another process may have been first
-            info = RunInfo(config=config.dump(), digest=config.digest, seed=config.seed, versions=versions())
+            info = RunInfo(
+                version=VERSION, config=config.dump(), digest=config.digest, seed=config.seed, versions=versions()
+            )
             write_json(path / RUN, info)
             return cls(path, info, lock)
         except BaseException:
@@ -249,24 +251,23 @@ class RunStore:
 
     def iteration(self, k: int) -> Path:
         """The folder of iteration `k`, made if it is missing."""
-        folder = self.path / f"iter-{k}"
+        folder = self.path / names.iteration(k)
         if not folder.exists():
             folder.mkdir()
             _sync_folder(self.path)
         return folder
 
-    def done(self, k: int, stage: str) -> bool:
-        """Whether `stage` of iteration `k` was finished."""
-        return (k, stage) in self._marks
+    def done(self, stage: Stage) -> bool:
+        """Whether a stage was finished."""
+        return stage in self._done
 
-    def mark(self, k: int, stage: str) -> None:
-        """Note that `stage` of iteration `k` is finished; its files must be on disk already."""
-        if not self.done(k, stage):
+    def mark(self, stage: Stage) -> None:
+        """Note that a stage is finished; its files must be on disk already."""
+        if not self.done(stage):
             since, self._since = self._since, time.monotonic()
             used = {"memory": peak_memory(), "device_memory": peak_device_memory()}
-            mark = StageMark(iteration=k, stage=stage, seconds=round(self._since - since, 3), **used)
-            append_jsonl(self.path / PROGRESS, [mark])
-            self._marks.add((k, stage))
+            append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=round(self._since - since, 3), **used)])
+            self._done.add(stage)
 
     def close(self) -> None:
         """Let another process have the directory."""

@@ -11,27 +11,26 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from internalize.evaluation.gate import Decision, decide
-from internalize.records import Checkpoint, DistillExample, EvalResult
+from internalize.records import Checkpoint, DistillExample, EvalResult, Stage
+from internalize.runs import names
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 
 from .run import Run
 
-GATE, FIRST, SECOND = "gate.json", "gate-first.json", " second"
-
 
 def gate(this: Run, k: int) -> Decision:
     """Keep the new checkpoint, or a milder one, or restore the one before."""
-    folder = this.store.iteration(k)
-    if not this.store.done(k, "gate"):
-        held = folder / FIRST
+    folder, stage = this.store.iteration(k), Stage(iteration=k, kind="gate")
+    if not this.store.done(stage):
+        held = folder / names.FIRST_GATE
         first = Decision.model_validate_json(held.read_bytes()) if held.exists() else _decided(this, k)
         if not first.promote and this.config.gate.rule in {"retry", "average"}:
             write_json(held, first)
-            write_json(folder / GATE, _second(this, k, first))
+            write_json(folder / names.GATE, _second(this, k, first))
         else:
-            write_json(folder / GATE, first)
-        this.store.mark(k, "gate")
-    decision = Decision.model_validate_json((folder / GATE).read_bytes())
+            write_json(folder / names.GATE, first)
+        this.store.mark(stage)
+    decision = Decision.model_validate_json((folder / names.GATE).read_bytes())
     if not decision.promote:
         this.restore(this.kept(k - 1))
     return decision
@@ -58,23 +57,24 @@ def _mean(results: Sequence[EvalResult]) -> float | None:
 
 def _second(this: Run, k: int, first: Decision) -> Decision:
     """A milder candidate: trained with a smaller step, or averaged with the parent; measured like the first."""
-    folder = this.store.iteration(k)
-    if not this.store.done(k, "second"):
-        kept = folder / "evaluations-first.jsonl"
+    folder, stage = this.store.iteration(k), Stage(iteration=k, kind="second")
+    weights, record_file = folder / names.SECOND_WEIGHTS, folder / names.CHECKPOINT
+    if not this.store.done(stage):
+        kept = folder / names.FIRST_EVALUATIONS
         if not kept.exists():
-            write_jsonl(kept, read_jsonl(folder / "evaluations.jsonl", EvalResult))
+            write_jsonl(kept, read_jsonl(folder / names.EVALUATIONS, EvalResult))
         this.restore(this.kept(k - 1))
         if this.config.gate.rule == "average":
-            this.policy.average(folder / "checkpoint", folder / "second")
+            this.policy.average(folder / names.WEIGHTS, weights)
         else:
-            examples = read_jsonl(folder / "train.jsonl", DistillExample)
-            summary = this.train(k, examples, folder / "second", shrink=this.config.gate.shrink)
-            write_json(folder / "train-second.json", summary)
-        record = Checkpoint.model_validate_json((folder / "checkpoint.json").read_bytes())
-        changed = {"id": this.policy.checkpoint, "path": f"iter-{k}/second"}
-        write_json(folder / "checkpoint.json", record.model_copy(update=changed))
-        this.store.mark(k, "second")
+            examples = read_jsonl(folder / names.EXAMPLES, DistillExample)
+            summary = this.train(k, examples, weights, shrink=this.config.gate.shrink)
+            write_json(folder / names.SECOND_TRAINING, summary)
+        record = Checkpoint.model_validate_json(record_file.read_bytes())
+        changed = {"id": this.policy.checkpoint, "path": f"{names.iteration(k)}/{names.SECOND_WEIGHTS}"}
+        write_json(record_file, record.model_copy(update=changed))
+        this.store.mark(stage)
     this.restore(k)
     suite = (this.config.evaluate.split,)
-    this.evaluate(k, suite, ("internalized", "in_context"), this.pool(k), folder=k, candidate=SECOND)
+    this.evaluate(k, suite, ("internalized", "in_context"), this.pool(k), folder=k, candidate=2)
     return _decided(this, k).model_copy(update={"first": first})

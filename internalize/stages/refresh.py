@@ -17,6 +17,7 @@ from internalize.config.schema import DistillConfig
 from internalize.experience.inject import Injector
 from internalize.inference.renderer import Renderer
 from internalize.records import DistillExample, Task, Trajectory
+from internalize.runs import names
 from internalize.runs.store import read_jsonl
 from internalize.training.distill import TrainSummary
 from internalize.training.examples import build_example
@@ -57,17 +58,18 @@ def parts(
     fresh = [len(tasks) * config.attempts for tasks in plan]
     steps = [-(-(count + min(round(config.replay * count), earlier)) // config.batch) for count in fresh]
     for number in range(len(plan)):
-        carried = next((file for n in range(number - 1, -1, -1) if (file := _optimizer(folder, n)).exists()), None)
-        yield Round(sum(steps[:number]), sum(steps), carried, _optimizer(folder, number), held)
+        carried = next(
+            (file for n in range(number - 1, -1, -1) if (file := folder / names.round_optimizer(n)).exists()), None
+        )
+        yield Round(sum(steps[:number]), sum(steps), carried, folder / names.round_optimizer(number), held)
 
 
-def clear(folder: Path, number: int | None = None) -> None:
-    """Remove the weights and optimizers of the rounds before `number` that round `number` replaces; None: of all."""
-    if number is not None and not _optimizer(folder, number).exists():
-        return
-    for path in (*folder.glob("optimizer-*.pt"), *folder.glob("round-*/")):
-        if number is None or int(path.stem.rpartition("-")[2]) < number:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def clear(folder: Path, rounds: int) -> None:
+    """Remove the weights and optimizers of the first `rounds` rounds, which a later one has replaced."""
+    for number in range(rounds):
+        (folder / names.round_optimizer(number)).unlink(missing_ok=True)
+        if (weights := folder / names.round_weights(number)).exists():
+            shutil.rmtree(weights)
 
 
 def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> list[DistillExample]:
@@ -80,10 +82,6 @@ def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> li
 def learnt(earlier: Sequence[Path]) -> list[DistillExample]:
     """What earlier iterations were trained on."""
     return [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)]
-
-
-def _optimizer(folder: Path, number: int) -> Path:
-    return folder / f"optimizer-{number}.pt"
 
 
 async def examples_of(

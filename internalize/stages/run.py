@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
@@ -26,13 +26,24 @@ from internalize.evaluation.metrics import eval_result, gathered, iteration_metr
 from internalize.experience.extract.writer import Seen, extract, writer_of
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
-from internalize.experience.redact import REDACTIONS, without_secrets
+from internalize.experience.redact import without_secrets
 from internalize.experience.utility import retire, retired_ids, utilities, without_retired
 from internalize.inference.endpoints import chat_model
 from internalize.interfaces import Environment
-from internalize.records import Checkpoint, DistillExample, EvalResult, PoolEdit, Task, Trajectory
+from internalize.records import (
+    Candidate,
+    Checkpoint,
+    DistillExample,
+    EvalResult,
+    Mode,
+    PoolEdit,
+    Stage,
+    Task,
+    Trajectory,
+)
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
+from internalize.runs import names
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore, read_jsonl, write_json, write_jsonl
 from internalize.training.distill import TrainSummary
@@ -42,9 +53,6 @@ from internalize.training.teachers import Round
 from internalize.training.weights import State
 
 from .refresh import clear, examples_of, learnt, parts, replayed, rounds, together, without_held_out
-
-PLAIN = "rollouts.jsonl"  # episodes on training tasks without experience
-Mode = Literal["internalized", "in_context"]
 
 
 class TrainRecord(BaseModel):
@@ -120,12 +128,12 @@ class Run:
         """What the policy does now, without experience."""
         config = self.config.rollout
         tasks = self._draw(k, 0, config.tasks)
-        return self._play(k, tasks, Injector(), self._label("rollout", k - 1, config.attempts), PLAIN)
+        return self._play(Stage(iteration=k, kind="rollout"), k - 1, tasks, Injector(), config.attempts)
 
     def extract(self, k: int, trajectories: Sequence[Trajectory]) -> ExperiencePool:
         """The pool of the iteration before, edited by what these trajectories and the recent ones teach."""
-        folder = self.store.iteration(k)
-        if not self.store.done(k, "extract"):
+        folder, stage = self.store.iteration(k), Stage(iteration=k, kind="extract")
+        if not self.store.done(stage):
             before = self.pool(k - 1)
             earlier = self._episodes(range(max(1, k - self.config.extract.window + 1), k))
             harmful, barred = self._retired(k, before)
@@ -139,9 +147,9 @@ class Run:
                 lambda done, total: self.report(title, done, total),
             )
             edits = (*harmful, *without_retired(found, barred))
-            write_jsonl(folder / "edits.jsonl", edits)
-            save_pool(before.apply(edits), folder / "pool.json")
-            self.store.mark(k, "extract")
+            write_jsonl(folder / names.EDITS, edits)
+            save_pool(before.apply(edits), folder / names.POOL)
+            self.store.mark(stage)
         return self.pool(k)
 
     def _retired(self, k: int, before: ExperiencePool) -> tuple[tuple[PoolEdit, ...], frozenset[str]]:
@@ -153,18 +161,18 @@ class Run:
         episodes = self._episodes(range(max(1, k - settings.window), k))
         measured = utilities(before.items, episodes, resamples=10_000, seed=self.config.seed, together=True)
         harmful = retire(before, measured)
-        log = [edit for folder in folders for edit in read_jsonl(folder / "edits.jsonl", PoolEdit)]
+        log = [edit for folder in folders for edit in read_jsonl(folder / names.EDITS, PoolEdit)]
         return harmful, retired_ids([*log, *harmful])
 
     def _episodes(self, iterations: Iterable[int]) -> list[Trajectory]:
         """All training episodes of earlier iterations, with and without experience."""
-        folders = [self.store.iteration(n) for n in iterations]
-        files = [file for folder in folders for file in (folder / PLAIN, *sorted(folder.glob("teacher*.jsonl")))]
+        folders = [(n, self.store.iteration(n)) for n in iterations]
+        files = [folder / names.episodes(stage) for n, folder in folders for stage in names.learning(folder, n)]
         return [t for file in files for t in read_jsonl(file, Trajectory)]
 
     def pool(self, k: int) -> ExperiencePool:
         """The pool after iteration `k`; empty for 0."""
-        return load_pool(self.store.iteration(k) / "pool.json") if k else empty(self.config.extract.cap)
+        return load_pool(self.store.iteration(k) / names.POOL) if k else empty(self.config.extract.cap)
 
     def collect(self, k: int, pool: ExperiencePool, number: int = 0) -> list[DistillExample]:
         """Trajectories of one round to learn from (teacher's or student's), filtered, with the teacher's contexts."""
@@ -173,45 +181,44 @@ class Run:
             return []
         injector = self._injector(k, pool)
         playing = injector if config.generator == "teacher" else Injector(pool_version=pool.version)
-        stage, name = (f"collect {number}", f"teacher-{number}.jsonl") if number else ("collect", "teacher.jsonl")
-        label = self._label(stage, k - 1, config.attempts)
-        found = self._play(k, self._rounds(k)[number], playing, label, name)
+        stage = Stage(iteration=k, kind="collect", round=number)
+        found = self._play(stage, k - 1, self._rounds(k)[number], playing, config.attempts)
         kept = weighted(found, config.filter)
         self._rejected = len(found) - len(kept) + (self._rejected if number else 0)
-        kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / REDACTIONS, f"round {number}")
+        kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / names.REDACTIONS, f"round {number}")
         to_be_shown = config.generator == "student" and config.divergence != "sft"
         return asyncio.run(examples_of(kept, self.policy.renderer, injector if to_be_shown else None))
 
     def distill(self, k: int, examples: Sequence[DistillExample]) -> None:
         """Train the policy on the examples (and those of later rounds); its new weights are iter-k/checkpoint."""
-        folder = self.store.iteration(k)
-        if self.store.done(k, "distill"):
-            self.policy.restore(folder / "checkpoint")
+        folder, stage = self.store.iteration(k), Stage(iteration=k, kind="distill")
+        if self.store.done(stage):
+            self.policy.restore(folder / names.WEIGHTS)
             return
         parent = self.policy.checkpoint
         self.report(f"iteration {k}: distil", 0, 1)
         trained, summary = self._learn(k, examples)
-        write_jsonl(folder / "train.jsonl", trained)
+        write_jsonl(folder / names.EXAMPLES, trained)
         kept = summary.model_dump(include=set(TrainRecord.model_fields))
         kept |= {"accepted": len(trained), "rejected": self._rejected}
-        write_json(folder / "train.json", TrainRecord(**kept))
+        write_json(folder / names.TRAINING, TrainRecord(**kept))
         record = Checkpoint(
             id=self.policy.checkpoint,
             parent=parent,
             iteration=k,
             pool_version=self.pool(k).version,
             config_digest=self.config.digest,
-            path=f"iter-{k}/checkpoint",
+            path=f"{names.iteration(k)}/{names.WEIGHTS}",
         )
-        write_json(folder / "checkpoint.json", record)
-        clear(folder)
-        self.store.mark(k, "distill")
+        write_json(folder / names.CHECKPOINT, record)
+        clear(folder, len(self._rounds(k)))
+        self.store.mark(stage)
 
     def _learn(self, k: int, examples: Sequence[DistillExample]) -> tuple[Sequence[DistillExample], TrainSummary]:
         """Train round after round. One that was finished is known by its mark, its weights and its optimizer."""
         folder, plan = self.store.iteration(k), self._rounds(k)
         if len(plan) == 1:
-            return examples, self.train(k, examples, folder / "checkpoint")
+            return examples, self.train(k, examples, folder / names.WEIGHTS)
         examples, held = without_held_out(self.config.distill, plan, examples, self.config.seed * 1000 + k)
         start, seen, summaries = self.policy.weights(), [*examples], []
         earlier = len(learnt(self._learnt(k))) if self.config.distill.replay else 0
@@ -219,15 +226,16 @@ class Run:
             if number:
                 examples = self.collect(k, self.pool(k), number)
                 seen += examples
-            weights = folder / ("checkpoint" if number == len(plan) - 1 else f"round-{number}")
-            if not self.store.done(k, f"round {number}"):
-                summary = self.train(k, examples, weights, number, start, part)
-                write_json(folder / f"round-{number}.json", summary)
-                self.store.mark(k, f"round {number}")
+            weights = folder / (names.WEIGHTS if number == len(plan) - 1 else names.round_weights(number))
+            kept, stage = folder / names.round_summary(number), Stage(iteration=k, kind="round", round=number)
+            if not self.store.done(stage):
+                write_json(kept, self.train(k, examples, weights, number, start, part))
+                self.store.mark(stage)
             elif weights.exists():
                 self.policy.restore(weights)
-            clear(folder, number)
-            summaries.append(TrainSummary.model_validate_json((folder / f"round-{number}.json").read_bytes()))
+            if (folder / names.round_optimizer(number)).exists():  # a round without examples leaves none
+                clear(folder, number)
+            summaries.append(TrainSummary.model_validate_json(kept.read_bytes()))
         return seen, together(summaries)
 
     def train(
@@ -255,7 +263,7 @@ class Run:
 
     def _learnt(self, k: int) -> list[Path]:
         """Files of what the iterations before `k` were trained on."""
-        return [self.store.iteration(n) / "train.jsonl" for n in range(1, k)]
+        return [self.store.iteration(n) / names.EXAMPLES for n in range(1, k)]
 
     def evaluate(
         self,
@@ -264,45 +272,44 @@ class Run:
         modes: Sequence[Mode],
         pool: ExperiencePool,
         folder: int,
-        candidate: str = "",
+        candidate: Candidate = 1,
     ) -> None:
         """Measure the policy of iteration `k` on every suite in every mode; results go to iter-`folder`.
 
-        `candidate` is " second" for one that takes the place of a candidate measured before.
+        Those of candidate 2 take the place of those of candidate 1.
         """
         for suite in suites:
             for mode in modes:
-                stage = f"evaluate {suite} {mode} {k}{candidate}"
-                if not self.store.done(folder, stage):
-                    self._measure(k, suite, mode, pool, folder, candidate)
-                    self.store.mark(folder, stage)
+                stage = Stage(iteration=folder, kind="evaluate", suite=suite, mode=mode, policy=k, candidate=candidate)
+                if not self.store.done(stage):
+                    self._measure(stage, suite, mode, pool)
+                    self.store.mark(stage)
         self._write_metrics()
 
-    def _measure(self, k: int, suite: str, mode: Mode, pool: ExperiencePool, folder: int, candidate: str) -> None:
-        injector = self._injector(folder, pool) if mode == "in_context" else Injector()
-        name = f"episodes-{suite}-{mode.replace('_', '-')}-{k}{candidate.replace(' ', '-')}.jsonl"
-        tasks, attempts = self.plan.suites[suite], self.config.evaluate.attempts
-        label = self._label(f"evaluate {suite} {mode}{candidate}", k, attempts)
-        env = self.plan.others.get(suite, self.env)
-        found = self._play(folder, tasks, injector, label, name, env)
-        if (suite, mode) == (self.config.evaluate.split, "internalized") and self.config.evaluate.drift:
-            moved = self.policy.drift(found[: self.config.evaluate.drift], k)
-            write_json(self.store.iteration(folder) / "drift.json", moved)
+    def _measure(self, stage: Stage, suite: str, mode: Mode, pool: ExperiencePool) -> None:
+        folder, k, settings = self.store.iteration(stage.iteration), stage.policy, self.config.evaluate
+        injector = self._injector(stage.iteration, pool) if mode == "in_context" else Injector()
+        tasks, env = self.plan.suites[suite], self.plan.others.get(suite, self.env)
+        playing = stage.model_copy(update={"kind": "episodes"})
+        found = self._play(playing, k, tasks, injector, settings.attempts, env)
+        if (suite, mode) == (settings.split, "internalized") and settings.drift:
+            write_json(folder / names.DRIFT, self.policy.drift(found[: settings.drift], k))
         results = [eval_result(t, suite, mode, env) for t in found]
-        path = self.store.iteration(folder) / "evaluations.jsonl"
+        path = folder / names.EVALUATIONS
         held = read_jsonl(path, EvalResult) if path.exists() else []
         other = [r for r in held if (r.suite, r.mode, r.iteration) != (suite, mode, k)]
         write_jsonl(path, [*other, *results])
 
     def results(self) -> list[EvalResult]:
         """Every evaluation result so far."""
-        paths = [self.store.path / f"iter-{k}" / "evaluations.jsonl" for k in range(self.config.iterations + 1)]
+        folders = names.iterations(self.store.path, self.config.iterations).values()
+        paths = [folder / names.EVALUATIONS for folder in folders]
         return list(gathered(read_jsonl(path, EvalResult) for path in paths if path.exists()))
 
     def kept(self, k: int) -> int:
         """The last iteration up to `k` whose checkpoint the gate kept; 0 = the starter."""
         for number in range(k, 0, -1):
-            path = self.store.path / f"iter-{number}" / "gate.json"
+            path = self.store.path / names.iteration(number) / names.GATE
             if Decision.model_validate_json(path.read_bytes()).promote:
                 return number
         return 0
@@ -312,7 +319,7 @@ class Run:
         if not k:
             self.policy.restore(None)
             return
-        record = Checkpoint.model_validate_json((self.store.path / f"iter-{k}" / "checkpoint.json").read_bytes())
+        record = Checkpoint.model_validate_json((self.store.iteration(k) / names.CHECKPOINT).read_bytes())
         self.policy.restore(self.store.path / record.path)
 
     # -- shared ---------------------------------------------------------------------------------------------------
@@ -331,26 +338,25 @@ class Run:
         return rounds(config, self._draw(k, self.config.rollout.tasks, config.tasks))
 
     def _injector(self, folder: int, pool: ExperiencePool) -> Injector:
-        selector = self.policy.selector(self.store.iteration(folder) / "selections.jsonl")
+        selector = self.policy.selector(self.store.iteration(folder) / names.SELECTIONS)
         return Injector.over(pool, self.config.inject, selector)
-
-    def _label(self, stage: str, iteration: int, attempts: int) -> Label:
-        return Label(stage, iteration, self.config.seed, self.policy.checkpoint, attempts)
 
     def _play(
         self,
-        folder: int,
+        stage: Stage,
+        policy: int,
         tasks: Sequence[Task],
         injector: Injector,
-        label: Label,
-        name: str,
+        attempts: int,
         env: Environment | None = None,
     ) -> list[Trajectory]:
-        path = self.store.iteration(folder) / name
-        if self.store.done(folder, name):
+        """The episodes of a stage, played by the policy after `policy` updates."""
+        path = self.store.iteration(stage.iteration) / names.episodes(stage)
+        if self.store.done(stage):
             return read_jsonl(path, Trajectory)
-        title = f"iteration {folder}: {label.stage}"
-        self.report(title, 0, len(tasks) * label.attempts)
+        label = Label(_said(stage), policy, self.config.seed, self.policy.checkpoint, attempts)
+        title = f"iteration {stage.iteration}: {label.stage}"
+        self.report(title, 0, len(tasks) * attempts)
         found = asyncio.run(
             rollout(
                 tasks,
@@ -362,13 +368,20 @@ class Run:
                 progress=lambda done, total: self.report(title, done, total),
             )
         )
-        self.store.mark(folder, name)
+        self.store.mark(stage)
         return found
 
     def _write_metrics(self) -> None:
         results = self.results()
         lines = iteration_metrics(results, (), self.config.evaluate.resamples, self.config.seed)
-        write_jsonl(self.store.path / "metrics.jsonl", lines)
+        write_jsonl(self.store.path / names.METRICS, lines)
+
+
+def _said(stage: Stage) -> str:
+    """A stage of episodes in words. Ids and seeds of episodes are made from them: changed, every run would differ."""
+    if stage.kind == "episodes":
+        return f"evaluate {stage.suite} {stage.mode}{' second' if stage.candidate == 2 else ''}"
+    return f"{stage.kind} {stage.round}" if stage.round else stage.kind
 
 
 def require_disjoint(training: Sequence[Task], measured: Sequence[Task]) -> None:

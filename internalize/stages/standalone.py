@@ -21,12 +21,13 @@ from internalize.evaluation.metrics import SuiteMetrics, eval_result, suite_metr
 from internalize.experience.extract.writer import Seen, extract, writer_of
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
-from internalize.experience.redact import REDACTIONS, without_secrets
+from internalize.experience.redact import without_secrets
 from internalize.inference.endpoints import chat_model
 from internalize.interfaces import ChatModel
 from internalize.records import Checkpoint, DistillExample, Task, Trajectory, content_hash
 from internalize.rollout.episode import Label, episode_id
 from internalize.rollout.local import rollout as roll_out
+from internalize.runs import names
 from internalize.runs.progress import Report
 from internalize.runs.store import read_jsonl, recover, write_json, write_jsonl
 from internalize.training.examples import weighted
@@ -68,7 +69,7 @@ def play(config: Config, amount: Amount, out: Path, given: Given, report: Report
         raise TaskError(f"{env.name}: the split {amount.split!r} holds no tasks")
     pool = load_pool(given.pool) if given.pool else None
     policy = _policy(config, given.checkpoint)
-    chosen = out.with_suffix(".selections.jsonl")
+    chosen = out.with_suffix(f".{names.SELECTIONS}")
     injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else Injector()
     stage = f"{amount.split} {injector.pool_version} {policy.checkpoint} {_setting(config, injector)}"
     label = Label(stage, 0, config.seed, policy.checkpoint, amount.attempts)
@@ -135,7 +136,7 @@ def extract_file(
         lambda done, of: report("extract: tasks", done, of),
     )
     after = before.apply(edits)
-    write_jsonl(out.with_suffix(".edits.jsonl"), edits)
+    write_jsonl(out.with_suffix(f".{names.EDITS}"), edits)
     save_pool(after, out)
     return before, after
 
@@ -169,12 +170,12 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     pool = load_pool(given.pool) if given.pool else None
     found = read_jsonl(trajectories, Trajectory)
     kept = _lessons(config, trajectories, found, pool)
-    kept = without_secrets(kept, config.redact, out.with_suffix(f".{REDACTIONS}"), "train")
+    kept = without_secrets(kept, config.redact, out.with_suffix(f".{names.REDACTIONS}"), "train")
     policy = _policy(config, given.checkpoint)
     from .refresh import examples_of  # noqa: PLC0415 - it needs the learning half
     from .run import TrainRecord  # noqa: PLC0415
 
-    chosen = out.with_suffix(".selections.jsonl")
+    chosen = out.with_suffix(f".{names.SELECTIONS}")
     injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else None
     examples = _short_enough(config, trajectories, asyncio.run(examples_of(kept, policy.renderer, injector)))
     parent = policy.checkpoint
@@ -183,7 +184,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     )
     noted = summary.model_dump(include=set(TrainRecord.model_fields)) | {"rejected": len(found) - len(examples)}
     named = {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else ""}
-    write_json(out / "train.json", TrainRecord(**noted, **named))
+    write_json(out / names.TRAINING, TrainRecord(**noted, **named))
     record = Checkpoint(
         id=policy.checkpoint,
         parent=parent,
@@ -192,7 +193,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
         config_digest=config.digest,
         path="",
     )
-    write_json(out / "checkpoint.json", record)
+    write_json(out / names.CHECKPOINT, record)
     return summary
 
 

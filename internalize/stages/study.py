@@ -41,13 +41,15 @@ from internalize.errors import (
     UserError,
     first_line,
 )
-from internalize.records import EvalResult, Record, content_hash
-from internalize.runs.store import RunStore, StageMark, first_problem, read_jsonl, read_marks, write_json, write_jsonl
+from internalize.records import EvalResult, Record, Stage, content_hash
+from internalize.runs import names
+from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, read_marks, write_json, write_jsonl
 
 Override = dict[str, JsonValue]
 Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
 Note = Callable[[str], None]  # takes one sentence for the user
-ROLLOUTS, EVALUATIONS, DRIFT = "rollouts.jsonl", "evaluations.jsonl", "drift.json"
+FIRST_ROLLOUTS = Stage(iteration=1, kind="rollout")
+STUDY = "study.json"
 
 
 class Member(Record):
@@ -221,7 +223,7 @@ def _ending(out: Path, total: int, stops: Sequence[Stop]) -> InternalizeError:
 
 
 def _begin(out: Path, manifest: Manifest) -> None:
-    file = out / "study.json"
+    file = out / STUDY
     if file.exists() and Manifest.model_validate_json(file.read_bytes()) != manifest:
         raise ConfigError(f"{out}: was begun with another study file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -246,7 +248,7 @@ def shared_key(config: Config) -> str:
 
 def prepare(config: Config, folder: Path, others: Sequence[tuple[Config, Path]]) -> None:
     """Give a new run what another run with the same starter has played already."""
-    if (folder / "run.json").exists():
+    if (folder / RUN).exists():
         return
     key = shared_key(config)
     donor = next((path for other, path in others if shared_key(other) == key and _has_rollouts(path)), None)
@@ -254,27 +256,28 @@ def prepare(config: Config, folder: Path, others: Sequence[tuple[Config, Path]])
         return
     with RunStore.create(folder, config) as store:
         for mark in read_marks(donor):
-            if _is_shared(mark):
-                _copy(donor / f"iter-{mark.iteration}", store.iteration(mark.iteration), mark.stage)
-                store.mark(mark.iteration, mark.stage)
+            if _is_shared(mark.stage):
+                k = mark.stage.iteration
+                _copy(donor / names.iteration(k), store.iteration(k), mark.stage)
+                store.mark(mark.stage)
 
 
 def _has_rollouts(path: Path) -> bool:
-    return any((mark.iteration, mark.stage) == (1, ROLLOUTS) for mark in read_marks(path))
+    return any(mark.stage == FIRST_ROLLOUTS for mark in read_marks(path))
 
 
-def _is_shared(mark: StageMark) -> bool:
+def _is_shared(stage: Stage) -> bool:
     """The starter without experience, and its first rollouts; what was played with a pool is a cell's own."""
-    plain = "in_context" not in mark.stage and "in-context" not in mark.stage
-    return (mark.iteration == 0 and plain) or (mark.iteration, mark.stage) == (1, ROLLOUTS)
+    measures = stage.kind in {"episodes", "evaluate"} and stage.mode == "internalized"
+    return (stage.iteration == 0 and measures) or stage == FIRST_ROLLOUTS
 
 
-def _copy(source: Path, target: Path, stage: str) -> None:
+def _copy(source: Path, target: Path, stage: Stage) -> None:
     """The file that a stage wrote: episodes under their own name, results and drift of the starter beside them."""
-    if (source / stage).is_file():
-        shutil.copyfile(source / stage, target / stage)
-    else:
-        results = read_jsonl(source / EVALUATIONS, EvalResult)
-        write_jsonl(target / EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
-        if (source / DRIFT).is_file():  # the starter's, against which later ones are measured
-            shutil.copyfile(source / DRIFT, target / DRIFT)
+    if stage.kind != "evaluate":
+        shutil.copyfile(source / names.episodes(stage), target / names.episodes(stage))
+        return
+    results = read_jsonl(source / names.EVALUATIONS, EvalResult)
+    write_jsonl(target / names.EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
+    if (source / names.DRIFT).is_file():  # the starter's, against which later ones are measured
+        shutil.copyfile(source / names.DRIFT, target / names.DRIFT)

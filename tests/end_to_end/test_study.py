@@ -11,7 +11,7 @@ from internalize.environments import registry
 from internalize.errors import Busy, ConfigError, Incomplete, InfrastructureError, InternalizeError, UserError
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.stats import Interval
-from internalize.records import EvalResult
+from internalize.records import EvalResult, Stage
 from internalize.report import study_html, study_page
 from internalize.report.comparison import Comparison, Versus, compare
 from internalize.report.publish import write as write_report
@@ -81,8 +81,8 @@ def test_a_study_runs_shares_what_is_the_same_and_is_compared(grid: Path, tmp_pa
     played: list[str] = []
 
     def watched(config: Config, folder: Path) -> None:
-        marks = {(m.iteration, m.stage) for m in read_marks(folder)}
-        played.append("shared" if (1, "rollouts.jsonl") in marks else "own")
+        done = {mark.stage for mark in read_marks(folder)}
+        played.append("shared" if Stage(iteration=1, kind="rollout") in done else "own")
         play(config, folder)
 
     manifest = study(grid, out, watched)

@@ -12,8 +12,19 @@ from pathlib import Path
 
 from internalize.config.schema import Config
 from internalize.evaluation.metrics import SuiteMetrics, iteration_metrics
-from internalize.records import Action, EvalResult, Experience, Injection, Message, Record, Step, Trajectory
-from internalize.runs.store import RunInfo, StageMark, write_json, write_jsonl
+from internalize.records import (
+    Action,
+    EvalResult,
+    Experience,
+    Injection,
+    Message,
+    Record,
+    Stage,
+    StageMark,
+    Step,
+    Trajectory,
+)
+from internalize.runs.store import RunInfo, write_json, write_jsonl
 
 TASKS = 40
 SOLVED = {
@@ -101,9 +112,9 @@ def make_run(path: Path, iterations: int = 2, *, items: Sequence[Experience] = R
         if k:
             _write_iteration(folder, k, items, text)
     write_jsonl(path / "metrics.jsonl", lines)
-    took = {"rollouts.jsonl": 10.0, "extract": 1.0, "teacher.jsonl": 5.0, "distill": 198.0, "evaluate dev": 30.0}
-    marks = [(k, stage, seconds) for k in range(1, iterations + 1) for stage, seconds in took.items()]
-    noted = [StageMark(iteration=k, stage=stage, seconds=s, memory=3 << 29) for k, stage, s in marks]
+    took = {"rollout": 10.0, "extract": 1.0, "collect": 5.0, "distill": 198.0, "evaluate": 30.0}
+    marks = [(Stage(iteration=k, kind=kind), took[kind]) for k in range(1, iterations + 1) for kind in took]
+    noted = [StageMark(stage=stage, seconds=s, memory=3 << 29) for stage, s in marks]
     write_jsonl(path / "progress.jsonl", noted)
     return path
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from internalize.config.schema import RedactConfig, load_config
 from internalize.errors import ConfigError
-from internalize.experience.redact import REDACTIONS, RedactionCount, Redactions, Redactor, note, without_secrets
+from internalize.experience.redact import RedactionCount, Redactions, Redactor, note, without_secrets
 from internalize.records import Action, Injection, Message, Step, ToolCall, Trajectory
+from internalize.runs.names import REDACTIONS
 
 REDACTOR = Redactor.of(RedactConfig(patterns=(r"ACME-\d+",)))
 SECRETS = {

@@ -9,14 +9,15 @@ from internalize.errors import DataError, UserError
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import SuiteMetrics
 from internalize.evaluation.stats import Interval
-from internalize.experience.redact import REDACTIONS, RedactionCount, note
-from internalize.records import Action
+from internalize.experience.redact import RedactionCount, note
+from internalize.records import Action, Stage, StageMark
 from internalize.report import figure, html, markdown, terminal
 from internalize.report.headline import summary
 from internalize.report.run_report import RunReport, load
 from internalize.report.samples import LEARNED, SAME, UNLEARNED
 from internalize.report.spent import spent
-from internalize.runs.store import RunInfo, StageMark, append_jsonl, read_jsonl, write_json, write_jsonl
+from internalize.runs.names import REDACTIONS
+from internalize.runs.store import RunInfo, append_jsonl, read_jsonl, write_json, write_jsonl
 from tests.unit.report_run import NASTY, PoolFile, TrainFile, item, make_run, result, trajectory
 
 
@@ -326,10 +327,10 @@ def test_names_of_single_tasks_count_as_leaks(run):
 
 
 def test_time_is_counted_by_kind_of_stage():
-    stages = {"rollouts.jsonl": 1.0, "teacher-2.jsonl": 2.0, "extract": 4.0, "round 1": 8.0, "distill": 16.0,
-              "episodes-dev-internalized-1.jsonl": 32.0, "evaluate dev in_context 1": 64.0, "gate": 128.0}  # fmt: skip
-    marks = [StageMark(iteration=1, stage=stage, seconds=s, memory=int(s)) for stage, s in stages.items()]
-    found = spent([*marks, StageMark(iteration=2, stage="extract")])
+    kinds = ("rollout", "collect", "extract", "round", "distill", "episodes", "evaluate", "gate")
+    took = [(kind, float(1 << place)) for place, kind in enumerate(kinds)]
+    marks = [StageMark(stage=Stage(iteration=1, kind=kind), seconds=s, memory=int(s)) for kind, s in took]
+    found = spent([*marks, StageMark(stage=Stage(iteration=2, kind="extract"))])
     assert found.keys() == {1}  # of the other nothing was noted
     assert found[1].seconds == {"rollouts": 3.0, "extraction": 4.0, "training": 24.0, "evaluation": 224.0}
     assert found[1].memory == 128

@@ -8,21 +8,31 @@ import pytest
 
 from internalize.config.schema import Config, load_config
 from internalize.errors import ConfigError, DataError, UserError
-from internalize.records import EvalResult
+from internalize.records import EvalResult, Record, Stage
+from internalize.runs import names
 from internalize.runs.store import (
     RunStore,
-    StageMark,
     append_jsonl,
     read_jsonl,
+    read_marks,
     read_run,
     recover,
     write_atomic,
     write_jsonl,
 )
 
+ROLLOUT = Stage(iteration=0, kind="rollout")
 
-def marks(*stages: str) -> list[StageMark]:
-    return [StageMark(iteration=0, stage=stage) for stage in stages]
+
+class Note(Record):
+    """Any record with some text."""
+
+    iteration: int
+    stage: str
+
+
+def marks(*stages: str) -> list[Note]:
+    return [Note(iteration=0, stage=stage) for stage in stages]
 
 
 def test_records_come_back(tmp_path: Path) -> None:
@@ -31,7 +41,7 @@ def test_records_come_back(tmp_path: Path) -> None:
     append_jsonl(path, records[:1])
     append_jsonl(path, [])
     append_jsonl(path, records[1:])
-    assert read_jsonl(path, StageMark) == records
+    assert read_jsonl(path, Note) == records
     assert path.read_bytes().count(b"\n") == 3
 
 
@@ -52,7 +62,7 @@ def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, line: bytes, messag
     path.write_bytes(whole + line + b"\n" + whole)
     assert recover(path) == 0, "only a torn tail is cut off; a bad line in the middle is corruption"
     with pytest.raises(DataError, match=rf"x\.jsonl, {message}") as caught:
-        read_jsonl(path, StageMark)
+        read_jsonl(path, Note)
     assert "\n" not in str(caught.value)
 
 
@@ -62,12 +72,12 @@ def test_a_torn_tail_is_an_error_until_recovered(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"iteration": 0, "st')
     with pytest.raises(DataError, match=r"x\.jsonl, line 2"):
-        read_jsonl(path, StageMark)
+        read_jsonl(path, Note)
     with pytest.raises(DataError, match="torn"):
         append_jsonl(path, marks("b"))
     assert recover(path) == 20
     append_jsonl(path, marks("b"))
-    assert read_jsonl(path, StageMark) == marks("a", "b")
+    assert read_jsonl(path, Note) == marks("a", "b")
 
 
 @pytest.mark.parametrize("size", [1, 65_535, 65_536, 200_000])
@@ -84,7 +94,7 @@ def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path)
     result = {"suite": "dev", "mode": "internalized", "iteration": 0, "checkpoint": "c", "pool_version": None}
     broken = EvalResult.model_validate({**result, "task_id": "t", "success": 1.0, "nll": math.nan})
     path = tmp_path / "x.jsonl"
-    for record in (broken, StageMark(iteration=0, stage="x").model_copy(update={"stage": "\ud800"})):
+    for record in (broken, Note(iteration=0, stage="x").model_copy(update={"stage": "\ud800"})):
         with pytest.raises(DataError, match=r"x\.jsonl: a \w+ cannot be written as JSON"):
             append_jsonl(path, [*marks("a"), record])
     assert not path.exists()
@@ -100,22 +110,66 @@ def test_write_atomic_replaces_all_or_nothing(tmp_path: Path) -> None:
         write_atomic(tmp_path / "folder", "x")
     assert path.read_text() == "old"
     write_jsonl(path, marks("a"))
-    assert read_jsonl(path, StageMark) == marks("a")
+    assert read_jsonl(path, Note) == marks("a")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["folder", "report.md"], "no temporary is left"
 
 
 def test_a_run_remembers_config_versions_and_marks(tmp_path: Path) -> None:
     config = load_config(None, ["seed=7"])
     with RunStore.create(tmp_path / "new" / "run", config) as store:
-        store.mark(0, "rollout")
-        store.mark(0, "rollout")
+        store.mark(ROLLOUT)
+        store.mark(ROLLOUT)
         assert store.iteration(2).is_dir()
     with RunStore.open(tmp_path / "new" / "run", None) as store:
         assert Config.model_validate(store.info.config) == config
         assert (store.info.seed, store.info.digest) == (7, config.digest)
         assert {"python", "pydantic"} & set(store.info.versions) == {"python"}
-        assert (store.done(0, "rollout"), store.done(0, "extract"), store.done(1, "rollout")) == (True, False, False)
-        assert len(read_jsonl(store.path / "progress.jsonl", StageMark)) == 1
+        others = (Stage(iteration=0, kind="extract"), Stage(iteration=1, kind="rollout"))
+        assert [store.done(stage) for stage in (ROLLOUT, *others)] == [True, False, False]
+        (mark,) = read_marks(store.path)
+        assert mark.stage == ROLLOUT
+
+
+def test_the_marks_of_version_1_are_read_as_stages(tmp_path: Path) -> None:
+    texts = [
+        "rollouts.jsonl", "extract", "teacher.jsonl", "teacher-2.jsonl", "round 1", "distill",
+        "episodes-a-in-context-b-in-context-3.jsonl", "evaluate a b in_context 3 second", "second", "gate", "warned",
+    ]  # fmt: skip
+    shown = {"suite": "a-in-context-b", "mode": "in_context", "policy": 3}
+    with RunStore.create(tmp_path, Config()) as store:
+        append_jsonl(tmp_path / "progress.jsonl", [Note(iteration=4, stage=text) for text in texts])
+        store.mark(ROLLOUT)
+    expected = [
+        {"kind": "rollout"}, {"kind": "extract"}, {"kind": "collect"}, {"kind": "collect", "round": 2},
+        {"kind": "round", "round": 1}, {"kind": "distill"}, {"kind": "episodes", **shown},
+        {"kind": "evaluate", **shown, "suite": "a b", "candidate": 2}, {"kind": "second"}, {"kind": "gate"},
+    ]  # fmt: skip
+    read = [mark.stage for mark in read_marks(tmp_path)]
+    assert read == [*(Stage.model_validate({"iteration": 4, **fields}) for fields in expected), ROLLOUT]
+    with RunStore.open(tmp_path, None) as store:
+        assert store.done(Stage(iteration=4, kind="round", round=1))
+
+
+def test_a_run_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, Config()).close()
+    stored = json.loads((tmp_path / "run.json").read_text())
+    assert stored["version"] == 2
+    (tmp_path / "run.json").write_text(json.dumps(stored | {"version": 3}))
+    with pytest.raises(UserError, match="version 3"):
+        RunStore.open(tmp_path, None)
+    del stored["version"]
+    (tmp_path / "run.json").write_text(json.dumps(stored))
+    assert read_run(tmp_path).version == 1
+
+
+def test_a_stage_has_one_file_name_and_no_two_share_one(tmp_path: Path) -> None:
+    shown = Stage(iteration=2, kind="episodes", suite="dev", mode="in_context", policy=1, candidate=2)
+    assert names.episodes(shown) == "episodes-dev-in-context-1-second.jsonl"
+    plain = shown.model_copy(update={"mode": "internalized"})
+    for stage in (shown, plain, Stage(iteration=2, kind="collect"), Stage(iteration=2, kind="collect", round=1)):
+        (tmp_path / names.episodes(stage)).touch()
+    assert names.measuring(tmp_path, 2, ("dev", "test")) == [shown, plain]
+    assert [stage.round for stage in names.learning(tmp_path, 2)] == [0, 1]
 
 
 def test_an_existing_run_needs_resume(tmp_path: Path) -> None:
@@ -166,7 +220,7 @@ def test_what_a_kill_left_is_cleaned_up(tmp_path: Path) -> None:
         file.write(b'{"iter')
     (rollouts.parent / ".pool.json.9.tmp").write_text("{")
     RunStore.open(tmp_path, None).close()
-    assert read_jsonl(rollouts, StageMark) == marks("a")
+    assert read_jsonl(rollouts, Note) == marks("a")
     assert [entry.name for entry in rollouts.parent.iterdir()] == ["rollouts.jsonl"]
 
 

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from internalize.config.schema import Config, ExtractConfig
 from internalize.experience.pool import ExperiencePool
-from internalize.experience.redact import REDACTIONS, RedactionCount, Redactor, note
+from internalize.experience.redact import RedactionCount, Redactor, note
 from internalize.interfaces import ChatModel
 from internalize.records import PoolEdit, Trajectory
+from internalize.runs import names
 
 from .contrast import contrast
 from .llm import write
@@ -43,7 +44,7 @@ def extract(
     """
     settings, redactor = config.extract, Redactor.of(config.redact)
     now, counts = redactor.trajectories(seen.trajectories)
-    note(folder / REDACTIONS, "extract", RedactionCount(removed=dict(counts)))
+    note(folder / names.REDACTIONS, "extract", RedactionCount(removed=dict(counts)))
     if settings.source == "contrast":
         earlier, _ = redactor.trajectories(seen.earlier)
         return contrast([*earlier, *now], seen.pool, settings, seen.iteration)
@@ -55,7 +56,7 @@ def extract(
             fitted(config),
             chat(),
             seen.iteration,
-            ledger=folder / "extraction.jsonl",
+            ledger=folder / names.EXTRACTION,
             barred=seen.barred,
             progress=progress,
         )
