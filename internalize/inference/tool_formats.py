@@ -93,7 +93,7 @@ def _bracket_form(tool: ToolSpec) -> str:
     only = schema.only_argument(own)
     if only and only in schema.required(own):
         return f"{tool.name}[{only}]"
-    return f"{tool.name}[{schema.shape(own) if schema.properties(own) else ''}]"
+    return f"{tool.name}[{schema.shape(own)}]"
 
 
 def _schema_of(name: str, tools: Sequence[ToolSpec]) -> schema.Schema | None:
@@ -121,22 +121,25 @@ def _called(own: schema.Schema, rest: str) -> str | None:
     balanced = [held for held in ends if held.count("[") == held.count("]")]
     tries = itertools.chain(
         (_fitting(own, _json_object(held) if held.strip() else {}) for held in ends),
-        (_fitting(own, _alone(own, held)) for held in [*balanced, *reversed(ends)]),
+        (_fitting(own, alone) for held in [*balanced, *reversed(ends)] for alone in _alone(own, held)),
     )
     return next((found for found in tries if found is not None), None)
 
 
 def _fitting(own: schema.Schema, arguments: dict[str, Any] | None) -> str | None:
-    fits = arguments is not None and schema.fits(own, arguments)
-    return json.dumps(arguments, ensure_ascii=False) if fits else None
+    if arguments is None or schema.problem(own, arguments):
+        return None
+    return json.dumps(arguments, ensure_ascii=False)
 
 
-def _alone(own: schema.Schema, held: str) -> dict[str, Any] | None:
-    """The arguments if `held` is the value of the only one."""
+def _alone(own: schema.Schema, held: str) -> list[dict[str, Any]]:
+    """The arguments if `held` is the value of the only one: a text, else a JSON value or, where none fits, a text."""
     only = schema.only_argument(own)
     if only is None or not (held.strip() or schema.takes_text(own)):
-        return None
-    return {only: held.strip("\n") if schema.takes_text(own) else _json_value(held.strip())}
+        return []
+    if schema.takes_text(own):
+        return [{only: held.strip("\n")}]
+    return [{only: _json_value(held.strip())}, {only: held.strip()}]
 
 
 class JsonProtocol:
@@ -173,8 +176,8 @@ class JsonProtocol:
             own = known[name].parameters
             if own is None:
                 return Action(name=name, argument=_argument_text(arguments, known[name].argument))
-            if schema.fits(own, arguments):
-                return Action(name=name, argument=json.dumps(arguments, ensure_ascii=False))
+            if (found := _fitting(own, arguments)) is not None:
+                return Action(name=name, argument=found)
         return None
 
 

@@ -1,36 +1,135 @@
-"""The JSON schema of a tool's arguments: read compactly by a policy, checked before a call counts as an action.
+"""The JSON schema of a tool's arguments: printed compactly for a policy, and checked before a call counts as an action.
 
-Left out: types, ranges and patterns of values (the environment's answer to a wrong value teaches more than
-"unknown action"). What must not change: a call with a missing or an unknown argument is no action.
+A schema may come from a foreign server: it is never trusted to be well formed, and a reference in it is never fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 Schema = Mapping[str, Any]
 _DEEPEST = 4  # levels of nested objects and references that are spelled out
+_LONGEST = 200  # characters of a reason
+_NAMING = frozenset({"properties", "$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas"})  # may name arguments
+
+
+def problem(schema: Schema, arguments: Mapping[str, Any]) -> str | None:
+    """Why `arguments` do not fit the schema, in one sentence; None if they do.
+
+    This is JSON Schema (2020-12 unless `$schema` says otherwise), except that arguments which the schema does not name
+    are refused unless it allows them explicitly or names none at all. A schema that cannot be applied refuses nothing:
+    then the tool itself has to judge.
+    """
+    from jsonschema.exceptions import SchemaError, best_match  # noqa: PLC0415 - a quarter of a second to import
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415
+
+    try:
+        for validator in _validators(json.dumps(schema)):
+            if error := best_match(validator.iter_errors(arguments)):
+                return _sentence(error)
+    except (SchemaError, Unresolvable, RecursionError, ValueError, ArithmeticError):
+        return None
+    return None
+
+
+def defect(schema: Schema) -> str | None:
+    """Why calls cannot be checked, or not fully, against this schema; None for a sound one."""
+    from jsonschema.exceptions import SchemaError  # noqa: PLC0415
+    from jsonschema_specifications import REGISTRY  # noqa: PLC0415
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415
+    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
+
+    resolver = REGISTRY.with_resource("", DRAFT202012.create_resource(schema)).resolver()
+    reference = ""
+    try:
+        (own, *_) = _validators(json.dumps(schema))
+        for reference in _references(schema):
+            resolver.lookup(reference)
+        own.is_valid({})
+    except SchemaError as error:
+        return _sentence(error)
+    except Unresolvable:
+        return f"the reference {reference[:_LONGEST]!r} leads nowhere"
+    except RecursionError:
+        return "a reference leads back to itself"
+    return None
+
+
+@lru_cache(maxsize=512)
+def _validators(text: str) -> tuple[Any, ...]:
+    """The validator of a schema, then one that refuses what the first did not name. Raises SchemaError."""
+    from jsonschema import Draft202012Validator, validators  # noqa: PLC0415
+    from jsonschema_specifications import REGISTRY  # noqa: PLC0415
+
+    schema = json.loads(text)
+    dialect = schema.get("$schema")
+    kind = validators.validator_for({"$schema": dialect} if isinstance(dialect, str) else {}, Draft202012Validator)
+    kind.check_schema(schema)
+    own = kind(schema, registry=REGISTRY)  # the default registry would fetch what it does not hold
+    if not _NAMING & schema.keys():
+        return (own,)
+    keyword = "unevaluatedProperties"
+    closed = validators.extend(kind, {keyword: Draft202012Validator.VALIDATORS[keyword]})
+    return (own, closed({keyword: False, **schema}, registry=REGISTRY))
+
+
+def _sentence(error: Any) -> str:
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    words = " ".join(error.message.replace("Unevaluated properties", "Additional properties").split())
+    text = f"{where.removeprefix('.')}: {words}" if where else words
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2  # the value stands first, what is wrong with it last
+    return f"{text[:half]} ... {text[5 - half :]}"
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if isinstance(reference := value.get("$ref"), str):
+            yield reference
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _references(inner)
 
 
 def properties(schema: Schema) -> dict[str, Any]:
-    """The arguments by name."""
-    found = schema.get("properties")
-    return dict(found) if isinstance(found, Mapping) else {}
+    """The arguments by name, those of referenced and combined schemas too."""
+    return _named(schema, schema)
 
 
 def required(schema: Schema) -> frozenset[str]:
     """Names of the arguments that a call must have."""
-    found = schema.get("required")
-    return frozenset(str(name) for name in found) if isinstance(found, list | tuple) else frozenset()
+    return _needed(schema, schema)
 
 
-def fits(schema: Schema, arguments: Mapping[str, Any]) -> bool:
-    """Whether no required argument is missing and none is unknown (unless the schema allows further ones)."""
-    further = schema.get("additionalProperties")
-    known = properties(schema)
-    open_ended = further is True or (isinstance(further, Mapping) and bool(further))
-    return required(schema) <= arguments.keys() and (open_ended or arguments.keys() <= known.keys())
+def _named(schema: Schema, root: Schema) -> dict[str, Any]:
+    parts = _parts(schema, root, ("allOf", "anyOf", "oneOf"))
+    return dict(pair for part in parts for pair in _mapping(part.get("properties")).items())
+
+
+def _needed(schema: Schema, root: Schema) -> frozenset[str]:
+    found = [part.get("required") for part in _parts(schema, root, ("allOf",))]
+    return frozenset(str(name) for names in found if isinstance(names, list | tuple) for name in names)
+
+
+def _parts(schema: Any, root: Schema, combining: Sequence[str], depth: int = _DEEPEST) -> Iterator[Schema]:
+    """The schema itself, what it refers to, and what it is combined of by the keywords `combining`."""
+    if not isinstance(schema, Mapping) or depth < 0:
+        return
+    yield schema
+    inner = [_resolved(str(schema["$ref"]), root)] if "$ref" in schema else []
+    for keyword in combining:
+        inner += found if isinstance(found := schema.get(keyword), list) else []
+    for part in inner:
+        yield from _parts(part, root, combining, depth - 1)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def only_argument(schema: Schema) -> str | None:
@@ -46,26 +145,35 @@ def takes_text(schema: Schema) -> bool:
 
 
 def shape(schema: Schema) -> str:
-    """The arguments on one line: `{"url": string, "limit"?: integer}`; `?` marks those that may be left out."""
-    return _object(schema, schema, _DEEPEST)
+    """The arguments on one line: `{"url": string, "limit"?: integer}`; `?` marks those that may be left out.
+
+    `...` stands for arguments of the caller's choice; a tool without arguments gives "".
+    """
+    return "" if (text := _object(schema, schema, _DEEPEST)) == "{}" else text
 
 
 def shapes(schema: Schema) -> dict[str, str]:
     """Each argument's type in words, `(optional)` after those that may be left out."""
     wanted = required(schema)
-    return {
+    found = {
         name: _type(own, schema, _DEEPEST) + ("" if name in wanted else " (optional)")
         for name, own in properties(schema).items()
     }
+    return found | ({"...": "any (optional)"} if _open(schema) else {})
+
+
+def _open(schema: Schema) -> bool:
+    further = schema.get("additionalProperties")
+    return further is True or isinstance(further, Mapping) or not _NAMING & schema.keys()
 
 
 def _object(schema: Schema, root: Schema, depth: int) -> str:
-    wanted = required(schema)
+    wanted = _needed(schema, root)
     parts = [
         f'"{name}"{"" if name in wanted else "?"}: {_type(own, root, depth - 1)}'
-        for name, own in properties(schema).items()
+        for name, own in _named(schema, root).items()
     ]
-    return "{" + ", ".join(parts) + "}"
+    return "{" + ", ".join([*parts, *["..."] * _open(schema)]) + "}"
 
 
 def _type(schema: Any, root: Schema, depth: int) -> str:
@@ -74,13 +182,13 @@ def _type(schema: Any, root: Schema, depth: int) -> str:
     kind = schema.get("type", "any")
     if "$ref" in schema:
         text = _type(_resolved(str(schema["$ref"]), root), root, depth - 1)
-    elif "enum" in schema or "const" in schema:
-        text = " | ".join(str(value) for value in schema.get("enum", [schema.get("const")]))
+    elif isinstance(values := schema.get("enum", [schema["const"]] if "const" in schema else None), list):
+        text = " | ".join(str(value) for value in values)
     elif isinstance(choices := schema.get("anyOf") or schema.get("oneOf"), list):
         text = " | ".join(_type(choice, root, depth) for choice in choices if choice != {"type": "null"})
     elif kind == "array":
         text = f"[{_type(schema.get('items'), root, depth - 1)}]"
-    elif kind == "object" and properties(schema):
+    elif kind == "object" and _mapping(schema.get("properties")):
         text = _object(schema, root, depth)
     else:
         text = " | ".join(map(str, kind)) if isinstance(kind, list) else str(kind)

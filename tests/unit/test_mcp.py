@@ -22,6 +22,7 @@ from internalize.environments.mcp.env import Mcp, McpEpisode
 from internalize.environments.mcp.session import Server
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
+from internalize.inference.tool_formats import PROTOCOLS
 from internalize.records import Action, Claim, Task
 from tests import mcp_server
 
@@ -265,6 +266,56 @@ def test_a_verifier_whose_file_breaks_is_named(tmp_path: Path, source: str) -> N
 def test_tools_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"no tool 'fly' \(it has look, add, fail, hang, die, secret\)"):
         Mcp(tasks=file(tmp_path, LOOK), command=COMMAND, tools=["fly"])
+
+
+_PLAIN = """
+import json, sys
+TOOLS = json.loads(sys.argv[1])
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" not in asked:
+        continue
+    answers = {
+        "initialize": lambda p: {"protocolVersion": p["protocolVersion"], "capabilities": {"tools": {}},
+                                 "serverInfo": {"name": "plain", "version": "1"}},
+        "tools/list": lambda p: {"tools": TOOLS},
+        "tools/call": lambda p: {"content": [{"type": "text", "text": json.dumps(p["arguments"])}]},
+    }
+    answer = answers.get(asked["method"], lambda p: {})(asked.get("params") or {})
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+"""
+PLAIN_SERVER = (sys.executable, "-c", _PLAIN)  # its argument: the tools, as JSON
+
+
+def test_a_tool_with_a_malformed_schema_is_named_and_left_to_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tools = [
+        {"name": "good", "inputSchema": {"type": "object", "properties": {"a": {"type": "string"}}}},
+        {"name": "odd", "inputSchema": {"type": "object", "properties": {"a": {"type": "str"}}}},
+        {"name": "far", "inputSchema": {"type": "object", "properties": {"a": {"$ref": "https://example.org/a"}}}},
+    ]
+    env = Mcp(tasks=file(tmp_path, LOOK), command=(*PLAIN_SERVER, json.dumps(tools)))
+    try:
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(told) == 2
+        assert all(f"'{name}'" in text for name, text in zip(("odd", "far"), told, strict=True))
+        for name in ("odd", "far"):
+            for protocol in PROTOCOLS.values():
+                assert protocol.instructions(env.tools)
+                assert protocol.parse(protocol.format(act(name, a=1), env.tools), env.tools) == act(name, a=1)
+        assert PROTOCOLS["json"].parse(PROTOCOLS["json"].format(act("good", a=1), env.tools), env.tools) is None
+        episode = env.episode(env.tasks("train")[0])
+        assert episode.step(act("odd", a=1)) == '{"a": 1}'
+        episode.close()
+    finally:
+        env.close()
+
+
+def test_a_list_of_tools_that_breaks_the_protocol_is_one_sentence(tmp_path: Path) -> None:
+    tools = [{"name": "odd", "inputSchema": {"type": "object", "required": True}}]
+    with pytest.raises(TaskError, match=r"^mcp: the server's list of tools .*\(tools\.0\.inputSchema\.required: .*\)$"):
+        Mcp(tasks=file(tmp_path, LOOK), command=(*PLAIN_SERVER, json.dumps(tools)))
 
 
 def test_a_row_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_decode_undoes_encode(text: str) -> None:
 
 
 def test_importing_render_needs_no_torch() -> None:
-    code = "import sys, internalize.render; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, internalize.inference.renderer; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -161,7 +161,9 @@ VISIT = tool("visit", {"url": STRING, "goal": STRING}, "url")
 PYTHON = tool("python", {"code": STRING}, "code")
 ADD = tool("add", {"x": NUMBER}, "x")
 LOOK = tool("look", {})
-MANY = (TOOLS[0], VISIT, PYTHON, ADD, LOOK)
+FIND = tool("find", {"what": {"type": ["string", "integer", "null"]}}, "what")
+KEEP = tool("keep", {"value": {}}, "value")
+MANY = (TOOLS[0], VISIT, PYTHON, ADD, LOOK, FIND, KEEP)
 
 
 def test_a_tool_with_a_schema_gets_a_line_of_its_own() -> None:
@@ -171,7 +173,9 @@ def test_a_tool_with_a_schema_gets_a_line_of_its_own() -> None:
         'visit[{"url": string, "goal"?: string}] Does visit.\n'
         "python[code] Does python.\n"
         "add[x] Does add.\n"
-        "look[] Does look."
+        "look[] Does look.\n"
+        "find[what] Does find.\n"
+        "keep[value] Does keep."
     )
     told = PROTOCOLS["json"].instructions(MANY)
     assert '"arguments": {"words": "text"}}' in told
@@ -197,7 +201,13 @@ def test_a_tool_with_a_schema_gets_a_line_of_its_own() -> None:
         ("python[print(1)", None),
         ("add[5]", ("add", {"x": 5})),
         ('add[{"x": 5}]', ("add", {"x": 5})),
-        ("add[five]", ("add", {"x": "five"})),  # the tool will say what it thinks of that
+        ("add[five]", None),  # no integer
+        ('add[{"x": "5"}]', None),
+        ("add[5.0]", ("add", {"x": 5.0})),  # an integer in JSON Schema
+        ("find[5]", ("find", {"what": 5})),
+        ("find[five]", ("find", {"what": "five"})),
+        ("find[null]", ("find", {"what": None})),
+        ("find[[5]]", ("find", {"what": "[5]"})),  # a list is not wanted, a text is
         ("add[]", None),
         ("look[]", ("look", {})),
         ("look[{}]", ("look", {})),
@@ -233,11 +243,11 @@ VALUES = st.recursive(
 )
 CODE = TEXT | st.sampled_from(["{}", '{"code": "x"}', "a]\nb[", " x ", "[", "\n"])
 CALLS = st.one_of(
-    st.builds(lambda u, g: ("visit", {"url": u, "goal": g}), TEXT, VALUES),
-    st.builds(
-        lambda c: ("python", {"code": c}), TEXT | st.sampled_from(["{}", '{"code": "x"}', "a]\nb[", " x ", "[", "\n"])
-    ),
-    st.builds(lambda x: ("add", {"x": x}), VALUES),
+    st.builds(lambda u, g: ("visit", {"url": u, "goal": g}), TEXT, TEXT),
+    st.builds(lambda w: ("find", {"what": w}), st.none() | st.integers() | CODE | st.sampled_from(["5", "null"])),
+    st.builds(lambda c: ("python", {"code": c}), CODE),
+    st.builds(lambda x: ("add", {"x": x}), st.integers()),
+    st.builds(lambda v: ("keep", {"value": v}), VALUES),
     st.just(("look", {})),
 )
 

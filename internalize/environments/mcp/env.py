@@ -13,6 +13,7 @@ import asyncio
 import importlib
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from internalize.config.schema import Section
 from internalize.environments.loop_thread import Background
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, of_split, tasks_of
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError, first_line
+from internalize.inference import tool_schema
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
 from internalize.records import Action, Claim, Message, Task, ToolSpec
@@ -33,6 +35,7 @@ from .session import Server, Session
 
 Steps = tuple[tuple[Action, str], ...]  # the calls of an episode and what came back
 Verifier = Callable[[Task, str, Steps], float | None]
+_LOG = logging.getLogger(__name__)
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
 
 
@@ -158,6 +161,11 @@ class Mcp:
             raise TaskError(f"mcp: the server has no tool {unknown[0]!r} (it has {', '.join(found) or 'none'})")
         if _ANSWER.name in wanted:
             raise TaskError("mcp: the server's tool 'answer' would hide ours; leave it out of env.options.tools")
+        for name in wanted:
+            if reason := tool_schema.defect(found[name].parameters or {}):
+                _LOG.warning(
+                    "mcp: the schema of the tool %r is faulty (%s); the server alone judges its calls", name, reason
+                )
         return tuple(found[name] for name in wanted)
 
     def session(self) -> Session:

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from internalize.environments.loop_thread import Background
-from internalize.errors import InfrastructureError
+from internalize.errors import InfrastructureError, TaskError
 from internalize.records import ToolSpec
+from internalize.runs.store import first_problem
 
 _REFUSED = frozenset({-32602, -32601, -32600})  # JSON-RPC: the call was wrong, not the server
 _PAGES = 100  # of tools, before a server that never ends its list is given up
@@ -95,8 +98,15 @@ class Session:
                 ready.cancel()
 
     def tools(self) -> tuple[ToolSpec, ...]:
-        """What the server offers, in its order."""
-        return self._background.call(self._listed(), self._server.starting)
+        """What the server offers, in its order. Raises TaskError for a list that is not as the protocol has it."""
+        try:
+            return self._background.call(self._listed(), self._server.starting)
+        except InfrastructureError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise TaskError(
+                    f"mcp: the server's list of tools is malformed ({first_problem(error.__cause__)})"
+                ) from error
+            raise
 
     async def _listed(self) -> tuple[ToolSpec, ...]:
         found: list[ToolSpec] = []
