@@ -161,7 +161,7 @@ class Settings(Protocol):
 
 
 class RunInfo(Record):
-    """run.json: what a run was started with. `version` is that of the layout of its records; files without it have 1."""
+    """run.json: what a run was started with. `version` is of its records' layout; files without it have 1."""
 
     version: int = 1
     config: dict[str, JsonValue]
