@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from internalize.config.schema import RolloutConfig
-from internalize.environments.maths.python_tool import PythonTool
+from internalize.environments.python_tool.tool import PythonTool
 from internalize.environments.web import sources as web_sources
 from internalize.errors import Incomplete
 from internalize.experience.inject import Injector

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.environments.maths.python_tool import PythonTool
+from internalize.environments.python_tool.tool import PythonTool
 from internalize.errors import InfrastructureError, UserError
 from tests import old_kernel
 

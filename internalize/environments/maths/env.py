@@ -12,13 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from internalize.environments.python_tool.tool import TOOL, PythonTool, Sandbox, code_of
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, SPLITS, Row, of_split, tasks_of
 from internalize.errors import InfrastructureError, TaskError
 from internalize.judge.maths import MathJudge
 from internalize.records import Action, Claim, Message, Task, ToolSpec
 
 from .problems import FAMILIES, share
-from .python_tool import TOOL, PythonTool, Sandbox, code_of
 
 SYSTEM = "You solve problems. Calculate with the tool python, then answer with the bare result."
 _ANSWER_TOOL = ToolSpec(name="answer", argument="value", description="Give the answer; ends the episode.")

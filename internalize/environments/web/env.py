@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 from internalize.config.schema import EndpointConfig, RedactConfig, Section
 from internalize.environments.checks import whole
 from internalize.environments.loop_thread import Background
-from internalize.environments.maths.python_tool import TOOL, PythonTool, Sandbox, code_of
+from internalize.environments.python_tool.tool import TOOL, PythonTool, Sandbox, code_of
 from internalize.environments.question_files import of_split, tasks_of
 from internalize.errors import ContextError, InfrastructureError, TaskError
 from internalize.experience.redact import Redactor

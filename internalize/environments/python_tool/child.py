@@ -1,6 +1,6 @@
 """The process of the tool `python`: give up rights, then run the program that stands on standard input.
 
-Started as a file by python_tool.py with one JSON argument {"seconds", "memory", "unsafe"}; imports nothing of this
+Started as a file by tool.py with one JSON argument {"seconds", "memory", "unsafe"}; imports nothing of this
 package. In this order it limits resources, confines files to the working folder, Python and the system's libraries
 (Landlock), and refuses network, processes, signals, tracing and raised limits (seccomp). If either is not available
 the process ends before it reads the program. With "unsafe" both are left out and an audit hook refuses the usual calls

@@ -1,7 +1,7 @@
 """The tool `python`: run a program in a process of its own and show what it prints.
 
 The process gets an empty environment, a temporary folder that is removed afterwards, limits of time, memory and
-output, and the kernel's Landlock and seccomp (python_process.py says what they refuse). It does not run without these
+output, and the kernel's Landlock and seccomp (child.py says what they refuse). It does not run without these
 two unless `unsafe` says so. A program that fails, hangs or prints too much is an observation; a tool that cannot start
 is an InfrastructureError. Nothing is kept from one call to the next.
 """
@@ -24,7 +24,7 @@ from typing import Literal, get_args
 from internalize.errors import InfrastructureError, TaskError, UserError
 from internalize.records import Action, ToolSpec
 
-from . import python_process
+from . import child
 
 TOOL = ToolSpec(
     name="python",
@@ -87,7 +87,7 @@ class PythonTool:
             limits = json.dumps({"seconds": self.seconds, "memory": self.memory, "unsafe": self.unsafe})
             process = subprocess.Popen(  # noqa: S603 - the limits of that process are the point
                 # As isolated as -I, but for the one variable that makes sets print in the same order again.
-                [self.interpreter, "-P", "-s", "-B", "-X", "utf8", python_process.__file__, limits],
+                [self.interpreter, "-P", "-s", "-B", "-X", "utf8", child.__file__, limits],
                 stdin=program,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -108,10 +108,10 @@ class PythonTool:
         assert process.stdout
         pipe = process.stdout.fileno()
         first = _read(pipe, 1, time.monotonic() + STARTING)
-        if first == python_process.REFUSED:
+        if first == child.REFUSED:
             missing = _read(pipe, 100, time.monotonic() + 1) or b""
             raise UserError(_UNPROTECTED.format(missing.decode()))
-        if first != python_process.READY:
+        if first != child.READY:
             said = (first or b"") + (_read(pipe, 2000, time.monotonic() + 1) or b"")
             raise InfrastructureError(f"python: the tool does not start ({_last_line(said) or 'no answer'})")
         deadline = time.monotonic() + self.seconds

@@ -1,0 +1,1 @@
+"""The tool `python`: runs the programs of a policy in a sandbox. The environments `maths` and `web` offer it."""
