@@ -86,6 +86,7 @@ def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str],
     yield _row("tasks won without acting", seen.free)
     yield _row("answers that stand in the prompt", seen.told, allowed=BY_CHANCE * seen.tasks)
     yield _row("episodes that go on after their end or do not close", seen.loose)
+    yield from map(Row, getattr(env, "notes", ()))
     if seen.longest:
         yield Row(seen.sizes())
     if seen.seconds:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from internalize.config.schema import RolloutConfig
+from internalize.environments.python_tool.sandbox import SANDBOXES, Limits
 from internalize.environments.python_tool.tool import PythonTool
 from internalize.environments.web import sources as web_sources
 from internalize.errors import Incomplete
@@ -59,7 +60,7 @@ def test_maths_without_an_interpreter(tmp_path: Path) -> None:
 
     env = Maths(file=questions(tmp_path, {"question": "One?", "answer": "1"}, {"question": "Two?", "answer": "2"}))
     stub, path = tmp_path / "python", tmp_path / "a.jsonl"
-    env._tool = PythonTool(interpreter=str(stub), seconds=30)
+    env._tool = PythonTool(SANDBOXES["landlock"], Limits(seconds=30), interpreter=str(stub))
     script = ["python[print(1)]", "answer[1]"]
     with pytest.raises(Incomplete, match=r"2 of 2 episodes broke \(python: the tool does not start"):
         play(env, script, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +129,7 @@ def test_an_episode(env: Maths) -> None:
 
 
 def test_a_tool_that_does_not_start_leaves_the_episode_unscored(env: Maths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(env, "_tool", type(env._tool)(interpreter="/no/such/python"))
+    monkeypatch.setattr(env, "_tool", replace(env._tool, interpreter="/no/such/python"))
     task = env.tasks("train")[0]
     with pytest.raises(InfrastructureError, match="does not start"):
         env.episode(task).step(python("1"))

@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from internalize.environments.python_tool.tool import TOOL, PythonTool, Sandbox, code_of
+from internalize.environments.python_tool.sandbox import Choice, Limits
+from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, SPLITS, Row, of_split, tasks_of
 from internalize.errors import InfrastructureError, TaskError
 from internalize.judge.maths import MathJudge
@@ -83,7 +84,7 @@ class Maths:
         seed: int = 0,
         file: str | Mapping[str, str] = "",
         seconds: float = 5.0,
-        sandbox: Sandbox = "auto",
+        sandbox: Choice = "auto",
     ) -> None:
         if not 1 <= difficulty <= 5 or size < 3:
             raise TaskError(
@@ -93,9 +94,14 @@ class Maths:
             raise TaskError(f"maths: seconds = {seconds}; a program takes more than none")
         if unknown := sorted(set(families) - FAMILIES.keys()):
             raise TaskError(f"maths: no family {unknown[0]!r} (there are {', '.join(FAMILIES)})")
-        self._tool, self._judge = PythonTool.of(sandbox, seconds), MathJudge()
+        self._tool, self._judge = PythonTool.of(sandbox, Limits(seconds=seconds)), MathJudge()
         made = tasks_of(file, _row_task) if file else _generated(tuple(families or FAMILIES), difficulty, size, seed)
         self._tasks = {split: made[split] for split in sorted(made, key=_order)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What `env validate` says about this machine."""
+        return (self._tool.note,)
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""

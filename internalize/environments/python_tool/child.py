@@ -1,10 +1,9 @@
 """The process of the tool `python`: give up rights, then run the program that stands on standard input.
 
-Started as a file by tool.py with one JSON argument {"seconds", "memory", "unsafe"}; imports nothing of this
-package. In this order it limits resources, confines files to the working folder, Python and the system's libraries
-(Landlock), and refuses network, processes, signals, tracing and raised limits (seccomp). If either is not available
-the process ends before it reads the program. With "unsafe" both are left out and an audit hook refuses the usual calls
-for network and processes: that stops accidents only, a program can read and change whatever its user can.
+Started as a file by the command of a sandbox (sandbox.py) with one JSON argument; imports nothing of this package.
+Rights go before the program is read, and the first byte of the output says whether all of them are gone. An argument
+without a filter is that of the sandbox "unsafe": an audit hook then refuses the usual calls for network and processes,
+which stops accidents only.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import ctypes
 import errno
 import json
 import os
-import platform
 import resource
 import struct
 import sys
@@ -24,73 +22,49 @@ from typing import Any
 
 READY, REFUSED = b"\x06", b"\x15"  # the first byte of the output
 SOURCE = "<program>"
-_READ, _CHANGE, _REFER, _TRUNCATE = 0xC, 0x1FF2, 1 << 13, 1 << 14  # Landlock's rights; the last two came later
-_READABLE = ("/usr", "/lib", "/lib64", "/etc", "/dev/null", "/dev/urandom", "/proc/cpuinfo", "/proc/meminfo",
-             "/sys/devices/system/cpu")  # fmt: skip
+# Landlock's rights: to read files and folders, to write files, to change folders; the last two came later.
+_READ, _WRITE, _CHANGE, _REFER, _TRUNCATE = 0xC, 0x2, 0x1FF0, 1 << 13, 1 << 14
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's calls, on every architecture
+_SET_SECCOMP, _NO_NEW_PRIVS = 22, 38  # of prctl
 _FORBIDDEN = ("socket.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill",
               "subprocess.", "ctypes.", "pty.spawn", "resource.setrlimit")  # fmt: skip
-# socket connect clone fork vfork execve execveat clone3 unshare setns ptrace kill tkill tgkill rt_sigqueueinfo
-# rt_tgsigqueueinfo pidfd_open pidfd_send_signal process_vm_readv process_vm_writev io_uring_setup setrlimit prlimit64
-_CALLS = {
-    "x86_64": (0xC000003E, 56, 302, (41, 42, 57, 58, 59, 322, 272, 308, 101, 62, 200, 234, 129, 297, 434, 424, 310,
-                                     311, 425, 160)),
-    "aarch64": (0xC00000B7, 220, 261, (198, 203, 221, 281, 97, 268, 117, 129, 130, 131, 138, 240, 434, 424, 270, 271,
-                                       425, 164)),
-}  # fmt: skip
-_CLONE3, _CLONE_THREAD = 435, 0x10000
-_LOAD, _EQUAL, _ANY, _AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
-_ALLOW, _KILL, _DENY, _ABSENT = 0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
 
 
-def limit(seconds: float, memory: int) -> None:
-    """Bound processor time (seconds), memory and files (bytes), open files and processes."""
+def limit(seconds: float, memory: int, processes: int) -> None:
+    """Bound processor time (seconds), memory and each file (bytes), open files and the user's processes."""
     for what, most in (
         (resource.RLIMIT_CPU, int(seconds) + 1),
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, 16 << 20),
         (resource.RLIMIT_NOFILE, 64),
+        (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(what, (most, most))
+        allowed = resource.getrlimit(what)[1]
+        bound = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(what, (bound, bound))
 
 
-def keep_to_folder(libc: Any) -> bool:
-    """Allow changes in the working folder alone, reading there and in Python's folders; False if it cannot be done."""
-    abi = libc.syscall(444, None, 0, 1)
+def keep_to_folder(libc: Any, readable: list[str]) -> bool:
+    """Allow changes in the working folder alone, reading there and in `readable`; False if it cannot be done."""
+    abi = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if abi < 1:
         return False
-    rights = _READ | _CHANGE | (_REFER if abi > 1 else 0) | (_TRUNCATE if abi > 2 else 0)
-    ruleset = libc.syscall(444, struct.pack("Q", rights), 8, 0)
-    readable = {*_READABLE, sys.prefix, sys.base_prefix, *sys.path}
-    held = [_allow(libc, ruleset, ".", rights)]
-    held += [_allow(libc, ruleset, path, _READ if Path(path).is_dir() else 4) for path in sorted(readable)]
-    return all(held) and libc.prctl(38, 1, 0, 0, 0) == 0 and bool(libc.syscall(446, ruleset, 0) == 0)
+    rights = _READ | _WRITE | _CHANGE | (_REFER if abi > 1 else 0) | (_TRUNCATE if abi > 2 else 0)
+    ruleset = libc.syscall(_CREATE_RULESET, struct.pack("Q", rights), 8, 0)
+    allowed = {".": rights, "/dev/null": 4 | _WRITE, "/dev/urandom": 4}
+    allowed |= {path: _READ if Path(path).is_dir() else 4 for path in readable}
+    rules = [struct.pack("=Qi", right, os.open(path, os.O_PATH)) for path, right in allowed.items()]
+    held = [libc.syscall(_ADD_RULE, ruleset, 1, rule, 0) == 0 for rule in rules]
+    held += [libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0]
+    return all(held)
 
 
-def _allow(libc: Any, ruleset: int, path: str, rights: int) -> bool:
-    if not Path(path).exists():
-        return True
-    rule = struct.pack("=Qi", rights, os.open(path, os.O_PATH))
-    return bool(libc.syscall(445, ruleset, 1, rule, 0) == 0)
-
-
-def filter_calls(libc: Any) -> bool:
-    """Refuse network, processes, signals and tracing in the kernel; False where it cannot be done."""
-    if platform.machine() not in _CALLS or libc.prctl(38, 1, 0, 0, 0) != 0:
-        return False
-    machine, clone, prlimit, refused = _CALLS[platform.machine()]
-    lines = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, machine), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
-    lines += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _DENY)]  # the other numbering of x86_64
-    lines += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ABSENT)]  # the C library then asks with clone
-    for number in refused:
-        lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _DENY)]
-    lines += [(_EQUAL, 0, 4, clone), (_LOAD, 0, 0, 16), (_ANY, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, _DENY)]
-    lines += [(_RETURN, 0, 0, _ALLOW)]
-    lines += [(_EQUAL, 0, 5, prlimit), (_LOAD, 0, 0, 32), (_EQUAL, 0, 2, 0), (_LOAD, 0, 0, 36), (_EQUAL, 1, 0, 0)]
-    lines += [(_RETURN, 0, 0, _DENY), (_RETURN, 0, 0, _ALLOW)]  # limits may be read: the new limit is a null pointer
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
-    program = struct.pack("@HP", len(lines), ctypes.addressof(code))
-    return bool(libc.prctl(22, 2, program, 0, 0) == 0)
+def filter_calls(libc: Any, instructions: bytes) -> bool:
+    """Load a seccomp filter; False where it cannot be done."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    program = struct.pack("@HP", len(instructions) // 8, ctypes.addressof(code))
+    return bool(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and libc.prctl(_SET_SECCOMP, 2, program, 0, 0) == 0)
 
 
 def ask_python(event: str, _: tuple[Any, ...]) -> None:
@@ -127,20 +101,25 @@ def main() -> None:
     """Give up rights, report with one byte whether all are gone, then run the program."""
     wanted = json.loads(sys.argv[1])
     libc = ctypes.CDLL(None, use_errno=True)
-    limit(wanted["seconds"], wanted["memory"])
-    if wanted["unsafe"]:
+    limit(wanted["seconds"], wanted["memory"], wanted["processes"])
+    if "filter" not in wanted:
         sys.addaudithook(ask_python)
-    else:
-        held = {"Landlock": keep_to_folder(libc), "seccomp": filter_calls(libc)}
-        if missing := " and ".join(name for name, holds in held.items() if not holds):
-            os.write(1, REFUSED + missing.encode())
-            os._exit(1)
+    elif "readable" in wanted and not keep_to_folder(libc, wanted["readable"]):
+        _refuse("the kernel lacks Landlock")
+    elif not filter_calls(libc, bytes.fromhex(wanted["filter"])):
+        _refuse("the kernel lacks seccomp")
     program = sys.stdin.buffer.read().decode("utf-8", "replace")
     os.write(1, READY)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.closerange(3, 64)
     run(program)
     sys.stdout.flush()
     os._exit(0)  # no exit handlers of the program, no waiting for its threads
+
+
+def _refuse(reason: str) -> None:
+    os.write(1, REFUSED + reason.encode())
+    os._exit(1)
 
 
 if __name__ == "__main__":

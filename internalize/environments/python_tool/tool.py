@@ -1,15 +1,15 @@
 """The tool `python`: run a program in a process of its own and show what it prints.
 
 The process gets an empty environment, a temporary folder that is removed afterwards, limits of time, memory and
-output, and the kernel's Landlock and seccomp (child.py says what they refuse). It does not run without these
-two unless `unsafe` says so. A program that fails, hangs or prints too much is an observation; a tool that cannot start
-is an InfrastructureError. Nothing is kept from one call to the next.
+output, and a sandbox (sandbox.py) that keeps it from everything else. A program that fails, hangs or prints too much is
+an observation; a tool that cannot start is an InfrastructureError. Nothing is kept from one call to the next.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -18,13 +18,13 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from internalize.errors import InfrastructureError, TaskError, UserError
 from internalize.records import Action, ToolSpec
 
 from . import child
+from .sandbox import SANDBOXES, Choice, Limits, Sandbox, Unsafe
 
 TOOL = ToolSpec(
     name="python",
@@ -32,14 +32,20 @@ TOOL = ToolSpec(
     description="Run a Python program and read what it prints.",
     parameters={"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
 )
-Sandbox = Literal["auto", "unsafe"]
 STARTING = 60.0  # seconds an interpreter may take to start, on a machine that is busy
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
-
-_UNPROTECTED = (
-    "the tool python runs programs that a model wrote, and this machine lacks {} to confine them; env.options.sandbox"
-    ' = "unsafe" runs them unconfined, with all rights of your user'
-)
+_LOG = logging.getLogger(__name__)
+_LIMITS = Limits()
+# Prints whatever a sandbox should not let it do.
+_PROBE = """
+import os, socket
+for attempt in (lambda: open({outside!r}), socket.socket, os.fork):
+    try:
+        attempt()
+    except OSError:
+        continue
+    print("it does not hold")
+"""
 
 
 def code_of(action: Action) -> str:
@@ -49,45 +55,64 @@ def code_of(action: Action) -> str:
 
 @dataclass(frozen=True)
 class PythonTool:
-    """Limits of one program. With `unsafe` a program can read and change whatever the user who runs it can."""
+    """Runs programs in `sandbox`."""
 
-    seconds: float = 5.0
-    memory: int = 512 << 20  # bytes
+    sandbox: Sandbox
+    limits: Limits = _LIMITS
     characters: int = 2000  # of output shown
-    unsafe: bool = False
     interpreter: str = sys.executable
 
     @classmethod
-    def of(cls, sandbox: Sandbox, seconds: float = 5.0) -> PythonTool:
-        """The tool, tried once.
+    def of(cls, choice: Choice, limits: Limits = _LIMITS) -> PythonTool:
+        """The tool with the first sandbox that holds here; "auto" tries those that protect.
 
-        Raises UserError where it would have to run programs unconfined, TaskError for an unknown `sandbox`.
+        Raises UserError if there is none, TaskError for an unknown choice.
         """
-        if sandbox not in get_args(Sandbox):
-            raise TaskError(f"sandbox = {sandbox!r}: there are {', '.join(get_args(Sandbox))}")
-        tool = cls(seconds=seconds, unsafe=sandbox == "unsafe")
-        tool.run("")
-        return tool
+        if choice not in get_args(Choice):
+            raise TaskError(f"sandbox = {choice!r}: there are {', '.join(get_args(Choice))}")
+        reasons = []
+        for name, sandbox in SANDBOXES.items():
+            if choice == name or (choice == "auto" and name != Unsafe.name):
+                tool = cls(sandbox, limits)
+                if (reason := tool.problem()) is None:
+                    _LOG.info(tool.note)
+                    return tool
+                reasons.append(f"{name}: {reason}")
+        raise UserError(
+            f"the programs of the tool python cannot be confined on this machine ({'; '.join(reasons)});"
+            ' env.options.sandbox = "unsafe" runs them with all rights of your user'
+        )
+
+    @property
+    def note(self) -> str:
+        """One line about the sandbox in use."""
+        return f"programs run in the sandbox {self.sandbox.name!r}"
+
+    def problem(self) -> str | None:
+        """Why programs should not run in this sandbox, found by trying; None if they may."""
+        try:
+            with tempfile.NamedTemporaryFile() as outside:
+                shown = self._run(_PROBE.format(outside=outside.name))
+        except OSError as error:
+            return str(error)
+        return None if shown == "(no output)" or self.sandbox.name == Unsafe.name else shown.splitlines()[-1]
 
     def run(self, code: str) -> str:
-        """What the program printed, as an observation.
-
-        Raises InfrastructureError if it could not be started, UserError if the kernel does not protect from it.
-        """
+        """What the program printed, as an observation. Raises InfrastructureError if it could not be started."""
         try:
-            with tempfile.TemporaryDirectory(prefix="internalize-", ignore_cleanup_errors=True) as folder:
-                return self._run(code, Path(folder)).replace(folder, ".")  # its name differs from run to run
+            return self._run(code)
         except OSError as error:
             raise InfrastructureError(f"python: the tool does not start ({error})") from error
 
-    def _run(self, code: str, folder: Path) -> str:
-        with tempfile.TemporaryFile() as program:
+    def _run(self, code: str) -> str:
+        with (
+            tempfile.TemporaryDirectory(prefix="internalize-", ignore_cleanup_errors=True) as folder,
+            tempfile.TemporaryFile() as program,
+        ):
             program.write(code.encode("utf-8", "replace"))
             program.seek(0)
-            limits = json.dumps({"seconds": self.seconds, "memory": self.memory, "unsafe": self.unsafe})
             process = subprocess.Popen(  # noqa: S603 - the limits of that process are the point
-                # As isolated as -I, but for the one variable that makes sets print in the same order again.
-                [self.interpreter, "-P", "-s", "-B", "-X", "utf8", child.__file__, limits],
+                self.sandbox.command(self.interpreter, self.limits, folder),
                 stdin=program,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -95,32 +120,31 @@ class PythonTool:
                 env=_ENVIRONMENT,
                 start_new_session=True,
             )
-        try:
-            return self._watched(process)
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
+            try:
+                return self._watched(process).replace(folder, ".")  # its name differs from run to run
+            finally:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if process.stdout:
+                    process.stdout.close()
 
     def _watched(self, process: subprocess.Popen[bytes]) -> str:
         assert process.stdout
         pipe = process.stdout.fileno()
         first = _read(pipe, 1, time.monotonic() + STARTING)
-        if first == child.REFUSED:
-            missing = _read(pipe, 100, time.monotonic() + 1) or b""
-            raise UserError(_UNPROTECTED.format(missing.decode()))
         if first != child.READY:
-            said = (first or b"") + (_read(pipe, 2000, time.monotonic() + 1) or b"")
-            raise InfrastructureError(f"python: the tool does not start ({_last_line(said) or 'no answer'})")
-        deadline = time.monotonic() + self.seconds
+            reply = (first or b"") + (_read(pipe, 2000, time.monotonic() + 1) or b"")
+            reason = _last_line(reply.removeprefix(child.REFUSED)) or "no answer"
+            raise ChildProcessError(reason)
+        deadline = time.monotonic() + self.limits.seconds
         most = 4 * self.characters + 4  # bytes
         output = b""
         while len(output) < most:
             piece = _read(pipe, most - len(output), deadline)
             if not piece:
-                return self._shown(output, "" if piece is not None else f"Stopped after {self.seconds:g} s.", process)
+                stopped = "" if piece is not None else f"Stopped after {self.limits.seconds:g} s."
+                return self._shown(output, stopped, process)
             output += piece
         return self._shown(output, "", process)
 
@@ -145,9 +169,12 @@ def _death(process: subprocess.Popen[bytes]) -> str:
         code = process.wait(timeout=1)
     except subprocess.TimeoutExpired:
         return ""
-    if code >= 0:
+    number = code - 128 if code > 128 else -code  # bwrap ends with 128 and the signal
+    if number <= 0:
         return ""
-    return "Killed: the program used more than it may." if -code in {9, 24} else f"Crashed ({signal.strsignal(-code)})."
+    return (
+        "Killed: the program used more than it may." if number in {9, 24} else f"Crashed ({signal.strsignal(number)})."
+    )
 
 
 def _last_line(output: bytes) -> str:

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError
 from internalize.config.schema import EndpointConfig, RedactConfig, Section
 from internalize.environments.checks import whole
 from internalize.environments.loop_thread import Background
-from internalize.environments.python_tool.tool import TOOL, PythonTool, Sandbox, code_of
+from internalize.environments.python_tool.sandbox import Choice
+from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
 from internalize.environments.question_files import of_split, tasks_of
 from internalize.errors import ContextError, InfrastructureError, TaskError
 from internalize.experience.redact import Redactor
@@ -184,7 +185,7 @@ class WebOptions(Section):
     )
     redact: RedactConfig = Field(RedactConfig(), description="What pages lose before the summarizer sees them.")
     python: bool = Field(default=True, description="Whether there is the tool python.")
-    sandbox: Sandbox = Field("auto", description='"unsafe" lets the tool python run where programs cannot be confined.')
+    sandbox: Choice = Field("auto", description='"unsafe" lets the tool python run where programs cannot be confined.')
     calls: int = Field(100, ge=1, le=10_000, description="Tool calls an episode.")
     tokens: int = Field(
         112_640, ge=1, description="Tokens of observations an episode (an ideograph, or four other characters, each)."
@@ -223,6 +224,11 @@ class Web:
             characters=wanted.characters,
             seconds=10 * wanted.seconds,
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What `env validate` says about this machine."""
+        return (self.world.python.note,) if self.world.python else ()
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""

@@ -1,0 +1,112 @@
+"""Where the programs of the tool `python` run: sandboxes of the kernel, and the choice of one that holds here.
+
+A sandbox is a command that starts child.py with fewer rights than its user has. None of them promises anything
+against errors of the kernel itself.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from . import child
+from .syscalls import filter_program
+
+Choice = Literal["auto", "bubblewrap", "landlock", "unsafe"]
+_PYTHON = ("-P", "-s", "-B", "-X", "utf8")  # as isolated as -I, but PYTHONHASHSEED counts: sets print in the same order
+# Not all of sys.path: a project that is installed for editing would lay open its folder, with runs and keys.
+_READABLE = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc/cpuinfo", "/proc/meminfo",
+             "/sys/devices/system/cpu")  # fmt: skip
+_SCRATCH = 64 << 20  # bytes of files under bubblewrap
+
+
+class Limits(NamedTuple):
+    """What one program may use."""
+
+    seconds: float = 5.0  # by the clock, and one more of processor time
+    memory: int = 512 << 20  # bytes
+
+
+class Sandbox(Protocol):
+    """One way to start programs."""
+
+    name: str
+
+    def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:
+        """Runs the program that stands on its standard input, with `folder` as its working folder.
+
+        Raises OSError if the machine lacks what it needs.
+        """
+
+
+class Landlock:
+    """Landlock and seccomp: needs no rights and no installation but libseccomp.
+
+    A program changes files in its working folder alone and reads there, in Python and in the system's libraries; it
+    has no network, starts no process and reaches none, and makes only the calls that syscalls.py lists. Not promised:
+    it sees whether files elsewhere exist, with their sizes and times, if it knows their names; the space that its
+    files take is bounded for each file alone; where it runs as root its threads are bounded by memory alone.
+    """
+
+    name = "landlock"
+
+    def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:  # noqa: ARG002 - not needed here
+        """The interpreter gives up its rights itself."""
+        rights = {"readable": _readable(), "filter": _filter()}
+        return [interpreter, *_PYTHON, child.__file__, _given(limits, rights)]
+
+
+class Bubblewrap:
+    """The command bwrap: as Landlock promises, and other files, processes and users do not exist for the program.
+
+    It has namespaces of its own, a root that is read-only and holds Python and the system's libraries alone, and 64 MiB
+    of files, which are memory. The filter of calls is the same.
+    """
+
+    name = "bubblewrap"
+
+    def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:
+        """`bwrap` puts an empty folder in place of `folder`."""
+        bwrap = shutil.which("bwrap")
+        if bwrap is None:
+            raise FileNotFoundError("the command bwrap is not installed")
+        paths = [*_readable(), child.__file__]
+        binds = [part for path in paths for part in ("--ro-bind-try", path, path)]
+        binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
+        scratch = ["--size", str(_SCRATCH), "--tmpfs", folder, "--remount-ro", "/", "--chdir", folder]
+        ids = ["--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
+        wrapped = [interpreter, *_PYTHON, child.__file__, _given(limits, {"filter": _filter()})]
+        return [bwrap, *ids, "--die-with-parent", *binds, *scratch, "--", *wrapped]
+
+
+class Unsafe:
+    """Limits of time and memory alone. A program can do what its user can; an audit hook stops accidents."""
+
+    name = "unsafe"
+
+    def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:  # noqa: ARG002 - not needed here
+        """The interpreter as it is."""
+        return [interpreter, *_PYTHON, child.__file__, _given(limits, {})]
+
+
+SANDBOXES: dict[str, Sandbox] = {one.name: one for one in (Bubblewrap(), Landlock(), Unsafe())}
+
+
+def _given(limits: Limits, rights: dict[str, Any]) -> str:
+    """The argument of child.py. The bound of processes counts all of the user, who may have many already."""
+    tasks = Path("/proc/loadavg").read_text("ascii").split()[3].partition("/")[2]
+    return json.dumps({"seconds": limits.seconds, "memory": limits.memory, "processes": int(tasks) + 256, **rights})
+
+
+def _readable() -> list[str]:
+    return [path for path in dict.fromkeys((*_READABLE, sys.prefix, sys.base_prefix)) if Path(path).exists()]
+
+
+def _filter() -> str:
+    try:
+        return filter_program().hex()
+    except (ImportError, RuntimeError) as error:
+        raise FileNotFoundError(f"no filter of system calls: {error}") from error
