@@ -27,7 +27,8 @@ import click
 from internalize.environments.docs.env import Docs
 from internalize.evaluation.stats import Interval, wilson
 from internalize.experience.rules import BESIDE, FIRST_NAME, LAST_NAME, Rule, applies, matches, phrase, situation_of
-from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog
+from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector
+from internalize.inference.cached import CachedChat
 from internalize.interfaces import Selector
 from internalize.records import Experience, Message, Record, Task
 
@@ -131,7 +132,9 @@ def states(split: str, most: int) -> list[State]:
     return chosen
 
 
-async def measure(selector: Selector, items: Sequence[Experience], asked: Sequence[State], log: SelectionLog) -> Line:
+async def measure(
+    selector: Selector, items: Sequence[Experience], asked: Sequence[State], chat: CachedChat | None = None
+) -> Line:
     """Hits in the first 1, 2 and 4 of 4 items asked for, and costs."""
     hits: Counter[int] = Counter()
     numbers = {item.id: n for n, item in enumerate(items)}
@@ -140,13 +143,13 @@ async def measure(selector: Selector, items: Sequence[Experience], asked: Sequen
     for state, (ids, _) in zip(asked, chosen, strict=True):
         hits.update(k for k in KS if state.needed & {numbers[i] for i in ids[:k]})
     seconds = (time.process_time() - started) / len(asked)
-    made = max(1, len(log.made))
+    replies = chat.replies if chat else []
     return Line(
         hits={k: wilson(hits[k], len(asked)) for k in KS},
         seconds=seconds,
-        tokens=sum(m.prompt_tokens + m.completion_tokens for m in log.made) / made,
-        cached=sum(m.cached_tokens for m in log.made) / made,
-        served=wilson(sum(not m.failure for m in log.made), len(log.made)),
+        tokens=sum(reply.prompt_tokens + reply.completion_tokens for reply in replies) / len(asked),
+        cached=sum(reply.cached_tokens for reply in replies) / len(asked),
+        served=wilson(sum(by.startswith("llm:") for _, by in chosen), len(chosen)) if chat else None,
     )
 
 
@@ -182,25 +185,25 @@ def main(model: str, count: int, most: int, split: str, seed: int) -> None:
     for wording in ("rules", "prose"):
         items = library(prose=wording == "prose")
         for name, selector in made.items():
-            show(name, wording, asyncio.run(measure(selector, items, found, SelectionLog())), len(found))
+            show(name, wording, asyncio.run(measure(selector, items, found)), len(found))
         if model:
-            selector, log = asked_model(model)
-            show(f"llm {model}", wording, asyncio.run(measure(selector, items, few, log)), len(few))
+            chat = chat_of(model)
+            asking = LLMSelector(chat, fallback=Nobody())
+            show(f"llm {model}", wording, asyncio.run(measure(asking, items, few, chat)), len(few))
             show(
                 "lexical, same states",
                 wording,
-                asyncio.run(measure(LexicalSelector(), items, few, SelectionLog())),
+                asyncio.run(measure(LexicalSelector(), items, few)),
                 len(few),
             )
 
 
-def asked_model(source: str) -> tuple[LLMSelector, SelectionLog]:
+def chat_of(source: str) -> CachedChat:
     from internalize.config.schema import Config, ModelConfig  # noqa: PLC0415
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
 
-    log = SelectionLog()
     policy = LocalPolicy.load(Config(model=ModelConfig(source=source, max_context=4096)))
-    return LLMSelector(policy.chat, fallback=Nobody(), log=log), log
+    return CachedChat(policy.chat, None)
 
 
 if __name__ == "__main__":

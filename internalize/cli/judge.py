@@ -1,7 +1,4 @@
-"""`internalize judge`: grade answers of any origin.
-
-Left out: any work of its own. What must not change: unscored answers are counted apart and make the command incomplete.
-"""
+"""`internalize judge`: grade answers of any origin. Unscored answers are counted apart and make it incomplete."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple
     """Grade answers. A line of CLAIMS is {"question": ..., "reference": ..., "answer": ...}."""
     from internalize.evaluation.stats import wilson
     from internalize.experience.redact import Redactor
+    from internalize.inference.cached import CachedChat
     from internalize.inference.endpoints import chat_model
     from internalize.judge import build
     from internalize.judge.claims import judge_file
@@ -33,7 +31,8 @@ def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple
     config = load_config(recipe, overrides)
     with going_on_by("run the same command again"), progress() as show:
         clean = Redactor.of(config.redact).clean
-        judge = build(config.judge, lambda name: chat_model(config, name), clean)
+        replies = out.with_suffix(".replies.jsonl")
+        judge = build(config.judge, lambda name: CachedChat(chat_model(config, name), replies), clean)
         found = asyncio.run(judge_file(claims, out, judge, config, show))
     scored = [verdict.score for verdict in found if verdict.score is not None]
     share = wilson(sum(score == 1.0 for score in scored), len(scored))

@@ -1,22 +1,21 @@
 """Ask a chat model for one JSON object, check it, and ask again with what was wrong.
 
-Left out: what is asked and what the answer means (selectors, judges), retries of requests (endpoints). What must
-not change: an answer counts only after the caller's own reader accepted it, whatever schema the server obeyed; an
-answer that was cut off is never read; tokens of refused answers are counted too.
+An answer counts only after the caller's own reader accepted it, whatever schema the server obeyed; one that was cut
+off is never read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import JsonValue
-
 from internalize.interfaces import ChatModel
 from internalize.records import ChatRequest, Message, Reply, content_hash
+
+from .cached import reject
 
 T = TypeVar("T")
 _BLOCK = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
@@ -25,39 +24,34 @@ AGAIN = "That answer is not valid: {problem}. Answer again, with the JSON object
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """`value` None = no valid answer in all tries; `problem` is then what was wrong with the last one."""
+    """`value` None = no valid answer to any of the `requests`; `problem` is what was wrong with the last one."""
 
     value: T | None
     problem: str
-    replies: tuple[Reply, ...]
+    requests: tuple[ChatRequest, ...]
 
 
 async def ask(
-    chat: ChatModel,
-    messages: Sequence[Message],
-    schema: Mapping[str, JsonValue],
-    read: Callable[[dict[str, Any]], T],
-    *,
-    tries: int = 3,
-    max_tokens: int = 256,
+    chat: ChatModel, request: ChatRequest, read: Callable[[dict[str, Any]], T], *, tries: int = 3
 ) -> Answer[T]:
-    """The first answer that `read` accepts, at temperature 0.
+    """The first answer that `read` accepts, with a seed of its own for each try. A cached chat model is told of none.
 
-    `read` raises ValueError with a few words on what is wrong. Raises InfrastructureError and Incomplete as
-    `ChatModel.complete` does.
+    `read` raises ValueError with a few words on what is wrong. Raises what `ChatModel.complete` raises.
     """
-    talk, replies, problem = tuple(messages), [], "no answer"
-    for number in range(tries):
-        request = ChatRequest(messages=talk, response_schema=dict(schema), max_tokens=max_tokens, seed=number)
-        reply = await chat.complete(request)
-        replies.append(reply)
+    requests, problem = [request], "no answer"
+    for number in range(1, tries + 1):
+        reply = await chat.complete(requests[-1])
         try:
-            return Answer(read(_object(reply)), "", tuple(replies))
+            return Answer(read(_object(reply)), "", tuple(requests))
         except ValueError as error:
             problem = str(error)
-        refusal = Message(role="user", content=AGAIN.format(problem=problem))
-        talk = (*messages, Message(role="assistant", content=reply.text), refusal)
-    return Answer(None, problem, tuple(replies))
+        if number < tries:
+            said = Message(role="assistant", content=reply.text)
+            correction = Message(role="user", content=AGAIN.format(problem=problem))
+            again = {"messages": (*request.messages, said, correction), "seed": request.seed + number}
+            requests.append(request.model_copy(update=again))
+    await reject(chat, requests, problem)
+    return Answer(None, problem, tuple(requests))
 
 
 def _object(reply: Reply) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""A file of claims in, a file of verdicts out, each kept as soon as its group is done.
+"""Grades a file of claims into a file of verdicts, in which every finished group is kept.
 
-Left out: who judges. What must not change: a verdict with a score is never asked for again, one without is; a file of
-other claims or of another judge is not added to.
+A claim without a score is judged again by the next call.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from internalize.config.schema import Config
 from internalize.errors import DataError, UserError
 from internalize.interfaces import Judge
-from internalize.records import Claim, Record, content_hash
+from internalize.records import Claim, Judgement, Record, content_hash
 from internalize.runs.store import append_jsonl, read_jsonl, recover, write_jsonl
 
 GROUP = 32  # claims judged at once
@@ -40,9 +39,14 @@ async def judge_file(
     owed = [name for name in asked if name not in done]
     for start in range(0, len(owed), GROUP):
         names = owed[start : start + GROUP]
-        said = await asyncio.gather(*(judge.judge(asked[name]) for name in names))
-        found = [Verdict(id=n, **verdict.model_dump()) for n, verdict in zip(names, said, strict=True)]
+        judged = await asyncio.gather(*(judge.judge(asked[name]) for name in names), return_exceptions=True)
+        found = [
+            Verdict(id=n, **j.model_dump()) for n, j in zip(names, judged, strict=True) if isinstance(j, Judgement)
+        ]
         append_jsonl(out, found)
+        for failure in judged:
+            if isinstance(failure, BaseException):
+                raise failure
         done |= {verdict.id: verdict for verdict in found}
         progress("judge", len(done), len(asked))
     ordered = [done[name] for name in asked]

@@ -1,14 +1,14 @@
 """Grading by a language model, asked twice with the order of reference and answer changed.
 
-Question, reference and answer stand between tags they cannot close. Left out: who the model is. What must not change:
-a verdict counts only if both askings agree; disagreement, invalid output and failure are unscored; a spent budget is
-no failure and stops the stage (Incomplete).
+A verdict counts only if both askings agree; disagreement, invalid output and failure are unscored. Question, reference
+and answer stand between tags that they cannot close.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from internalize.errors import InfrastructureError
-from internalize.inference.structured import ask, fenced
+from internalize.inference.cached import reject
+from internalize.inference.structured import Answer, ask, fenced
 from internalize.interfaces import ChatModel
-from internalize.records import Claim, Judgement, Message
+from internalize.records import ChatRequest, Claim, Judgement, Message
 
 MOST_CHARACTERS = 8_000  # of an answer; the middle of a longer one is left out
+ANSWER_TOKENS = 256
 SCHEMA: dict[str, JsonValue] = {
     "type": "object",
     "properties": {"reason": {"type": "string"}, "correct": {"type": "boolean"}},
@@ -53,15 +55,14 @@ class ModelJudge:
         if settled:
             return settled
         claim = claim.model_copy(update={"question": self._clean(claim.question)})
-        try:
-            first, second = await asyncio.gather(*(self._verdict(claim, turned) for turned in (False, True)))
-        except InfrastructureError as error:
-            return self._unscored(f"unreachable: {error}")
-        if isinstance(first, str) or isinstance(second, str):
-            return self._unscored(f"invalid: {first if isinstance(first, str) else second}")
-        if first.correct != second.correct:
-            return self._unscored(f"disagreed with itself: {first.reason} / {second.reason}")
-        return Judgement(score=float(first.correct), judge=self.name, reason=first.reason)
+        first, second = await asyncio.gather(*(self._ask(claim, turned) for turned in (False, True)))
+        if first.value is None or second.value is None:
+            return self._unscored(first.problem or second.problem)
+        if first.value.correct != second.value.correct:
+            reason = f"disagreed with itself: {first.value.reason} / {second.value.reason}"
+            await reject(self._chat, (*first.requests, *second.requests), reason)
+            return self._unscored(reason)
+        return Judgement(score=float(first.value.correct), judge=self.name, reason=first.value.reason)
 
     def _settled(self, claim: Claim) -> Judgement | None:
         """The verdict on what needs no model, or must not be shown to it."""
@@ -73,10 +74,15 @@ class ModelJudge:
             return self._unscored("reference or answer holds a secret, which is not shown to an endpoint")
         return None
 
-    async def _verdict(self, claim: Claim, turned: bool) -> Verdict | str:  # noqa: FBT001 - the one thing that varies
-        """The verdict of one asking, or what was wrong with its last answer."""
-        answer = await ask(self._chat, prompt(claim, turned=turned), SCHEMA, _read, tries=self._tries)
-        return answer.value or answer.problem
+    async def _ask(self, claim: Claim, turned: bool) -> Answer[Verdict]:  # noqa: FBT001 - the one thing that varies
+        """The answer, or a problem that says of which kind it is."""
+        try:
+            messages = prompt(claim, turned=turned)
+            request = ChatRequest(messages=messages, response_schema=SCHEMA, max_tokens=ANSWER_TOKENS)
+            answer = await ask(self._chat, request, _read, tries=self._tries)
+        except InfrastructureError as error:
+            return Answer(None, f"unreachable: {error}", ())
+        return replace(answer, problem=f"invalid: {answer.problem}") if answer.value is None else answer
 
     def _unscored(self, reason: str) -> Judgement:
         return Judgement(score=None, judge=self.name, reason=reason)

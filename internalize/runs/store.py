@@ -4,11 +4,9 @@
     progress.jsonl  one line for each finished stage; a stage without its line is done again
     iter-K/         the records of iteration K
 
-A process may be killed at any byte. `append_jsonl` leaves whole lines and at most one torn last
-line, which `recover` cuts off; `write_atomic` leaves the old file or the new one. `RunStore.open`
-recovers every record file first. Left out: what a stage writes, and how it skips what is there.
-What must not change: a mark is written only after the records it speaks for are on disk, and a
-directory is never opened under another config. Needs POSIX (`flock`).
+A process may be killed at any byte. `append_jsonl` leaves whole lines and at most one torn last line, which `recover`
+cuts off; `write_atomic` leaves the old file or the new one. A stage's mark must be written after its records. Needs
+POSIX (`flock`).
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +77,18 @@ def append_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
         os.fsync(file.fileno())
     if is_new:
         _sync_folder(path.parent)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep other processes that open it this way from a file of records, made if need be and without a torn line."""
+    is_new = not path.exists()
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if is_new:
+            _sync_folder(path.parent)
+        recover(path)
+        yield
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:

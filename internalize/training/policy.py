@@ -94,12 +94,12 @@ class LocalPolicy:
         served = self._served.chat(self.checkpoint) if self._served else None
         return served or self._local_chat
 
-    def selector(self, log: Path) -> Selector:
-        """Who picks items at a step, as the recipe says. A language model's selections are kept in the file `log`.
+    def selector(self, replies: Path) -> Selector:
+        """Who picks items at a step, as the recipe says. A language model's replies are kept in that file.
 
         Raises UserError if the selector needs an extra that is not installed.
         """
-        return build_selector(self._config.inject, self._asked, log, self.checkpoint, self._clean)
+        return build_selector(self._config.inject, self._asked, replies, self.checkpoint, self._clean)
 
     def _asked(self, name: str) -> ChatModel:
         return chat_model(self._config, name, self)

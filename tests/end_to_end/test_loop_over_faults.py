@@ -16,8 +16,8 @@ pytest.importorskip("openai", reason="needs the extra 'server'")
 pytest.importorskip("peft", reason="distillation needs the learning half")
 
 from internalize.environments import registry
-from internalize.experience.selectors.log import Selection
 from internalize.inference import endpoints
+from internalize.inference.cached import CachedReply
 from internalize.inference.client import Backoff
 from internalize.records import Trajectory
 from internalize.runs.store import read_jsonl
@@ -28,6 +28,7 @@ from tests.writer import ANSWERS, stage_of
 
 OFTEN = [kind for kind in NO_ANSWER if kind != "slow"]  # a slow one takes its whole time-out
 MIXED = ("slow", *OFTEN * 16, "wrong ids")  # three wrong answers in a row would have the lexical selector serve
+REPLIES = ("selections.jsonl", "extraction.jsonl")  # with answers that were asked for again, in any order
 KEY = "sk-0123456789-do-not-show"
 RECIPE = """
 iterations = 1
@@ -112,9 +113,7 @@ def records(run_dir: Path) -> dict[str, Any]:
     for path in sorted(run_dir.rglob("*.jsonl")):
         name = path.relative_to(run_dir).as_posix()
         lines = [plain(json.loads(line)) for line in path.read_text().splitlines()]
-        if path.name == "selections.jsonl":
-            found[name] = sorted((line["id"], line["item_ids"], line["served_by"]) for line in lines)
-        elif path.name not in ("progress.jsonl", "extraction.jsonl"):
+        if path.name not in ("progress.jsonl", *REPLIES):
             found[name] = lines
     return found | {p.parent.name: p.read_bytes() for p in run_dir.glob("iter-*/pool.json")}
 
@@ -146,8 +145,14 @@ def test_a_run_over_a_thousand_faults_is_the_run_over_none_and_tells_no_key(
     ]
     assert len({t.id for t in played}) == len(played)
     assert all(t.failure is None for t in played)
-    chosen = read_jsonl(tmp_path / "faulty" / "iter-1" / "selections.jsonl", Selection)
-    assert {made.served_by for made in chosen} == {"llm:x/m"}
+    assert {i.served_by for t in played for step in t.steps if (i := step.injection)} == {"llm:x/m"}
+    for name in REPLIES[:1]:
+        asked, once = (
+            [line.key for line in read_jsonl(tmp_path / run_dir / "iter-1" / name, CachedReply) if line.reply]
+            for run_dir in ("faulty", "quiet")
+        )
+        assert set(asked) >= set(once), "what was answered without faults was answered with them"
+        assert len(asked) == len(set(asked)), "nothing that was answered was asked again"
     written = b"".join(p.read_bytes() for p in (tmp_path / "faulty").rglob("*") if p.is_file())
     assert KEY not in f"{[*printed, ended]} {caplog.text} {written!r}"
 

@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason="distillation needs the learning half")
 from internalize.environments import registry
 from internalize.experience.extract.llm import Extraction
 from internalize.experience.pool import load_pool
-from internalize.experience.selectors.log import Selection
+from internalize.inference.cached import CachedReply
 from internalize.records import Trajectory
 from internalize.runs.store import read_jsonl
 from tests.command import Call
@@ -48,8 +48,8 @@ class Ran:
         self.folder = out / "iter-1"
         self.extraction = Extraction.model_validate_json((self.folder / "extraction.json").read_bytes())
         self.items = load_pool(self.folder / "pool.json").items
-        chosen = self.folder / "selections.jsonl"
-        self.chosen = read_jsonl(chosen, Selection) if chosen.exists() else []
+        selections = self.folder / "selections.jsonl"
+        self.replies = read_jsonl(selections, CachedReply) if selections.exists() else []
         files = (
             "rollouts.jsonl",
             "teacher.jsonl",
@@ -116,7 +116,7 @@ def test_llama_cpp_picks_from_what_another_wrote(run: Any, llama_server: RealSer
     assert len(found.items) == 3
     shown = [step.injection for t in found.played["teacher.jsonl"] for step in t.steps]
     assert [i.served_by for i in shown if i] == [f"llm:actor/{llama_server.model}"]
-    assert found.chosen
+    assert found.replies
 
 
 def test_transformers_serve_writes_no_json_and_the_run_says_so_and_ends(

@@ -11,7 +11,7 @@ import pytest
 from internalize.config.schema import Config, load_config
 from internalize.environments import registry
 from internalize.experience.pool import ExperiencePool, save_pool
-from internalize.experience.selectors.log import Selection
+from internalize.inference.cached import CachedReply
 from internalize.records import Claim, Experience, Task, Trajectory
 from internalize.runs.store import read_jsonl
 from internalize.stages import standalone as single
@@ -73,22 +73,24 @@ def test_an_endpoint_selects_and_is_not_asked_twice(tmp_path: Path) -> None:
         assert shown
         wanted = sorted(item.id for item in ITEMS)[1]
         assert all(i and (i.item_ids, i.served_by) == ((wanted,), "llm:x/m") for i in shown)
-        selections = read_jsonl(tmp_path / "e.selections.jsonl", Selection)
-        assert len(selections) == server.answered == len({s.id for s in selections})
-        assert all(s.rationale == "It fits." and s.prompt_tokens > 0 for s in selections)
+        selections = read_jsonl(tmp_path / "e.selections.jsonl", CachedReply)
+        assert len(selections) == server.answered == len({s.key for s in selections})
+        assert all(s.reply and "It fits." in s.reply.text and s.reply.prompt_tokens > 0 for s in selections)
         lines = out.read_bytes().splitlines(keepends=True)
         out.write_bytes(lines[0])  # as if the command had been killed after one episode
         asked = server.answered
         assert [t.id for t in play(config, out)] == [t.id for t in found]
         assert server.answered == asked
-    assert len(read_jsonl(tmp_path / "e.selections.jsonl", Selection)) == asked
+    assert len(read_jsonl(tmp_path / "e.selections.jsonl", CachedReply)) == asked
 
 
 def test_the_policy_itself_is_asked_and_its_noise_is_never_served(tmp_path: Path) -> None:
     found = play(load_config(None, [*SET, "rollout.max_steps=1"]), tmp_path / "e.jsonl", tasks=1)
-    selections = read_jsonl(tmp_path / "e.selections.jsonl", Selection)
-    assert selections
-    assert all(s.served_by == "lexical after llm failed: invalid" and s.tries == 3 for s in selections)
+    lines = read_jsonl(tmp_path / "e.selections.jsonl", CachedReply)
+    replies = [line for line in lines if line.reply]
+    assert replies
+    assert len(replies) % 3 == 0, "three tries a selection"
+    assert {line.key for line in lines if line.rejected} == {line.key for line in replies}
     served = {step.injection.served_by for t in found for step in t.steps if step.injection}
     assert served <= {"lexical after llm failed: invalid"}
 

@@ -10,9 +10,9 @@ import pytest
 from internalize.errors import Incomplete, InfrastructureError
 from internalize.inference.scripted import ScriptedChat
 from internalize.inference.structured import Answer, ask, fenced
-from internalize.records import Message, Reply
+from internalize.records import ChatRequest, Message, Reply
 
-ASKED = (Message(role="user", content="A number?"),)
+ASKED = ChatRequest(messages=(Message(role="user", content="A number?"),), response_schema={"type": "object"})
 
 
 def number(found: dict[str, Any]) -> int:
@@ -23,7 +23,7 @@ def number(found: dict[str, Any]) -> int:
 
 def asked(*replies: str | Reply | Exception, tries: int = 3) -> tuple[Answer[int], ScriptedChat]:
     chat = ScriptedChat(replies)
-    return asyncio.run(ask(chat, ASKED, {"type": "object"}, number, tries=tries)), chat
+    return asyncio.run(ask(chat, ASKED, number, tries=tries)), chat
 
 
 @pytest.mark.parametrize("text", ['{"n": 3}', ' {"n": 3}\n', '```json\n{"n": 3}\n```', '```\n{"n": 3}\n```'])
@@ -39,7 +39,7 @@ def test_what_is_wrong_is_said_and_asked_again(bad: str) -> None:
     answer, chat = asked(bad, '{"n": 4}')
     assert answer.value == 4
     first, said, refusal = chat.asked[1]
-    assert (first, said.content) == (ASKED[0], bad)
+    assert (first, said.content) == (ASKED.messages[0], bad)
     assert refusal.role == "user"
     assert "not valid" in refusal.content
 
@@ -48,7 +48,7 @@ def test_only_the_last_refusal_is_shown() -> None:
     answer, chat = asked("a", "b", '{"n": 5}')
     assert answer.value == 5
     assert [m.content for m in chat.asked[2]][:2] == ["A number?", "b"]
-    assert len(answer.replies) == 3
+    assert [request.seed for request in answer.requests] == [0, 1, 2]
 
 
 def test_a_cut_off_answer_is_not_read() -> None:

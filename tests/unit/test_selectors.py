@@ -1,4 +1,4 @@
-"""Selectors: the language model's prompt, validation and fallback, the record of selections; embeddings."""
+"""Selectors: the language model's prompt, validation, fallback and cached replies; embeddings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from internalize.config.schema import InjectConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool
-from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, SelectionLog, build
+from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector, build
 from internalize.experience.selectors.llm import prompt, shown
-from internalize.experience.selectors.log import Selection
+from internalize.inference.cached import CachedChat, CachedReply
 from internalize.inference.scripted import ScriptedChat
 from internalize.interfaces import ChatModel
 from internalize.records import ChatRequest, Experience, Message, Reply
@@ -48,20 +48,15 @@ def answer(*ids: str) -> str:
     return json.dumps({"rationale": "They fit.", "ids": list(ids)})
 
 
-def run(
-    chat: ChatModel, messages: Sequence[Message], k: int = 2, **rest: object
-) -> tuple[tuple[str, ...], str, list[Selection]]:
+def run(chat: ChatModel, messages: Sequence[Message], k: int = 2, **rest: object) -> tuple[tuple[str, ...], str]:
     selector = LLMSelector(chat, **rest)  # type: ignore[arg-type]
-    ids, served_by = asyncio.run(selector.select(messages, ITEMS, k))
-    return ids, served_by, selector.log.made
+    return asyncio.run(selector.select(messages, ITEMS, k))
 
 
 def test_a_valid_answer_is_served_in_its_order() -> None:
-    ids, served_by, made = run(ScriptedChat([answer(IDS[3], IDS[0])], "judge-7b"), conversation(1))
-    assert (ids, served_by) == ((IDS[3], IDS[0]), "llm:judge-7b")
-    assert made[0].rationale == "They fit."
-    assert (made[0].tries, made[0].failure, made[0].item_ids) == (1, "", ids)
-    assert made[0].prompt_tokens > 0
+    chat = ScriptedChat([answer(IDS[3], IDS[0])], "judge-7b")
+    assert run(chat, conversation(1)) == ((IDS[3], IDS[0]), "llm:judge-7b")
+    assert len(chat.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -77,29 +72,29 @@ def test_a_valid_answer_is_served_in_its_order() -> None:
         '{"ids": null}',
     ],
 )
-def test_a_bad_answer_is_asked_again_then_falls_back(bad: str) -> None:
-    ids, served_by, _ = run(ScriptedChat([bad, answer(IDS[1])]), conversation(1))
-    assert (ids, served_by) == ((IDS[1],), "llm:scripted")
-    ids, served_by, made = run(ScriptedChat([bad] * 3), conversation(1))
+def test_a_bad_answer_is_asked_again_then_falls_back(bad: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert run(ScriptedChat([bad, answer(IDS[1])]), conversation(1)) == ((IDS[1],), "llm:scripted")
+    assert not caplog.records
+    chat = ScriptedChat([bad] * 3)
     wanted, _ = asyncio.run(LexicalSelector().select(conversation(1), ITEMS, 2))
-    assert (ids, served_by) == (wanted, "lexical after llm failed: invalid")
-    assert (made[0].tries, made[0].served_by) == (3, served_by)
-    assert made[0].failure.startswith("invalid: ")
+    assert run(chat, conversation(1)) == (wanted, "lexical after llm failed: invalid")
+    assert len(chat.asked) == 3
+    assert "scripted failed (invalid: " in caplog.text
 
 
-def test_no_answer_falls_back_and_a_spent_budget_does_not() -> None:
-    ids, served_by, made = run(ScriptedChat([InfrastructureError("no route")]), conversation(1))
+def test_no_answer_falls_back_and_a_spent_budget_does_not(caplog: pytest.LogCaptureFixture) -> None:
+    ids, served_by = run(ScriptedChat([InfrastructureError("no route")]), conversation(1))
     assert served_by == "lexical after llm failed: unreachable"
     assert set(ids) <= set(IDS)
-    assert made[0].failure == "unreachable: no route"
+    assert "unreachable: no route" in caplog.text
     assert run(ScriptedChat([ContextError("9,000 tokens")]), conversation(1))[1] == "lexical after llm failed: too long"
     with pytest.raises(Incomplete):
         run(ScriptedChat([Incomplete("budget")]), conversation(1))
 
 
 def test_a_small_pool_needs_no_request() -> None:
-    ids, served_by, made = run(ScriptedChat([]), conversation(1), k=5)
-    assert (ids, served_by, made) == (tuple(IDS), "all", [])
+    ids, served_by = run(ScriptedChat([]), conversation(1), k=5)
+    assert (ids, served_by) == (tuple(IDS), "all")
 
 
 def test_the_prompt_is_the_same_up_to_the_conversation() -> None:
@@ -189,16 +184,16 @@ def test_no_injection_is_ever_in_the_conversation_shown() -> None:
 def test_a_run_that_goes_on_asks_only_for_what_failed(tmp_path: Path) -> None:
     path = tmp_path / "selections.jsonl"
     chat = ScriptedChat([answer(IDS[0]), InfrastructureError("down")])
-    first = LLMSelector(chat, log=SelectionLog(path), weights="w1")
+    first = LLMSelector(CachedChat(chat, path, checkpoint="w1"))
     for steps in (1, 2):
         asyncio.run(first.select(conversation(steps), ITEMS, 2))
     again = ScriptedChat([answer(IDS[4])])
-    second = LLMSelector(again, log=SelectionLog(path), weights="w1")
+    second = LLMSelector(CachedChat(again, path, checkpoint="w1"))
     found = [asyncio.run(second.select(conversation(steps), ITEMS, 2)) for steps in (1, 2, 2)]
     assert [ids for ids, _ in found] == [(IDS[0],), (IDS[4],), (IDS[4],)]
     assert len(again.asked) == 1
-    assert [bool(line.failure) for line in read_jsonl(path, Selection)] == [False, True, False]
-    other = LLMSelector(ScriptedChat([answer(IDS[2])]), log=SelectionLog(path), weights="w2")
+    assert len(read_jsonl(path, CachedReply)) == 2
+    other = LLMSelector(CachedChat(ScriptedChat([answer(IDS[2])]), path, checkpoint="w2"))
     assert asyncio.run(other.select(conversation(1), ITEMS, 2))[0] == (IDS[2],)
 
 
@@ -209,7 +204,7 @@ def test_the_same_request_at_the_same_time_is_made_once() -> None:
             return await super().complete(request)
 
     chat = Slow([answer(IDS[0]), "never asked"])
-    selector = LLMSelector(chat)
+    selector = LLMSelector(CachedChat(chat, None))
 
     async def both() -> list[tuple[tuple[str, ...], str]]:
         return list(await asyncio.gather(*(selector.select(conversation(1), ITEMS, 2) for _ in range(5))))
@@ -327,8 +322,8 @@ def test_whatever_a_server_does_only_items_of_the_library_are_served(seed: int) 
     kinds = [kind for kind in FAULTS if kind != "slow"]
     with FaultyServer(first_listed, share=0.6, seed=seed, kinds=kinds) as server:
         endpoint = EndpointConfig(base_url=server.base_url, model="m", tries=1, timeout=5)
-        log = SelectionLog()
-        selector = LLMSelector(Endpoints(Config(endpoints={"x": endpoint})).chat("x"), tries=2, log=log)
+        chat = CachedChat(Endpoints(Config(endpoints={"x": endpoint})).chat("x"), None)
+        selector = LLMSelector(chat, tries=2)
 
         async def all_at_once() -> list[tuple[tuple[str, ...], str]]:
             return list(await asyncio.gather(*(selector.select(conversation(n), ITEMS, 2) for n in range(24))))
@@ -341,5 +336,4 @@ def test_whatever_a_server_does_only_items_of_the_library_are_served(seed: int) 
     assert all(set(ids) <= set(IDS) for ids, _ in found)
     kinds_of_failure = {by for _, by in found if not by.startswith("llm:")}
     assert kinds_of_failure <= {f"lexical after llm failed: {kind}" for kind in ("invalid", "unreachable")}
-    assert len(log.made) == 24
-    assert all(bool(made.failure) == made.served_by.startswith("lexical") for made in log.made)
+    assert len(chat.replies) >= len(served)

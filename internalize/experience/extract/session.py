@@ -17,7 +17,7 @@ from internalize.config.schema import ExtractConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError
 from internalize.experience.pool import ExperiencePool
 from internalize.inference.structured import ask, fenced
-from internalize.records import Experience, Message, PoolEdit, Record
+from internalize.records import ChatRequest, Experience, Message, PoolEdit, Record
 
 from .injection_filter import Screen
 from .prompts import prompt
@@ -82,13 +82,13 @@ class Work:
         Raises Refused when answers stay unusable, InfrastructureError or Incomplete when there was none.
         """
         try:
-            found = await ask(
-                self.book.about(stage, subject),
-                [Message(role="user", content=text)],
-                schema_of(model, bounds),
-                lambda answer: check(read(model, answer)),
-                tries=TRIES,
+            request = ChatRequest(
+                messages=(Message(role="user", content=text),),
+                response_schema=schema_of(model, bounds),
                 max_tokens=self._answer,
+            )
+            found = await ask(
+                self.book.about(stage, subject), request, lambda answer: check(read(model, answer)), tries=TRIES
             )
         except ContextError as error:  # asking again will not help
             raise self._refused(stage, subject, str(error)) from error

@@ -1,7 +1,6 @@
-"""Who picks the items shown at a step: lexical.py, embedding.py, llm.py, and `build`, which reads the recipe.
+"""Selectors pick the experience shown at a step; `build` makes the one that a recipe names.
 
-Left out: how items are shown (inject.py). What must not change: a selector returns the name of the one that really
-served, and ids of the pool it was given only.
+A selector returns ids of the pool it was given only, and the name of the selector that really served.
 """
 
 from __future__ import annotations
@@ -10,29 +9,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 from internalize.config.schema import InjectConfig
+from internalize.inference.cached import CachedChat
 from internalize.inference.structured import CleanedChat
 from internalize.interfaces import ChatModel, Selector
 
 from .embedding import EmbeddingSelector
 from .lexical import LexicalSelector
 from .llm import LLMSelector
-from .log import SelectionLog
 
-__all__ = ["EmbeddingSelector", "LLMSelector", "LexicalSelector", "SelectionLog", "build"]
+__all__ = ["EmbeddingSelector", "LLMSelector", "LexicalSelector", "build"]
 
 
 def build(
     config: InjectConfig,
     chat: Callable[[str], ChatModel],
-    log: Path | None = None,
-    weights: str = "",
+    replies: Path | None = None,
+    checkpoint: str = "",
     clean: Callable[[str], str] | None = None,
 ) -> Selector:
     """The selector of a recipe. `chat` gives the chat model of that name, and is asked only if the recipe needs one.
 
-    `log` is the file that a language model's selections are added to, and read from when a run goes on;
-    `weights` is the id of the policy's weights, which may be asked; `clean` takes secrets out of what an endpoint of
-    others is shown. Raises UserError for a missing extra.
+    The replies of a language model are kept in the file `replies`, so that a run that goes on does not ask twice.
+    `checkpoint` is the id of the policy's weights, which may be asked; `clean` takes secrets out of what an endpoint
+    of others is shown. Raises UserError for a missing extra.
     """
     if config.pattern != "stepwise" or config.selector == "lexical":
         return LexicalSelector()
@@ -40,5 +39,5 @@ def build(
         return EmbeddingSelector(config.embedder)
     asked = chat(config.endpoint)
     if config.endpoint == "self":
-        return LLMSelector(asked, log=SelectionLog(log), weights=weights)
-    return LLMSelector(CleanedChat(asked, clean) if clean else asked, log=SelectionLog(log))
+        return LLMSelector(CachedChat(asked, replies, checkpoint=checkpoint))
+    return LLMSelector(CachedChat(CleanedChat(asked, clean) if clean else asked, replies))

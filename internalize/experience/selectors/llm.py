@@ -1,39 +1,29 @@
 """Selection by a language model: the policy itself or an endpoint.
 
-The prompt is library first, conversation last, so that a server that keeps prefixes reads the library once. Left
-out: requests and their retries (the chat model). What must not change: for one pool and k the prompt is byte-identical
-up to the conversation; the conversation is the clean one; an id outside the library is never served; a failure falls
-to the lexical selector and says so. A spent budget is no failure: it stops the stage (Incomplete).
+The prompt holds the library first and the conversation last, so that a server that caches prefixes reads the library
+once: for one pool and k it is byte-identical up to the conversation, which is the clean one.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import JsonValue
 
 from internalize.errors import ContextError, InfrastructureError
-from internalize.inference.structured import Answer, ask, fenced
+from internalize.inference.structured import ask, fenced
 from internalize.interfaces import ChatModel, Selector
-from internalize.records import Experience, Message, content_hash
+from internalize.records import ChatRequest, Experience, Message
 
 from .lexical import LexicalSelector
-from .log import Selection, SelectionLog
 
 MOST_CHARACTERS = 12_000  # of a conversation: some 3,000 tokens
 ANSWER_TOKENS = 256
-
-
-class Chosen(NamedTuple):
-    """A valid answer."""
-
-    ids: tuple[str, ...]
-    rationale: str
+_LOG = logging.getLogger(__name__)
 
 
 class LLMSelector:
@@ -41,23 +31,12 @@ class LLMSelector:
 
     `served_by` is "llm:NAME", "all" (the pool holds at most k items: nothing to ask) or "lexical after llm failed:
     KIND", KIND being `invalid` (no valid answer), `unreachable` (no answer) or `too long` (for the model's context).
-    `weights` is the id of the weights behind `chat` if they change: a selection found in `log` is used only for the
-    same weights.
     """
 
-    def __init__(
-        self,
-        chat: ChatModel,
-        *,
-        fallback: Selector | None = None,
-        tries: int = 3,
-        log: SelectionLog | None = None,
-        weights: str = "",
-    ) -> None:
-        self._chat, self._tries, self._weights = chat, tries, weights
+    def __init__(self, chat: ChatModel, *, fallback: Selector | None = None, tries: int = 3) -> None:
+        self._chat, self._tries = chat, tries
         self._fallback = fallback or LexicalSelector()
-        self.log = log or SelectionLog()
-        self._under_way: dict[str, asyncio.Lock] = {}
+        self._warned: set[str] = set()
 
     async def select(
         self, messages: Sequence[Message], items: Sequence[Experience], k: int
@@ -65,58 +44,23 @@ class LLMSelector:
         """At most `k` ids, best first, and who served. Raises Incomplete when the endpoint's budget is spent."""
         if len(items) <= k:
             return tuple(item.id for item in items), "all"
-        asked = prompt(messages, items, k)
-        name = content_hash([self._chat.name, self._weights, *(m.content for m in asked)])
-        lock = self._under_way.setdefault(name, asyncio.Lock())  # attempts of a task start with the same request
+        ids = frozenset(item.id for item in items)
         try:
-            async with lock:
-                made = self.log.get(name)
-                if made is None:
-                    made = await self._made(name, asked, messages, items, k)
-                    self.log.add(made)
-        finally:
-            self._under_way.pop(name, None)
-        return made.item_ids, made.served_by
-
-    async def _made(
-        self, name: str, asked: Sequence[Message], messages: Sequence[Message], items: Sequence[Experience], k: int
-    ) -> Selection:
-        """The model's selection, or the fallback's with the reason."""
-        started = time.monotonic()
-        answer, failure = await self._answer(asked, frozenset(item.id for item in items), k)
-        if answer.value:
-            chosen, served_by = answer.value, f"llm:{self._chat.name}"
-        else:
-            found, fallback = await self._fallback.select(messages, items, k)
-            chosen, served_by = Chosen(found, ""), f"{fallback} after llm failed: {failure.partition(':')[0]}"
-        return Selection(
-            id=name,
-            item_ids=chosen.ids,
-            served_by=served_by,
-            rationale=chosen.rationale,
-            failure=failure,
-            tries=len(answer.replies),
-            prompt_tokens=sum(reply.prompt_tokens for reply in answer.replies),
-            cached_tokens=sum(reply.cached_tokens for reply in answer.replies),
-            completion_tokens=sum(reply.completion_tokens for reply in answer.replies),
-            seconds=round(time.monotonic() - started, 4),
-        )
-
-    async def _answer(self, asked: Sequence[Message], ids: frozenset[str], k: int) -> tuple[Answer[Chosen], str]:
-        """The answer, and "" or why there is none."""
-        try:
-            answer = await ask(
-                self._chat,
-                asked,
-                _schema(sorted(ids), k),
-                lambda found: _read(found, ids, k),
-                tries=self._tries,
-                max_tokens=ANSWER_TOKENS,
+            request = ChatRequest(
+                messages=prompt(messages, items, k), response_schema=_schema(sorted(ids), k), max_tokens=ANSWER_TOKENS
             )
+            answer = await ask(self._chat, request, lambda found: _read(found, ids, k), tries=self._tries)
         except InfrastructureError as error:
-            kind = "too long" if isinstance(error, ContextError) else "unreachable"
-            return Answer(None, "", ()), f"{kind}: {error}"
-        return answer, f"invalid: {answer.problem}" if answer.problem else ""
+            failure, reason = "too long" if isinstance(error, ContextError) else "unreachable", str(error)
+        else:
+            if answer.value:
+                return answer.value, f"llm:{self._chat.name}"
+            failure, reason = "invalid", answer.problem
+        if failure not in self._warned:
+            self._warned.add(failure)
+            _LOG.warning("the selector %s failed (%s: %s); another serves instead", self._chat.name, failure, reason)
+        chosen, fallback = await self._fallback.select(messages, items, k)
+        return chosen, f"{fallback} after llm failed: {failure}"
 
 
 def prompt(messages: Sequence[Message], items: Sequence[Experience], k: int) -> tuple[Message, Message]:
@@ -165,7 +109,7 @@ def _instructions() -> str:
     return (files(__package__) / "prompts" / "select.txt").read_text(encoding="utf-8")
 
 
-def _schema(ids: Sequence[str], k: int) -> Mapping[str, JsonValue]:
+def _schema(ids: Sequence[str], k: int) -> dict[str, JsonValue]:
     return {
         "type": "object",
         "properties": {
@@ -177,9 +121,9 @@ def _schema(ids: Sequence[str], k: int) -> Mapping[str, JsonValue]:
     }
 
 
-def _read(found: dict[str, Any], ids: frozenset[str], k: int) -> Chosen:
-    """Raises ValueError for anything but 1 to `k` distinct ids of the library."""
-    chosen, rationale = found.get("ids"), found.get("rationale", "")
+def _read(found: dict[str, Any], ids: frozenset[str], k: int) -> tuple[str, ...]:
+    """The chosen ids. Raises ValueError for anything but 1 to `k` distinct ids of the library."""
+    chosen = found.get("ids")
     if not isinstance(chosen, list) or not all(isinstance(i, str) for i in chosen):
         raise ValueError('"ids" is not a list of strings')
     if not 1 <= len(chosen) <= k:
@@ -188,4 +132,4 @@ def _read(found: dict[str, Any], ids: frozenset[str], k: int) -> Chosen:
         raise ValueError(f"{unknown[0][:40]!r} is no id of the library")
     if len(set(chosen)) < len(chosen):
         raise ValueError("an id stands there twice")
-    return Chosen(tuple(chosen), rationale if isinstance(rationale, str) else "")
+    return tuple(chosen)
