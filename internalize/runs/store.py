@@ -246,7 +246,7 @@ class RunStore:
         `resume` is off, if the directory holds something else, or if another process has it;
         ConfigError naming the fields if it was started with another config.
         """
-        if config is not None and (not resume or _is_empty(path)):
+        if config is not None and (not resume or not _contents(path)):
             return cls.create(path, config)
         info = read_run(path)
         if config is not None and config.digest != info.digest:
@@ -380,10 +380,6 @@ def _contents(path: Path) -> Sequence[str]:
 
 def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
-
-
-def _is_empty(path: Path) -> bool:
-    return not _contents(path)
 
 
 def _require_empty(path: Path) -> None:
