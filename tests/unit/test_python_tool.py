@@ -21,7 +21,7 @@ TOOL = PythonTool(SANDBOXES["landlock"], LIMITS)
 TOOLS = [PythonTool(sandbox, LIMITS) for sandbox in SANDBOXES.values()]
 
 
-@pytest.fixture(params=TOOLS, ids=list(SANDBOXES))
+@pytest.fixture(scope="module", params=TOOLS, ids=list(SANDBOXES))
 def tool(request: pytest.FixtureRequest) -> PythonTool:
     found: PythonTool = request.param
     if reason := found.problem():

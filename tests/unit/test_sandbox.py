@@ -18,7 +18,7 @@ from tests import old_kernel
 seccomp = pytest.importorskip("pyseccomp", reason="needs the extra 'maths' or 'web', and libseccomp")
 
 
-@pytest.fixture(params=["bubblewrap", "landlock"])
+@pytest.fixture(scope="module", params=["bubblewrap", "landlock"])
 def tool(request: pytest.FixtureRequest) -> PythonTool:
     found = PythonTool(SANDBOXES[request.param], Limits(seconds=20))
     if reason := found.problem():
@@ -39,13 +39,21 @@ def fails(shown: str) -> bool:
     return re.search(r"^line \d+: (\w*Error)\b", shown.splitlines()[-1]) is not None
 
 
-@pytest.mark.parametrize("path", ["/proc", "//proc", "/./proc", "proc"])
-@pytest.mark.parametrize("file", ["environ", "mem", "maps", "fd", "root"])
-def test_another_process_can_be_neither_read_nor_written(tool: PythonTool, path: str, file: str) -> None:
-    for pid in (os.getpid(), 1):
-        place = f"b'{path}/{pid}/{file}'"
-        for attempt in (f"os.open({place}, os.O_RDONLY)", f"os.open({place}, os.O_RDWR)", f"os.listdir({place})"):
-            assert fails(tool.run(f"import os; os.chdir('/')\n{attempt}"))
+def test_another_process_can_be_neither_read_nor_written(tool: PythonTool) -> None:
+    program = f"""
+import itertools, os
+os.chdir("/")
+folders, files = ["/proc", "//proc", "/./proc", "proc"], ["environ", "mem", "maps", "fd", "root"]
+for folder, pid, file in itertools.product(folders, [{os.getpid()}, 1], files):
+    path = f"{{folder}}/{{pid}}/{{file}}".encode()
+    for attempt in (lambda: os.open(path, os.O_RDONLY), lambda: os.open(path, os.O_RDWR), lambda: os.listdir(path)):
+        try:
+            attempt()
+        except OSError:
+            continue
+        print(path)
+"""
+    assert tool.run(program) == "(no output)"
 
 
 @pytest.mark.parametrize(
