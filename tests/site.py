@@ -74,7 +74,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, {**dict(self.headers), "body": body}))
         if self.server.refusals:
-            self._send(self.server.refusals.pop(0), b"{}", "application/json")
+            refusal = self.server.refusals.pop(0)
+            self._send(refusal, b"{}", "application/json", **{"Retry-After": self.server.retry_after})
             return
         if self.headers.get("X-API-KEY") != "right":
             self._send(403, b"{}", "application/json")
@@ -120,6 +121,7 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[str, dict[str, object]]] = []
         self.refusals: list[int] = []
+        self.retry_after = "0"  # said with each refusal
         self.open: list[socket.socket] = []
         self.gate = threading.Event()  # lets slow pages go at the end
         self.host = f"127.0.0.1:{self.server_address[1]}"

@@ -1,10 +1,8 @@
 """The link to one endpoint: every request of this process to it goes through here, and is counted here.
 
-A limit of requests at once, our own tries with exponential backoff and full jitter, a time-out over the whole
-answer (slow bytes too), budgets. An answer that is cut, malformed or empty is a fault of the infrastructure: it is
-asked for again, and never becomes an empty result. Left out: what is asked (server.py). What must not change: the
-key is read from the environment when it is needed and appears in no record, error, repr or log; every try is
-counted, since the client below never tries again by itself.
+It bounds the requests at once, the time of a whole answer (slow bytes too), the tries and the budget. An answer that is
+cut, malformed or empty is a fault of the infrastructure: it is asked for again, and never becomes an empty result. The
+key is read from the environment when it is needed and must appear in no record, error, repr or log.
 """
 
 from __future__ import annotations
@@ -12,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Collection
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from internalize.config.schema import EndpointConfig
 from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
 from internalize.records import Record
+
+from .retries import Again, Retries, retry_after
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -37,7 +35,7 @@ _WORDS = 240  # most characters of a server's own words in a message
 _A_TOKEN = 4  # bytes of JSON a token is taken for when the server counts none
 
 
-class Malformed(Exception):  # noqa: N818 - a verdict on an answer, raised by those who read it
+class Malformed(Again):
     """An answer that cannot be used; the message says why. `Link.ask` tries again."""
 
 
@@ -47,26 +45,6 @@ class Refused(UserError):  # noqa: N818 - a decision of the server
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A try that came to nothing; `asked` is the Retry-After in seconds."""
-
-    why: str
-    asked: float = 0.0
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait between tries: a random part (full jitter) of a span that doubles from try to try."""
-
-    first: float = 0.5  # seconds
-    longest: float = 60.0  # seconds; also the most that a server's Retry-After is followed
-
-    def wait(self, tries: int, asked: float, draw: float) -> float:
-        """Seconds after `tries` tries; `asked` is the server's Retry-After (0 = none), `draw` lies in [0, 1)."""
-        return max(min(asked, self.longest), draw * min(self.longest, self.first * 2.0 ** (tries - 1)))
 
 
 class Usage(Record):
@@ -106,14 +84,14 @@ class _Bound:
 class Link:
     """One endpoint. Raises UserError if its address holds a key, or the variable that is to hold it is not set."""
 
-    def __init__(self, name: str, config: EndpointConfig, backoff: Backoff | None = None) -> None:
+    def __init__(self, name: str, config: EndpointConfig, retries: Retries | None = None) -> None:
         if "@" in urlsplit(config.base_url).netloc:
             raise ConfigError(f"endpoints.{name}.base_url holds a user or key; name a variable in key_env instead")
         if config.key_env and not os.environ.get(config.key_env):
             raise UserError(
                 f"endpoint {name!r}: the environment variable {config.key_env} is not set (endpoints.{name}.key_env)"
             )
-        self.name, self.config, self.backoff = name, config, backoff or Backoff()
+        self.name, self.config, self.retries = name, config, replace(retries or Retries(), tries=config.tries)
         self.usage = Usage()
         self._bound: _Bound | None = None
         self._closed_until = 0.0  # by time.monotonic(): a Retry-After holds for every request
@@ -140,20 +118,18 @@ class Link:
         await self._insist(path, body, lambda _: None, ())
 
     async def _insist(self, path: str, body: Body | None, read: Callable[[str], T], final: Collection[int]) -> T:
-        bound, most = await self._for_this_loop(), self.config.tries
-        last = _Failure("")
-        for number in range(1, most + 1):
-            found = await self._try(bound, path, body, read, final)
-            if not isinstance(found, _Failure):
-                return found
-            last = found
-            if number < most:
-                await self._pause(number, last.asked)
-        raise InfrastructureError(f"endpoint {self.name!r}: {most} tries failed, the last one with {last.why}")
+        bound = await self._for_this_loop()
+        try:
+            return await self.retries.concurrent(self._hold_back)(self._try, bound, path, body, read, final)
+        except Again as error:
+            last = error
+        # Outside the handler, so that no request of the client, which has the key in it, is chained to the error.
+        tries = self.config.tries
+        raise InfrastructureError(f"endpoint {self.name!r}: {tries} tries failed, the last one with {last}")
 
     async def _try(
         self, bound: _Bound, path: str, body: Body | None, read: Callable[[str], T], final: Collection[int]
-    ) -> T | _Failure:
+    ) -> T:
         import openai  # noqa: PLC0415 - an extra
 
         try:
@@ -165,16 +141,15 @@ class Link:
                     text = await self._send(bound.client, path, body)
             return read(text)
         except (TimeoutError, openai.APITimeoutError):
-            return _Failure(f"no answer within {self.config.timeout:g} seconds")
+            raise Again(f"no answer within {self.config.timeout:g} seconds") from None
         except openai.APIStatusError as error:
             status, words = error.status_code, self._words(error)
             if status in final or (status not in _AGAIN and status < 500):
                 raise self._refusal(status, words) from None  # its request would carry the key along
-            return _Failure(f"HTTP {status} ({words})", _retry_after(error.response.headers.get("retry-after")))
+            asked = retry_after(error.response.headers.get("retry-after"))
+            raise Again(f"HTTP {status} ({words})", asked) from None
         except openai.OpenAIError as error:
-            return _Failure(self._scrub(f"a broken connection ({_root_of(error)})"))
-        except Malformed as error:
-            return _Failure(str(error))
+            raise Again(self._scrub(f"a broken connection ({_root_of(error)})")) from None
 
     async def _send(self, client: AsyncOpenAI, path: str, body: Body | None) -> str:
         answer = client.get(path, cast_to=str) if body is None else client.post(path, body=body, cast_to=str)
@@ -194,11 +169,11 @@ class Link:
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
-    async def _pause(self, number: int, asked: float) -> None:
-        wait = self.backoff.wait(number, asked, random.random())  # jitter must differ from process to process
-        if asked:
-            self._closed_until = max(self._closed_until, time.monotonic() + min(asked, self.backoff.longest))
-        await asyncio.sleep(wait)
+    def _hold_back(self, failure: Again) -> None:
+        """A Retry-After holds for every request of this link, not for the one alone that was told."""
+        if failure.asked:
+            asked = min(failure.asked, self.retries.longest)
+            self._closed_until = max(self._closed_until, time.monotonic() + asked)
 
     async def _open_again(self) -> None:
         left = self._closed_until - time.monotonic()
@@ -305,20 +280,6 @@ def _counts(answer: Body) -> tuple[int, int]:
     )
     prompt, sampled = (n if isinstance(n, int) and n > 0 else 0 for n in found)
     return prompt, sampled
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds from a Retry-After header: a number or a date; 0 if there is none that can be read."""
-    if not value:
-        return 0.0
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0
 
 
 def _root_of(error: BaseException) -> str:

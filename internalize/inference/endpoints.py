@@ -24,8 +24,9 @@ from internalize.records import Sampling
 
 from .agent import Acting, Actor, ChatActor
 from .capabilities import Abilities, probe
-from .client import Backoff, Body, Link, Malformed, Refused, Usage
+from .client import Body, Link, Malformed, Refused, Usage
 from .renderer import Renderer
+from .retries import Retries
 from .server import ServerChat, ServerEngine
 
 SELF = "self"
@@ -36,8 +37,8 @@ _SAMPLE = "Hello, wörld! f(x_1) = [answer]\n\n  def g(a): return a + 0.25"
 class Endpoints:
     """One link for each [endpoints.NAME], made when it is first wanted."""
 
-    def __init__(self, config: Config, backoff: Backoff | None = None) -> None:
-        self._config, self._backoff = config, backoff or Backoff()
+    def __init__(self, config: Config, retries: Retries | None = None) -> None:
+        self._config, self._retries = config, retries or Retries()
         self._links: dict[str, Link] = {}
         self._chats: dict[str, ServerChat] = {}
 
@@ -48,7 +49,7 @@ class Endpoints:
                 raise ConfigError(f"there is no section [endpoints.{name}]")
             if find_spec("openai") is None:
                 raise UserError("endpoints need the extra 'server': pip install 'internalize[server]'")
-            self._links[name] = Link(name, self._config.endpoints[name], self._backoff)
+            self._links[name] = Link(name, self._config.endpoints[name], self._retries)
         return self._links[name]
 
     def chat(self, name: str) -> ServerChat:

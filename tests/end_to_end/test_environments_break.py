@@ -18,6 +18,7 @@ from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
 from internalize.inference.agent import Actor
 from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.retries import Retries
 from internalize.inference.scripted import ScriptedEngine
 from internalize.interfaces import Environment
 from internalize.judge import ExactJudge
@@ -75,7 +76,7 @@ def test_a_web_whose_search_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pytest.importorskip("httpx", reason="needs the extra 'web'")
     from internalize.environments.web.env import Web  # noqa: PLC0415
 
-    monkeypatch.setattr(web_sources, "_PAUSE", 0.0)
+    monkeypatch.setattr(web_sources, "RETRIES", Retries(first=0.0))
     monkeypatch.setenv("SERPER_API_KEY", "right")
     site, path = Site(), tmp_path / "a.jsonl"
     rows = ({"question": "Pressure?", "answer": "4 bar"}, {"question": "Colour?", "answer": "red"})

@@ -16,7 +16,8 @@ from internalize.errors import Incomplete
 from internalize.experience.extract.llm import Extraction, write
 from internalize.experience.pool import ExperiencePool, empty, load_pool
 from internalize.experience.redact import Redactions
-from internalize.inference.client import Backoff, Link
+from internalize.inference.client import Link
+from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat
 from internalize.records import Experience, PoolEdit, Trajectory
 from internalize.runs.store import write_jsonl
@@ -86,7 +87,7 @@ def write_over(
 ) -> Any:
     """`write` over the server with next to no waiting between tries."""
     endpoint = EndpointConfig(base_url=server.base_url, model="m", timeout=30.0, tries=tries, concurrency=16)
-    chat = ServerChat(Link("e", endpoint, Backoff(first=0.001, longest=0.01)))
+    chat = ServerChat(Link("e", endpoint, Retries(first=0.001, longest=0.01)))
     settings = ExtractConfig(add=50, cap=60)
     return asyncio.run(write(trajectories, pool, settings, chat, 1, ledger=folder / "extraction.jsonl"))
 

@@ -18,7 +18,7 @@ pytest.importorskip("peft", reason="distillation needs the learning half")
 from internalize.environments import registry
 from internalize.inference import endpoints
 from internalize.inference.cached import CachedReply
-from internalize.inference.client import Backoff
+from internalize.inference.retries import Retries
 from internalize.records import Trajectory
 from internalize.runs.store import read_jsonl
 from tests.command import Call, Ended
@@ -82,7 +82,7 @@ def failing(server: FaultyServer, messages: list[dict[str, Any]], schema: dict[s
 def run(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`internalize run` in a folder of its own, over a server. Nothing waits long between tries."""
     monkeypatch.setenv("X_KEY", KEY)
-    monkeypatch.setattr(endpoints, "Backoff", lambda: Backoff(first=0.001, longest=0.005))
+    monkeypatch.setattr(endpoints, "Retries", lambda: Retries(first=0.001, longest=0.005))
     monkeypatch.setitem(
         registry.BUILTIN, "claiming", registry.Builtin("tests.end_to_end.test_plugged_in", "ClaimingToy", "")
     )

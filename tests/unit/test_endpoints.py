@@ -17,9 +17,10 @@ from internalize.errors import ConfigError, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import Actor, ChatActor
 from internalize.inference.capabilities import probe
-from internalize.inference.client import Backoff, Link, Refused
+from internalize.inference.client import Link, Refused
 from internalize.inference.endpoints import Endpoints, chat_model
 from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat, ServerEngine, read_reply
 from internalize.records import ChatRequest, Message, Reply, Sampling
 from internalize.rollout.episode import Label
@@ -30,7 +31,7 @@ from tests.faulty_server import Answer, FaultyServer
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
-QUICK = Backoff(first=0.002, longest=0.01)
+QUICK = Retries(first=0.002, longest=0.01)
 RENDERER = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
 SAMPLING = Sampling(max_tokens=24, temperature=1.0)
 

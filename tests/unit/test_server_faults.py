@@ -16,8 +16,9 @@ from internalize.config.schema import EndpointConfig, RolloutConfig
 from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatActor
-from internalize.inference.client import Backoff, Link, Refused, Usage
+from internalize.inference.client import Link, Refused, Usage
 from internalize.inference.renderer import PROTOCOLS
+from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat
 from internalize.records import ChatRequest, Message, Trajectory
 from internalize.rollout.episode import Label
@@ -27,7 +28,7 @@ from tests.faulty_server import FAULTS, NO_ANSWER, FaultyServer
 from tests.toy import Toy
 
 LABEL = Label("rollout", 1, 0, "c")
-QUICK = Backoff(first=0.002, longest=0.01)
+QUICK = Retries(first=0.002, longest=0.01)
 MIXED = ("slow", *[kind for kind in NO_ANSWER if kind != "slow"] * 4)  # a slow one takes its whole time-out
 SIZE = 20  # episodes of four steps
 ASKED = ChatRequest(messages=(Message(role="user", content="Which number?"),))
@@ -150,16 +151,6 @@ def test_wrong_ids_are_the_callers_to_see() -> None:
     with FaultyServer(lambda m, s: "take 0123456789ab", share=1.0, kinds=("wrong ids",)) as server:
         assert complete(link_to(server)) == "take deadbeef0000"
     assert FAULTS[-1] == "wrong ids"
-
-
-def test_retry_after_is_followed_and_bounded() -> None:
-    assert Backoff(0.5, 60).wait(1, asked=7, draw=0.9) == 7
-    assert Backoff(0.5, 60).wait(1, asked=900, draw=0.9) == 60
-    assert Backoff(0.5, 60).wait(4, asked=0, draw=0.5) == 0.5 * 4  # half of 0.5 * 2^3
-    assert Backoff(0.5, 60).wait(20, asked=0, draw=0.5) == 30
-    waits = [Backoff(0.5, 60).wait(3, 0, draw / 10) for draw in range(10)]
-    assert waits[0] == 0
-    assert max(waits) < 2
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from internalize.environments.web import sources as web_sources
 from internalize.environments.web.pages import passages, pick, read_html, tokens_of
 from internalize.environments.web.questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
+from internalize.inference.retries import Retries
 from internalize.records import Action, ChatRequest, Claim, Reply
 from tests.faulty_server import FaultyServer
 from tests.site import Site
@@ -35,7 +36,7 @@ ASKED = {"question": "What is the pressure of pump seven?", "answer": "4 bar", "
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    monkeypatch.setattr(web_sources, "_PAUSE", 0.0)
+    monkeypatch.setattr(web_sources, "RETRIES", Retries(first=0.0))
     monkeypatch.setenv("SERPER_API_KEY", "right")
     monkeypatch.setenv("JINA_API_KEY", "right")
     started = Site()
@@ -359,14 +360,18 @@ def test_a_host_that_never_answered_is_seen(web: Web, site: Site) -> None:
 def test_a_page_that_breaks_off_is_tried_again_then_infrastructure(web: Web, site: Site) -> None:
     with pytest.raises(InfrastructureError, match="does not answer any more"):
         start(web).step(visit(f"{site.address}/cut"))
-    assert len(site.asked) == web_sources.TRIES
+    assert len(site.asked) == web_sources.RETRIES.tries
 
 
-def test_a_search_api_is_asked_again_then_infrastructure(web: Web, site: Site) -> None:
+def test_a_search_api_is_asked_again_then_infrastructure(web: Web, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.refusals[:] = [500, 429]
     assert str(start(web).step(search("pump"))).startswith("1. P7")
     assert [asked[1]["body"] for asked in site.asked] == [{"q": "pump", "num": 10}] * 3
-    site.refusals[:] = [503] * 3
+    monkeypatch.setattr(web_sources, "RETRIES", Retries(first=0.0, total=0.5))
+    site.refusals[:], site.retry_after = [503], "30"
+    with pytest.raises(InfrastructureError, match=r"fails \(HTTP 503\)"):  # at once: there is no time for what it asks
+        start(web).step(search("pump"))
+    site.refusals[:], site.retry_after = [503] * 3, "0"
     with pytest.raises(InfrastructureError, match=r"fails \(HTTP 503\)"):
         start(web).step(search("pump"))
     for query in ("malformed",):

@@ -19,22 +19,23 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from internalize.errors import InfrastructureError, TaskError, UserError
+from internalize.inference.retries import Again, Retries, retry_after
 
 from .pages import Page, best, read_html, read_plain, terms
 
 if TYPE_CHECKING:
     import httpx
 
-TRIES = 3
+RETRIES = Retries(tries=3, longest=30.0, total=120.0)
 MOST_BYTES = 2_000_000
 _REDIRECTS = 5
-_PAUSE = 0.5  # seconds before the second try, doubled for each further one
 _FILES = {".html", ".htm", ".md", ".txt"}
 _AGENT = "internalize (agent research; reads single pages)"
 
@@ -123,21 +124,24 @@ class HttpReader:
 
     def _insist(self, url: str, deadline: float) -> tuple[Page | None, str]:
         """The page or where it has moved to; lost connections are tried again."""
-        httpx, place = _httpx(), self.checked(url)
-        for number in range(TRIES):
-            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
-            try:
-                return self._get(url, place, deadline)
-            except httpx.DecodingError as error:
-                raise Unreadable("The page is packed in a way that cannot be read.") from error
-            except httpx.TimeoutException as error:
-                if not isinstance(error, httpx.ConnectTimeout):
-                    raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
-            except httpx.TransportError:
-                pass
-        if urlsplit(url).netloc in self._answered:
-            raise InfrastructureError(f"web: {urlsplit(url).netloc} does not answer any more")
-        raise Unreadable("The host does not answer.")
+        place, retries = self.checked(url), replace(RETRIES, total=max(0.0, deadline - time.monotonic()))
+        try:
+            return retries.blocking()(self._tried, url, place, deadline)
+        except Again as error:
+            if urlsplit(url).netloc in self._answered:
+                raise InfrastructureError(f"web: {urlsplit(url).netloc} does not answer any more") from error
+            raise Unreadable("The host does not answer.") from error
+
+    def _tried(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
+        httpx = _httpx()
+        try:
+            return self._get(url, place, deadline)
+        except httpx.DecodingError as error:
+            raise Unreadable("The page is packed in a way that cannot be read.") from error
+        except httpx.TransportError as error:
+            if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+                raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
+            raise Again(type(error).__name__) from error
 
     def checked(self, url: str) -> str:
         """The address to connect to. Raises Unreadable for what may not be read."""
@@ -153,17 +157,21 @@ class HttpReader:
 
     def _resolved(self, host: str, parts: Any) -> list[str]:
         """The addresses of a host. That names cannot be looked up now says nothing about the host."""
-        for number in range(TRIES):
-            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
-            try:
-                found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
-                return [str(entry[4][0]).partition("%")[0] for entry in found]
-            except socket.gaierror as error:
-                if error.errno != socket.EAI_AGAIN and parts.netloc not in self._answered:
-                    raise Unreadable("There is no such host.") from error
-            except (OSError, ValueError) as error:
-                raise Unreadable("There is no such host.") from error
-        raise InfrastructureError(f"web: the name {host} cannot be looked up now")
+        try:
+            return RETRIES.blocking()(self._looked_up, host, parts)
+        except Again as error:
+            raise InfrastructureError(f"web: the name {host} cannot be looked up now") from error
+
+    def _looked_up(self, host: str, parts: Any) -> list[str]:
+        try:
+            found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN or parts.netloc in self._answered:
+                raise Again(str(error)) from error
+            raise Unreadable("There is no such host.") from error
+        except (OSError, ValueError) as error:
+            raise Unreadable("There is no such host.") from error
+        return [str(entry[4][0]).partition("%")[0] for entry in found]
 
     def _get(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
         """One request, to the very address that was checked."""
@@ -241,20 +249,22 @@ class _Api:
         self._client = _httpx().Client(timeout=seconds, headers={"User-Agent": _AGENT})
 
     def _asked(self, send: Callable[[], httpx.Response]) -> httpx.Response:
-        httpx, said = _httpx(), ""
-        for number in range(TRIES):
-            time.sleep(_PAUSE * 2 ** (number - 1) if number else 0)
-            try:
-                response = send()
-            except httpx.TransportError as error:
-                said = type(error).__name__
-                continue
-            said = f"HTTP {response.status_code}"
-            if response.status_code in self.refusals:
-                raise UserError(f"web: {self._address} refuses the key in {self._key_env} ({said})")
-            if response.status_code != 429 and response.status_code < 500:
-                return response
-        raise InfrastructureError(f"web: {self._address} fails ({said})")
+        try:
+            return RETRIES.blocking()(self._tried, send)
+        except Again as error:
+            raise InfrastructureError(f"web: {self._address} fails ({error})") from error
+
+    def _tried(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        try:
+            response = send()
+        except _httpx().TransportError as error:
+            raise Again(type(error).__name__) from error
+        said = f"HTTP {response.status_code}"
+        if response.status_code in self.refusals:
+            raise UserError(f"web: {self._address} refuses the key in {self._key_env} ({said})")
+        if response.status_code == 429 or response.status_code >= 500:
+            raise Again(said, retry_after(response.headers.get("retry-after")))
+        return response
 
     def close(self) -> None:
         """End open connections."""

@@ -1,0 +1,77 @@
+"""When a request that failed is sent again: one policy for every server that is asked, carried out by `tenacity`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.stop import stop_before_delay
+from tenacity.wait import wait_random_exponential
+
+
+class Again(Exception):  # noqa: N818 - a verdict on one try, raised by whoever makes it
+    """A try that failed where a later one may not; the message says why. `asked`: seconds of a Retry-After."""
+
+    def __init__(self, why: str, asked: float = 0.0) -> None:
+        super().__init__(why)
+        self.asked = asked
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often something is tried, and how long to wait in between.
+
+    A wait is drawn uniformly (full jitter) from a span that doubles from try to try, so that clients which failed
+    together do not come back together. It is no shorter than the server's Retry-After.
+    """
+
+    tries: int = 3
+    first: float = 0.5  # seconds: the span before the second try
+    longest: float = 60.0  # seconds: the longest span; a Retry-After is followed up to here
+    total: float = math.inf  # seconds since the first try that no wait may reach past
+
+    def blocking(self) -> Retrying:
+        """Calls a function until it does not raise `Again`; raises the last one."""
+        return Retrying(**self._settings())
+
+    def concurrent(self, before_wait: Callable[[Again], None] = lambda _: None) -> AsyncRetrying:
+        """The same for a coroutine function; `before_wait` is told why there is a wait."""
+        return AsyncRetrying(**self._settings(), before_sleep=lambda state: before_wait(_failure(state)))
+
+    def wait(self, state: RetryCallState) -> float:
+        """Seconds until the next try."""
+        jitter = wait_random_exponential(multiplier=self.first, max=self.longest)
+        return max(jitter(state), min(_failure(state).asked, self.longest))
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "stop": stop_after_attempt(self.tries) | stop_before_delay(self.total),
+            "wait": self.wait,
+            "retry": retry_if_exception_type(Again),
+            "reraise": True,
+        }
+
+
+def _failure(state: RetryCallState) -> Again:
+    error = state.outcome.exception() if state.outcome else None
+    assert isinstance(error, Again)  # nothing else is tried again
+    return error
+
+
+def retry_after(value: str | None) -> float:
+    """Seconds from a Retry-After header: a number or a date; 0 if there is none that can be read."""
+    if not value:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
