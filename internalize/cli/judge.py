@@ -20,7 +20,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--recipe", type=_FILE, help="Recipe whose [judge] section is used.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
 def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple[str, ...]) -> None:
-    """Grade answers. A line of CLAIMS is {"question": ..., "reference": ..., "answer": ...}."""
+    """Grade answers. A line of CLAIMS is {"question": ..., "reference": ..., "answer": ...} and maybe an "id"."""
     from internalize.evaluation.stats import wilson
     from internalize.experience.redact import Redactor
     from internalize.inference.cached import CachedChat

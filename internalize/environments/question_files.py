@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from internalize.errors import DataError, TaskError, UserError
 from internalize.records import Task
+from internalize.runs.store import json_lines
 
 SPLITS = ("train", "dev", "test")
 QUESTION = ("question", "problem", "Question", "query")
@@ -49,27 +50,26 @@ def rows(path: Path) -> Iterator[Row]:
     if path.suffix == ".parquet":
         yield from (Row(f"{path}, row {n}", cells) for n, cells in enumerate(_parquet(path), 1))
         return
+    if path.suffix == ".json":
+        yield from (Row(f"{path}, item {n}", _object(f"{path}, item {n}", cells)) for n, cells in _items(path))
+    else:
+        for number, line in json_lines(path):
+            where = f"{path}, line {number}"
+            yield Row(where, _object(where, _parsed(where, line)))
+
+
+def _items(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the questions ({error})") from error
-    if path.suffix == ".json":
-        yield from (Row(f"{path}, item {n}", _object(f"{path}, item {n}", cells)) for n, cells in _items(path, text))
-    else:
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                yield Row(where, _object(where, _parsed(where, line)))
-
-
-def _items(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     found = _parsed(str(path), text)
     if not isinstance(found, list):
         raise DataError(f"{path}: is no JSON list of questions")
     yield from enumerate(found, 1)
 
 
-def _parsed(where: str, text: str) -> Any:
+def _parsed(where: str, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

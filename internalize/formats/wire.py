@@ -25,7 +25,7 @@ from pydantic import (
 
 from internalize.errors import DataError
 from internalize.records import Termination, Trajectory
-from internalize.runs.store import read_jsonl
+from internalize.runs.store import read_numbered
 
 Score = Annotated[
     float,
@@ -126,7 +126,7 @@ def read_lines(path: Path, model: type[LineT], read: Callable[[LineT, Counter[st
     attempts: Counter[str] = Counter()
     found: dict[str, int] = {}
     trajectories = []
-    for number, line in enumerate(read_jsonl(path, model), start=1):
+    for number, line in read_numbered(path, model):
         try:
             trajectory = read(line, attempts)
         except DataError as error:

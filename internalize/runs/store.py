@@ -11,6 +11,7 @@ POSIX (`flock`).
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -39,24 +40,32 @@ PACKAGES = ("internalize", "torch", "transformers", "peft")
 BLOCK = 1 << 16
 
 
-def read_jsonl(path: Path, model: type[RecordT]) -> list[RecordT]:
-    """All records of a file; a whole last record may lack its newline.
+def json_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The lines of a file with their numbers, without blank ones and a byte order mark. Raises DataError."""
+    try:
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_numbered(path: Path, model: type[RecordT]) -> list[tuple[int, RecordT]]:
+    """All records of a file and the numbers of their lines; a whole last record may lack its newline.
 
     Raises DataError naming file, line and field of the first bad line, a torn last one included.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    if not lines[-1]:
-        lines.pop()
     records = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in json_lines(path):
         try:
-            records.append(model.model_validate_json(line))
+            records.append((number, model.model_validate_json(line)))
         except ValidationError as error:
             raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
     return records
+
+
+def read_jsonl(path: Path, model: type[RecordT]) -> list[RecordT]:
+    """The records of `read_numbered` alone."""
+    return [record for _, record in read_numbered(path, model)]
 
 
 def append_jsonl(path: Path, records: Iterable[BaseModel]) -> None:

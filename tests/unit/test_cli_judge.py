@@ -49,7 +49,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     for arguments, words in (
         ((claims, "--out", out, "--set", "judge.kind=maths"), "other claims or of another judge"),
         ((write(tmp_path / "d.jsonl", CLAIMS[:2]), "--out", out), "other claims or of another judge"),
-        ((write(tmp_path / "e.jsonl", []), "--out", tmp_path / "w.jsonl"), "line 1"),
+        ((write(tmp_path / "e.jsonl", []), "--out", tmp_path / "w.jsonl"), "holds no claims"),
         ((tmp_path / "none.jsonl", "--out", tmp_path / "w.jsonl"), "cannot be read"),
         ((claims, "--out", tmp_path / "no" / "v.jsonl"), "does not exist"),
         ((claims, "--out", out, "--set", "judge.kind=model"), "judge.endpoint"),
@@ -58,6 +58,23 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         code, _, error = run(capsys, *arguments)
         assert (code, len(error.strip().splitlines())) == (2, 1), error
         assert words in error
+    assert out.read_bytes() == before
+
+
+def test_repeated_samples_keep_their_names_and_are_judged_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [(1, "Paris"), ("b", "Rome"), (None, "Paris"), (1, "Paris")]
+    lines = [{"question": "?", "reference": "Paris", "answer": a} | ({"id": i} if i else {}) for i, a in rows]
+    claims, out = tmp_path / "c.jsonl", tmp_path / "v.jsonl"
+    claims.write_text("\ufeff" + "\n\n".join(map(json.dumps, lines)) + "\n\n", encoding="utf-8")
+    assert run(capsys, claims, "--out", out)[0] == 0
+    found = read_jsonl(out, Verdict)
+    assert [(v.claim_id, v.score) for v in found] == [(1, 1.0), ("b", 0.0), (None, 1.0), (1, 1.0)]
+    assert len({v.id for v in found}) == 4
+    before = out.read_bytes()
+    out.write_bytes(before[: before.index(b"\n", before.index(b"\n") + 1) + 1])
+    assert run(capsys, claims, "--out", out)[0] == 0
     assert out.read_bytes() == before
 
 

@@ -15,6 +15,7 @@ from internalize.runs.store import (
     append_jsonl,
     read_jsonl,
     read_marks,
+    read_numbered,
     read_run,
     recover,
     write_atomic,
@@ -49,7 +50,6 @@ def test_records_come_back(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'{"iteration": 0, "sta', r"line 2: not a whole JSON record \(EOF"),
-        (b"", r"line 2: not a whole JSON record"),
         (b"\xff", "line 2: "),
         (b'{"iteration": 0}', "line 2: stage: field required"),
         (b'{"iteration": 0, "stage": "a", "x": 1}', "line 2: unknown field x"),
@@ -64,6 +64,15 @@ def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, line: bytes, messag
     with pytest.raises(DataError, match=rf"x\.jsonl, {message}") as caught:
         read_jsonl(path, Note)
     assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"iteration": 0, "stage": "a"}\r\n\r\n  \n{"iteration": 0, "stage": "b"}')
+    assert read_numbered(path, Note) == list(zip((1, 4), marks("a", "b"), strict=True))
+    path.write_bytes(path.read_bytes() + b"\n\n{")
+    with pytest.raises(DataError, match=r"x\.jsonl, line 6: "):
+        read_jsonl(path, Note)
 
 
 def test_a_torn_tail_is_an_error_until_recovered(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ Left out: model-graded answers (answers here are exact). Observations are data, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Message, Task, ToolSpec
-from internalize.runs.store import first_problem
+from internalize.runs.store import read_numbered
 
 from .corpus import Page, folder_pages, package_pages
 from .questions import SPLITS, build_tasks, rank, split_of
@@ -196,7 +196,7 @@ def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task
     """The tasks of `split`. Raises DataError naming file and line of a question that cannot be asked."""
     tasks = []
     lines: dict[str, int] = {}
-    for number, row in _questions(path):
+    for number, row in read_numbered(path, Question):
         if unknown := [name for name in row.pages if page_text(pages, name) is None]:
             raise DataError(f"{path}, line {number}: no page {unknown[0]!r} in the folder")
         if (first := lines.setdefault(normalize(row.question), number)) != number:
@@ -205,16 +205,3 @@ def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task
             route: list[JsonValue] = [[row.question, *row.pages]]
             tasks.append(Task.new("docs", split, row.question, row.answer, row.family, legs=route))
     return tuple(tasks)
-
-
-def _questions(path: Path) -> Iterator[tuple[int, Question]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the questions ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield number, Question.model_validate_json(line)
-            except ValidationError as error:
-                raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
