@@ -3,6 +3,9 @@
     python -m benchmarks.judges                          exact, maths, and exact then maths
     python -m benchmarks.judges --errors                 and every pair that a judge got wrong
     python -m benchmarks.judges --model builtin --pairs 40       the built-in model too, on 40 pairs drawn by the seed
+    python -m benchmarks.judges --maths FILE             wrong and right accepts on pairs of mathematical answers
+
+A line of FILE is {"reference": ..., "answer": ..., "equal": true or false}; tests/data/maths_pairs.jsonl is one.
 
 Accuracy is a share of the scored pairs, unscored one of all. A false accept is a wrong answer that was accepted (share
 of the wrong answers that were scored), a false reject a right one that was not. Intervals are Wilson's, 95 %. The pairs
@@ -27,6 +30,7 @@ from internalize.evaluation.stats import Interval, wilson
 from internalize.interfaces import Judge
 from internalize.judge import ChainJudge, ExactJudge, MathJudge, ModelJudge
 from internalize.records import Claim, Record
+from internalize.runs.store import read_jsonl
 
 COLUMNS = ("accuracy", "false accept", "false reject", "unscored")
 PAIRS = Path(__file__).parents[1] / "tests" / "data" / "judge_pairs.jsonl"
@@ -45,6 +49,14 @@ class Pair(Record):
     @property
     def claim(self) -> Claim:
         return Claim(question=self.question, reference=self.reference, answer=self.answer)
+
+
+class MathsPair(Record):
+    """A reference, an answer and whether they are equal."""
+
+    reference: str
+    answer: str
+    equal: bool
 
 
 class Graded(Record):
@@ -95,12 +107,37 @@ def by_kind(name: str, graded: Sequence[Graded]) -> None:
     print(f"{name:16} right by kind: " + ", ".join(f"{kind} {sum(r)}/{len(r)}" for kind, r in right.items()))
 
 
+async def accepted(judge: Judge, asked: Sequence[MathsPair]) -> list[bool]:
+    """Whether each answer was accepted; what is unscored was not."""
+    claims = [Claim(question="", reference=pair.reference, answer=pair.answer) for pair in asked]
+    return [verdict.score == 1 for verdict in await asyncio.gather(*map(judge.judge, claims))]
+
+
+def compare_maths(file: Path, judges: dict[str, Judge], *, errors: bool) -> None:
+    """Print how many unequal and how many equal pairs each judge accepts."""
+    asked = read_jsonl(file, MathsPair)
+    print(f"{'judge':16}{'wrong accepts':34}right accepts")
+    for name, judge in judges.items():
+        found = list(zip(asked, asyncio.run(accepted(judge, asked)), strict=True))
+        cells = []
+        for equal in (False, True):
+            kept = [is_accepted for pair, is_accepted in found if pair.equal is equal]
+            share = wilson(sum(kept), len(kept))
+            interval = f"{share.mean:.1%} [{share.low:.1%}, {share.high:.1%}]" if share else "-"
+            cells.append(f"{sum(kept)}/{len(kept)} = {interval}")
+        print(f"{name:16}{cells[0]:34}{cells[1]}")
+        for pair, is_accepted in found:
+            if errors and is_accepted != pair.equal:
+                print(f"    {'accepted' if is_accepted else 'refused'} {pair.reference!r} <- {pair.answer!r}")
+
+
 @click.command(help=__doc__)
 @click.option("--model", default="", help="Model source to judge with as well, such as 'builtin'.")
 @click.option("--pairs", "count", default=40, show_default=True, help="Pairs for the model.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the draw of those pairs.")
 @click.option("--errors", is_flag=True, help="List what each judge got wrong.")
-def main(model: str, count: int, seed: int, *, errors: bool) -> None:
+@click.option("--maths", "file", type=click.Path(path_type=Path, exists=True), help="Pairs of mathematical answers.")
+def main(model: str, count: int, seed: int, file: Path | None, *, errors: bool) -> None:
     everything = pairs()
     maths = MathJudge()
     judges: dict[str, Judge] = {
@@ -108,6 +145,10 @@ def main(model: str, count: int, seed: int, *, errors: bool) -> None:
         "maths": maths,
         "exact, maths": ChainJudge([ExactJudge(), maths]),
     }
+    if file:
+        compare_maths(file, judges, errors=errors)
+        maths.close()
+        return
     asked = dict.fromkeys(judges, everything)
     if model:
         from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import

@@ -255,16 +255,16 @@ class EvaluateConfig(Section):
 class JudgeConfig(Section):
     """Who grades the answers that an environment cannot grade itself."""
 
-    kind: Literal["exact", "maths", "model", "chain"] = Field(
-        "exact", description="'exact' (normalized text), 'maths' (equivalence), 'model' (the endpoint) or 'chain'."
-    )
+    kind: Literal["exact", "maths", "model", "chain"] = Field("exact", description="The judge; 'chain' asks several.")
     chain: tuple[Literal["exact", "maths", "model"], ...] = Field(
-        ("exact", "maths", "model"),
-        min_length=1,
-        description="Judges asked one after another when kind is 'chain'; the first that accepts, or else the last.",
+        ("exact", "maths", "model"), min_length=1, description="What 'chain' asks in turn until one accepts."
     )
     endpoint: str = Field("", description="Who judges for 'model': an endpoint or 'self' (the policy); '' = nobody.")
     seconds: float = Field(5.0, gt=0, le=600, description="Time limit of one mathematical comparison.")
+    units: Literal["optional", "required"] = Field("optional", description="Maths: whether 5 may stand for 5 cm.")
+    percent: Literal["fraction", "number"] = Field("fraction", description="Maths: 50% is 0.5, or 50 as well.")
+    order: Literal["any", "kept"] = Field("any", description="Maths: the order of a list without brackets (1, 2).")
+    decimals: int = Field(6, ge=0, le=50, description="Maths: places a rounded decimal (0.333333) needs; 0 = never.")
 
     @property
     def asks_model(self) -> bool:

@@ -44,7 +44,7 @@ BUILTIN = {
         "Maths",
         "exact problems, generated or yours, with a Python tool",
         "maths",
-        ("math_verify",),
+        ("sympy",),
     ),
     "web": Builtin(
         f"{_HERE}.web.env", "Web", "questions over the web or a folder: search, visit, Python", "web", ("httpx",)

@@ -13,7 +13,7 @@ from internalize.interfaces import ChatModel, Judge
 
 from .chain import ChainJudge
 from .match import ExactJudge, normalize
-from .maths import MathJudge
+from .maths import Conventions, MathJudge
 from .model import ModelJudge
 
 __all__ = ["ChainJudge", "ExactJudge", "MathJudge", "ModelJudge", "build", "normalize"]
@@ -27,7 +27,10 @@ def build(config: JudgeConfig, chat: Callable[[str], ChatModel], clean: Callable
     """
     made: dict[str, Callable[[], Judge]] = {
         "exact": ExactJudge,
-        "maths": lambda: MathJudge(seconds=config.seconds),
+        "maths": lambda: MathJudge(
+            seconds=config.seconds,
+            conventions=Conventions(config.units, config.percent, config.order, config.decimals),
+        ),
         "model": lambda: ModelJudge(chat(config.endpoint), clean=None if config.endpoint == "self" else clean),
     }
     if config.kind == "chain":

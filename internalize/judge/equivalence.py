@@ -1,44 +1,280 @@
-"""The process that compares mathematics: a line [reference, answer] in, a line true, false or null out.
+"""Compares two formulas in a process of its own: a line of two trees (formula.py) in, true, false or null out.
 
-Expressions come from models and may take for ever or fill the memory: hence a process of its own, which may be killed,
-with bounded memory. Left out: what counts as mathematics (maths.py). What must not change: null means that one of the
-two cannot be parsed; equality is symmetric, though the library's is not.
+Formulas come from models and may take for ever or fill the memory, so the process may be killed and its memory is
+bounded. The two sides have different rights: an answer may leave out what the reference says, not the reverse.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import resource
 import sys
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+
+from .algebra import FLIPPED, CannotCompare, as_set, number, proportional, same_set, same_value, value
+from .formula import Tree
+from .maths import Conventions
 
 MEMORY = 4 << 30  # bytes of address space
+_SET_OPERATIONS = {"cup", "cap", "minus", "numbers"}
+_NO_VALUE = {"list", "set", "rel", "bracket", "ratio", "based", *_SET_OPERATIONS}
+
+
+class Comparison:
+    """Compares the trees of a reference and an answer under conventions."""
+
+    def __init__(self, conventions: Conventions) -> None:
+        self._conventions = conventions
+
+    def equal(self, reference: Tree, answer: Tree) -> bool:
+        """Whether the answer equals the reference. Raises CannotCompare if one of them has no value."""
+        special = {"unit": self._equal_quantities, "degree": self._equal_degrees, "based": self._equal_based}
+        for kind, compare in special.items():
+            if kind in (reference[0], answer[0]):
+                return compare(reference, answer)
+        reference, answer = (_unchained(_without_signs(tree)) for tree in (reference, answer))
+        wanted, given = defined(reference), defined(answer)
+        if wanted and given and wanted[0] == given[0]:
+            return self.equal(wanted[1], given[1])
+        if given and reference[0] != "rel":
+            return self.equal(reference, given[1])
+        if wanted and answer[0] != "rel":
+            return self.equal(wanted[1], answer)
+        return self._equal_kinds(reference, answer)
+
+    def _equal_kinds(self, reference: Tree, answer: Tree) -> bool:
+        """The comparison that the kinds of the two sides ask for."""
+        kinds = {reference[0], answer[0]}
+        if kinds != {"bracket"} and (is_set(reference) or is_set(answer)):
+            found = [as_set(tree) for tree in (reference, answer)]
+            if found[0] and found[1] and (found[0][0] == found[1][0] or not found[0][0] or not found[1][0]):
+                return same_set(found[0][1], found[1][1])
+        if kinds <= {"list", "set"}:
+            return self._equal_lists(reference, answer)
+        if kinds == {"rel"}:
+            return self._equal_relations(reference, answer)
+        if "bracket" in kinds or kinds == {"ratio"}:
+            return self._equal_brackets(reference, answer)
+        for one, other in ((reference, answer), (answer, reference)):
+            if one[0] == "set" and len(one) == 2:  # the set of all solutions, of which there is one
+                return self.equal(one[1], other)
+        return not kinds & _NO_VALUE and self._equal_values(reference, answer)
+
+    def _equal_quantities(self, reference: Tree, answer: Tree) -> bool:
+        """Quantities with the same unit; if units are optional a side may lack it, but an answer not a word (12 km)."""
+        if reference[0] == answer[0]:
+            return bool(reference[2] == answer[2]) and self.equal(reference[1], answer[1])
+        quantity, other = (reference, answer) if reference[0] == "unit" else (answer, reference)
+        if other[0] == "degree":
+            return quantity[2] == "radian" and self._equal_values(quantity[1], other)
+        if self._conventions.units == "required" or reference[3:] == ("word",):
+            return False
+        return self.equal(*(tree[1] if tree[0] == "unit" else tree for tree in (reference, answer)))
+
+    def _equal_degrees(self, reference: Tree, answer: Tree) -> bool:
+        """90° equals 90° and π/2, and 90 as well if units are optional."""
+        if self._conventions.units == "optional" and reference[0] != answer[0]:
+            if self.equal(*(tree[1] if tree[0] == "degree" else tree for tree in (reference, answer))):
+                return True
+            given = defined(answer)
+            answer = given[1] if given else answer
+        return not {reference[0], answer[0]} & _NO_VALUE and self._equal_values(reference, answer)
+
+    def _equal_based(self, reference: Tree, answer: Tree) -> bool:
+        """The same digits in the same base; an answer may leave out the base as it may a unit."""
+        if reference[0] == answer[0]:
+            return reference == answer
+        return self._conventions.units == "optional" and reference[0] == "based" and answer == ("num", reference[1])
+
+    def _equal_lists(self, reference: Tree, answer: Tree) -> bool:
+        """Whether two lists or sets hold the same elements, named by the same variable or by none."""
+        (name, wanted), (other, given) = (
+            _values(list(tree[2:] if tree[0] == "list" else dict.fromkeys(tree[1:]))) for tree in (reference, answer)
+        )
+        if len(wanted) != len(given) or (name and other and name != other):
+            return False
+        if self._conventions.order == "kept" and reference[0] == answer[0] == "list":
+            return self._pairwise(wanted, given)
+        for item in wanted:
+            place = next((n for n, each in enumerate(given) if self._pairwise([item], [each])), None)
+            if place is None:
+                return False
+            del given[place]
+        return True
+
+    def _pairwise(self, wanted: Sequence[Tree], given: Sequence[Tree]) -> bool:
+        """Whether two sequences hold equal elements; in them a relation equals no bare value."""
+        return len(wanted) == len(given) and all(
+            (a[0] == "rel") == (b[0] == "rel") and self.equal(a, b) for a, b in zip(wanted, given, strict=True)
+        )
+
+    def _equal_brackets(self, reference: Tree, answer: Tree) -> bool:
+        """Ratios, tuples (whose brackets an answer may leave out), intervals, matrices as brackets in brackets."""
+        if reference[0] == answer[0]:
+            start = 3 if reference[0] == "bracket" else 1
+            return reference[1:start] == answer[1:start] and self._pairwise(reference[start:], answer[start:])
+        if reference[:3] == ("bracket", "(", ")") and answer[:2] == ("list", ","):
+            return self._pairwise(reference[3:], answer[2:])
+        rows = [_rows(tree) for tree in (reference, answer)]
+        return bool(rows[0] and rows[1]) and same_value(*(value(("matrix", *(row or ()))) for row in rows))
+
+    def _equal_relations(self, reference: Tree, answer: Tree) -> bool:
+        """Equations and inequalities: the same up to a factor, or chains that are the same side by side."""
+        (operators, wanted), (others, given) = _ascending(reference), _ascending(answer)
+        if operators != others:
+            return False
+        if len(operators) > 1 or operators[0] == "in" or wanted[0][0] == "bracket":
+            return self._pairwise(wanted, given)
+        solution = defined(reference)
+        if solution and not defined(answer) and not value(solution[1]).free_symbols:
+            return False  # x = 5 is a solution, 2x = 10 is not
+        differences = (value(left) - value(right) for left, right in (wanted, given))
+        return proportional(*differences, positive=operators[0] not in {"=", "!="})
+
+    def _equal_values(self, reference: Tree, answer: Tree) -> bool:
+        wanted, given = value(reference), value(answer)
+        if same_value(wanted, given):
+            return True
+        if self._conventions.percent == "number" and "percent" in (reference[0], answer[0]):
+            return same_value(*(value(tree[1] if tree[0] == "percent" else tree) for tree in (reference, answer)))
+        return self._rounds(reference, given) or self._rounds(answer, wanted)
+
+    def _rounds(self, tree: Tree, exact: Any) -> bool:
+        """Whether a decimal of enough places is a number without end in decimals, rounded to those places."""
+        while tree[0] == "neg":
+            tree, exact = tree[1], -exact
+        if tree[0] != "num" or not self._conventions.decimals or isinstance(exact, sympy.MatrixBase):
+            return False
+        digits, places = tree[1].replace(".", "").lstrip("0"), len(tree[1].partition(".")[2])
+        if not digits.isdigit() or min(places, len(digits)) < self._conventions.decimals or not exact.is_real:
+            return False
+        if exact.free_symbols or (exact.is_Rational and 10 ** (2 * places + 20) % exact.q == 0):
+            return False
+        return bool(abs(exact - number(tree[1])) <= sympy.Rational(1, 2 * 10**places))
+
+
+def is_set(tree: Tree) -> bool:
+    """Whether a tree can only be a set: an inequality, a union, x in S, an interval with unlike brackets."""
+    match tree:
+        case ("rel", operators, *_):
+            return any(operator != "=" for operator in operators)
+        case ("list", "or" | "and", *items):
+            return any(map(is_set, items))
+        case ("bracket", opened, closed, _, _):
+            return opened + closed in {"(]", "[)"}
+    return tree[0] in _SET_OPERATIONS or tree == ("set",)
+
+
+def defined(tree: Tree) -> tuple[Tree, Tree] | None:
+    """Name and value of y = 2x + 1, f(x) = 2x, (x, y) = (1, 2) or x in {1, 2}; None for any other tree."""
+    match tree:
+        case ("rel", ("=",), left, right):
+            pairs: tuple[tuple[Tree, Tree], ...] = ((left, right), (right, left))
+        case ("rel", ("in",), left, ("set", *_) as right):
+            pairs = ((left, right),)
+        case _:
+            return None
+    return next((pair for pair in pairs if _is_name(pair[0]) and not _occurs(pair[0], pair[1])), None)
+
+
+def _is_name(tree: Tree) -> bool:
+    if tree[0] in {"mul", "bracket"}:  # AB = 5 is a length, (x, y) = (1, 2) a point
+        return all(map(_is_name, tree[1:] if tree[0] == "mul" else tree[3:]))
+    return tree[0] in {"sym", "apply"}
+
+
+def _occurs(name: Tree, tree: Any) -> bool:
+    return isinstance(tree, tuple) and (tree == name or any(_occurs(name, part) for part in tree))
+
+
+def _values(items: list[Tree]) -> tuple[Tree | None, list[Tree]]:
+    """The variable of x = 1, x = 2 (or x = 1, 2) and its values; else None and the items as they are."""
+    found = [defined(item) for item in items]
+    names = {each[0] for each in found if each}
+    if (
+        len(names) != 1
+        or not found[0]
+        or any(item[0] == "rel" and not each for item, each in zip(items, found, strict=True))
+    ):
+        return None, items
+    return found[0][0], [each[1] if each else item for item, each in zip(items, found, strict=True)]
+
+
+def _rows(tree: Tree) -> list[Tree] | None:
+    """The rows of a matrix, or of brackets in brackets: [[1, 2], [3, 4]]."""
+    if tree[0] == "matrix":
+        return list(tree[1:])
+    rows = tree[3:] if tree[:2] == ("bracket", "[") else ()
+    if not rows or any(row[:2] != ("bracket", "[") or len(row) != len(rows[0]) for row in rows):
+        return None
+    return [row[3:] for row in rows]
+
+
+def _ascending(tree: Tree) -> tuple[list[str], list[Tree]]:
+    """Operators and sides of a relation, turned round if it descends."""
+    operators, sides = list(tree[1]), list(tree[2:])
+    if operators[0] in {">", ">="}:
+        return [FLIPPED.get(operator, operator) for operator in reversed(operators)], sides[::-1]
+    return operators, sides
+
+
+def _unchained(tree: Tree) -> Tree:
+    """The last side of 2 + 3 = 5, or x = 5 of x = 2 + 3 = 5, if the sides before it are equal to it."""
+    if tree[0] != "rel" or set(tree[1]) != {"="}:
+        return tree
+    named = len(tree) > 4 and _is_name(tree[2])
+    sides = tree[3:] if named else tree[2:]
+    try:
+        if not all(same_value(value(side), value(sides[-1])) for side in sides):
+            return tree
+    except CannotCompare:
+        return tree
+    return ("rel", ("=",), tree[2], sides[-1]) if named else sides[-1]
+
+
+def _without_signs(tree: Tree) -> Tree:
+    """A tree with ± as the list (or set) of both values."""
+    if "'±'" not in str(tree) and "'∓'" not in str(tree):
+        return tree
+    head, items = (
+        (tree[:2], tree[2:])
+        if tree[0] == "list"
+        else (tree[:1], tree[1:])
+        if tree[0] == "set"
+        else (("list", "or"), (tree,))
+    )
+    both = [[_signed(item, sign) for sign in (1, -1)] for item in items]
+    return (*head, *(item for pair in both for item in (pair if pair[0] != pair[1] else pair[:1])))
+
+
+def _signed(tree: Any, sign: int) -> Any:
+    """A tree with ± replaced by one of its signs."""
+    match tree:
+        case ("pm", mark, inside):
+            return _signed(inside, sign) if (mark == "±") == (sign > 0) else ("neg", _signed(inside, sign))
+        case tuple():
+            return tuple(_signed(part, sign) for part in tree)
+    return tree
+
+
+def _tuples(tree: Any) -> Any:
+    return tuple(map(_tuples, tree)) if isinstance(tree, list) else tree
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answer until the input ends; null means that one of the two has no value."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    from math_verify import LatexExtractionConfig, parse, verify  # noqa: PLC0415 - only in this process
-    from math_verify.parser import NormalizationConfig  # noqa: PLC0415
-
-    logging.disable(logging.CRITICAL)
-    plain = NormalizationConfig(
-        basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
-    )
-    config = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=plain)]
-
-    def parsed(text: str) -> list[object]:
-        found: list[object] = parse(f"${text}$", config, fallback_mode="no_fallback", parsing_timeout=None)
-        return found
-
-    verify(parsed("(x+1)^{2}"), parsed("x^{2}+2x+1"), timeout_seconds=None)  # the first one imports for seconds
+    comparison = Comparison(Conventions(*json.loads(sys.argv[1])))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        reference, answer = (parsed(text) for text in json.loads(line))
-        equal = None
-        if reference and answer:
-            equal = all(verify(*pair, timeout_seconds=None) for pair in ((reference, answer), (answer, reference)))
+        try:
+            equal: bool | None = comparison.equal(*_tuples(json.loads(line)))
+        except (CannotCompare, RecursionError):
+            equal = None
         sys.stdout.write(json.dumps(equal) + "\n")
         sys.stdout.flush()
 

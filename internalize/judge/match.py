@@ -14,6 +14,9 @@ import unicodedata
 
 from internalize.records import Claim, Judgement
 
+from .formula import Tree, read
+from .notation import choice, final, untexted
+
 _KEPT = frozenset("%#&@*/_.-")  # punctuation that can carry meaning; "." and "-" only where the rules below say so
 _JOINED = frozenset("'\u2019\u2018`\u02bc\"\u201c\u201d")  # leaves no space behind: O'Brien = OBrien
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d"), "-")
@@ -23,7 +26,10 @@ _BARE_POINT = re.compile(r"(?<![\w.])\.(?=\d)")
 _MILLI = re.compile(r"(?<=\d)(\s*)([mM])(?=(?:W|Pa|Hz|V|J|N)\b)")
 _QUANTITY = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?=[^\W\d_])")
 _TIGHT = re.compile(r"\s*([=<>+*/^])\s*|\s+(?=%)")
-_LEAD = re.compile(r"(?:my |final |correct )*answer (?:is |would be )?(?=\S)")
+_MATHEMATICAL = re.compile(  # a mark that `normalize` would drop though it may be mathematics
+    r"\\|[=<>^|]|[\d)\]}]!|\b[^\W\d_](?:!|'(?![^\W\d_]))|\b(?:\d+|[^\W\d_])[(\[{]|[)\]}][\w(\[{]|[(\[{]\s*-"
+    r"|(?<![^\W\d_]{2})\s*-\s*(?=\S)|\S\s*-(?!\s*[^\W\d_]{2})"
+)
 ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -60,11 +66,37 @@ def _mark(text: str, place: int) -> str:
 
 
 def same(reference: str, answer: str) -> bool:
-    """Whether two texts are equal once normalized, the answer with or without "the answer is"."""
-    wanted, given = normalize(reference), normalize(answer)
-    if not wanted:  # nothing but marks: compare them as they stand
-        return reference.strip() == answer.strip()
-    return wanted in {given, _LEAD.sub("", given, count=1)}
+    """Whether two answers are the same words, formula or choice, however a response introduces and sets them."""
+    if same_choice(reference, answer):
+        return True
+    trees = read(reference), read(answer)
+    if trees[0] and trees[1]:
+        return unmarked(trees[0]) == unmarked(trees[1])
+    texts = untexted(final(reference)), untexted(final(answer))
+    if any(map(_MATHEMATICAL.search, texts)):
+        return _marked(texts[0]) == _marked(texts[1])
+    wanted, given = map(normalize, texts)
+    return wanted == given if wanted else reference.strip() == answer.strip()  # nothing but marks: as they stand
+
+
+def unmarked(tree: Tree) -> Tree:
+    """A tree without whether its unit is a word."""
+    return tree[:3] if tree[0] == "unit" else tree
+
+
+def same_choice(reference: str, answer: str) -> bool:
+    """Whether both are the same letter of a multiple-choice question; a bare letter is one only from A to D."""
+    wanted, given = choice(final(reference)), choice(final(answer))
+    if not wanted or not given or not wanted[0].isupper() or not (wanted[1] or wanted[0] in "ABCD"):
+        return False
+    return wanted[0] == given[0].upper()
+
+
+def _marked(text: str) -> str:
+    """A text with mathematics in it: every mark counts, and case counts in symbols."""
+    text = unicodedata.normalize("NFKC", text).translate(_DASHES)
+    text = re.sub(r"(?<![\\A-Za-z])[^\W\d_]{2,}", lambda found: found[0].casefold(), text)
+    return re.sub(r"\s*([^\w\s])\s*", r"\1", " ".join(text.split()))
 
 
 class ExactJudge:

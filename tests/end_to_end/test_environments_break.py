@@ -56,7 +56,7 @@ def questions(folder: Path, *rows: dict[str, str]) -> str:
 
 
 def test_maths_without_an_interpreter(tmp_path: Path) -> None:
-    pytest.importorskip("math_verify", reason="needs the extra 'maths'")
+    pytest.importorskip("sympy", reason="needs the extra 'maths'")
     from internalize.environments.maths.env import Maths  # noqa: PLC0415
 
     env = Maths(file=questions(tmp_path, {"question": "One?", "answer": "1"}, {"question": "Two?", "answer": "2"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,9 +16,13 @@ from internalize.errors import Incomplete, InfrastructureError
 from internalize.inference.scripted import ScriptedChat
 from internalize.interfaces import ChatModel, Judge
 from internalize.judge import ChainJudge, ExactJudge, ModelJudge, build, normalize
-from internalize.judge.maths import expression
+from internalize.judge.formula import read
+from internalize.judge.maths import Conventions, MathJudge
 from internalize.judge.model import prompt
+from internalize.judge.notation import boxed
 from internalize.records import Claim, Judgement, Message
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def judged(judge: Judge, reference: str, answer: str, question: str = "?") -> Judgement:
@@ -146,9 +151,7 @@ UNEQUAL = (
 
 @pytest.fixture(scope="module")
 def maths() -> object:
-    pytest.importorskip("math_verify")
-    from internalize.judge import MathJudge  # noqa: PLC0415
-
+    pytest.importorskip("sympy")
     judge = MathJudge(seconds=30)
     yield judge
     judge.close()
@@ -162,9 +165,7 @@ def test_equivalence_is_symmetric(maths: Judge, pairs: Sequence[tuple[str, str]]
 
 
 def test_a_late_or_dead_comparison_is_unscored_and_the_next_one_works() -> None:
-    pytest.importorskip("math_verify")
-    from internalize.judge import MathJudge  # noqa: PLC0415
-
+    pytest.importorskip("sympy")
     judge = MathJudge(seconds=0.5)
     late = judged(judge, "2^(10^10)", "1")
     assert (late.score, late.reason) == (None, "no verdict within 0.5 s")
@@ -180,15 +181,114 @@ def test_a_late_or_dead_comparison_is_unscored_and_the_next_one_works() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["12 km", "8 May 1945", "1990-05-03", "about 5", "3.10.2", "", r"\text{two} + 2", "1" * 600]
+    "text", ["12 lines", "8 May 1945", "1990-05-03", "about 5", "3.10.2", "", r"\text{two} + 2", "1" * 600, "ab", "x2"]
 )
 def test_what_is_no_mathematics_as_a_whole_is_left_to_text(text: str) -> None:
-    assert expression(text) is None
+    assert read(text) is None
 
 
-@pytest.mark.parametrize("text", ["__import__('os')", "().__class__", "exec(x)", "lambda: 0"])
-def test_no_code_reaches_the_parser(text: str) -> None:
-    assert expression(text) is None
+@pytest.mark.parametrize(
+    "text", ["a/bc", r"3\frac{7}{2}", "3 7/2", r"\frac{1}{2}3", "√2x", "log2(8)", "2^3!", "(1,2", "x**"]
+)
+def test_ambiguous_or_broken_notation_is_not_guessed(text: str) -> None:
+    assert read(text) is None
+
+
+PAIRS = [json.loads(line) for line in (DATA / "maths_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_pairs_of_every_kind_of_notation(maths: Judge) -> None:
+    scores = [judged(maths, pair["reference"], pair["answer"]).score for pair in PAIRS]
+    wrong = [pair for pair, score in zip(PAIRS, scores, strict=True) if score != float(pair["equal"])]
+    assert not wrong
+    assert len(PAIRS) > 500
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if not pair["equal"]], ids=str)
+def test_the_text_judge_accepts_no_other_formula(pair: dict[str, str]) -> None:
+    assert judged(ExactJudge(), pair["reference"], pair["answer"]).score == 0.0 or pair["reference"] == "aB"
+
+
+@pytest.mark.parametrize(
+    ("conventions", "reference", "answer"),
+    [
+        (Conventions(units="required"), r"5\text{ cm}", "5"),
+        (Conventions(units="required"), r"90^\circ", "90"),
+        (Conventions(units="required"), "101_2", "101"),
+        (Conventions(order="kept"), "1, 2", "2, 1"),
+        (Conventions(decimals=0), "1/3", "0.333333"),
+        (Conventions(decimals=7), "1/3", "0.333333"),
+    ],
+)
+def test_a_convention_can_be_stricter_than_by_default(
+    maths: Judge, conventions: Conventions, reference: str, answer: str
+) -> None:
+    strict = MathJudge(seconds=30, conventions=conventions)
+    assert (judged(maths, reference, answer).score, judged(strict, reference, answer).score) == (1.0, 0.0)
+    strict.close()
+
+
+def test_a_percentage_is_a_number_if_the_recipe_says_so(maths: Judge) -> None:
+    settings = JudgeConfig(kind="maths", percent="number", seconds=30)
+    judge = build(settings, lambda name: ScriptedChat([], name))
+    for answer, score in (("50", 0.0), ("0.5", 1.0), (r"50\%", 1.0)):
+        assert judged(maths, "50%", answer).score == score
+        assert judged(judge, "50%", answer).score == 1.0
+    assert judged(judge, "50%", "5").score == 0.0
+    assert isinstance(judge, MathJudge)
+    judge.close()
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        (r"so $\boxed 2$.", "2"),
+        (r"\fbox{3}", "3"),
+        (r"First \boxed{3}, finally \boxed{12}", "12"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"\boxed{\{1, \frac{1}{2}\}}", r"\{1, \frac{1}{2}\}"),
+        (r"\boxed{12", None),
+        ("no box", None),
+    ],
+)
+def test_the_boxed_answer(solution: str, answer: str | None) -> None:
+    assert boxed(solution) == answer
+
+
+letters = st.sampled_from(["x", "y", "a", "n"])
+formulas = st.recursive(
+    st.one_of(letters, st.integers(1, 12).map(str)),
+    lambda inner: st.one_of(
+        st.tuples(inner, st.sampled_from(["+", "-", r"\cdot "]), inner).map(lambda t: f"({t[0]}{t[1]}{t[2]})"),
+        st.tuples(inner, inner).map(lambda t: rf"\frac{{{t[0]}}}{{{t[1]}}}"),
+        st.tuples(inner, inner).map(lambda t: rf"{{{t[0]}}}^{{{t[1]}}}"),
+        inner.map(lambda t: rf"\sin({t})"),
+        inner.map(lambda t: rf"\sqrt{{{t}}}"),
+        inner.map(lambda t: f"(-{t})"),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(formulas, formulas)
+def test_a_sign_a_term_or_an_exponent_makes_another_formula(a: str, b: str) -> None:
+    trees = {read(text) for text in (a, f"-{a}", f"({a})+1", f"({a})^{{2}}", f"({a})!", f"f({a})")}
+    assert len(trees) == 6
+    assert None not in trees
+    assert (read(f"{a}+{b}") == read(f"{a}-{b}")) is False
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from(r"xy12+-*/^_=<>()[]{}|!,.%$°√π \'"), max_size=16))
+def test_the_reader_returns_for_any_text(text: str) -> None:
+    read(text)
+    read(text, products=True, other_unit="m")
+
+
+@pytest.mark.parametrize("text", ["__import__('os')", "().__class__", "exec(x)", "(lambda: 0)()"])
+def test_code_is_no_mathematics(text: str) -> None:
+    assert read(text) is None
 
 
 # -- a language model ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from internalize.environments.question_files import home
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Action, Task
 
-pytest.importorskip("math_verify", reason="needs the extra 'maths'")
+pytest.importorskip("sympy", reason="needs the extra 'maths'")
 
 from internalize.environments.maths.env import Maths, final_answer
 from internalize.environments.validate import replay, validate

@@ -167,7 +167,7 @@ def test_a_model_verifies_by_claim(env: Mcp, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_maths_verifies(env: Mcp, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("math_verify", reason="needs the extra 'maths'")
+    pytest.importorskip("sympy", reason="needs the extra 'maths'")
     monkeypatch.setattr(env, "verifier", mcp._verifier("maths"))
     half = Task.new("mcp", "train", "Half?", "0.5")
     assert replay(env, half, (answer("1/2"),)) == 1.0

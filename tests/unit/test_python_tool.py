@@ -111,7 +111,7 @@ def test_no_network_no_processes_no_signals_no_secrets(tool: PythonTool, code: s
 
 
 def test_the_environment_is_refused_where_programs_cannot_be_confined() -> None:
-    pytest.importorskip("math_verify", reason="needs the extra 'maths'")
+    pytest.importorskip("sympy", reason="needs the extra 'maths'")
     command = [sys.executable, old_kernel.__file__, "Landlock", sys.executable, "-c"]
     command += ["from internalize.cli.main import main; main()", "env", "validate", "maths", "--split", "test"]
     command += ["--set", "env.options={size=3}"]

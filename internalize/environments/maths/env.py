@@ -17,6 +17,7 @@ from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, SPLITS, Row, of_split, tasks_of
 from internalize.errors import InfrastructureError, TaskError
 from internalize.judge.maths import MathJudge
+from internalize.judge.notation import boxed
 from internalize.records import Action, Claim, Message, Task, ToolSpec
 
 from .problems import FAMILIES, share
@@ -153,15 +154,7 @@ def _row_task(row: Row, split: str) -> Task:
 
 
 def final_answer(solution: str) -> str:
-    r"""The answer in a worked solution: after `####` (GSM8K), in the last \\boxed{} (MATH), else all of it."""
+    r"""The answer in a worked solution: after `####` (GSM8K), in the last box (MATH), else all of it."""
     if "####" in solution:
         return solution.rpartition("####")[2].strip()
-    start = solution.rfind("\\boxed{")
-    if start < 0:
-        return solution
-    depth, inside = 0, start + len("\\boxed")
-    for place in range(inside, len(solution)):
-        depth += {"{": 1, "}": -1}.get(solution[place], 0)
-        if depth == 0:
-            return solution[inside + 1 : place].strip()
-    return solution
+    return boxed(solution) or solution
