@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from internalize.errors import DataError, TaskError, UserError
 from internalize.records import Task
-from internalize.runs.store import json_lines
+from internalize.runs.files import json_lines
 
 SPLITS = ("train", "dev", "test")
 QUESTION = ("question", "problem", "Question", "query")

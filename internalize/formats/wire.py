@@ -25,7 +25,7 @@ from pydantic import (
 
 from internalize.errors import DataError
 from internalize.records import Termination, Trajectory
-from internalize.runs.store import read_numbered
+from internalize.runs.files import read_numbered
 
 Score = Annotated[
     float,

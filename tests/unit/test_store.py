@@ -10,12 +10,12 @@ from internalize.config.schema import Config, load_config
 from internalize.errors import ConfigError, DataError, UserError
 from internalize.records import EvalResult, Record, Stage
 from internalize.runs import names
+from internalize.runs.files import read_numbered
 from internalize.runs.store import (
     RunStore,
     append_jsonl,
     read_jsonl,
     read_marks,
-    read_numbered,
     read_run,
     recover,
     write_atomic,

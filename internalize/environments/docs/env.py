@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from internalize.errors import DataError, InfrastructureError, TaskError
 from internalize.records import Action, Message, Task, ToolSpec
-from internalize.runs.store import read_numbered
+from internalize.runs.files import read_numbered
 
 from .corpus import Page, folder_pages, package_pages
 from .questions import SPLITS, build_tasks, rank, split_of
