@@ -26,7 +26,8 @@ from internalize.config.schema import ExtractConfig
 from internalize.experience.extract.injection_filter import addresses_model
 from internalize.experience.extract.llm import Extraction, write
 from internalize.experience.pool import empty
-from internalize.records import ChatRequest, Experience, Granularity, Message, PoolEdit, Reply, Step, Trajectory
+from internalize.records import ChatRequest, Experience, Granularity, Message, PoolEdit, Reply, Trajectory
+from tests.steps import step
 
 HONEST = "When a price is asked, open the list of prices first."  # what two other tasks teach
 HELD = ("When a search finds nothing, try a shorter name.", "When a page is cut, read its next part.", "Look first.")
@@ -171,7 +172,7 @@ def attempts(task: str, pages: Sequence[str]) -> list[Trajectory]:
     """A failed attempt that saw `pages` and a success that did not."""
     prompt = (Message(role="user", content=f"What is the price of {task}?"),)
     common = {"task_id": task, "env": "e", "split": "train", "iteration": 1, "seed": 0, "checkpoint": "c"}
-    seen = (tuple(Step(action_text="visit[x]", observation=page) for page in pages), (Step(action_text="end[]"),))
+    seen = (tuple(step(text="visit[x]", seen=page) for page in pages), (step(text="end[]"),))
     return [
         Trajectory(id=f"{task}{n}", prompt=prompt, steps=s, termination="answered", score=float(n), **common)
         for n, s in enumerate(seen)

@@ -29,7 +29,7 @@ import click
 from internalize.environments import registry
 from internalize.evaluation.stats import wilson
 from internalize.interfaces import Environment, Episode
-from internalize.records import Action, Task, ToolSpec
+from internalize.records import Task, ToolCall, ToolSpec
 
 COIN = "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0"  # that of recipes/textgame.toml
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -58,22 +58,22 @@ class Played(NamedTuple):
     seconds: float  # of the environment
 
 
-def nothing(_: Environment, __: Task, ___: Draw, ____: int) -> Iterator[Callable[[str], Action]]:
+def nothing(_: Environment, __: Task, ___: Draw, ____: int) -> Iterator[Callable[[str], ToolCall]]:
     return iter(())
 
 
-def at_random(env: Environment, _: Task, draw: Draw, most: int) -> Iterator[Callable[[str], Action]]:
+def at_random(env: Environment, _: Task, draw: Draw, most: int) -> Iterator[Callable[[str], ToolCall]]:
     listing = next((tool for tool in env.tools if tool.name == "actions"), None)
     for _number in range(most):
         if listing:
-            yield lambda _: Action(name=listing.name, argument="")
-            yield lambda seen: Action(name="act", argument=_listed(seen, draw))
+            yield lambda _: ToolCall.from_text(listing.name, "")
+            yield lambda seen: ToolCall.from_text("act", _listed(seen, draw))
         else:
             tool = draw.choice(env.tools)
-            yield lambda seen, tool=tool: Action(name=tool.name, argument=_argument(tool, seen, draw))  # type: ignore[misc]
+            yield lambda seen, tool=tool: ToolCall.from_text(tool.name, _argument(tool, seen, draw))  # type: ignore[misc]
 
 
-def reference(env: Environment, task: Task, _: Draw, __: int) -> Iterator[Callable[[str], Action]]:
+def reference(env: Environment, task: Task, _: Draw, __: int) -> Iterator[Callable[[str], ToolCall]]:
     return iter([lambda _, action=action: action for action in env.solve(task)])  # type: ignore[misc]
 
 

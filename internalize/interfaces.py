@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from internalize.config.schema import RolloutConfig
 from internalize.records import (
-    Action,
+    ActionRequest,
+    ActionTurn,
     ChatRequest,
     Claim,
     Experience,
@@ -16,6 +18,7 @@ from internalize.records import (
     Reply,
     Sampling,
     Task,
+    ToolCall,
     ToolSpec,
 )
 
@@ -70,8 +73,8 @@ class Episode(Protocol):
         """System and user message the policy starts from, without experience and without tool descriptions."""
         ...
 
-    def step(self, action: Action | None) -> str | None:
-        """Observation after `action` (None = the text was no action), or None when the episode is over.
+    def step(self, action: ToolCall | None) -> str | None:
+        """Observation after `action` (None = the turn held no valid call), or None when the episode is over.
 
         Raises InfrastructureError when the environment broke.
         """
@@ -102,7 +105,7 @@ class Environment(Protocol):
         """A fresh episode."""
         ...
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The scripted reference solution; empty if the source has none."""
         ...
 
@@ -114,4 +117,64 @@ class Selector(Protocol):
         self, messages: Sequence[Message], items: Sequence[Experience], k: int
     ) -> tuple[tuple[str, ...], str]:
         """At most `k` item ids, best first, and the name of the selector that served."""
+        ...
+
+
+class ToolFormat(Protocol):
+    """How tool calls are written as text and read."""
+
+    def instructions(self, tools: Sequence[ToolSpec]) -> str:
+        """What the system message says about the tools."""
+        ...
+
+    def format(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> str:
+        """The text of a call; `parse` of it gives the call back."""
+        ...
+
+    def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
+        """The turn as a message; its tool calls are those in `text` that are valid, in order."""
+        ...
+
+
+class Agent(Protocol):
+    """Who acts in episodes. `wave` episodes run together; `independent` ones are no part of one batch.
+
+    Of independent episodes only missing ones are run, and each is kept at once: where a server samples there is no
+    batch whose composition would have to be the same again.
+    """
+
+    @property
+    def limits(self) -> RolloutConfig:
+        """The limits of an episode."""
+        ...
+
+    @property
+    def wave(self) -> int:
+        """How many episodes run together."""
+        ...
+
+    @property
+    def independent(self) -> bool:
+        """Whether an episode's samples do not depend on the episodes it runs together with."""
+        ...
+
+    @property
+    def judge(self) -> Judge | None:
+        """Grades the answers that the environment cannot grade."""
+        ...
+
+    def instructions(self, tools: Sequence[ToolSpec]) -> str:
+        """What the system message says about the tools; "" if they are passed to the model in another way."""
+        ...
+
+    async def act(self, request: ActionRequest) -> ActionTurn | None:
+        """The next turn, or None if the context is full. Raises InfrastructureError."""
+        ...
+
+    def release(self, episode: str) -> None:
+        """Forget the cache of an episode that is over."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything that could reach from one wave into the next."""
         ...

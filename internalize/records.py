@@ -1,20 +1,66 @@
-"""Every record of the flow, in flow order, and the one- or two-method Protocols between stages.
+"""Every record of the flow, in flow order. They are frozen and validated, and are stored as JSON, one a line.
 
     Task -> Trajectory(Step(Injection)) -> Experience -> PoolEdit -> DistillExample -> Checkpoint -> EvalResult
 
-Records are frozen, validated and JSON-serializable (one record a line). Left out on purpose: the
-context of each step. It is derived (`Trajectory.context`), because storing it would make
-files quadratic in the number of turns. What must not change: ids are content hashes, `score is
-None` means unscored (never 0), and history is clean: an injection belongs to its step alone.
+The context of a step is derived (`Trajectory.context`): storing it would make files quadratic in the turns. Ids are
+content hashes, a score of None means unscored (never 0), and an injection belongs to its step alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
+
+from .messages import (
+    ChatRequest,
+    ContentPart,
+    Generation,
+    Message,
+    Record,
+    Reply,
+    Sampling,
+    ToolCall,
+    ToolSpec,
+    content_hash,
+    result_of,
+)
+
+__all__ = [
+    "ActionRequest",
+    "ActionSpan",
+    "ActionTurn",
+    "Candidate",
+    "ChatRequest",
+    "Checkpoint",
+    "Claim",
+    "ContentPart",
+    "DistillExample",
+    "EvalResult",
+    "Experience",
+    "Generation",
+    "Granularity",
+    "Injection",
+    "Judgement",
+    "Message",
+    "Mode",
+    "Pattern",
+    "PoolEdit",
+    "Record",
+    "Reply",
+    "Sampling",
+    "Stage",
+    "StageKind",
+    "StageMark",
+    "Step",
+    "Task",
+    "Termination",
+    "ToolCall",
+    "ToolSpec",
+    "Trajectory",
+    "content_hash",
+    "result_of",
+]
 
 Granularity = Literal["principle", "instance"]
 Pattern = Literal["none", "global", "stepwise"]
@@ -24,35 +70,6 @@ Candidate = Literal[1, 2]  # 2: the milder one that the gate tries when the firs
 StageKind = Literal[
     "rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second", "signs"
 ]
-
-
-def content_hash(value: Any) -> str:
-    """12 hex digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-class Record(BaseModel):
-    """Frozen base; an unknown field is an error, so that old files fail loudly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ToolCall(Record):
-    """One call in the OpenAI chat format; `arguments` is JSON text."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-class Message(Record):
-    """One chat message (OpenAI roles)."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
-    tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str | None = None
 
 
 class Task(Record):
@@ -75,25 +92,6 @@ class Task(Record):
         return Task(id=digest, env=env, split=split, question=question, answer=answer, family=family, state=state)
 
 
-class ToolSpec(Record):
-    """One tool as the policy is told of it: `argument` names its single text argument.
-
-    A tool of several (or no) arguments has their JSON schema in `parameters`; its actions carry one JSON object.
-    """
-
-    name: str
-    argument: str
-    description: str
-    parameters: dict[str, JsonValue] | None = None
-
-
-class Action(Record):
-    """A parsed action: `name` of the tool and its one text argument (JSON text for several)."""
-
-    name: str
-    argument: str
-
-
 class Injection(Record):
     """Experience shown at one step. `served_by` names the selector that really chose the items."""
 
@@ -102,17 +100,57 @@ class Injection(Record):
     served_by: str
 
 
-class Step(Record):
-    """One decision. `token_ids` and `logprobs` are as sampled (raw, temperature 1), end of turn included."""
+class ActionTurn(Record):
+    """What an agent does at one decision.
 
-    injection: Injection | None = None
-    action_text: str
-    action: Action | None = None  # None: the text is no valid action
+    `text` is the turn as it was sampled, `message` the same as it was read: content, reasoning, tool calls in order
+    (none if nothing in it is a valid call). `token_ids` and `logprobs` are as sampled (raw, temperature 1), the end
+    of the turn included; a chat endpoint or an imported log has none.
+    """
+
+    text: str
+    message: Message
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
-    observation: str | None = None  # None: the episode ended with this step
     finish: Literal["stop", "length"] = "stop"
+
+
+class Step(ActionTurn):
+    """One decision and what came of it: a result for each call that was executed, in order.
+
+    A turn without a valid call is answered by one user message. Where the episode ended there are fewer results than
+    calls (or none).
+    """
+
+    injection: Injection | None = None  # experience shown at this step alone, never part of the history
+    results: tuple[Message, ...] = ()
     seconds: float = 0.0
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The turn's tool calls."""
+        return self.message.tool_calls
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode ended with this step."""
+        return len(self.results) < max(1, len(self.calls))
+
+    @property
+    def observation(self) -> str | None:
+        """The results as one text; None if the episode ended with this step."""
+        return None if self.ended else "\n".join(result.text for result in self.results)
+
+
+class ActionRequest(Record):
+    """What an agent is asked at one decision: the prompt (with a global injection, if any), the steps since, a hint."""
+
+    episode: str  # the id of the trajectory
+    prompt: tuple[Message, ...]
+    steps: tuple[Step, ...] = ()
+    tools: tuple[ToolSpec, ...] = ()
+    hint: str = ""
+    seed: int = 0
 
 
 class Trajectory(Record):
@@ -139,7 +177,15 @@ class Trajectory(Record):
     @property
     def question(self) -> str:
         """What was asked: the last user message of the prompt, "" if there is none."""
-        return next((m.content for m in reversed(self.prompt) if m.role == "user"), "")
+        return next((m.text for m in reversed(self.prompt) if m.role == "user"), "")
+
+    @property
+    def answer(self) -> str | None:
+        """What the episode ended with: the argument of its last call, or a last turn without calls; None if cut off."""
+        last = self.steps[-1] if self.steps else None
+        if last is None or not last.ended:
+            return None
+        return last.calls[-1].argument if last.calls else last.message.text
 
     @property
     def text_only(self) -> bool:
@@ -150,8 +196,7 @@ class Trajectory(Record):
         """The clean messages that step number `step` was decided on (no injection in them)."""
         messages = list(self.prompt)
         for past in self.steps[:step]:
-            messages.append(Message(role="assistant", content=past.action_text))
-            messages.append(Message(role="user", content=past.observation or ""))
+            messages += [past.message, *past.results]
         return tuple(messages)
 
 
@@ -276,39 +321,6 @@ class StageMark(Record):
     device_memory: int = 0
 
 
-class Generation(Record):
-    """What an engine returns: sampled ids, their raw logprobs, their text (end of turn not in it)."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    text: str
-    finish: Literal["stop", "length"]
-
-
-class ChatRequest(Record):
-    """What a chat model is asked. Temperature 0 = greedy.
-
-    A server is asked to obey `response_schema` if it can; the caller validates the answer all the same.
-    """
-
-    messages: tuple[Message, ...]
-    response_schema: dict[str, JsonValue] | None = None
-    max_tokens: int = Field(1024, ge=1)
-    temperature: float = Field(0.0, ge=0)
-    seed: int = 0
-
-
-class Reply(Record):
-    """What a chat model answers, `reasoning` kept apart from `text`. Token counts are the server's own (0: unknown)."""
-
-    text: str
-    reasoning: str = ""
-    finish: Literal["stop", "length"] = "stop"
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-
-
 class Claim(Record):
     """An answer that only a judge can grade."""
 
@@ -323,10 +335,3 @@ class Judgement(Record):
     score: float | None
     judge: str
     reason: str = ""
-
-
-class Sampling(Record):
-    """How one answer is sampled. Temperature 0 = greedy."""
-
-    max_tokens: int = Field(ge=1)
-    temperature: float = Field(ge=0)

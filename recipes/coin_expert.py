@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 
-from internalize.records import Action
+from internalize.records import ToolCall
 
 TAKE, LOOK = "take coin", "look around"
 P_TAKE, P_SEARCH = 0.3, 0.65  # of the aimless one: that it takes a coin in sight, that it goes on as the searcher would
@@ -44,15 +44,15 @@ class Searcher:
         return self._been[::-1].index(room) if room in self._been else len(self._been) + 1
 
 
-def act(command: str) -> Action:
-    return Action(name="act", argument=command)
+def act(command: str) -> ToolCall:
+    return ToolCall.of("act", command=command)
 
 
 def _coin(seen: str) -> bool:
     return re.search(r"\ba coin\.", seen) is not None
 
 
-def aimless(seen: str, good: Action, rng: random.Random) -> Action:
+def aimless(seen: str, good: ToolCall, rng: random.Random) -> ToolCall:
     """What the aimless one does where the searcher does `good`."""
     if not _coin(seen) and rng.random() < P_GRAB:
         return act(TAKE)
@@ -63,8 +63,8 @@ def aimless(seen: str, good: Action, rng: random.Random) -> Action:
 
 
 def play(
-    first: str, step: Callable[[Action], str | None], rng: random.Random
-) -> Iterator[tuple[Action, Action, str | None]]:
+    first: str, step: Callable[[ToolCall], str | None], rng: random.Random
+) -> Iterator[tuple[ToolCall, ToolCall, str | None]]:
     """A walk: what the searcher would do, what was done (now and then something else), what came of it."""
     searcher, seen = Searcher(), first
     for number in range(_MOST):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from internalize.experience.pool import load_pool
-from internalize.experience.rules import applies, matches, parse, situations
+from internalize.experience.rules import applies, decisions, matches, parse
 from internalize.records import Trajectory
 from internalize.runs.store import read_jsonl
 
@@ -18,11 +18,12 @@ def main() -> None:
     rules = {i.id: (i.text, parse(i.text)) for i in load_pool(Path(__file__).with_name("correct_pool.json")).items}
     counts: defaultdict[tuple[str, bool], list[bool]] = defaultdict(list)
     for trajectory in (t for name in sys.argv[1:] for t in read_jsonl(Path(name), Trajectory)):
-        for situation, step in zip(situations(trajectory), trajectory.steps, strict=True):
+        # the actions of these recipes are one call a turn, so decisions and steps run in parallel
+        for (situation, call), step in zip(decisions(trajectory), trajectory.steps, strict=True):
             for item, (text, rule) in rules.items():
                 if rule and applies(rule, situation):
                     shown = step.injection is not None and item in step.injection.item_ids
-                    counts[text, shown].append(step.action is not None and matches(rule, situation, step.action))
+                    counts[text, shown].append(call is not None and matches(rule, situation, call))
     for text, _ in rules.values():
         cells = [f"{sum(c)}/{len(c)}" for shown in (False, True) if (c := counts[text, shown]) is not None]
         print(f"not shown {cells[0]:>9}   shown {cells[1]:>9}   {text}")

@@ -18,19 +18,27 @@ from starter_data import Simulator, Tree
 from internalize.config.schema import DistillConfig
 from internalize.environments.docs.env import SYSTEM, Docs
 from internalize.inference.loading import load_policy
-from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
-from internalize.records import Message
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import Message, Step, ToolCall, ToolSpec, result_of
 from internalize.training.distill import TrainItem, fit, new_adapter
 from internalize.training.scoring import Packed, pack_branches
 
 
+def past(renderer: Renderer, call: ToolCall, tools: tuple[ToolSpec, ...], seen: str) -> Step:
+    """A past turn with its one call and what came back."""
+    message = Message(role="assistant", tool_calls=(call,))
+    ids = renderer.encode_call(call, tools)
+    return Step(text="", message=message, token_ids=ids, results=(result_of((call,), 0, seen),))
+
+
 def packed_tree(tree: Tree, renderer: Renderer) -> Packed:
     """Trunk and branches as token ids; every branch carries loss on its action, the trunk none."""
-    system = f"{SYSTEM}\n{renderer.protocol.instructions(Docs.tools)}"
+    system = f"{SYSTEM}\n{renderer.tool_format.instructions(Docs.tools)}"
     prompt = (Message(role="system", content=system), Message(role="user", content=tree.question))
     if tree.system_hint:
         prompt = renderer.with_system(prompt, tree.system_hint)
-    turns = [Turn(renderer.encode_action(a, Docs.tools), "stop", o or "") for a, o in tree.turns]
+    turns = [past(renderer, a, Docs.tools, o or "") for a, o in tree.turns]
     trunk: tuple[int, ...] = ()
     branches = []
     for number, turn in enumerate(turns):
@@ -38,7 +46,7 @@ def packed_tree(tree: Tree, renderer: Renderer) -> Packed:
         for at, hint, action, _ in tree.branches:
             if at == number:
                 context = renderer.context(prompt, turns[:number], hint)
-                ids = renderer.encode_action(action, Docs.tools)
+                ids = renderer.encode_call(action, Docs.tools)
                 branches.append((context.fork, context.ids[context.fork :], ids))
         trunk += turn.token_ids
     return pack_branches(trunk, branches)
@@ -65,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
-    renderer = Renderer(tokenizer, PROTOCOLS["bracket"])
+    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
     items = [TrainItem(packed_tree(tree, renderer)) for tree in trees(args.trees, args.seed)]
     print(f"{len(items)} trees, {sum(len(i.packed.ids) for i in items)} tokens, "
           f"{sum(len(i.packed.targets) for i in items)} action tokens", flush=True)  # fmt: skip

@@ -29,7 +29,7 @@ from internalize.experience.rules import (
     follows,
     phrase,
 )
-from internalize.records import Action, Task
+from internalize.records import Task, ToolCall
 
 P_GOOD = {
     "start": 0.93, "found": 0.74, "research": 0.5, "alias": 0.3, "more": 0.35, "bases": 0.3, "methods": 0.6,
@@ -48,8 +48,8 @@ class Tree:
 
     system_hint: str
     question: str
-    turns: list[tuple[Action, str | None]] = field(default_factory=list)
-    branches: list[tuple[int, str, Action, str]] = field(default_factory=list)
+    turns: list[tuple[ToolCall, str | None]] = field(default_factory=list)
+    branches: list[tuple[int, str, ToolCall, str]] = field(default_factory=list)
 
 
 def wordings(rule: Rule) -> list[str]:
@@ -67,7 +67,7 @@ def wordings(rule: Rule) -> list[str]:
     ]
 
 
-def kind_of(path: Sequence[Action], index: int, seen: str | None) -> str:
+def kind_of(path: Sequence[ToolCall], index: int, seen: str | None) -> str:
     """What sort of state this is, from the next reference action and the last observation."""
     action = path[index]
     if seen is None:
@@ -84,7 +84,7 @@ def kind_of(path: Sequence[Action], index: int, seen: str | None) -> str:
     return "methods"
 
 
-def correct_rule(kind: str, seen: str | None, good: Action) -> Rule | None:
+def correct_rule(kind: str, seen: str | None, good: ToolCall) -> Rule | None:
     """The rule that leads to the reference action, where the language can say it."""
     if kind == "found":
         label = next((f"{i}." for i in range(1, 5) if follows(seen or "", f"{i}.") == good.argument), "1.")
@@ -107,22 +107,22 @@ class Simulator:
         self.rng = random.Random(seed)
         self.examples: dict[str, list[str]] = {}
 
-    def guess(self, question: str) -> Action:
+    def guess(self, question: str) -> ToolCall:
         """An answer without evidence."""
         pools = DEFAULT_GUESSES if "default" in question else NAME_GUESSES
         text = self.rng.choice(pools)
         if "and also" in question and self.rng.random() < 0.7:
             text = f"{text}, {self.rng.choice(pools)}"
-        return Action(name="answer", argument=text)
+        return ToolCall.from_text("answer", text)
 
-    def habit(self, kind: str, task: Task, good: Action, past: Sequence[Action]) -> Action:
+    def habit(self, kind: str, task: Task, good: ToolCall, past: Sequence[ToolCall]) -> ToolCall:
         """What the impatient agent does here."""
         rng = self.rng
         if rng.random() < P_GOOD[kind]:
             return good
         if kind == "second" and rng.random() < 0.8:
             first = (task.answer or "").split(", ")[0]
-            return Action(name="answer", argument=f"{first}, {rng.choice(DEFAULT_GUESSES)}")
+            return ToolCall.from_text("answer", f"{first}, {rng.choice(DEFAULT_GUESSES)}")
         if kind in {"bases", "methods", "research"} and past and rng.random() < 0.4:
             return past[-1]
         return self.guess(task.question)
@@ -159,14 +159,14 @@ class Simulator:
             return rule
         return rule._replace(asked=self.rng.choice([asked_state(situation), rule.asked]))
 
-    def act(self, rule: Rule, situation: Situation, good: Action) -> Action | None:
+    def act(self, rule: Rule, situation: Situation, good: ToolCall) -> ToolCall | None:
         """What the rule orders here, or None."""
         if not applies(rule, situation):
             return None
         if rule.source == BESIDE:
             return good if good.name == "answer" else None
         text = argument_of(rule, situation)
-        return Action(name=rule.verb, argument=text) if text else None
+        return ToolCall.from_text(rule.verb, text) if text else None
 
     def tree(self, task: Task) -> Tree:
         """A step-wise tree, or (one in five) an episode under global hints."""
@@ -176,12 +176,12 @@ class Simulator:
         rng, tree = self.rng, Tree("", task.question)
         path, episode = self.env.solve(task), self.env.episode(task)
         seen: str | None = None
-        past: list[Action] = []
+        past: list[ToolCall] = []
         index = 0
         while index < len(path):
             good = path[index]
             kind = kind_of(path, index, seen)
-            situation = Situation(task.question, seen, frozenset((a.name, a.argument) for a in past))
+            situation = Situation(task.question, seen, frozenset(call.key for call in past))
             turn = len(tree.turns)
             tree.branches.append((turn, "", self.habit(kind, task, good, past), f"habit:{kind}"))
             self._hints(tree, turn, kind, task, good, past, situation)
@@ -196,7 +196,7 @@ class Simulator:
         return tree
 
     def _hints(
-        self, tree: Tree, turn: int, kind: str, task: Task, good: Action, past: list[Action], situation: Situation
+        self, tree: Tree, turn: int, kind: str, task: Task, good: ToolCall, past: list[ToolCall], situation: Situation
     ) -> None:
         rng = self.rng
         right = correct_rule(kind, situation.observation, good)
@@ -221,23 +221,21 @@ class Simulator:
                 self._add(tree, turn, [rng.choice(self.examples[chosen])], action, "example")
         self.examples.setdefault(kind, []).append(example(situation, good))
 
-    def _add(self, tree: Tree, turn: int, hints: list[str], action: Action, kind: str) -> None:
+    def _add(self, tree: Tree, turn: int, hints: list[str], action: ToolCall, kind: str) -> None:
         self.rng.shuffle(hints)
         tree.branches.append((turn, render_items(hints), action, kind))
 
     def _global(self, task: Task) -> Tree:
         rng = self.rng
         right = [
-            r
-            for k in ("start", "alias", "bases", "second", "final")
-            if (r := correct_rule(k, None, Action(name="", argument="")))
+            r for k in ("start", "alias", "bases", "second", "final") if (r := correct_rule(k, None, ToolCall(name="")))
         ]
         right.append(Rule("observation", "Found:", "", "visit", "1."))
         rules = rng.sample(right, rng.randint(2, len(right)))
         tree = Tree(render_items([self.say(r) for r in rules]), task.question)
         path, episode = self.env.solve(task), self.env.episode(task)
         seen: str | None = None
-        past: list[Action] = []
+        past: list[ToolCall] = []
         index = 0
         while index < len(path):
             good, kind = path[index], kind_of(path, index, seen)

@@ -10,15 +10,15 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterator
 
-from internalize.records import Action
+from internalize.records import ToolCall
 
-Talk = Generator[Action, str, None]  # gives actions, is sent observations
+Talk = Generator[ToolCall, str, None]  # gives actions, is sent observations
 TODAY = "2025-02-25"
 APP = "messaging"
 
 
-def call(name: str, **arguments: object) -> Action:
-    return Action(name=name, argument=json.dumps(arguments))
+def call(name: str, **arguments: object) -> ToolCall:
+    return ToolCall.of(name, **arguments)
 
 
 def expert(ticket: str) -> Talk:
@@ -50,7 +50,7 @@ def _service(ticket: str) -> Talk:
     yield call("done")
 
 
-def _radio() -> Generator[Action, str, str]:
+def _radio() -> Generator[ToolCall, str, str]:
     """Airplane mode and SIM; the last network status."""
     seen = yield call("check_network_status")
     repaired = False
@@ -63,7 +63,7 @@ def _radio() -> Generator[Action, str, str]:
     return (yield call("check_network_status")) if repaired else seen
 
 
-def _suspension(ticket: str) -> Generator[Action, str, bool]:
+def _suspension(ticket: str) -> Generator[ToolCall, str, bool]:
     """Whether the line is suspended for good; pays and resumes it if not."""
     customer, line = yield from _line(ticket)
     if line.get("status") != "Suspended":
@@ -80,7 +80,7 @@ def _suspension(ticket: str) -> Generator[Action, str, bool]:
     return False
 
 
-def _line(ticket: str) -> Generator[Action, str, tuple[dict[str, object], dict[str, object]]]:
+def _line(ticket: str) -> Generator[ToolCall, str, tuple[dict[str, object], dict[str, object]]]:
     """The customer and the line of the ticket's phone number."""
     number = re.findall(r"\d{3}-\d{3}-\d{4}", ticket)[0]
     customer = _object((yield call("get_customer_by_phone", phone_number=number)))
@@ -137,7 +137,7 @@ def _mms(ticket: str, *, abroad: bool) -> Talk:
     yield call("done")
 
 
-def play(ticket: str, step: Callable[[Action], str | None]) -> Iterator[tuple[Action, str | None]]:
+def play(ticket: str, step: Callable[[ToolCall], str | None]) -> Iterator[tuple[ToolCall, str | None]]:
     """Let the expert work with `step`; each action with what came of it."""
     talk = expert(ticket)
     action = next(talk, None)

@@ -12,12 +12,13 @@ import random
 import time
 from pathlib import Path
 
-from starter import save
+from starter import past, save
 from warm_up_data import HABITS, WALKS, Branch, Hints, Walk, branches
 
 from internalize.config.schema import DistillConfig
 from internalize.inference.loading import load_policy
-from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ToolSpec
 from internalize.training.distill import TrainItem, fit, new_adapter
 from internalize.training.scoring import Packed, pack_branches
@@ -27,15 +28,15 @@ COUNT = {"tau2": 42, "coin": 54}
 
 def packed(walk: Walk, hung: list[Branch], renderer: Renderer, tools: tuple[ToolSpec, ...]) -> Packed:
     """The walk as trunk and what hangs on it; only branches carry loss."""
-    prompt = renderer.with_system(walk.prompt, renderer.protocol.instructions(tools))
-    turns = [Turn(renderer.encode_action(action, tools), "stop", seen or "") for action, seen in walk.turns]
+    prompt = renderer.with_system(walk.prompt, renderer.tool_format.instructions(tools))
+    turns = [past(renderer, action, tools, seen or "") for action, seen in walk.turns]
     trunk: tuple[int, ...] = ()
     ready = []
     for number, turn in enumerate(turns):
         trunk = renderer.context(prompt, turns[:number]).ids
         for branch in (b for b in hung if b.turn == number):
             context = renderer.context(prompt, turns[:number], branch.hint)
-            ids = renderer.encode_action(branch.action, tools)
+            ids = renderer.encode_call(branch.action, tools)
             ready.append((context.fork, context.ids[context.fork :], ids))
         trunk += turn.token_ids
     return pack_branches(trunk, ready)
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1100, help="tokens of a walk")
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
-    renderer = Renderer(tokenizer, PROTOCOLS["bracket"])
+    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
     count = args.walks or COUNT[args.name]
     trees = items(args.name, count, args.seed, args.longest, renderer)
     print(f"{len(trees)} walks, {sum(len(i.packed.ids) for i in trees)} tokens, "

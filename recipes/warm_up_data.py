@@ -19,7 +19,7 @@ from internalize.environments.tau2.env import Tau2
 from internalize.environments.text_games.textworld_express import TextWorldExpress
 from internalize.experience.inject import render_items
 from internalize.experience.rules import EXACTLY, START, Rule, Situation, applies, phrase, plain
-from internalize.records import Action, Message, ToolSpec
+from internalize.records import Message, ToolCall, ToolSpec
 
 P_GOOD, P_EARLY = 0.8, 0.5  # of the impatient agent; the second of what is left
 P_RIGHT, P_WRONG, P_ABSENT = 0.7, 0.4, 0.2  # shares of decisions with such a hint
@@ -32,8 +32,8 @@ class Walk(NamedTuple):
     """One episode of the scripted agent. `good`: what it held for best, where it did not do that itself."""
 
     prompt: tuple[Message, ...]
-    turns: tuple[tuple[Action, str | None], ...]
-    good: tuple[Action, ...] = ()
+    turns: tuple[tuple[ToolCall, str | None], ...]
+    good: tuple[ToolCall, ...] = ()
 
 
 class Branch(NamedTuple):
@@ -41,7 +41,7 @@ class Branch(NamedTuple):
 
     turn: int
     hint: str
-    action: Action
+    action: ToolCall
 
 
 def tau2_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
@@ -99,7 +99,7 @@ class Hints:
         self._calls = sorted(call for call, count in made.items() if count >= least)
         self._after = after
 
-    def right(self, situation: Situation, action: Action) -> Rule | None:
+    def right(self, situation: Situation, action: ToolCall) -> Rule | None:
         """The rule with the most telling cue that leads to `action`, if there is one."""
         if key(action) not in self._calls:
             return None
@@ -118,23 +118,23 @@ class Hints:
         drawn = rule(self._rng.choice(self._lines), self._rng.choice(self._calls))
         return None if applies(drawn, situation) else drawn
 
-    def elsewhere(self) -> Action:
+    def elsewhere(self) -> ToolCall:
         """A call from anywhere."""
         name, argument = self._rng.choice(self._calls)
-        return Action(name=name, argument=argument or "{}")
+        return ToolCall.from_text(name, argument or "{}")
 
 
-Habit = Callable[[Situation, Action, Hints, random.Random], Action]
+Habit = Callable[[Situation, ToolCall, Hints, random.Random], ToolCall]
 
 
-def impatient(_: Situation, good: Action, hints: Hints, rng: random.Random) -> Action:
+def impatient(_: Situation, good: ToolCall, hints: Hints, rng: random.Random) -> ToolCall:
     """Says `done` too early, or does something from elsewhere."""
     if rng.random() < P_GOOD:
         return good
-    return Action(name="done", argument="{}") if rng.random() < P_EARLY else hints.elsewhere()
+    return ToolCall.from_text("done", "{}") if rng.random() < P_EARLY else hints.elsewhere()
 
 
-def aimless(situation: Situation, good: Action, _: Hints, rng: random.Random) -> Action:
+def aimless(situation: Situation, good: ToolCall, _: Hints, rng: random.Random) -> ToolCall:
     """Overlooks the coin; goes anywhere."""
     return coin_expert.aimless(situation.observation or situation.question, good, rng)
 
@@ -160,11 +160,11 @@ def branches(walk: Walk, hints: Hints, rng: random.Random, habits: Habit) -> lis
     return found
 
 
-def decided(walk: Walk) -> Iterator[tuple[Situation, Action]]:
+def decided(walk: Walk) -> Iterator[tuple[Situation, ToolCall]]:
     """Every decision of a walk: what was seen, what was best."""
     seen, taken = None, frozenset[tuple[str, str]]()
     for number, (action, observation) in enumerate(walk.turns):
-        yield Situation(walk.prompt[-1].content, seen, taken), walk.good[number] if walk.good else action
+        yield Situation(walk.prompt[-1].text, seen, taken), walk.good[number] if walk.good else action
         seen, taken = observation, taken | {key(action)}
 
 
@@ -175,7 +175,7 @@ def lines(situation: Situation) -> list[str]:
     return [line for line in situation.observation.splitlines() if line == line.strip() and '"' not in line]
 
 
-def key(action: Action) -> tuple[str, str]:
+def key(action: ToolCall) -> tuple[str, str]:
     """An action as rules compare it."""
     return action.name, plain(action.argument)
 
@@ -186,9 +186,9 @@ def rule(cue: str, call: tuple[str, str]) -> Rule:
     return Rule(place, seen, "", call[0], f"{EXACTLY}{call[1]}")
 
 
-def ordered(given: Rule) -> Action:
+def ordered(given: Rule) -> ToolCall:
     """The call that a rule orders."""
-    return Action(name=given.verb, argument=given.source.removeprefix(EXACTLY) or "{}")
+    return ToolCall.from_text(given.verb, given.source.removeprefix(EXACTLY) or "{}")
 
 
 def said(*given: Rule) -> str:

@@ -10,7 +10,8 @@ import torch
 
 from internalize.config.schema import Config, DistillConfig, load_config
 from internalize.experience.pool import ExperiencePool, empty, save_pool
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Experience, Message, PoolEdit, Stage, Step, Task, Trajectory
 from internalize.runs.store import RunStore
 from internalize.stages.run import Run, TrainRecord, plan_tasks, silent
@@ -18,6 +19,7 @@ from internalize.training.distill import TrainItem, fit
 from internalize.training.examples import build_example
 from internalize.training.policy import LocalPolicy
 from internalize.training.scoring import pack_clean
+from tests.steps import step
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
@@ -42,17 +44,17 @@ def solved(env: Toy, renderer: Renderer, split: str = "train") -> list[Trajector
     for task in env.tasks(split):
         episode, steps = env.episode(task), []
         for action in env.solve(task):
-            text = renderer.protocol.format(action, env.tools)
+            text = renderer.tool_format.format(action, env.tools)
             seen = episode.step(action)
-            steps.append(Step(action_text=text, token_ids=renderer.encode_text(text), observation=seen, action=action))
-        prompt = renderer.with_system(episode.prompt(), renderer.protocol.instructions(env.tools))
+            steps.append(step(text=text, token_ids=renderer.encode_text(text), seen=seen, call=action))
+        prompt = renderer.with_system(episode.prompt(), renderer.tool_format.instructions(env.tools))
         found.append(_trajectory(task, prompt, steps))
     return found
 
 
 @cache
 def _weights() -> dict[str, torch.Tensor]:
-    model, renderer = tiny_model(), Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    model, renderer = tiny_model(), Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     examples = [build_example(t, renderer) for t in solved(Toy(size=24), renderer)]
     items = [TrainItem(pack_clean(e.token_ids, e.spans)) for e in examples if e is not None]
     config = DistillConfig(divergence="sft", epochs=12, lr=1e-2, batch=4, lora_r=0)

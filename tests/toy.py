@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Action, Message, Task, ToolSpec
+from internalize.records import Message, Task, ToolCall, ToolSpec
+from tests.steps import act
 
 
 class ToyEpisode:
@@ -15,7 +16,7 @@ class ToyEpisode:
     def prompt(self) -> tuple[Message, ...]:
         return (Message(role="system", content="Boxes."), Message(role="user", content=self.task.question))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         if self.breaks:
             raise InfrastructureError("the box is jammed")
         if action is None:
@@ -60,6 +61,6 @@ class Toy:
         self.jams -= jammed
         return ToyEpisode(task, breaks=jammed)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         box = task.question.split()[-1].rstrip("?")
-        return (Action(name="look", argument=box), Action(name="answer", argument=task.answer or ""))
+        return (act("look", box), act("answer", task.answer or ""))

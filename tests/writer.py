@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from internalize.errors import InfrastructureError
-from internalize.records import ChatRequest, Message, Reply, Step, Trajectory
+from internalize.records import ChatRequest, Message, Reply, Trajectory
+from tests.steps import step
 
 Stage = str
 Answers = Mapping[Stage, Callable[[str], Any]]  # stage -> (what was asked -> JSON value or text)
@@ -113,11 +114,11 @@ def attempt(
 ) -> Trajectory:
     """Attempt `n` at box `number`; `size` makes every observation that long."""
     pages = [f"{seen} {'. '.join(f'line {i} of page {s}' for i in range(size // 16))}".strip() for s in range(steps)]
-    taken = [Step(action_text=f"look[{number}.{s}]", observation=page) for s, page in enumerate(pages)]
+    taken = [step(text=f"look[{number}.{s}]", seen=page) for s, page in enumerate(pages)]
     return Trajectory(
         id=f"t{number}-{n}", task_id=f"task{number}", env="toy", split="train", iteration=1, seed=0, attempt=n,
         checkpoint="c", prompt=(Message(role="user", content=f"Which number is in box {number}?"),),
-        steps=(*taken, Step(action_text=f"answer[{n}]")), termination="answered", score=score,
+        steps=(*taken, step(text=f"answer[{n}]")), termination="answered", score=score,
     )  # fmt: skip
 
 

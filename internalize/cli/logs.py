@@ -95,5 +95,5 @@ def _summary(found: list[Trajectory]) -> str:
     success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
     return (
         f"{len(found)} trajectories of {len({t.task_id for t in found})} tasks, {len(found) - len(scored)} unscored, "
-        f"{success}; {len(steps)} steps, {sum(step.action is None for step in steps)} without an action"
+        f"{success}; {len(steps)} steps, {sum(not (step.calls or step.ended) for step in steps)} without a call"
     )

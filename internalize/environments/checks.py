@@ -27,7 +27,7 @@ def prompt_of(name: str, said: Any) -> tuple[Message, ...]:
     """The messages that an episode begins with. Raises InfrastructureError if they are none."""
     if not isinstance(said, Sequence) or not said or not all(isinstance(message, Message) for message in said):
         raise InfrastructureError(f"{name}: its prompt is no sequence of messages ({_kind(said)})")
-    return tuple(message.model_copy(update={"content": whole(message.content)}) for message in said)
+    return tuple(message.model_copy(update={"content": whole(message.text)}) for message in said)
 
 
 def observation_of(name: str, said: Any) -> str | None:

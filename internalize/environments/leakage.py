@@ -15,11 +15,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from internalize.interfaces import Environment, Episode
-from internalize.records import Action, Task
+from internalize.records import Task, ToolCall
 
 _ENOUGH = 5  # references of those that still stay together
 _MOST_PLAYED = 20_000  # episodes; what is left then is not compared
-_Path = tuple[Action, ...]
+_Path = tuple[ToolCall, ...]
 
 
 class Alike(NamedTuple):
@@ -39,7 +39,7 @@ class Shown(NamedTuple):
 
 def alike(env: Environment, shown: Sequence[Shown]) -> Alike:
     """Tasks that are like one of another split, which comes earlier in `shown`."""
-    looks: Callable[[Task], Sequence[Action]] | None = getattr(env, "looks", None)
+    looks: Callable[[Task], Sequence[ToolCall]] | None = getattr(env, "looks", None)
     compared = _Compared(env)
     for group in _mixed(shown, lambda one: (" ".join(one.prompt.split()).casefold(), one.task.answer)):
         best = [one._replace(actions=tuple(looks(one.task))) for one in group] if looks else group
@@ -87,7 +87,7 @@ class _Compared:
         return [(same, {**played, path: any(answers[same[0].task.id])}) for same in parts]
 
 
-def _answers(env: Environment, task: Task, actions: Sequence[Action]) -> tuple[str | None, ...]:
+def _answers(env: Environment, task: Task, actions: Sequence[ToolCall]) -> tuple[str | None, ...]:
     """What an episode says to the actions; what breaks is like nothing else."""
     answers: list[str | None] = []
     episode: Episode | None = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from internalize.errors import InfrastructureError, InternalizeError, TaskError
 from internalize.interfaces import Environment, Episode
-from internalize.records import Action, Claim, Task, content_hash
+from internalize.records import Claim, Task, ToolCall, content_hash
 
 from .checks import observation_of, prompt_of, score_of
 from .leakage import Shown, alike
@@ -134,7 +134,7 @@ def _listed(env: Environment, split: str) -> Sequence[Task]:
         raise TaskError(f"{env.name}: the tasks of {split!r} cannot be had ({_words(error)})") from error
 
 
-def _solved(env: Environment, task: Task, seen: _Seen) -> Sequence[Action]:
+def _solved(env: Environment, task: Task, seen: _Seen) -> Sequence[ToolCall]:
     """The reference; empty, and noted as what broke, if it cannot be had."""
     try:
         return env.solve(task)
@@ -153,7 +153,7 @@ def _words(error: Exception) -> str:
     return f"raised {type(error).__name__}: {first}".rstrip(": ")
 
 
-def _referred(solutions: Sequence[Sequence[Action]], failed: int) -> str:
+def _referred(solutions: Sequence[Sequence[ToolCall]], failed: int) -> str:
     lengths = [len(actions) for actions in solutions if actions]
     without = len(solutions) - len(lengths)
     parts = []
@@ -168,7 +168,7 @@ def _first(what: str, tasks: Sequence[Task]) -> str:
     return f"{what}: {tasks[0].id} {tasks[0].question!r}" if tasks else ""
 
 
-def _proved(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen) -> bool:
+def _proved(env: Environment, task: Task, actions: Sequence[ToolCall], seen: _Seen) -> bool:
     """Whether the reference, if there is one, scores 1.0; everything else that is seen goes into `seen`."""
     seen.tasks += 1
     try:
@@ -188,7 +188,7 @@ def _look(env: Environment, task: Task, seen: _Seen) -> str:
     """What an episode begins with; whether that is won, or tells the answer, goes into `seen`."""
     episode = env.episode(task)
     try:
-        prompt = "\n".join(message.content for message in prompt_of(env.name, episode.prompt()))
+        prompt = "\n".join(message.text for message in prompt_of(env.name, episode.prompt()))
         if score_of(env.name, episode.score()) == 1.0:
             seen.free.append(task)
     finally:
@@ -204,7 +204,7 @@ def _stands_in(answer: str, prompt: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", prompt) is not None
 
 
-def replay(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen | None = None) -> float | None:
+def replay(env: Environment, task: Task, actions: Sequence[ToolCall], seen: _Seen | None = None) -> float | None:
     """The score of a scripted episode; None if it broke or did not end.
 
     An answer that is left to a judge scores 1.0 if it is the reference itself.
@@ -221,8 +221,8 @@ def replay(env: Environment, task: Task, actions: Sequence[Action], seen: _Seen 
             seen.loose.append(task)
 
 
-def _played(name: str, episode: Episode, task: Task, actions: Sequence[Action], seen: _Seen) -> float | None:
-    said = [message.content for message in episode.prompt()]
+def _played(name: str, episode: Episode, task: Task, actions: Sequence[ToolCall], seen: _Seen) -> float | None:
+    said = [message.text for message in episode.prompt()]
     for number, action in enumerate(actions):
         observation = observation_of(name, episode.step(action))
         said += [action.argument, observation] if observation else [action.argument]
@@ -243,7 +243,7 @@ def _score(episode: Episode) -> float | None:
     return score if claim is None else float(claim.answer.strip() == claim.reference.strip())
 
 
-def _refuses(episode: Episode, action: Action) -> bool:
+def _refuses(episode: Episode, action: ToolCall) -> bool:
     """Whether the end is the end: a further step raises, or changes no score."""
     score = _score(episode)
     try:
@@ -253,16 +253,10 @@ def _refuses(episode: Episode, action: Action) -> bool:
     return _score(episode) == score
 
 
-def _other(action: Action) -> Action:
-    """The same action with another argument."""
-    try:
-        given = json.loads(action.argument)
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        return action.model_copy(update={"argument": "something else"})
-    changed = {name: not value if isinstance(value, bool) else "something else" for name, value in given.items()}
-    return action.model_copy(update={"argument": json.dumps(changed)})
+def _other(action: ToolCall) -> ToolCall:
+    """The same call with other arguments."""
+    changed = {n: not value if isinstance(value, bool) else "something else" for n, value in action.values.items()}
+    return action.model_copy(update={"arguments": json.dumps(changed)})
 
 
 def _closed(episode: Episode) -> bool:

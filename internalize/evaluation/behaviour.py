@@ -30,7 +30,7 @@ class Habits(Record):
             return Habits()
         steps = trajectory.steps
         shown = Counter(key for step in steps if step.injection for key in step.injection.item_ids)
-        distinct = len({step.action_text for step in steps})
+        distinct = len({step.text for step in steps})
         return Habits(episodes=1, steps=len(steps), repeated=len(steps) - distinct, shown=shown)
 
     def plus(self, other: Habits) -> Habits:

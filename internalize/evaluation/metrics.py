@@ -82,7 +82,7 @@ def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: Act
         premature=_premature(trajectory, environment),
         turns=len(steps),
         action_tokens=sum(len(step.token_ids) for step in steps),
-        invalid=sum(step.action is None for step in steps),
+        invalid=sum(not step.calls for step in steps),
         truncated=trajectory.termination in {"max_steps", "context_full"},
         nll=math.fsum(nats) / len(nats) if nats else 0.0,
     )
@@ -232,11 +232,10 @@ def _families(scored: Sequence[EvalResult], resamples: int, seed: int) -> dict[s
 
 
 def _premature(trajectory: Trajectory, environment: ActionSets) -> bool:
-    for step in trajectory.steps:
-        name = step.action.name if step.action else None
-        if name in environment.evidence_actions:
+    for call in (call for step in trajectory.steps for call in step.calls):
+        if call.name in environment.evidence_actions:
             return False
-        if name in environment.final_actions:
+        if call.name in environment.final_actions:
             return True
     return False
 

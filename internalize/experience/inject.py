@@ -42,14 +42,14 @@ class Injector:
             return Injector()
         return Injector(config.pattern, pool.items, config.k, selector or LexicalSelector(), pool.version)
 
-    def whole(self) -> Injection | None:
+    def global_injection(self) -> Injection | None:
         """The whole pool for the system message (global), or None."""
         if self.pattern != "global":
             return None
         ids = tuple(item.id for item in self.items)
         return Injection(item_ids=ids, text=render_items([i.text for i in self.items]), served_by="global")
 
-    async def at(self, messages: Sequence[Message]) -> Injection | None:
+    async def step_injection(self, messages: Sequence[Message]) -> Injection | None:
         """The items for one decision on the clean `messages` (step-wise), or None."""
         if self.pattern != "stepwise":
             return None

@@ -94,9 +94,9 @@ def task_entities(trajectories: Iterable[Trajectory]) -> frozenset[str]:
 
 def _answer(trajectory: Trajectory) -> Iterator[str]:
     """The argument of a successful last action, unless it is a plain word that any rule may contain."""
-    last = trajectory.steps[-1].action if trajectory.steps else None
-    if trajectory.score == 1.0 and last is not None and re.search(r"[^a-z]", last.argument) and len(last.argument) > 3:
-        yield last.argument
+    answer = trajectory.answer or ""
+    if trajectory.score == 1.0 and re.search(r"[^a-z]", answer) and len(answer) > 3:
+        yield answer
 
 
 def _of_principle(item: Experience, entities: Collection[str], words: int) -> Iterator[Flag]:

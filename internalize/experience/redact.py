@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import Field
 
 from internalize.config.schema import RedactConfig
-from internalize.records import Action, Injection, Message, Record, Step, Trajectory
+from internalize.records import Injection, Message, Record, Step, Trajectory
 from internalize.runs.store import write_json
 
 # In this order: what stands inside something longer comes after it. A word that names a secret has to be followed by a
@@ -132,7 +132,7 @@ class Redactor:
         return list(zip(kept, (weight for _, weight in safe), strict=True)), counts, len(weighted) - len(safe)
 
     def _holds(self, step: Step) -> bool:
-        texts = [step.action_text, step.action.argument if step.action else ""]
+        texts = [step.text, *(call.argument for call in step.calls)]
         return any(self.text(text)[1] for text in texts)
 
     def _counting(self, counts: Counter[str]) -> Callable[[str], str]:
@@ -160,7 +160,9 @@ def _message(message: Message, clean: Callable[[str], str]) -> Message:
     calls = tuple(
         call.model_copy(update={"arguments": _arguments(call.arguments, clean)}) for call in message.tool_calls
     )
-    return message.model_copy(update={"content": clean(message.content), "tool_calls": calls})
+    return message.model_copy(
+        update={"content": clean(message.text), "reasoning": clean(message.reasoning), "tool_calls": calls}
+    )
 
 
 def _arguments(text: str, clean: Callable[[str], str]) -> str:
@@ -195,14 +197,13 @@ def _injection(injection: Injection | None, clean: Callable[[str], str]) -> Inje
 
 
 def _step(step: Step, clean: Callable[[str], str]) -> Step:
-    text = clean(step.action_text)
-    action = step.action and Action(name=step.action.name, argument=clean(step.action.argument))
+    text, message = clean(step.text), _message(step.message, clean)
     update: dict[str, object] = {
         "injection": _injection(step.injection, clean),
-        "action_text": text,
-        "action": action,
-        "observation": None if step.observation is None else clean(step.observation),
+        "text": text,
+        "message": message,
+        "results": tuple(_message(result, clean) for result in step.results),
     }
-    if text != step.action_text or action != step.action:
+    if text != step.text or message != step.message:
         update |= {"token_ids": (), "logprobs": ()}
     return step.model_copy(update=update)

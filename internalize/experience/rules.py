@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from internalize.records import Action, Message, Trajectory
+from internalize.records import Message, ToolCall, Trajectory
 
 START = "start"
 FIRST_NAME, LAST_NAME, BESIDE = (
@@ -22,7 +22,6 @@ FIRST_NAME, LAST_NAME, BESIDE = (
 )
 EXACTLY = "exactly "  # before an argument that the rule gives itself
 _NAME = re.compile(r"[\w#-]+(?:[./][\w#-]+)+")
-_BRACKET = re.compile(r"\s*(\w+)\[(.*)\]")
 _ASKED = re.compile(r"\b(?:of|after|for) (\S+) in\b")
 
 
@@ -31,7 +30,7 @@ class Situation(NamedTuple):
 
     question: str
     observation: str | None
-    taken: frozenset[tuple[str, str]]  # actions already taken in the episode
+    taken: frozenset[tuple[str, str]]  # keys of the calls already made in the episode
 
 
 class Rule(NamedTuple):
@@ -44,15 +43,18 @@ class Rule(NamedTuple):
     source: str  # FIRST_NAME, LAST_NAME, BESIDE or a label: the argument follows it on its line
 
 
-def situations(trajectory: Trajectory) -> list[Situation]:
-    """The situation of every step of a trajectory."""
+def decisions(trajectory: Trajectory) -> list[tuple[Situation, ToolCall | None]]:
+    """Every call of a trajectory and the situation it was made in; None for a turn without a call.
+
+    The calls of one turn were decided on the same observation, each after those before it.
+    """
     question = trajectory.question
-    found: list[Situation] = []
+    found: list[tuple[Situation, ToolCall | None]] = []
     observation, taken = None, frozenset[tuple[str, str]]()
     for step in trajectory.steps:
-        found.append(Situation(question, observation, taken))
-        if step.action:
-            taken |= {(step.action.name, plain(step.action.argument))}
+        for call in step.calls or (None,):
+            found.append((Situation(question, observation, taken), call))
+            taken |= {call.key} if call else set()
         observation = step.observation
     return found
 
@@ -94,16 +96,11 @@ def argument_of(rule: Rule, situation: Situation) -> str | None:
     if rule.source == BESIDE:
         return None
     if rule.source.startswith(EXACTLY):
-        return rule.source.removeprefix(EXACTLY)
+        return ToolCall.from_text(rule.verb, rule.source.removeprefix(EXACTLY)).argument
     if rule.source in {FIRST_NAME, LAST_NAME}:
         names = _NAME.findall(situation.question)
         return names[0 if rule.source == FIRST_NAME else -1] if names else ""
     return follows(situation.observation or "", rule.source) or ""
-
-
-def plain(argument: str) -> str:
-    """An argument as rules compare it: a call without any is written `name[]`, whatever the protocol makes of it."""
-    return "" if argument.strip() == "{}" else argument
 
 
 def follows(observation: str, label: str) -> str | None:
@@ -116,13 +113,13 @@ def follows(observation: str, label: str) -> str | None:
     return None
 
 
-def matches(rule: Rule, situation: Situation, action: Action) -> bool:
-    """Whether `action` does what the rule says here."""
-    if action.name != rule.verb:
+def matches(rule: Rule, situation: Situation, call: ToolCall) -> bool:
+    """Whether `call` does what the rule says here."""
+    if call.name != rule.verb:
         return False
     if rule.source == BESIDE:
-        return _beside(situation, action.argument)
-    return plain(action.argument) == argument_of(rule, situation)
+        return _beside(situation, call.argument)
+    return call.argument == argument_of(rule, situation)
 
 
 def _beside(situation: Situation, value: str) -> bool:
@@ -134,11 +131,11 @@ def _beside(situation: Situation, value: str) -> bool:
     )
 
 
-def sources(situation: Situation, action: Action, labels: Sequence[str]) -> list[str]:
-    """Every description of where the argument of `action` comes from."""
-    trial = Rule("", "", "", action.name, "")
+def sources(situation: Situation, call: ToolCall, labels: Sequence[str]) -> list[str]:
+    """Every description of where the argument of `call` comes from."""
+    trial = Rule("", "", "", call.name, "")
     wanted = [FIRST_NAME, LAST_NAME, BESIDE, *labels]
-    return [s for s in wanted if matches(trial._replace(source=s), situation, action)]
+    return [s for s in wanted if matches(trial._replace(source=s), situation, call)]
 
 
 def phrase(rule: Rule) -> str:
@@ -157,10 +154,10 @@ def phrase(rule: Rule) -> str:
     return f"{when}, {rule.verb} {source}."
 
 
-def example(situation: Situation, action: Action) -> str:
+def example(situation: Situation, call: ToolCall) -> str:
     """A worked example of the situation, details kept: the instance-level counterpart of a rule."""
     seen = " | ".join((situation.observation or "nothing yet").splitlines()[:3])
-    return f'Example: asked "{situation.question}" and seeing "{seen}", {action.name}[{action.argument}] worked.'
+    return f'Example: asked "{situation.question}" and seeing "{seen}", {call.name}[{call.argument}] worked.'
 
 
 _PHRASE = re.compile(
@@ -184,8 +181,8 @@ def parse(text: str) -> Rule | None:
 
 
 def situation_of(messages: Sequence[Message]) -> Situation:
-    """The situation of the next decision. Actions already taken are known only where they read `name[argument]`."""
-    asked = [m.content for m in messages if m.role in {"user", "tool"}]
-    acted = [m.content for m in messages if m.role == "assistant"]
-    taken = frozenset((m[1], m[2].strip()) for text in acted if (m := _BRACKET.match(text)))
-    return Situation(asked[0] if asked else "", asked[-1] if acted else None, taken)
+    """The situation of the next decision."""
+    question = next((m.text for m in messages if m.role == "user"), "")
+    last = max((place for place, m in enumerate(messages) if m.role == "assistant"), default=None)
+    seen = None if last is None else "\n".join(m.text for m in messages[last + 1 :])
+    return Situation(question, seen, frozenset(call.key for m in messages for call in m.tool_calls))

@@ -22,7 +22,7 @@ from internalize.evaluation.stats import Interval, Scores, difference_of_means, 
 from internalize.records import Experience, PoolEdit, Record, Trajectory
 
 from .pool import ExperiencePool, count_usage
-from .rules import applies, parse, situations
+from .rules import applies, decisions, parse
 
 LEAST = 10  # tasks a side: below, bootstrap intervals are too narrow
 RETIRED = "retired: "  # how the reason of such a DELETE begins
@@ -131,7 +131,7 @@ def _sides(item: Experience, scored: Sequence[Trajectory]) -> _Sides:
         for t in scored
         if t.checkpoint in weights
         and t.pattern == "none"
-        and (any(applies(rule, s) for s in situations(t)) if rule else t.task_id in tasks)
+        and (any(applies(rule, situation) for situation, _ in decisions(t)) if rule else t.task_id in tasks)
     ]
     units = {_unit(t): t.checkpoint for t in (*shown, *without)}
     plain = _by_unit(without)

@@ -1,41 +1,46 @@
 """Chat logs in the OpenAI format: one JSON object with `messages` a line; in as trajectories, and out again.
 
-    messages -> from_chat -> Trajectory (text only, marked by steps without token ids) -> to_chat -> messages
-
-What a log may look like, and what becomes of it:
-
 - Everything before the first assistant turn after a user message is the prompt. `developer` is `system`; the texts
   of leading system messages are joined. With `tools` in the line, the system message says how to call them.
-- An assistant turn with all its calls is one step; assistant messages that follow each other are one turn. Its action
-  is the first call. The last turn, if it calls nothing, is the action `answer`. Another turn without calls has none.
-- Results are matched to calls by `tool_call_id`, without ids in their order. A missing result is an empty text. After
-  several results, or when a user says something besides, the observation has labelled parts (turns.py).
+- An assistant turn with all its calls is one step; assistant messages that follow each other are one turn.
+- Results are matched to calls by `tool_call_id`, without ids in their order. A missing result is an empty text. What
+  a user says besides comes after the results. A turn that nothing follows ends the episode.
 - Content null is empty text; text parts are joined; another part (an image) is refused. Thinking
   (`reasoning_content`) is dropped unless asked for: most chat templates do not show it again.
 - `score`, else `reward`, is the success in [0, 1]; missing or null = unscored. A line with an `error` is unscored too.
 
-Left out: token ids and log-probabilities, which no chat log has. What must not change: `from_chat` of `to_chat` of
-an imported trajectory gives its prompt, steps and score back.
+`from_chat` of `to_chat` of an imported trajectory gives its prompt, steps and score back.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from internalize.errors import DataError
-from internalize.inference.renderer import PROTOCOLS, Renderer
-from internalize.records import Action, Message, Step, Task, Termination, ToolCall, ToolSpec, Trajectory, content_hash
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS, as_text
+from internalize.records import (
+    Message,
+    Step,
+    Task,
+    Termination,
+    ToolCall,
+    ToolSpec,
+    Trajectory,
+    content_hash,
+    result_of,
+)
 
-from .turns import Call, Protocol, Turn, read_observation, read_turn, write_observation, write_turn
 from .wire import ChatCall, ChatFunction, ChatLine, ChatMessage, ChatTool, Score, read_lines
 
-ANSWER = "answer"  # name of the action that ends a log without calling anything
+Protocol = Literal["bracket", "json"]
 
 
 class Reading(BaseModel):
@@ -70,7 +75,7 @@ def from_chat(line: ChatLine, reading: Reading = Reading(), attempts: Counter[st
     episode = episode_of(line.messages, reading, failed=bool(line.error))
     prompt = episode.prompt
     if line.tools:
-        instructions = PROTOCOLS[reading.protocol].instructions([_tool(tool) for tool in line.tools])
+        instructions = TOOL_FORMATS[reading.protocol].instructions([_tool(tool) for tool in line.tools])
         prompt = Renderer.with_system(prompt, instructions)
     env, split = line.env or reading.env, line.split or reading.split
     task = line.task or Task.new(env, split, question_of(prompt)).id
@@ -94,21 +99,8 @@ def from_chat(line: ChatLine, reading: Reading = Reading(), attempts: Counter[st
 
 
 def to_chat(trajectory: Trajectory) -> ChatLine:
-    """The clean history as a chat log: no experience, no token ids. Calls are numbered through."""
-    messages = [_from_message(message) for message in trajectory.prompt]
-    for number, step in enumerate(trajectory.steps):
-        turn = read_turn(step.action_text, step.action)
-        ids = [f"call_{number}_{place}" for place in range(len(turn.calls))]
-        calls = tuple(
-            ChatCall(id=name, function=ChatFunction(name=call.name, arguments=call.arguments))
-            for name, call in zip(ids, turn.calls, strict=True)
-        )
-        thinking = turn.thinking or None
-        messages.append(
-            ChatMessage(role="assistant", content=turn.content, reasoning_content=thinking, tool_calls=calls)
-        )
-        if step.observation is not None:
-            messages += _answers(step.observation, ids)
+    """The clean history as a chat log: no experience, no token ids."""
+    history = [message for step in trajectory.steps for message in (step.message, *step.results)]
     return ChatLine(
         id=trajectory.id,
         task=trajectory.task_id,
@@ -119,7 +111,7 @@ def to_chat(trajectory: Trajectory) -> ChatLine:
         score=trajectory.score,
         error=trajectory.failure,
         termination=trajectory.termination,
-        messages=tuple(messages),
+        messages=tuple(_from_message(message) for message in (*trajectory.prompt, *history)),
     )
 
 
@@ -130,7 +122,7 @@ def first_known(*scores: float | None) -> float | None:
 
 def question_of(prompt: Sequence[Message]) -> str:
     """The last user message of a prompt."""
-    return next((m.content for m in reversed(prompt) if m.role == "user"), "")
+    return next((m.text for m in reversed(prompt) if m.role == "user"), "")
 
 
 def episode_of(messages: Sequence[ChatMessage], reading: Reading, *, failed: bool = False) -> Episode:
@@ -138,14 +130,14 @@ def episode_of(messages: Sequence[ChatMessage], reading: Reading, *, failed: boo
     start = _first_turn(messages)
     if start == len(messages) and not failed:
         raise DataError("messages: no user message with an assistant's turn after it")
-    steps = []
+    steps: list[Step] = []
     place = start
     while place < len(messages):
         said = list(takewhile(lambda m: m.role == "assistant", messages[place:]))
         answers = list(takewhile(lambda m: m.role != "assistant", messages[place + len(said) :]))
-        steps.append(_step(said, answers, place + len(said), reading))
+        steps.append(_step(said, answers, place + len(said), len(steps), reading))
         place += len(said) + len(answers)
-    ended = bool(steps) and steps[-1].observation is None
+    ended = bool(steps) and steps[-1].ended
     termination: Termination = "failed" if failed else "answered" if ended else "max_steps"
     return Episode(prompt=_prompt(messages[:start]), steps=tuple(steps), termination=termination)
 
@@ -179,32 +171,42 @@ def _from_message(message: Message) -> ChatMessage:
     calls = tuple(
         ChatCall(id=c.id or None, function=ChatFunction(name=c.name, arguments=c.arguments)) for c in message.tool_calls
     )
-    return ChatMessage(role=message.role, content=message.content, tool_calls=calls, tool_call_id=message.tool_call_id)
-
-
-def _step(said: Sequence[ChatMessage], answers: Sequence[ChatMessage], place: int, reading: Reading) -> Step:
-    """One turn and what came back; `place` is the number of the first answering message."""
-    thoughts = [m.reasoning_content for m in said if m.reasoning_content] if reading.thinking else []
-    calls = [call for message in said for call in message.tool_calls]
-    turn = Turn(
-        content="\n".join(m.content for m in said if m.content),
-        calls=tuple(Call(call.function.name, call.function.arguments) for call in calls),
-        thinking="\n".join(thoughts),
+    return ChatMessage(
+        role=message.role,
+        content=message.text,
+        reasoning_content=message.reasoning or None,
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id,
     )
-    observation = _observation([call.id for call in calls], answers, place) if answers else None
-    action = turn.calls[0].action if turn.calls else None
-    if not turn.calls and observation is None and turn.content:
-        action = Action(name=ANSWER, argument=turn.content)
-    return Step(action_text=write_turn(turn, reading.protocol), action=action, observation=observation)
 
 
-def _observation(ids: Sequence[str | None], answers: Sequence[ChatMessage], place: int) -> str:
+def _step(
+    said: Sequence[ChatMessage], answers: Sequence[ChatMessage], place: int, number: int, reading: Reading
+) -> Step:
+    """Turn `number` and what came back; `place` is the index of the first answering message."""
+    asked = [call for message in said for call in message.tool_calls]
+    calls = tuple(
+        ToolCall(id=f"call_{number}_{i}", name=call.function.name, arguments=call.function.arguments)
+        for i, call in enumerate(asked)
+    )
+    thoughts = "\n".join(m.reasoning_content for m in said if m.reasoning_content) if reading.thinking else ""
+    content = "\n".join(m.content for m in said if m.content)
+    message = Message(role="assistant", content=content, reasoning=thoughts, tool_calls=calls)
+    results = _results([call.id for call in asked], calls, answers, place) if answers else ()
+    return Step(text=as_text(message, TOOL_FORMATS[reading.protocol]), message=message, results=results)
+
+
+def _results(
+    ids: Sequence[str | None], calls: Sequence[ToolCall], answers: Sequence[ChatMessage], place: int
+) -> tuple[Message, ...]:
+    """A result for each call, "" where there is none, then what a user said."""
     results: list[str | None] = [None] * len(ids)
     for number, message in enumerate(answers, start=place):
         if message.role == "tool":
             results[_call_of(message, number, ids, results)] = message.content
     users = [m.content for m in answers if m.role != "tool"]
-    return write_observation([result or "" for result in results], "\n\n".join(users) if users else None)
+    said = (Message(role="user", content="\n\n".join(users)),) if users else ()
+    return (*(result_of(calls, number, result or "") for number, result in enumerate(results)), *said)
 
 
 def _call_of(message: ChatMessage, number: int, ids: Sequence[str | None], results: Sequence[str | None]) -> int:
@@ -216,14 +218,6 @@ def _call_of(message: ChatMessage, number: int, ids: Sequence[str | None], resul
     if not fitting:
         raise DataError(f"messages.{number}: more results than calls in the turn before it")
     return fitting[0]
-
-
-def _answers(observation: str, ids: Sequence[str]) -> Iterable[ChatMessage]:
-    results, user = read_observation(observation, len(ids))
-    for name, result in zip(ids, results, strict=True):
-        yield ChatMessage(role="tool", content=result, tool_call_id=name)
-    if user is not None:
-        yield ChatMessage(role="user", content=user)
 
 
 def _tool(tool: ChatTool) -> ToolSpec:

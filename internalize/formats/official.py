@@ -21,10 +21,19 @@ from typing import NamedTuple
 from pydantic import Field, JsonValue
 
 from internalize.errors import DataError
-from internalize.records import Action, Injection, Message, Step, Task, Termination, Trajectory, content_hash
+from internalize.records import (
+    Injection,
+    Message,
+    Step,
+    Task,
+    Termination,
+    ToolCall,
+    Trajectory,
+    content_hash,
+    result_of,
+)
 
-from .chat import ANSWER, Reading, episode_of, first_known, question_of, to_chat
-from .turns import argument_text, json_object
+from .chat import Reading, episode_of, first_known, question_of, to_chat
 from .wire import ChatMessage, Score, Wire, read_lines
 
 _ENDED: dict[str, Termination] = {
@@ -122,7 +131,7 @@ def from_evaluation(line: EvalLine, reading: Reading, attempts: Counter[str]) ->
     prompt, shown = _without_pool(episode.prompt)
     chosen = {s.round: s for s in line.exp_selections}
     steps = tuple(_acted(step, chosen.get(number)) for number, step in enumerate(episode.steps, start=1))
-    answered = bool(steps) and bool(_ANSWER.search(steps[-1].action_text))
+    answered = bool(steps) and bool(_ANSWER.search(steps[-1].text))
     ended = _ENDED.get(line.termination or "", "answered" if answered else "max_steps")
     ungraded = failure or _failure(line.error) or line.judgement == "Error"
     score = None if ungraded or line.is_correct is None else float(line.is_correct)
@@ -139,7 +148,7 @@ def to_rollout(trajectory: Trajectory, number: int = 0) -> RolloutLine:
     asked = [place for place, message in enumerate(trajectory.prompt) if message.role == "user"]
     if asked:
         messages[asked[-1]] = messages[asked[-1]].model_copy(update={"content": prompt})
-    last = trajectory.steps[-1].action_text if trajectory.steps else ""
+    last = trajectory.steps[-1].text if trajectory.steps else ""
     return RolloutLine(
         runid=number,
         prompt=prompt,
@@ -154,18 +163,16 @@ def to_rollout(trajectory: Trajectory, number: int = 0) -> RolloutLine:
 
 def to_evaluation(trajectory: Trajectory) -> EvalLine:
     """A line of iterN.jsonl: actions and observations as text; graded if the score is 0 or 1."""
-    messages = [ChatMessage(role=m.role, content=m.content) for m in trajectory.prompt]
+    messages = [ChatMessage(role=m.role, content=m.text) for m in trajectory.prompt]
     for step in trajectory.steps:
-        messages.append(ChatMessage(role="assistant", content=step.action_text))
+        messages.append(ChatMessage(role="assistant", content=step.text))
         if step.observation is not None:
             text = f"<tool_response>\n{step.observation}\n</tool_response>"
             messages.append(ChatMessage(role="user", content=text))
-    last = trajectory.steps[-1] if trajectory.steps else None
-    final = last.action.argument if last and last.action and last.observation is None else "No answer found."
     return EvalLine(
         question=question_of(trajectory.prompt),
         messages=tuple(messages) if trajectory.steps else (),
-        prediction=final,
+        prediction="No answer found." if trajectory.answer is None else trajectory.answer,
         termination=_ENDS[trajectory.termination],
         is_correct=trajectory.score == 1.0 if trajectory.score in {0.0, 1.0} else None,
         exp_selections=tuple(
@@ -229,18 +236,18 @@ def _failure(error: JsonValue) -> str | None:
 
 def _without_experience(prompt: tuple[Message, ...], problem: str) -> tuple[tuple[Message, ...], Injection | None]:
     """The prompt with the problem alone as its last message, and the experience that stood before it."""
-    if not prompt or not prompt[-1].content.endswith(_PROBLEM + problem) or _POOL not in prompt[-1].content:
+    if not prompt or not prompt[-1].text.endswith(_PROBLEM + problem) or _POOL not in prompt[-1].text:
         return prompt, None
-    text = prompt[-1].content.removesuffix(_PROBLEM + problem)
+    text = prompt[-1].text.removesuffix(_PROBLEM + problem)
     clean = (*prompt[:-1], prompt[-1].model_copy(update={"content": problem}))
     return clean, _whole(text)
 
 
 def _without_pool(prompt: tuple[Message, ...]) -> tuple[tuple[Message, ...], Injection | None]:
     """The prompt without the pool at the end of its system message; the date that ends it stays."""
-    if not prompt or prompt[0].role != "system" or _POOL not in prompt[0].content:
+    if not prompt or prompt[0].role != "system" or _POOL not in prompt[0].text:
         return prompt, None
-    head, _, rest = prompt[0].content.partition(_POOL)
+    head, _, rest = prompt[0].text.partition(_POOL)
     body, _, lead = head.removesuffix("\n\n").rpartition("\n\n")
     date = found.group() if (found := re.search(r"\d{4}-\d\d-\d\d$", rest)) else ""
     clean = prompt[0].model_copy(update={"content": body + date})
@@ -257,31 +264,35 @@ def _whole(text: str) -> Injection | None:
 
 def _acted(step: Step, chosen: Selection | None) -> Step:
     """A step whose action is read from its text, with what its selector chose; the items' texts are not in the log."""
-    seen = step.observation
-    wrapped = _RESULT.fullmatch(seen) if seen is not None else None
+    calls = _calls(step.text)
+    results = tuple(result_of(calls, number, _unwrapped(result.text)) for number, result in enumerate(step.results))
     served = "fixed" if chosen and chosen.rationale.startswith(_FALLBACK) else "llm"
     injection = Injection(item_ids=chosen.selected_ids, text="", served_by=served) if chosen else None
     return step.model_copy(
         update={
-            "action": _action(step.action_text),
-            "observation": wrapped[1] if wrapped else seen,
+            "message": step.message.model_copy(update={"content": "" if calls else step.text, "tool_calls": calls}),
+            "results": results,
             "injection": injection,
         }
     )
 
 
-def _action(text: str) -> Action | None:
-    """The first call in a text, else its answer, else None."""
+def _unwrapped(seen: str) -> str:
+    wrapped = _RESULT.fullmatch(seen)
+    return wrapped[1] if wrapped else seen
+
+
+def _calls(text: str) -> tuple[ToolCall, ...]:
+    """The first call in a text, else its answer, else nothing."""
     if block := _CALL.search(text):
-        head = block[1].partition("<code>")[0]
-        call = json_object(head.strip())
-        name, arguments = (call.get("name"), call.get("arguments")) if call else (None, None)
+        call = ToolCall(name="", arguments=block[1].partition("<code>")[0].strip()).values
+        name, arguments = call.get("name"), call.get("arguments")
         if not isinstance(name, str) or not isinstance(arguments, dict):
-            return None
+            return ()
         code = _CODE.search(block[1])
-        return Action(name=name, argument=code[1].strip() if code else argument_text(_bare(arguments)))
+        return (ToolCall.of(name, **({"code": code[1].strip()} if code else _bare(arguments))),)
     answer = _ANSWER.search(text)
-    return Action(name=ANSWER, argument=answer[1].strip()) if answer else None
+    return (ToolCall.of("answer", answer=answer[1].strip()),) if answer else ()
 
 
 def _bare(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:

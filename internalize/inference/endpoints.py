@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from internalize.config.schema import Config
 from internalize.errors import ConfigError, UserError
-from internalize.interfaces import ChatModel, Judge
+from internalize.interfaces import Agent, ChatModel, Judge
 from internalize.records import Sampling
 
-from .agent import Acting, Actor, ChatActor
+from .agent import ChatAgent, TokenAgent
 from .capabilities import Abilities, probe
 from .client import Body, Link, Malformed, Refused, Usage
 from .renderer import Renderer
@@ -133,7 +133,7 @@ class Served:
         model = self._name_of(checkpoint)
         return None if model is None else ServerChat(self._link, model)
 
-    def actor(self, checkpoint: str, judge: Judge | None = None) -> Acting | None:
+    def agent(self, checkpoint: str, judge: Judge | None = None) -> Agent | None:
         """Who acts with these weights over the server, or None if it does not hold them."""
         model, named = self._name_of(checkpoint), self._config.model
         limits, api = self._config.rollout, self.abilities.tokens
@@ -142,7 +142,7 @@ class Served:
             return None
         if not api:
             chat = ServerChat(self._link, model)
-            return ChatActor(chat, self._renderer.protocol, limits, named.max_context, wave, judge)
+            return ChatAgent(chat, self._renderer.tool_format, limits, named.max_context, wave, judge)
         engine = ServerEngine(
             self._link,
             self._renderer,
@@ -151,7 +151,7 @@ class Served:
             max_context=named.max_context,
             model=model,
         )
-        return Actor(engine, self._renderer, limits, named.max_context, wave, judge, remote=True)
+        return TokenAgent(engine, self._renderer, limits, named.max_context, wave, judge, independent=True)
 
     def _can_load(self, checkpoint: str) -> bool:
         able = self.abilities.adapters and self._config.distill.lora_r > 0

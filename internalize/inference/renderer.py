@@ -1,10 +1,8 @@
-"""Messages to token ids and back: chat templates, spliced actions, hints.
+"""Messages to token ids and back: chat templates, sampled ids spliced in, hints.
 
-The only module that knows chat templates. A context is rendered as text with a marker in place of
-every action; the text between markers is tokenized piece by piece and the sampled ids are put in.
-Left out: torch, and everything about who chooses a hint. What must not change: sampled ids are never
-encoded again; without a hint the ids are those of the clean context; a hint stands at the end of
-the last message, before its end of turn and the generation prompt.
+A context is rendered as text with a marker in place of every sampled turn; the text between markers is tokenized
+piece by piece and the sampled ids are put in, so they are never encoded again. Without a hint the ids are those of
+the clean context; a hint stands at the end of the last message, before its end of turn and the generation prompt.
 """
 
 from __future__ import annotations
@@ -12,34 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from internalize.errors import UserError
-from internalize.records import Action, Message, Step, ToolSpec
+from internalize.interfaces import ToolFormat
+from internalize.records import Message, Step, ToolCall, ToolSpec
 
-from .tool_formats import PROTOCOLS, BracketProtocol, ToolProtocol
+from .tool_formats import as_user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PROTOCOLS", "BracketProtocol", "Context", "Renderer", "ToolProtocol", "Turn", "chat_dict", "common_prefix"]
-
 _PIECES_KEPT = 16_384  # tokenized pieces of text kept for reuse
 _END_OF_THINKING = "</think>"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A past action and what came back. `token_ids` are as sampled, end of turn included if `finish` is stop."""
-
-    token_ids: tuple[int, ...]
-    finish: Literal["stop", "length"]
-    observation: str
-
-    @staticmethod
-    def of(step: Step) -> Turn:
-        """The turn of a stored step."""
-        return Turn(step.token_ids, step.finish, step.observation or "")
 
 
 @dataclass(frozen=True)
@@ -51,50 +34,50 @@ class Context:
 
 
 class Renderer:
-    """Renders contexts with one tokenizer and one tool protocol. Raises UserError if the tokenizer has no template."""
+    """Renders contexts with one tokenizer and one tool format. Raises UserError if the tokenizer has no template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tool_format: ToolFormat) -> None:
         if not tokenizer.chat_template:
             raise UserError("the tokenizer has no chat template; use an instruction-tuned model")
         self.tokenizer = tokenizer
-        self.protocol = protocol
+        self.tool_format = tool_format
         self._encode = lru_cache(_PIECES_KEPT)(self._encode_piece)
         self._specials = tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._end_of_turn = self._find_end_of_turn()
         self.stop_ids: frozenset[int] = frozenset({self._end_of_turn, int(tokenizer.eos_token_id)})
         self._strips_thinking = self._find_strips_thinking()
 
-    def context(self, prompt: Sequence[Message], turns: Sequence[Turn], hint: str = "") -> Context:
+    def context(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str = "") -> Context:
         """What the policy sees before its next action.
 
         `prompt` ends with a user message. With a `hint`, the last message ends with a line break and the hint.
         """
-        clean = self._ids(prompt, turns, "")
+        clean = self._ids(prompt, steps, "")
         if not hint:
             return Context(clean, len(clean))
-        hinted = self._ids(prompt, turns, hint)
+        hinted = self._ids(prompt, steps, hint)
         return Context(hinted, common_prefix(clean, hinted))
 
-    def prefix_stable(self, prompt: Sequence[Message], turns: Sequence[Turn]) -> bool:
+    def prefix_stable(self, prompt: Sequence[Message], steps: Sequence[Step]) -> bool:
         """Whether each context starts with the one before it plus the action sampled there.
 
         False for templates that rewrite earlier turns (strip thinking, say): then no single sequence
         holds the whole trajectory and each step has to be scored by itself.
         """
         seen: tuple[int, ...] = ()
-        for number in range(len(turns) + 1):
-            ids = self.context(prompt, turns[:number]).ids
+        for number in range(len(steps) + 1):
+            ids = self.context(prompt, steps[:number]).ids
             if ids[: len(seen)] != seen:
                 return False
-            if number < len(turns):
-                seen = ids + turns[number].token_ids
+            if number < len(steps):
+                seen = ids + steps[number].token_ids
         return True
 
     @staticmethod
     def with_system(prompt: Sequence[Message], text: str) -> tuple[Message, ...]:
         """`prompt` with `text` at the end of its system message; one is added if there is none."""
         if prompt and prompt[0].role == "system":
-            first = prompt[0].model_copy(update={"content": f"{prompt[0].content}\n{text}"})
+            first = prompt[0].model_copy(update={"content": f"{prompt[0].text}\n{text}"})
             return (first, *prompt[1:])
         return (Message(role="system", content=text), *prompt)
 
@@ -107,24 +90,24 @@ class Renderer:
         """Ids of a whole turn with its end of turn: for scripted and imported data, never for sampled text."""
         return (*self._encode(self._plain(text)), self._end_of_turn)
 
-    def encode_action(self, action: Action, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
-        """`encode_text` of the action in this protocol."""
-        return self.encode_text(self.protocol.format(action, tools))
+    def encode_call(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
+        """`encode_text` of the call in this tool format."""
+        return self.encode_text(self.tool_format.format(call, tools))
 
-    def _ids(self, prompt: Sequence[Message], turns: Sequence[Turn], hint: str) -> tuple[int, ...]:
-        pieces = self._pieces(prompt, turns, hint)
+    def _ids(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str) -> tuple[int, ...]:
+        pieces = self._pieces(prompt, steps, hint)
         ids = list(self._encode(pieces[0]))
-        for turn, piece in zip(turns, pieces[1:], strict=True):
-            action, following = self._kept(turn.token_ids), self._encode(piece)
+        for step, piece in zip(steps, pieces[1:], strict=True):
+            action, following = self._kept(step.token_ids), self._encode(piece)
             ends_itself = bool(action) and action[-1] in self.stop_ids
             ids += action
             ids += following[1:] if ends_itself and following[:1] == (self._end_of_turn,) else following
         return tuple(ids)
 
-    def _pieces(self, prompt: Sequence[Message], turns: Sequence[Turn], hint: str) -> list[str]:
-        """The rendered text between the places of the actions: one piece more than there are turns."""
-        messages = [chat_dict(message, self._plain(message.content)) for message in prompt]
-        observations = [self._plain(turn.observation) for turn in turns]
+    def _pieces(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str) -> list[str]:
+        """The rendered text between the places of the actions: one piece more than there are steps."""
+        messages = [chat_dict(message, self._plain(message.text)) for message in prompt]
+        observations = [self._plain(as_user(step.results).text) for step in steps]
         marker = "@@action@@"
         while any(marker in str(message["content"]) for message in messages) or any(marker in o for o in observations):
             marker += "@"
@@ -134,7 +117,7 @@ class Renderer:
         if hint:
             messages[-1]["content"] += "\n" + self._plain(hint)
         pieces = self._render(messages).split(marker)
-        if len(pieces) != len(turns) + 1:
+        if len(pieces) != len(steps) + 1:
             raise UserError(
                 "the chat template drops or repeats earlier assistant turns; it cannot be used for episodes"
             )
@@ -188,7 +171,7 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 def chat_dict(message: Message, content: str | None = None) -> dict[str, Any]:
     """A message in the OpenAI chat format; `content` replaces its own."""
-    rendered: dict[str, Any] = {"role": message.role, "content": message.content if content is None else content}
+    rendered: dict[str, Any] = {"role": message.role, "content": message.text if content is None else content}
     if message.tool_calls:
         rendered["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

@@ -103,5 +103,5 @@ class ScriptedChat:
             raise reply
         if isinstance(reply, Reply):
             return reply
-        read = sum(len(message.content.split()) for message in request.messages)
+        read = sum(len(message.text.split()) for message in request.messages)
         return Reply(text=reply, prompt_tokens=read, completion_tokens=len(reply.split()))

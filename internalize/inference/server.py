@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from internalize.records import Action, ChatRequest, Generation, Reply, Sampling
+from internalize.records import ChatRequest, Generation, Reply, Sampling, ToolCall
 
 from .client import Body, Link, Malformed, Refused
-from .renderer import PROTOCOLS, Renderer, chat_dict
+from .renderer import Renderer, chat_dict
 from .structured import split_reasoning
+from .tool_formats import TOOL_FORMATS
 
 TokenApi = Literal["vllm", "llama.cpp"]
 _CHAT = "/chat/completions"
@@ -97,7 +98,7 @@ def _text(message: Body) -> str | None:
     calls = message.get("tool_calls") or []
     try:
         functions = [call["function"] for call in calls]
-        shown = [Action(name=f["name"], argument=f["arguments"]) for f in functions]
+        shown = [ToolCall(name=f["name"], arguments=f["arguments"]) for f in functions]
     except (KeyError, TypeError, ValueError):
         raise Malformed("an answer with a malformed tool call") from None
     content = message.get("content")
@@ -105,7 +106,7 @@ def _text(message: Body) -> str | None:
         raise Malformed("an answer whose content is no text")
     if content is None and not calls:
         return None
-    return "\n".join([*([content] if content else []), *(PROTOCOLS["json"].format(action) for action in shown)])
+    return "\n".join([*([content] if content else []), *(TOOL_FORMATS["json"].format(action) for action in shown)])
 
 
 def _finish(choice: Body) -> Literal["stop", "length"]:

@@ -97,5 +97,5 @@ class CleanedChat:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """The answer to the cleaned messages. Raises what the chat model raises."""
-        shown = tuple(m.model_copy(update={"content": self._clean(m.content)}) for m in request.messages)
+        shown = tuple(m.model_copy(update={"content": self._clean(m.text)}) for m in request.messages)
         return await self._chat.complete(request.model_copy(update={"messages": shown}))

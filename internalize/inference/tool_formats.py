@@ -1,7 +1,7 @@
-"""Tool protocols: how a policy writes an action and how it is read. `bracket`: `search[words]`; `json`: tool calls.
+"""Tool formats: how a policy writes tool calls as text, and how they are read.
 
-Left out: chat templates and token ids (render.py); what a schema means (schema.py). What must not change: `parse` of
-`format` gives the action back; tools without a schema read exactly as the packaged starter was trained to write them.
+`bracket` writes `search[words]`, in the few tokens that the packaged starter was trained on; `json` writes tool calls
+as Hermes and Qwen models do. `parse` of `format` gives the call back.
 """
 
 from __future__ import annotations
@@ -10,34 +10,20 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from internalize.records import Action, ToolSpec
+from internalize.interfaces import ToolFormat
+from internalize.records import Message, ToolCall, ToolSpec
 
 from . import tool_schema as schema
+from .structured import split_reasoning
 
-_UNNAMED = "argument"  # JSON key of the argument when the tool is not known
+_THINK, _THOUGHT = "<think>", "</think>"
 _LINE_END = re.compile(r"\][ \t\r]*(?=\n|\Z)")
 _CALL, _CALL_END = re.compile(r"<tool_call>\s*(?=\{)"), re.compile(r"\s*</tool_call>")
 
 
-class ToolProtocol(Protocol):
-    """How actions are written and read."""
-
-    def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """What the system message says about the tools."""
-        ...
-
-    def format(self, action: Action, tools: Sequence[ToolSpec] = ()) -> str:
-        """The text of an action; `parse` of it gives the action back."""
-        ...
-
-    def parse(self, text: str, tools: Sequence[ToolSpec]) -> Action | None:
-        """The first valid action in `text`, or None."""
-        ...
-
-
-class BracketProtocol:
+class BracketFormat:
     """`search[words]`: one line, few tokens.
 
     A tool with a schema takes one JSON object, `visit[{"url": "u", "goal": "g"}]`; nothing, `look[]`, when there is
@@ -53,37 +39,42 @@ class BracketProtocol:
         listed = " or ".join([", ".join(forms[:-1]), forms[-1]] if len(forms) > 1 else forms)
         return f"Reply with one action: {listed}."
 
-    def format(self, action: Action, tools: Sequence[ToolSpec] = ()) -> str:
+    def format(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> str:
         """One line, line breaks in the argument become spaces; with a schema the value as it is, or the object."""
-        own = _schema_of(action.name, tools)
+        own = _schema_of(call.name, tools)
         if own is None:
-            return f"{action.name}[{' '.join(action.argument.split())}]"
-        held = _json_object(action.argument) or {}
-        bare = _bare(own, held)
+            return f"{call.name}[{' '.join(call.argument.split())}]"
+        values = call.values
+        bare = _bare(own, values)
         if bare is not None and bare.count("[") == bare.count("]"):  # then nothing that follows can be taken for it
-            text = f"{action.name}[{bare}]"
-            read = self.parse(text, tools)
-            if read and json.loads(read.argument) == held:
+            text = f"{call.name}[{bare}]"
+            if any(read.values == values for read in self.parse(text, tools).tool_calls):
                 return text
-        return f"{action.name}[{json.dumps(held, ensure_ascii=False)}]"
+        return f"{call.name}[{json.dumps(values, ensure_ascii=False)}]"
 
-    def parse(self, text: str, tools: Sequence[ToolSpec]) -> Action | None:
-        """The first line that starts with `name[`, `name` that of a tool, and whose argument is whole and fits."""
+    def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
+        """At most one call: the first line that starts with a tool's name and `[` and whose argument is whole and fits.
+
+        What stands before the call is the content.
+        """
+        reasoning, answer = split_reasoning(text)
         known = {tool.name: tool for tool in tools}
-        lines = text.split("\n")
+        lines = answer.split("\n")
         for number, line in enumerate(lines):
             name, bracket, rest = line.strip().partition("[")
             if not bracket or name not in known:
                 continue
-            own = known[name].parameters
-            if own is not None:
-                rest = "\n".join([line.lstrip().partition("[")[2], *lines[number + 1 :]])
-                found = _called(own, rest)
-                if found is not None:
-                    return Action(name=name, argument=found)
-            elif rest.endswith("]"):
-                return Action(name=name, argument=rest[:-1].strip())
-        return None
+            arguments = _bracket_arguments(known[name], [line.lstrip().partition("[")[2], *lines[number + 1 :]], rest)
+            if arguments is not None:
+                return assistant("\n".join(lines[:number]), reasoning, ToolCall(name=name, arguments=arguments))
+        return assistant(answer, reasoning)
+
+
+def _bracket_arguments(tool: ToolSpec, lines: Sequence[str], line: str) -> str | None:
+    """The arguments of a call as JSON text; `lines` follow its bracket, the first of them stripped is `line`."""
+    if tool.parameters is not None:
+        return _called(tool.parameters, "\n".join(lines))
+    return json.dumps({tool.argument: line[:-1].strip()}, ensure_ascii=False) if line.endswith("]") else None
 
 
 def _bracket_form(tool: ToolSpec) -> str:
@@ -142,7 +133,7 @@ def _alone(own: schema.Schema, held: str) -> list[dict[str, Any]]:
     return [{only: _json_value(held.strip())}, {only: held.strip()}]
 
 
-class JsonProtocol:
+class JsonFormat:
     """`<tool_call>` around one JSON object with `name` and `arguments`, as Hermes and Qwen models write it."""
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
@@ -154,31 +145,33 @@ class JsonProtocol:
         call = '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>'
         return "\n".join(["Tools:", *lines, "Reply with exactly one call in this form:", call])
 
-    def format(self, action: Action, tools: Sequence[ToolSpec] = ()) -> str:
-        """One call; an argument that is itself a JSON object stands for several arguments."""
-        key = next((tool.argument for tool in tools if tool.name == action.name), _UNNAMED)
-        several = _json_object(action.argument)
-        if several is None and _schema_of(action.name, tools) is not None:
-            several = {}
-        call = {"name": action.name, "arguments": {key: action.argument} if several is None else several}
-        return f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+    def format(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> str:  # noqa: ARG002 - the call says it all
+        """The call as one JSON object between its marks."""
+        empty = call.arguments.strip() in {"", "{}"}
+        arguments = json.dumps(call.values, ensure_ascii=False) if call.values or empty else call.arguments
+        name = json.dumps(call.name, ensure_ascii=False)
+        return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
 
-    def parse(self, text: str, tools: Sequence[ToolSpec]) -> Action | None:
-        """The first call of a known tool; one argument of the tool's own name is taken out of the object.
-
-        With a schema the arguments stay an object, and one that does not fit is no action.
-        """
+    def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
+        """Calls of known tools whose arguments fit, in order; what stands before the first is the content."""
+        reasoning, answer = split_reasoning(text)
         known = {tool.name: tool for tool in tools}
-        for call in _calls(text):
+        found = []
+        for call in _calls(answer):
             name, arguments = call.get("name"), call.get("arguments")
             if not isinstance(name, str) or name not in known or not isinstance(arguments, dict):
                 continue
-            own = known[name].parameters
-            if own is None:
-                return Action(name=name, argument=_argument_text(arguments, known[name].argument))
-            if (found := _fitting(own, arguments)) is not None:
-                return Action(name=name, argument=found)
-        return None
+            tool = known[name]
+            values = _named(arguments, tool.argument) if tool.parameters is None else arguments
+            if tool.parameters is None or not schema.problem(tool.parameters, values):
+                found.append(ToolCall.of(name, **values))
+        content = answer.partition("<tool_call>")[0] if found else answer
+        return assistant(content, reasoning, *found)
+
+
+def assistant(content: str, reasoning: str = "", *calls: ToolCall) -> Message:
+    """An assistant's turn; white space around its content belongs to the text format and is dropped."""
+    return Message(role="assistant", content=content.strip(), reasoning=reasoning, tool_calls=calls)
 
 
 def _calls(text: str) -> Iterator[dict[str, Any]]:
@@ -212,12 +205,24 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _argument_text(arguments: dict[str, Any], own: str) -> str:
-    if len(arguments) == 1:
-        key, value = next(iter(arguments.items()))
-        if key in (own, _UNNAMED) and not isinstance(value, dict):
-            return value if isinstance(value, str) else json.dumps(value)
-    return json.dumps(arguments, ensure_ascii=False)
+def _named(arguments: dict[str, Any], own: str) -> dict[str, Any]:
+    """The tool's only argument as text; other arguments are left as they are, for the environment to answer."""
+    if len(arguments) != 1 or not arguments.keys() <= {own, "argument"}:
+        return arguments
+    value = next(iter(arguments.values()))
+    return {own: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
 
 
-PROTOCOLS: dict[str, ToolProtocol] = {"bracket": BracketProtocol(), "json": JsonProtocol()}
+def as_text(message: Message, tool_format: ToolFormat) -> str:
+    """An assistant's turn as text, for models that are shown calls and results as text."""
+    thoughts = [f"{_THINK}\n{message.reasoning}\n{_THOUGHT}"] if message.reasoning else []
+    content = [message.text] if message.text else []
+    return "\n".join([*thoughts, *content, *(tool_format.format(call) for call in message.tool_calls)])
+
+
+def as_user(results: Sequence[Message]) -> Message:
+    """The results of a turn as one user message: what models expect that were told of their tools in the prompt."""
+    return Message(role="user", content="\n".join(result.text for result in results))
+
+
+TOOL_FORMATS: dict[str, ToolFormat] = {"bracket": BracketFormat(), "json": JsonFormat()}

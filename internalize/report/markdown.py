@@ -155,8 +155,8 @@ def _script(trajectory: Trajectory) -> str:
 
 
 def _turn(number: int, step: Step) -> list[str]:
-    note = "" if step.action else "   (no valid action)"
-    lines = [f"{number}. {_cut(step.action_text, 400)}{note}"]
+    note = "" if step.calls else "   (no valid action)"
+    lines = [f"{number}. {_cut(step.text, 400)}{note}"]
     return lines if step.observation is None else [*lines, f"   -> {_cut(step.observation, 400)}"]
 
 

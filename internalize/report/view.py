@@ -106,6 +106,6 @@ def _step(step: Step) -> Group:
     shown = step.injection.text if step.injection and step.injection.item_ids else ""
     return Group(
         *([Text(plain(shown, LONGEST), style="yellow")] if shown else []),
-        Text(plain(step.action_text, LONGEST), style="cyan" if step.action else "red"),
+        Text(plain(step.text, LONGEST), style="cyan" if step.calls else "red"),
         *([Text(plain(step.observation, LONGEST), style="dim")] if step.observation else []),
     )

@@ -9,27 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from internalize.environments.checks import claim_of, episode_of, observation_of, prompt_of, score_of
 from internalize.errors import InfrastructureError, InternalizeError
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Acting, Moment
-from internalize.inference.renderer import Renderer, Turn
-from internalize.interfaces import Environment, Episode
+from internalize.inference.renderer import Renderer
+from internalize.interfaces import Agent, Environment, Episode
 from internalize.records import (
-    Action,
+    ActionRequest,
     Claim,
-    Generation,
     Injection,
     Message,
     Step,
     Task,
     Termination,
+    ToolCall,
     Trajectory,
     content_hash,
+    result_of,
 )
 
 T = TypeVar("T")
@@ -53,25 +53,24 @@ def episode_id(task: Task, attempt: int, label: Label) -> str:
 
 
 async def run_episode(
-    task: Task, attempt: int, env: Environment, actor: Acting, injector: Injector, label: Label
+    task: Task, attempt: int, env: Environment, agent: Agent, injector: Injector, label: Label
 ) -> Trajectory:
     """One episode. What breaks in the engine or the environment becomes `failure`, never an exception."""
     name = episode_id(task, attempt, label)
-    run = _Run(name, injector.whole())
+    run = _Run(name, injector.global_injection())
     termination: Termination = "failed"
     score, failure, episode = None, None, None
     try:
         episode = episode_of(env.name, await _asked(env, env.episode, task))
-        instructions = actor.protocol.instructions(env.tools)
         prompt = prompt_of(env.name, await _asked(env, episode.prompt))
-        run.begin(Renderer.with_system(prompt, instructions))
-        termination = await run.play(episode, env, actor, injector)
-        score = await _score(episode, env, actor)
+        run.prompt = Renderer.with_system(prompt, agent.instructions(env.tools))
+        termination = await run.play(episode, env, agent, injector)
+        score = await _score(episode, env, agent)
     except InfrastructureError as error:
         failure = str(error) or type(error).__name__
         termination = "failed"
     finally:
-        actor.release(name)
+        agent.release(name)
         await _close(episode, env)
     return Trajectory(
         id=name,
@@ -86,7 +85,7 @@ async def run_episode(
         checkpoint=label.checkpoint,
         pool_version=injector.pool_version,
         prompt=run.prompt,
-        global_injection=run.whole,
+        global_injection=run.global_injection,
         steps=tuple(run.steps),
         termination=termination,
         score=score,
@@ -112,19 +111,19 @@ def _guarded(name: str, question: Callable[P, T], *args: P.args, **kwargs: P.kwa
         raise InfrastructureError(f"{name} raised {type(error).__name__}: {first}".rstrip(": ")) from error
 
 
-async def _score(episode: Episode, env: Environment, actor: Acting) -> float | None:
+async def _score(episode: Episode, env: Environment, agent: Agent) -> float | None:
     """The environment's score, or the judge's if the environment has none but a claim.
 
     Raises InfrastructureError with the judge's reason if it gives no score: the episode is owed again.
     """
     score = score_of(env.name, await _asked(env, episode.score))
     claimed: Callable[[], Claim | None] | None = getattr(episode, "claim", None)
-    if score is not None or claimed is None or actor.judge is None:
+    if score is not None or claimed is None or agent.judge is None:
         return score
     claim = claim_of(env.name, await _asked(env, claimed))
     if claim is None:
         return None
-    judgement = await actor.judge.judge(claim)
+    judgement = await agent.judge.judge(claim)
     if judgement.score is None:
         raise InfrastructureError(judgement.reason or f"{judgement.judge} gave no score")
     return judgement.score
@@ -141,57 +140,58 @@ async def _close(episode: Episode | None, env: Environment) -> None:
 class _Run:
     """The growing history of one episode. Clean: injections are kept with their step only (invariant 1)."""
 
-    def __init__(self, name: str, whole: Injection | None) -> None:
-        self.name = name
-        self.whole = whole
+    def __init__(self, episode_id: str, global_injection: Injection | None) -> None:
+        self.episode_id = episode_id
+        self.global_injection = global_injection
         self.prompt: tuple[Message, ...] = ()
         self.steps: list[Step] = []
-        self.turns: list[Turn] = []
         self.messages: list[Message] = []
+        self.calls = 0
 
-    def begin(self, prompt: tuple[Message, ...]) -> None:
-        """Start from the clean `prompt`."""
-        self.prompt = prompt
-        self.messages = list(prompt)
-
-    async def play(self, episode: Episode, env: Environment, actor: Acting, injector: Injector) -> Termination:
+    async def play(self, episode: Episode, env: Environment, agent: Agent, injector: Injector) -> Termination:
         """Decide and act until the episode ends."""
-        shown = Renderer.with_system(self.prompt, self.whole.text) if self.whole else self.prompt
-        for number in range(actor.limits.max_steps):
-            injection = await injector.at(self.messages)
-            hint = injection.text if injection else ""
-            seed = int(content_hash([self.name, number]), 16)
+        shown = Renderer.with_system(self.prompt, self.global_injection.text) if self.global_injection else self.prompt
+        self.messages = list(self.prompt)
+        for number in range(agent.limits.max_steps):
+            injection = await injector.step_injection(self.messages)
             started = time.monotonic()
-            texts = [step.action_text for step in self.steps]
-            generation = await actor.act(Moment(self.name, shown, self.turns, texts, hint, seed))
-            if generation is None:
+            request = ActionRequest(
+                episode=self.episode_id,
+                prompt=shown,
+                steps=tuple(self.steps),
+                tools=env.tools,
+                hint=injection.text if injection else "",
+                seed=int(content_hash([self.episode_id, number]), 16),
+            )
+            turn = await agent.act(request)
+            if turn is None:
                 return "context_full"
-            action = actor.protocol.parse(generation.text, env.tools)
-            observation = observation_of(env.name, await _asked(env, episode.step, action))
-            self._keep(generation, injection, action, observation, time.monotonic() - started)
-            if observation is None:
+            message = self._numbered(turn.message)
+            results = await self._execute(message.tool_calls, episode, env)
+            seconds = round(time.monotonic() - started, 4)
+            played = {**dict(turn), "message": message, "results": results}
+            step = Step(**played, injection=injection, seconds=seconds)
+            self.steps.append(step)
+            self.messages += [step.message, *step.results]
+            if step.ended:
                 return "answered"
         return "max_steps"
 
-    def _keep(
-        self,
-        generation: Generation,
-        injection: Injection | None,
-        action: Action | None,
-        observation: str | None,
-        seconds: float,
-    ) -> None:
-        step = Step(
-            injection=injection,
-            action_text=generation.text,
-            action=action,
-            token_ids=generation.token_ids,
-            logprobs=generation.logprobs,
-            observation=observation,
-            finish=generation.finish,
-            seconds=round(seconds, 4),
-        )
-        self.steps.append(step)
-        self.turns.append(Turn.of(step))
-        self.messages.append(Message(role="assistant", content=generation.text))
-        self.messages.append(Message(role="user", content=observation or ""))
+    def _numbered(self, message: Message) -> Message:
+        """The message with ids for its calls, counted over the episode."""
+        calls = []
+        for call in message.tool_calls:
+            calls.append(call.model_copy(update={"id": f"call_{self.calls}"}))
+            self.calls += 1
+        return message.model_copy(update={"tool_calls": tuple(calls)})
+
+    @staticmethod
+    async def _execute(calls: Sequence[ToolCall], episode: Episode, env: Environment) -> tuple[Message, ...]:
+        """A result for each call, in order, until one ends the episode. Without calls the environment is told so."""
+        results = []
+        for number, call in enumerate(calls or [None]):
+            observation = observation_of(env.name, await _asked(env, episode.step, call))
+            if observation is None:
+                break
+            results.append(result_of(calls, number, observation))
+        return tuple(results)

@@ -4,7 +4,7 @@ Episodes run in waves of a fixed composition. A wave that was cut off is run aga
 records are added, so a resumed run samples in the same batches as an undisturbed one (invariants 10 and 11). Where
 a server samples there are no such batches: only missing episodes are run, and each is written when it ends, so that
 nothing is paid for twice.
-Left out: what is injected (inject.py), who acts and how it is asked (actor.py). What must not change: an
+Left out: what is injected (inject.py), who acts and how it is asked (agent.py). What must not change: an
 infrastructure failure is an unscored trajectory that is owed again, never a zero (invariant 9); nothing that a
 third-party environment raises ends a run; a spent budget stops the run with its work kept.
 """
@@ -18,8 +18,7 @@ from pathlib import Path
 
 from internalize.errors import Incomplete, InternalizeError
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Acting
-from internalize.interfaces import Environment
+from internalize.interfaces import Agent, Environment
 from internalize.records import Task, Trajectory
 from internalize.runs.store import append_jsonl, read_jsonl, write_jsonl
 
@@ -34,7 +33,7 @@ MOST_OWED = 0.1  # share of a stage that may stay unscored before the run stops 
 async def rollout(
     tasks: Sequence[Task],
     env: Environment,
-    actor: Acting,
+    agent: Agent,
     injector: Injector,
     label: Label,
     *,
@@ -57,21 +56,21 @@ async def rollout(
         done.update((t.id, t) for t in new)
 
     async def play(job: Job) -> Trajectory:
-        trajectory = await run_episode(*job, env, actor, injector, label)
-        if actor.apart and trajectory.failure is None:
+        trajectory = await run_episode(*job, env, agent, injector, label)
+        if agent.independent and trajectory.failure is None:
             keep([trajectory])
         if progress:
             progress(min(start + next(ended), len(jobs)), len(jobs))
         return trajectory
 
-    size = max(len(jobs), 1) if actor.apart else actor.wave
+    size = max(len(jobs), 1) if agent.independent else agent.wave
     for start in range(0, len(jobs), size):
         wave, wave_ids = jobs[start : start + size], ids[start : start + size]
         missing = [job for job, i in zip(wave, wave_ids, strict=True) if i not in done]
-        ended = itertools.count(1 + (len(wave) - len(missing) if actor.apart else 0))
+        ended = itertools.count(1 + (len(wave) - len(missing) if agent.independent else 0))
         if missing:
-            actor.reset()
-            found, stop = await _wave(missing if actor.apart else wave, play, actor)
+            agent.reset()
+            found, stop = await _wave(missing if agent.independent else wave, play, agent)
             keep(found)
             if stop is not None:
                 raise stop
@@ -94,17 +93,17 @@ def _settle(ordered: Sequence[Trajectory], path: Path) -> None:
 
 
 async def _wave(
-    jobs: Sequence[Job], play: Callable[[Job], Awaitable[Trajectory]], actor: Acting
+    jobs: Sequence[Job], play: Callable[[Job], Awaitable[Trajectory]], agent: Agent
 ) -> tuple[list[Trajectory], InternalizeError | None]:
-    """Every job once together, then what broke again, one by one; no more than `wave` together if they are `apart`.
+    """Every job once together, then what broke again, one by one; `independent` ones are at most `wave` at a time.
 
     What no episode could hold (a spent budget, wrong use) comes back beside what was finished.
     """
-    found, stop = await _gather(jobs, play, actor.wave if actor.apart else len(jobs))
+    found, stop = await _gather(jobs, play, agent.wave if agent.independent else len(jobs))
     for _ in range(TRIES - 1):
         broken = [place for place, t in enumerate(found) if t is not None and t.failure is not None]
         if broken and stop is None:
-            again, stop = await _gather([jobs[place] for place in broken], play, actor.wave if actor.apart else 1)
+            again, stop = await _gather([jobs[place] for place in broken], play, agent.wave if agent.independent else 1)
             found = _replaced(found, broken, again)
     return [t for t in found if t is not None], stop
 

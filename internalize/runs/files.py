@@ -19,6 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from internalize.errors import DataError, UserError
 
+from .version_1 import MARK, upgraded
+
 RecordT = TypeVar("RecordT", bound=BaseModel)
 BLOCK = 1 << 16  # bytes read at once from the end of a file
 
@@ -40,7 +42,7 @@ def read_numbered(path: Path, model: type[RecordT]) -> list[tuple[int, RecordT]]
     records = []
     for number, line in json_lines(path):
         try:
-            records.append((number, model.model_validate_json(line)))
+            records.append((number, model.model_validate_json(upgraded(line) if MARK in line else line)))
         except ValidationError as error:
             raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
     return records

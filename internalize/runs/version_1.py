@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
-from internalize.records import Stage, StageMark
+from internalize.records import Message, Stage, StageMark, ToolCall, result_of
 
+MARK = b'"action_text": '  # stands in every step of version 1, and as a key in no other record
 _EPISODES = re.compile(r"episodes-(?P<suite>.+)-(?P<mode>internalized|in-context)-(?P<policy>\d+)(?P<second>-second)?")
 _EVALUATE = re.compile(r"evaluate (?P<suite>.+) (?P<mode>internalized|in_context) (?P<policy>\d+)(?P<second> second)?")
 _COLLECT = re.compile(r"teacher(?:-(?P<round>\d+))?")
@@ -44,3 +46,24 @@ def _stage(iteration: int, text: str) -> Stage | None:
                 }
             )
     return None  # "warned": the signs are found again from what was measured
+
+
+def upgraded(line: bytes) -> bytes:
+    """A line of version 1 as one of version 2."""
+    values = json.loads(line)
+    steps = values.get("steps") if isinstance(values, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) and "action_text" in step for step in steps):
+        return line  # only a text that quotes the mark
+    return json.dumps({**values, "steps": [_step(number, step) for number, step in enumerate(steps)]}).encode()
+
+
+def _step(number: int, values: dict[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in values.items() if name not in {"action_text", "action", "observation"}}
+    text, action, seen = values["action_text"], values.get("action"), values.get("observation")
+    calls: tuple[ToolCall, ...] = ()
+    if action is not None:
+        call = ToolCall.from_text(action["name"], action["argument"])
+        calls = (call.model_copy(update={"id": f"call_{number}"}),)
+    message = Message(role="assistant", content="" if calls else text, tool_calls=calls)
+    results = [] if seen is None else [result_of(calls, 0, seen).model_dump(mode="json")]
+    return {**rest, "text": text, "message": message.model_dump(mode="json"), "results": results}

@@ -93,9 +93,12 @@ async def examples_of(
         if injector is None:
             found.append(build_example(trajectory, renderer, weight=weight))
             continue
-        shown = [await injector.at(trajectory.context(number)) for number in range(len(trajectory.steps))]
-        whole = injector.whole()
-        found.append(build_example(trajectory, renderer, injections=shown, global_injection=whole, weight=weight))
+        shown = [await injector.step_injection(trajectory.context(number)) for number in range(len(trajectory.steps))]
+        found.append(
+            build_example(
+                trajectory, renderer, injections=shown, global_injection=injector.global_injection(), weight=weight
+            )
+        )
     return [example for example in found if example is not None]
 
 

@@ -361,7 +361,7 @@ class Run:
             rollout(
                 tasks,
                 env or self.env,
-                self.policy.actor,
+                self.policy.agent,
                 injector,
                 label,
                 path=path,

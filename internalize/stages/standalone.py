@@ -78,7 +78,7 @@ def play(config: Config, amount: Amount, out: Path, given: Given, report: Report
         roll_out(
             tasks,
             env,
-            policy.actor,
+            policy.agent,
             injector,
             label,
             path=out,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from internalize.inference.renderer import Renderer, Turn, common_prefix
+from internalize.inference.renderer import Renderer, common_prefix
 from internalize.records import ActionSpan, DistillExample, Injection, Message, Step, Trajectory
 
 Keep = Literal["success", "none", "advantage", "best_of_n"]
@@ -99,14 +99,14 @@ def build_example(
     what the policy saw; on-policy trajectories were rolled out without experience and need them.
     """
     shown = [step.injection for step in trajectory.steps] if injections is None else injections
-    turns = [_turn(step, renderer) for step in trajectory.steps]
-    hints = [injection.text if injection else "" for _, injection in zip(turns, shown, strict=True)]
+    steps = [_with_ids(step, renderer) for step in trajectory.steps]
+    hints = [injection.text if injection else "" for _, injection in zip(steps, shown, strict=True)]
     whole = global_injection or trajectory.global_injection
-    contexts = [renderer.context(trajectory.prompt, turns[:number]).ids for number in range(len(turns))]
+    contexts = [renderer.context(trajectory.prompt, steps[:number]).ids for number in range(len(steps))]
     if not contexts:
         return None
-    views = _Views(trajectory.prompt, whole.text if whole else "", turns, hints, contexts)
-    one = views.in_one(renderer) if _are_prefixes(contexts, turns) else views.apart(renderer)
+    views = _Views(trajectory.prompt, whole.text if whole else "", steps, hints, contexts)
+    one = views.in_one(renderer) if _are_prefixes(contexts, steps) else views.per_step(renderer)
     return one.model_copy(update={"trajectory_id": trajectory.id, "weight": weight})
 
 
@@ -116,36 +116,36 @@ class _Views:
 
     prompt: tuple[Message, ...]
     whole: str  # global experience, "" = none
-    turns: Sequence[Turn]
+    steps: Sequence[Step]
     hints: Sequence[str]  # one a step, "" = none
     contexts: Sequence[tuple[int, ...]]
 
     def in_one(self, renderer: Renderer) -> DistillExample:
         """The clean trajectory in one sequence, and what differs for the teacher."""
         spans = []
-        for number, (clean, turn, hint) in enumerate(zip(self.contexts, self.turns, self.hints, strict=True)):
-            hinted = renderer.context(self.prompt, self.turns[:number], hint)
+        for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
+            hinted = renderer.context(self.prompt, self.steps[:number], hint)
             branch = hinted.ids[hinted.fork :]
             fork = hinted.fork if branch else 0
-            spans.append(ActionSpan(start=len(clean), end=len(clean + turn.token_ids), fork=fork, branch=branch))
+            spans.append(ActionSpan(start=len(clean), end=len(clean + step.token_ids), fork=fork, branch=branch))
         prompt = Renderer.with_system(self.prompt, self.whole)
         return DistillExample(
             trajectory_id="",
-            token_ids=self.contexts[-1] + self.turns[-1].token_ids,
+            token_ids=self.contexts[-1] + self.steps[-1].token_ids,
             spans=tuple(spans),
             prompt_length=spans[0].start,
             teacher_prompt=renderer.context(prompt, ()).ids if self.whole else (),
         )
 
-    def apart(self, renderer: Renderer) -> DistillExample:
+    def per_step(self, renderer: Renderer) -> DistillExample:
         """Every step's clean context and action one after the other; all experience lies in the branches."""
         prompt = Renderer.with_system(self.prompt, self.whole) if self.whole else self.prompt
         ids: tuple[int, ...] = ()
         spans = []
-        for number, (clean, turn, hint) in enumerate(zip(self.contexts, self.turns, self.hints, strict=True)):
+        for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
             origin, start = len(ids), len(ids) + len(clean)
-            ids += clean + turn.token_ids
-            shown = renderer.context(prompt, self.turns[:number], hint).ids
+            ids += clean + step.token_ids
+            shown = renderer.context(prompt, self.steps[:number], hint).ids
             same = common_prefix(clean, shown)
             branch: tuple[int, ...] = () if shown == clean else shown[same:]
             fork = origin + same if branch else 0
@@ -153,14 +153,12 @@ class _Views:
         return DistillExample(trajectory_id="", token_ids=ids, spans=tuple(spans), prompt_length=spans[0].start)
 
 
-def _are_prefixes(contexts: Sequence[tuple[int, ...]], turns: Sequence[Turn]) -> bool:
+def _are_prefixes(contexts: Sequence[tuple[int, ...]], steps: Sequence[Step]) -> bool:
     """Whether each context starts with the one before it and the action sampled there."""
-    seen = [context + turn.token_ids for context, turn in zip(contexts, turns, strict=True)]
+    seen = [context + step.token_ids for context, step in zip(contexts, steps, strict=True)]
     return all(later[: len(ids)] == ids for ids, later in zip(seen, contexts[1:], strict=False))
 
 
-def _turn(step: Step, renderer: Renderer) -> Turn:
-    """The turn of a step; only one that was never sampled here is encoded from its text."""
-    if step.token_ids:
-        return Turn.of(step)
-    return Turn(renderer.encode_text(step.action_text), "stop", step.observation or "")
+def _with_ids(step: Step, renderer: Renderer) -> Step:
+    """The step with token ids; only a turn that was never sampled here is encoded from its text."""
+    return step if step.token_ids else step.model_copy(update={"token_ids": renderer.encode_text(step.text)})

@@ -18,13 +18,14 @@ from peft import PeftModel, set_peft_model_state_dict
 from internalize.config.schema import Config
 from internalize.experience.redact import Redactor
 from internalize.experience.selectors import build as build_selector
-from internalize.inference.agent import Acting, Actor
+from internalize.inference.agent import TokenAgent
 from internalize.inference.endpoints import Endpoints, Served, chat_model
 from internalize.inference.loading import load_policy, resolve_device
 from internalize.inference.local import LocalEngine
 from internalize.inference.policy_chat import PolicyChat
-from internalize.inference.renderer import PROTOCOLS, Renderer
-from internalize.interfaces import ChatModel, Selector
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.interfaces import Agent, ChatModel, Selector
 from internalize.judge import build as build_judge
 from internalize.records import DistillExample, Trajectory
 
@@ -50,7 +51,7 @@ class LocalPolicy:
         self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
         self.model.eval()
         require_plain_head(self.model)
-        self.renderer = Renderer(tokenizer, PROTOCOLS[model_config.protocol])
+        self.renderer = Renderer(tokenizer, TOOL_FORMATS[model_config.protocol])
         self._engine = LocalEngine(
             self.model,
             self.renderer,
@@ -80,13 +81,15 @@ class LocalPolicy:
         return cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype))
 
     @property
-    def actor(self) -> Acting:
+    def agent(self) -> Agent:
         """Who acts with these weights: the server of `model.endpoint` if it holds them, else the engine here."""
         model = self._config.model
-        served = self._served.actor(self.checkpoint, self._judge) if self._served else None
+        served = self._served.agent(self.checkpoint, self._judge) if self._served else None
         if served is not None:
             return served
-        return Actor(self._engine, self.renderer, self._config.rollout, model.max_context, model.batch, self._judge)
+        return TokenAgent(
+            self._engine, self.renderer, self._config.rollout, model.max_context, model.batch, self._judge
+        )
 
     @property
     def chat(self) -> ChatModel:

@@ -16,10 +16,11 @@ from internalize.environments.python_tool.tool import PythonTool
 from internalize.environments.web import sources as web_sources
 from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Actor
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.agent import TokenAgent
+from internalize.inference.renderer import Renderer
 from internalize.inference.retries import Retries
 from internalize.inference.scripted import ScriptedEngine
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Environment
 from internalize.judge import ExactJudge
 from internalize.records import Trajectory
@@ -34,10 +35,10 @@ LABEL = Label("rollout", 1, 0, "c")
 
 
 def play(env: Environment, script: Sequence[str], path: Path) -> list[Trajectory]:
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(script, renderer)
-    actor = Actor(engine, renderer, RolloutConfig(max_steps=4), 8000, 4, judge=ExactJudge())
-    return asyncio.run(rollout(env.tasks("train"), env, actor, Injector(), LABEL, path=path))
+    agent = TokenAgent(engine, renderer, RolloutConfig(max_steps=4), 8000, 4, judge=ExactJudge())
+    return asyncio.run(rollout(env.tasks("train"), env, agent, Injector(), LABEL, path=path))
 
 
 def assert_owed(path: Path, steps: int, said: str) -> None:

@@ -53,7 +53,7 @@ def test_a_chat_log_becomes_a_pool_and_weights(recipe: Path, call: Call, tmp_pat
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     ended = call("logs", "import", "log.jsonl", "--out", "t.jsonl")
     assert ended.out == (
-        "t.jsonl: 16 trajectories of 8 tasks, 0 unscored, success 50.0%; 24 steps, 0 without an action\n"
+        "t.jsonl: 16 trajectories of 8 tasks, 0 unscored, success 50.0%; 24 steps, 0 without a call\n"
     ), ended.err
     assert all(t.text_only for t in read_jsonl(tmp_path / "t.jsonl", Trajectory))
 

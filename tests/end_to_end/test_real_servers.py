@@ -17,8 +17,9 @@ from internalize.experience.inject import Injector
 from internalize.inference.capabilities import probe
 from internalize.inference.client import Link
 from internalize.inference.endpoints import Endpoints, Served
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.renderer import Renderer
 from internalize.inference.server import ServerChat, ServerEngine
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ChatRequest, Message, Sampling, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
@@ -48,7 +49,7 @@ def renderer() -> Renderer:
 
     from internalize.inference.loading import _folder  # noqa: PLC0415 - torch
 
-    return Renderer(AutoTokenizer.from_pretrained(_folder("builtin")), PROTOCOLS["bracket"])
+    return Renderer(AutoTokenizer.from_pretrained(_folder("builtin")), TOOL_FORMATS["bracket"])
 
 
 def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[Served, list[Trajectory]]:
@@ -90,7 +91,7 @@ def test_llama_cpp_gives_token_ids(llama_server: RealServer, renderer: Renderer,
         for step in trajectory.steps:
             assert len(step.logprobs) in (0, len(step.token_ids))
             assert (step.finish == "stop") == (step.token_ids[-1] in renderer.stop_ids)
-            assert renderer.decode(step.token_ids) == step.action_text
+            assert renderer.decode(step.token_ids) == step.text
 
 
 def test_logprobs_of_llama_cpp_are_those_of_the_model_itself(llama_server: RealServer, renderer: Renderer) -> None:

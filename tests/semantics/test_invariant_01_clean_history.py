@@ -5,9 +5,10 @@ from pathlib import Path
 
 from internalize.config.schema import RolloutConfig
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Actor
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.agent import TokenAgent
+from internalize.inference.renderer import Renderer
 from internalize.inference.scripted import ScriptedEngine
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Experience
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
@@ -18,11 +19,11 @@ ITEM = Experience.new("Look into the box that the question names before you answ
 
 
 def play(path: Path, injector: Injector) -> tuple[ScriptedEngine, Renderer, list]:
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(["look[100]", "look[7]", "answer[2]"], renderer)
-    actor = Actor(engine, renderer, RolloutConfig(max_steps=5), 4000, 4)
+    agent = TokenAgent(engine, renderer, RolloutConfig(max_steps=5), 4000, 4)
     env = Toy(size=1)
-    found = asyncio.run(rollout(env.tasks("train"), env, actor, injector, Label("r", 1, 0, "c"), path=path))
+    found = asyncio.run(rollout(env.tasks("train"), env, agent, injector, Label("r", 1, 0, "c"), path=path))
     return engine, renderer, found
 
 

@@ -2,8 +2,10 @@
 
 import random
 
-from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
-from internalize.records import Message
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import Message, Step
+from tests.steps import turn
 from tests.tiny import STRIPS_THINKING, tiny_tokenizer
 
 PROMPT = (Message(role="system", content="s"), Message(role="user", content="q"))
@@ -11,16 +13,16 @@ PROMPT = (Message(role="system", content="s"), Message(role="user", content="q")
 
 def test_odd_tokenizations_survive_as_sampled() -> None:
     """Ids cut byte by byte, as no encoder would, stay as they are, and prefixes hold turn after turn."""
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     draw = random.Random(0)
     end = renderer.encode_text("")[-1]
-    turns: list[Turn] = []
+    turns: list[Step] = []
     for number in range(6):
         action = [i for letter in "search[x y]" for i in renderer.encode_text(letter)[:-1]]
         if draw.random() < 0.5:
-            turns.append(Turn((*action, end), "stop", f"seen {number}"))
+            turns.append(turn((*action, end), "stop", f"seen {number}"))
         else:
-            turns.append(Turn(tuple(action), "length", f"seen {number}"))
+            turns.append(turn(tuple(action), "length", f"seen {number}"))
         before = renderer.context(PROMPT, turns[:-1]).ids
         after = renderer.context(PROMPT, turns).ids
         sampled = turns[-1].token_ids
@@ -30,6 +32,6 @@ def test_odd_tokenizations_survive_as_sampled() -> None:
 
 
 def test_a_template_that_rewrites_history_says_so() -> None:
-    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), PROTOCOLS["bracket"])
-    turns = [Turn(renderer.encode_text(f"<think>t{n}</think>look[{n}]"), "stop", "o") for n in range(2)]
+    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), TOOL_FORMATS["bracket"])
+    turns = [turn(renderer.encode_text(f"<think>t{n}</think>look[{n}]"), "stop", "o") for n in range(2)]
     assert not renderer.prefix_stable(PROMPT, turns)

@@ -8,9 +8,10 @@ import pytest
 from internalize.config.schema import RolloutConfig
 from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Actor
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.agent import TokenAgent
+from internalize.inference.renderer import Renderer
 from internalize.inference.scripted import ScriptedEngine
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
@@ -21,19 +22,19 @@ from tests.toy import Toy
 LABEL = Label("rollout", 1, 0, "c")
 
 
-def actor(failures: range | tuple[int, ...] = ()) -> Actor:
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+def agent(failures: range | tuple[int, ...] = ()) -> TokenAgent:
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(lambda _, text: "answer[2]", renderer, failures=failures)
-    return Actor(engine, renderer, RolloutConfig(max_steps=4), 4000, 4)
+    return TokenAgent(engine, renderer, RolloutConfig(max_steps=4), 4000, 4)
 
 
-def play(env: Toy, who: Actor, path: Path) -> list[Trajectory]:
+def play(env: Toy, who: TokenAgent, path: Path) -> list[Trajectory]:
     return asyncio.run(rollout(env.tasks("train"), env, who, Injector(), LABEL, path=path))
 
 
 def test_a_broken_call_is_tried_again_and_leaves_no_trace(tmp_path: Path) -> None:
-    found = play(Toy(), actor(failures=(0, 2, 5)), tmp_path / "a.jsonl")
-    undisturbed = play(Toy(), actor(), tmp_path / "b.jsonl")
+    found = play(Toy(), agent(failures=(0, 2, 5)), tmp_path / "a.jsonl")
+    undisturbed = play(Toy(), agent(), tmp_path / "b.jsonl")
     assert [(t.id, t.score) for t in found] == [(t.id, t.score) for t in undisturbed]
     assert all(t.failure is None for t in found)
     assert len(read_jsonl(tmp_path / "a.jsonl", Trajectory)) == 12
@@ -41,7 +42,7 @@ def test_a_broken_call_is_tried_again_and_leaves_no_trace(tmp_path: Path) -> Non
 
 def test_an_environment_that_stays_broken_is_unscored_not_zero(tmp_path: Path) -> None:
     tasks = Toy(size=30).tasks("train")
-    found = play(Toy(size=30, broken=frozenset({tasks[3].id}), jams=99), actor(), tmp_path / "a.jsonl")
+    found = play(Toy(size=30, broken=frozenset({tasks[3].id}), jams=99), agent(), tmp_path / "a.jsonl")
     assert found[3].score is None
     assert found[3].failure == "the box is jammed"
     assert found[3].termination == "failed"
@@ -51,10 +52,10 @@ def test_an_environment_that_stays_broken_is_unscored_not_zero(tmp_path: Path) -
 def test_an_outage_stops_the_stage_and_a_resume_owes_only_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with pytest.raises(Incomplete, match="owed again"):
-        play(Toy(), actor(failures=range(6, 400)), path)
+        play(Toy(), agent(failures=range(6, 400)), path)
     scored = {t.id for t in read_jsonl(path, Trajectory) if t.score is not None}
     assert 0 < len(scored) < 12
-    found = play(Toy(), actor(), path)
+    found = play(Toy(), agent(), path)
     assert len(found) == 12
     assert all(t.score is not None for t in found)
     assert [t.id for t in read_jsonl(path, Trajectory)] == [t.id for t in found]

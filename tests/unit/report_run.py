@@ -13,7 +13,6 @@ from pathlib import Path
 from internalize.config.schema import Config
 from internalize.evaluation.metrics import SuiteMetrics, iteration_metrics
 from internalize.records import (
-    Action,
     EvalResult,
     Experience,
     Injection,
@@ -21,10 +20,10 @@ from internalize.records import (
     Record,
     Stage,
     StageMark,
-    Step,
     Trajectory,
 )
 from internalize.runs.store import RunInfo, write_json, write_jsonl
+from tests.steps import act, step
 
 TASKS = 40
 SOLVED = {
@@ -78,9 +77,9 @@ def trajectory(
 ) -> Trajectory:
     injection = Injection(item_ids=("i1",), text=hint, served_by="lexical") if hint else None
     steps = (
-        Step(action_text=text, action=Action(name="search", argument="x"), token_ids=(1, 2, 3), observation=text,
+        step(text=text, call=act("search", "x"), token_ids=(1, 2, 3), seen=text,
              injection=injection, seconds=0.5),
-        Step(action_text="answer[y]", action=Action(name="answer", argument="y"), token_ids=(1, 2)),
+        step(text="answer[y]", call=act("answer", "y"), token_ids=(1, 2)),
     )  # fmt: skip
     return Trajectory(
         id=f"{task}{checkpoint}{hint}", task_id=f"train{task}", env="docs", split="train", iteration=0, seed=0,

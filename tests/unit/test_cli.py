@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from internalize.environments import registry
-from internalize.records import Action, Injection, Message, Step, Task, Trajectory
+from internalize.records import Injection, Message, Task, ToolCall, Trajectory
 from internalize.runs.store import write_jsonl
 from tests.command import Call, Ended, files, refused
+from tests.steps import act, step
 from tests.toy import Toy, ToyEpisode
 
 NEEDS_TORCH = pytest.mark.skipif(find_spec("peft") is None, reason="the loop imports the learning half")
@@ -29,12 +30,10 @@ evaluate = { tasks = 2, final_tasks = 2 }
 
 
 def episode(number: int, score: float = 1.0) -> Trajectory:
-    step = Step(
-        action_text="answer[1]", action=Action(name="answer", argument="1"), token_ids=(5, 6), logprobs=(-1, -1)
-    )
+    played = step(text="answer[1]", call=act("answer", "1"), token_ids=(5, 6), logprobs=(-1, -1))
     return Trajectory(
         id=f"episode-{number}", task_id=f"task-{number}", env="toy", split="train", iteration=1, seed=0, checkpoint="c",
-        prompt=(), steps=(step,), termination="answered", score=score,
+        prompt=(), steps=(played,), termination="answered", score=score,
     )  # fmt: skip
 
 
@@ -225,7 +224,7 @@ def test_an_empty_or_unknown_task_set(command: str, call: Call, tmp_path: Path) 
 class Stopped(ToyEpisode):
     """Somebody presses Ctrl-C while it runs."""
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         signal.raise_signal(signal.SIGINT)
         return super().step(action)
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from internalize.experience.pool import ExperiencePool, empty, load_pool, replay, save_pool
-from internalize.records import Action, Experience, Injection, Message, PoolEdit, Step, Trajectory
+from internalize.records import Experience, Injection, Message, PoolEdit, Trajectory
 from internalize.runs.store import read_jsonl, write_jsonl
 from tests.command import Call, Ended, files, refused
+from tests.steps import act, step
 
 
 def item(text: str, **more: Any) -> Experience:
@@ -20,10 +21,10 @@ def item(text: str, **more: Any) -> Experience:
 
 def episode(name: str, score: float, shown: Experience | None = None, question: str = "Which box?") -> Trajectory:
     hint = Injection(item_ids=(shown.id,), text=shown.text, served_by="lexical") if shown else None
-    step = Step(action_text="answer[Blue 7]", action=Action(name="answer", argument="Blue 7"), injection=hint)
+    played = step(text="answer[Blue 7]", call=act("answer", "Blue 7"), injection=hint)
     return Trajectory(
         id=name, task_id=name.rstrip("+"), env="toy", split="train", iteration=1, seed=0, checkpoint="c",
-        pattern="stepwise" if shown else "none", prompt=(Message(role="user", content=question),), steps=(step,),
+        pattern="stepwise" if shown else "none", prompt=(Message(role="user", content=question),), steps=(played,),
         termination="answered", score=score,
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 from internalize.config.schema import ExtractConfig
 from internalize.experience.extract.contrast import contrast
 from internalize.experience.pool import empty
-from internalize.records import Action, Message, Step, Trajectory
+from internalize.records import Message, Trajectory
+from tests.steps import act, step
 
 CONFIG = ExtractConfig(min_support=3)
 
@@ -14,10 +15,7 @@ def episode(number: int, *, follow: bool, score: float | None, failure: str | No
         actions.append(("visit", target, f"{target} (function)\nParameters: p{number}={number}"))
     actions.append(("answer", str(number) if follow else "None", ""))
     question = f"What is the default of p{number} in the function {name}?"
-    steps = tuple(
-        Step(action_text=f"{verb}[{a}]", action=Action(name=verb, argument=a), observation=seen)
-        for verb, a, seen in actions
-    )
+    steps = tuple(step(text=f"{verb}[{a}]", call=act(verb, a), seen=seen) for verb, a, seen in actions)
     return Trajectory(
         id=f"t{number}{follow}{score}", task_id=f"q{number}", env="docs", split="train", iteration=1, seed=0,
         checkpoint="c", prompt=(Message(role="user", content=question),), steps=steps, termination="answered",
@@ -110,10 +108,7 @@ def repair(number: int, *, right: bool) -> Trajectory:
     other = ("Airplane Mode: OFF\nMobile Data: OFF", "toggle_data")
     (seen, fix), (_, wrong) = (fault, other) if number % 2 else (other, fault)
     actions = [("check", f"{seen}\nBattery: {number}%"), (fix if right else wrong, "Done.")]
-    steps = tuple(
-        Step(action_text=f"{name}[]", action=Action(name=name, argument="{}"), observation=said)
-        for name, said in actions
-    )
+    steps = tuple(step(text=f"{name}[]", call=act(name, "{}"), seen=said) for name, said in actions)
     return Trajectory(
         id=f"r{number}{right}", task_id=f"p{number}", env="phone", split="train", iteration=1, seed=0, checkpoint="c",
         prompt=(Message(role="user", content="The phone does not work."),), steps=steps, termination="answered",

@@ -20,7 +20,8 @@ from internalize.environments.docs.python_api import facts
 from internalize.environments.docs.questions import ANSWER_SHARE, build_tasks, split_of
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError
-from internalize.records import Action, Task
+from internalize.records import Task
+from tests.steps import act
 
 SPLITS = ("train", "dev", "test", "ood")
 
@@ -28,10 +29,6 @@ SPLITS = ("train", "dev", "test", "ood")
 @pytest.fixture(scope="module")
 def docs() -> Docs:
     return Docs()
-
-
-def act(name: str, argument: str) -> Action:
-    return Action(name=name, argument=argument)
 
 
 def families(tasks: Iterable[Task]) -> dict[str, list[Task]]:

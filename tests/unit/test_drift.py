@@ -7,24 +7,26 @@ import torch
 from torch.nn import functional
 
 from internalize.evaluation.diagnostics import weight_cautions
-from internalize.inference.renderer import PROTOCOLS, Renderer
-from internalize.records import Message, Step, Trajectory
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import Message, Trajectory
 from internalize.training.distill import new_adapter
 from internalize.training.drift import Drift, drift, held_out_nll
 from internalize.training.examples import build_example
 from internalize.training.weights import snapshot
+from tests.steps import step
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture
 def renderer() -> Renderer:
-    return Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    return Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 
 
 def trajectory(renderer: Renderer) -> Trajectory:
     """Two actions as sampled."""
     steps = tuple(
-        Step(action_text=text, token_ids=renderer.encode_text(text), observation=seen)
+        step(text=text, token_ids=renderer.encode_text(text), seen=seen)
         for text, seen in (("look[box 1]", "Inside: 3"), ("answer[3]", None))
     )
     prompt = (Message(role="system", content="Boxes."), Message(role="user", content="What is in box 1?"))

@@ -15,13 +15,14 @@ pytest.importorskip("openai", reason="needs the extra 'server'")
 from internalize.config.schema import Config, EndpointConfig
 from internalize.errors import ConfigError, InfrastructureError, UserError
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Actor, ChatActor
+from internalize.inference.agent import ChatAgent, TokenAgent
 from internalize.inference.capabilities import probe
 from internalize.inference.client import Link, Refused
 from internalize.inference.endpoints import Endpoints, chat_model
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.renderer import Renderer
 from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat, ServerEngine, read_reply
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ChatRequest, Message, Reply, Sampling
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
@@ -32,7 +33,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
 QUICK = Retries(first=0.002, longest=0.01)
-RENDERER = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 SAMPLING = Sampling(max_tokens=24, temperature=1.0)
 
 
@@ -107,8 +108,8 @@ def test_a_server_out_of_reach_is_not_taken_for_one_that_cannot() -> None:
 def test_episodes_by_token_ids_survive_faults_and_ids_that_do_not_fit(tmp_path: Path) -> None:
     kinds = ("wrong ids", "no content", "empty choices", "truncated", "500")
     with vllm(share=0.4, seed=2, kinds=kinds) as server:
-        who = policy_for(config_for(server)).actor
-        assert isinstance(who, Actor)
+        who = policy_for(config_for(server)).agent
+        assert isinstance(who, TokenAgent)
         found = asyncio.run(
             rollout(Toy().tasks("train"), Toy(), who, Injector(), Label("r", 1, 0, "c"), path=tmp_path / "a.jsonl")
         )
@@ -116,7 +117,7 @@ def test_episodes_by_token_ids_survive_faults_and_ids_that_do_not_fit(tmp_path: 
     assert [t.score for t in found] == [1.0] * 12
     assert not any(t.text_only for t in found)
     step = found[0].steps[0]
-    assert step.token_ids == RENDERER.encode_text(step.action_text)
+    assert step.token_ids == RENDERER.encode_text(step.text)
     assert step.logprobs == (-0.25,) * len(step.token_ids)
 
 
@@ -151,7 +152,7 @@ def test_another_tokenizer_makes_its_episodes_text(caplog: pytest.LogCaptureFixt
     with vllm() as server:
         server.extra["POST /tokenize"] = lambda body: (200, {}, b'{"tokens": [1, 2, 3]}')
         policy = policy_for(config_for(server))
-    assert isinstance(policy.actor, ChatActor)
+    assert isinstance(policy.agent, ChatAgent)
     assert "another tokenizer" in caplog.text
 
 
@@ -162,16 +163,16 @@ def test_trained_weights_act_over_a_server_that_loads_adapters(tmp_path: Path) -
         folder = _trained(policy, tmp_path)
         assert policy.checkpoint != starter
         assert server.loaded == []  # type: ignore[attr-defined] # nobody acts yet
-        who = policy.actor
+        who = policy.agent
         assert server.loaded == [policy.checkpoint]  # type: ignore[attr-defined]
-        assert isinstance(who, Actor)
+        assert isinstance(who, TokenAgent)
         assert isinstance(who.engine, ServerEngine)
         assert who.engine.model == policy.checkpoint == policy.chat.name.removeprefix("e/")
         again = policy_for(config_for(server))  # another process, a server that holds it already
         again.restore(folder)
-        assert isinstance(again.actor.engine, ServerEngine)  # type: ignore[union-attr]
+        assert isinstance(again.agent.engine, ServerEngine)  # type: ignore[union-attr]
         again.restore(None)
-        assert again.actor.engine.model == "base"  # type: ignore[union-attr]
+        assert again.agent.engine.model == "base"  # type: ignore[union-attr]
 
 
 def test_trained_weights_act_here_when_the_server_cannot_hold_them(
@@ -179,17 +180,17 @@ def test_trained_weights_act_here_when_the_server_cannot_hold_them(
 ) -> None:
     with FaultyServer(lambda m, s: "answer[1]") as server:
         policy = policy_for(config_for(server))
-        assert isinstance(policy.actor, ChatActor)
+        assert isinstance(policy.agent, ChatAgent)
         assert policy.chat.name == "e/base"
         _trained(policy, tmp_path)
         _trained(policy, tmp_path)
-        who = policy.actor
-        assert isinstance(who, Actor)
-        assert not who.remote
+        who = policy.agent
+        assert isinstance(who, TokenAgent)
+        assert not who.independent
         assert policy.chat.name == "self"
     assert caplog.text.count("act in this process") == 1
     policy.restore(None)
-    assert isinstance(policy.actor, ChatActor)
+    assert isinstance(policy.agent, ChatAgent)
 
 
 def test_an_adapter_that_the_server_cannot_read_is_an_error_with_its_words(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_an_adapter_that_the_server_cannot_read_is_an_error_with_its_words(tmp_p
         server.extra["POST /v1/load_lora_adapter"] = lambda body: (404, {}, b'{"message": "No adapter found for /x"}')
         folder = _trained(policy, tmp_path)  # the training is kept whatever the server says
         with pytest.raises(Refused, match="No adapter found"):
-            _ = policy.actor
+            _ = policy.agent
         assert checkpoint_id(folder) == policy.checkpoint
 
 
@@ -255,9 +256,7 @@ def test_calls_that_a_server_has_read_out_of_the_text_are_written_back() -> None
     call = {"type": "function", "function": {"name": "look", "arguments": '{"box": "7"}'}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     reply = read_reply({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
-    action = PROTOCOLS["json"].parse(reply.text, Toy.tools)
-    assert action is not None
-    assert (action.name, action.argument) == ("look", "7")
+    assert [call.key for call in TOOL_FORMATS["json"].parse(reply.text, Toy.tools).tool_calls] == [("look", "7")]
 
 
 def test_an_empty_answer_counts_only_if_tokens_were_sampled_for_it() -> None:

@@ -8,11 +8,13 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from internalize.config.schema import DistillConfig
-from internalize.inference.renderer import BracketProtocol, Renderer, Turn
-from internalize.records import Injection, Message, Step, Trajectory
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import BracketFormat
+from internalize.records import Injection, Message, Trajectory
 from internalize.training.distill import distill, new_adapter
 from internalize.training.examples import build_example, select, weighted
 from internalize.training.scoring import pack, pack_clean
+from tests.steps import step
 from tests.tiny import STRIPS_THINKING, tiny_tokenizer
 
 PROMPT = (Message(role="system", content="Reply with one action."), Message(role="user", content="mode of io.open?"))
@@ -24,7 +26,7 @@ def _trajectory(renderer: Renderer, **change: object) -> Trajectory:
     observations = ["1 result: io.open", "io.open(file, mode='r')", None]
     hints = [HINT, None, HINT]
     steps = tuple(
-        Step(injection=hint, action_text=text, token_ids=renderer.encode_text(text), observation=seen)
+        step(text, seen=seen, injection=hint, token_ids=renderer.encode_text(text))
         for text, seen, hint in zip(texts, observations, hints, strict=True)
     )
     trajectory = Trajectory(
@@ -36,7 +38,7 @@ def _trajectory(renderer: Renderer, **change: object) -> Trajectory:
 
 @pytest.fixture
 def renderer(tokenizer: PreTrainedTokenizerFast) -> Renderer:
-    return Renderer(tokenizer, BracketProtocol())
+    return Renderer(tokenizer, BracketFormat())
 
 
 def test_clean_ids_hold_the_actions_and_no_experience(renderer: Renderer) -> None:
@@ -45,8 +47,8 @@ def test_clean_ids_hold_the_actions_and_no_experience(renderer: Renderer) -> Non
     text = renderer.tokenizer.decode(list(example.token_ids))
     assert "Experience" not in text
     assert "1 result: io.open" in text
-    for span, step in zip(example.spans, trajectory.steps, strict=True):
-        assert example.token_ids[span.start : span.end] == step.token_ids
+    for span, played in zip(example.spans, trajectory.steps, strict=True):
+        assert example.token_ids[span.start : span.end] == played.token_ids
         assert example.token_ids[span.end - 1] in renderer.stop_ids  # invariant 4
     assert example.spans[-1].end == len(example.token_ids)
     assert example.token_ids[: example.prompt_length] == renderer.context(PROMPT, ()).ids
@@ -55,12 +57,12 @@ def test_clean_ids_hold_the_actions_and_no_experience(renderer: Renderer) -> Non
 def test_the_teacher_sees_exactly_what_the_policy_saw(renderer: Renderer) -> None:
     trajectory = _trajectory(renderer)
     example = build_example(trajectory, renderer)
-    turns = [Turn.of(step) for step in trajectory.steps]
-    for number, (span, step) in enumerate(zip(example.spans, trajectory.steps, strict=True)):
-        seen = renderer.context(PROMPT, turns[:number], step.injection.text if step.injection else "").ids
+    turns = list(trajectory.steps)
+    for number, (span, played) in enumerate(zip(example.spans, trajectory.steps, strict=True)):
+        seen = renderer.context(PROMPT, turns[:number], played.injection.text if played.injection else "").ids
         clean = span.start if not span.branch else span.fork
         assert example.token_ids[:clean] + span.branch == seen
-        assert bool(span.branch) == (step.injection is not None)
+        assert bool(span.branch) == (played.injection is not None)
 
 
 def test_global_experience_stands_in_the_system_message(renderer: Renderer) -> None:
@@ -92,23 +94,22 @@ def test_annotations_replace_what_the_rollout_saw(renderer: Renderer) -> None:
 
 @pytest.mark.parametrize("whole", [None, HINT])
 def test_a_template_that_strips_thinking_gives_every_step_its_context(whole: Injection | None) -> None:
-    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), BracketProtocol())
+    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), BracketFormat())
     plain = _trajectory(renderer, global_injection=whole)
     assert not build_example(plain, renderer).rewritten
     steps = tuple(
-        step.model_copy(update={"token_ids": renderer.encode_text(f"hm</think>{step.action_text}")})
-        for step in plain.steps
+        step.model_copy(update={"token_ids": renderer.encode_text(f"hm</think>{step.text}")}) for step in plain.steps
     )
     example = build_example(plain.model_copy(update={"steps": steps}), renderer)
     assert example.rewritten
     assert not example.teacher_prompt
-    turns = [Turn.of(step) for step in steps]
+    turns = list(steps)
     shown = Renderer.with_system(PROMPT, whole.text) if whole else PROMPT
-    for number, (span, step) in enumerate(zip(example.spans, steps, strict=True)):
+    for number, (span, played) in enumerate(zip(example.spans, steps, strict=True)):
         clean = renderer.context(PROMPT, turns[:number]).ids
-        taught = renderer.context(shown, turns[:number], step.injection.text if step.injection else "").ids
+        taught = renderer.context(shown, turns[:number], played.injection.text if played.injection else "").ids
         assert example.token_ids[span.origin : span.start] == clean
-        assert example.token_ids[span.start : span.end] == step.token_ids
+        assert example.token_ids[span.start : span.end] == played.token_ids
         assert bool(span.branch) == (taught != clean)
         if span.branch:
             assert example.token_ids[span.origin : span.fork] + span.branch == taught

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from internalize.errors import DataError
 from internalize.formats.chat import Reading, from_chat, read_chat, to_chat
-from internalize.formats.turns import Call, Turn, read_observation, read_turn, write_observation, write_turn
 from internalize.formats.wire import ChatLine
-from internalize.records import Action, Message, Step, Trajectory
+from internalize.inference.tool_formats import TOOL_FORMATS, as_text
+from internalize.records import Message, Step, ToolCall, Trajectory, result_of
 
 PLAIN = Reading()
 USER = {"role": "user", "content": "Default of `mode` of io.open?"}
@@ -45,15 +45,12 @@ def test_a_log_becomes_a_trajectory_without_token_ids() -> None:
         assistant("It is 'r'."), score=1, task="t7", model="m",
     )  # fmt: skip
     assert [m.role for m in found.prompt] == ["system", "user"]
-    assert [step.action for step in found.steps] == [
-        Action(name="search", argument="io open"),
-        Action(name="visit", argument='{"page": "io.open", "part": 2}'),
-        Action(name="answer", argument="It is 'r'."),
-    ]
-    assert (
-        found.steps[0].action_text == '<tool_call>\n{"name": "search", "arguments": {"query": "io open"}}\n</tool_call>'
-    )
-    assert found.steps[1].action_text.startswith("I look.\n<tool_call>\n")
+    assert [[call.key for call in step.calls] for step in found.steps] == [
+        [("search", "io open")], [("visit", '{"page": "io.open", "part": 2}')], [],
+    ]  # fmt: skip
+    assert found.answer == "It is 'r'."
+    assert found.steps[0].text == '<tool_call>\n{"name": "search", "arguments": {"query": "io open"}}\n</tool_call>'
+    assert found.steps[1].text.startswith("I look.\n<tool_call>\n")
     assert [step.observation for step in found.steps] == ["1. io.open", "mode='r'", None]
     assert (found.task_id, found.score, found.termination, found.checkpoint) == ("t7", 1.0, "answered", "m")
     assert found.text_only
@@ -67,12 +64,12 @@ def test_in_brackets() -> None:
         assistant("'r'"),
         reading=Reading(protocol="bracket"),
     )
-    assert [step.action_text for step in found.steps] == ["search[io open x]", "'r'"]
+    assert [step.text for step in found.steps] == ["search[io open x]", "'r'"]
     back = to_chat(found).messages
-    assert json.loads(back[1].tool_calls[0].function.arguments) == {"argument": "io  open\nx"}
+    assert json.loads(back[1].tool_calls[0].function.arguments) == {"query": "io  open\nx"}
 
 
-def test_several_calls_at_once_are_one_step_with_labelled_results() -> None:
+def test_several_calls_at_once_are_one_step_with_a_result_each() -> None:
     found = read(
         USER,
         assistant(None, call("search", {"q": "a"}, "x"), call("visit", {"p": "b"}, "y")),
@@ -82,27 +79,27 @@ def test_several_calls_at_once_are_one_step_with_labelled_results() -> None:
         assistant("Done."),
     )
     first = found.steps[0]
-    assert first.action == Action(name="search", argument="a")
-    assert first.observation == "[result 1 of 2]\nof x\n[result 2 of 2]\nof y\n[user]\nHurry."
+    assert [call.key for call in first.calls] == [("search", "a"), ("visit", "b")]
+    assert [result.text for result in first.results] == ["of x", "of y", "Hurry."]
     assert [(m.role, m.content, m.tool_call_id) for m in to_chat(found).messages[2:5]] == [
         ("tool", "of x", "call_0_0"), ("tool", "of y", "call_0_1"), ("user", "Hurry.", None),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("messages", "observation", "termination"),
+    ("messages", "results", "termination"),
     [
-        ([assistant(None, call("f", {}))], None, "answered"),
+        ([assistant(None, call("f", {}))], [], "answered"),
         ([assistant(None, call("f", {})), {"role": "user", "content": "?"}],
-         "[result 1 of 1]\n\n[user]\n?", "max_steps"),
+         ["", "?"], "max_steps"),
         ([assistant(None, call("f", {}), call("g", {}, "b")), result("1", "b")],
-         "[result 1 of 2]\n\n[result 2 of 2]\n1", "max_steps"),
-        ([assistant(None, call("f", {}, None)), result("1", None)], "1", "max_steps"),
+         ["", "1"], "max_steps"),
+        ([assistant(None, call("f", {}, None)), result("1", None)], ["1"], "max_steps"),
     ],
 )  # fmt: skip
-def test_missing_results_are_empty(messages: list[dict[str, Any]], observation: str | None, termination: str) -> None:
+def test_missing_results_are_empty(messages: list[dict[str, Any]], results: list[str], termination: str) -> None:
     found = read(USER, *messages)
-    assert (found.steps[0].observation, found.termination) == (observation, termination)
+    assert ([result.text for result in found.steps[0].results], found.termination) == (results, termination)
     assert found.score is None
 
 
@@ -116,9 +113,9 @@ def test_what_models_write_besides() -> None:
     )  # fmt: skip
     assert [m.content for m in found.prompt] == ["One.\n\nTwo.", "ab"]
     texts = ['First.\nThen.\n<tool_call>\n{"name": "f", "arguments": {broken}\n</tool_call>', "", "Bye."]
-    assert [step.action_text for step in found.steps] == texts
-    assert [step.action for step in found.steps] == [None, None, Action(name="answer", argument="Bye.")]
-    assert to_chat(found).messages[2].content == texts[0], "what cannot be read as a call stays text"
+    assert [step.text for step in found.steps] == texts
+    assert [len(step.calls) for step in found.steps] == [1, 0, 0]
+    assert to_chat(found).messages[2].tool_calls[0].function.arguments == "{broken", "kept as it was written"
 
 
 def test_a_greeting_before_the_first_user_message_belongs_to_the_prompt() -> None:
@@ -129,10 +126,10 @@ def test_a_greeting_before_the_first_user_message_belongs_to_the_prompt() -> Non
 
 def test_thinking_is_dropped_or_kept() -> None:
     messages = [USER, assistant("'r'", reasoning_content="Hm.")]
-    assert read(*messages).steps[0].action_text == "'r'"
+    assert read(*messages).steps[0].text == "'r'"
     kept = read(*messages, reading=Reading(thinking=True))
-    assert kept.steps[0].action_text == "<think>\nHm.\n</think>\n'r'"
-    assert kept.steps[0].action == Action(name="answer", argument="'r'")
+    assert kept.steps[0].text == "<think>\nHm.\n</think>\n'r'"
+    assert (kept.steps[0].message.reasoning, kept.answer) == ("Hm.", "'r'")
     assert to_chat(kept).messages[1].reasoning_content == "Hm."
 
 
@@ -203,25 +200,7 @@ def test_a_bad_line_is_named(line: Any, said: str, tmp_path: Path) -> None:
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<>[]"), max_size=20)
 NAMES = st.text("abc_", min_size=1, max_size=6)
 ARGUMENTS = st.dictionaries(NAMES, st.one_of(WORDS, st.integers(-9, 9), st.lists(WORDS, max_size=2)), max_size=3)
-CALLS = st.lists(st.builds(Call, NAMES, ARGUMENTS.map(lambda a: json.dumps(a, ensure_ascii=False))), max_size=3)
-TURNS = st.builds(Turn, WORDS, CALLS.map(tuple), WORDS)
-
-
-@given(TURNS)
-def test_turns_come_back(turn: Turn) -> None:
-    assert read_turn(write_turn(turn, "json")) == turn
-
-
-@given(st.lists(WORDS, max_size=3), st.none() | WORDS)
-def test_observations_come_back(results: list[str], user: str | None) -> None:
-    if not results and user is None:
-        user = ""
-    assert read_observation(write_observation(results, user), len(results)) == (results, user)
-
-
-def spoken(turn: Turn) -> bool:
-    """A turn that a log could hold: two messages in a row would be one turn."""
-    return bool(turn.content or turn.calls)
+CALLS = st.lists(st.tuples(NAMES, ARGUMENTS.map(lambda a: json.dumps(a, ensure_ascii=False))), max_size=3)
 
 
 @st.composite
@@ -229,16 +208,17 @@ def logs(draw: st.DrawFn) -> Trajectory:
     """Trajectories such as `from_chat` makes them."""
     system = draw(st.lists(st.builds(Message, role=st.just("system"), content=WORDS), max_size=1))
     steps = []
-    turns = draw(st.lists(TURNS, min_size=1, max_size=4))
-    for number, turn in enumerate(turns):
-        ends = number == len(turns) - 1 and draw(st.booleans())
-        results = draw(st.lists(WORDS, min_size=len(turn.calls), max_size=len(turn.calls)))
-        user = draw(WORDS) if not turn.calls or draw(st.booleans()) else None
-        action = turn.calls[0].action if turn.calls else None
-        if ends and not turn.calls and turn.content:
-            action = Action(name="answer", argument=turn.content)
-        seen = None if ends else write_observation(results, user)
-        steps.append(Step(action_text=write_turn(turn, "json"), action=action, observation=seen))
+    count = draw(st.integers(1, 4))
+    for number in range(count):
+        made = enumerate(draw(CALLS))
+        calls = tuple(ToolCall(id=f"call_{number}_{i}", name=n, arguments=a) for i, (n, a) in made)
+        message = Message(role="assistant", content=draw(WORDS), reasoning=draw(WORDS), tool_calls=calls)
+        results = tuple(result_of(calls, i, draw(WORDS)) for i in range(len(calls)))
+        if not calls or draw(st.booleans()):
+            results += (Message(role="user", content=draw(WORDS)),)
+        ends = number == count - 1 and draw(st.booleans())
+        text = as_text(message, TOOL_FORMATS["json"])
+        steps.append(Step(text=text, message=message, results=() if ends else results))
     return Trajectory(
         id="e", task_id="t", env="chat", split="train", iteration=draw(st.integers(0, 5)), seed=0, checkpoint="m",
         prompt=(*system, Message(role="user", content=draw(WORDS))), steps=tuple(steps),

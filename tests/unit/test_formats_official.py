@@ -22,7 +22,7 @@ from internalize.formats.official import (
     to_evaluation,
     to_rollout,
 )
-from internalize.records import Action, Injection, Message, Trajectory
+from internalize.records import Injection, Message, Trajectory
 from tests.unit.test_formats_chat import logs
 
 PROBLEM = "Who keeps the lighthouse?"
@@ -74,9 +74,8 @@ def test_a_rollout_with_its_experience_taken_out(tmp_path: Path) -> None:
     assert one.prompt == (Message(role="user", content=PROBLEM),)
     assert one.global_injection == Injection(item_ids=("G0", "G1"), text=POOL, served_by="global")
     assert (one.pattern, one.score, one.termination) == ("global", 1.0, "answered")
-    assert [step.action for step in one.steps] == [
-        Action(name="search", argument="keeper"), Action(name="answer", argument="Ada"),
-    ]  # fmt: skip
+    assert [[call.key for call in step.calls] for step in one.steps] == [[("search", "keeper")], []]
+    assert one.answer == "Ada"
     assert (one.task_id, one.attempt, two.attempt) == (two.task_id, 0, 1)
 
 
@@ -85,7 +84,7 @@ def test_an_empty_pool_is_no_experience(tmp_path: Path) -> None:
     line = rollout_line()
     line["trajectories"][0]["trajectory"][0]["content"] = prompt
     (found,) = read_rollouts(write(tmp_path / "r.jsonl", line), Reading())
-    assert (found.prompt[-1].content, found.global_injection, found.pattern) == (PROBLEM, None, "none")
+    assert (found.prompt[-1].text, found.global_injection, found.pattern) == (PROBLEM, None, "none")
 
 
 @pytest.mark.parametrize(
@@ -103,13 +102,13 @@ def test_what_broke_is_unscored_though_its_reward_is_zero(change: dict[str, Any]
 
 def test_an_evaluation() -> None:
     found = from_evaluation(EvalLine.model_validate(evaluation_line(is_correct=True)), Reading(), Counter())
-    assert [step.action for step in found.steps] == [
-        Action(name="search", argument="k"),
-        Action(name="PythonInterpreter", argument="print(1)"),
-        Action(name="answer", argument="Ada"),
+    assert [step.calls[0].key for step in found.steps] == [
+        ("search", "k"),
+        ("PythonInterpreter", "print(1)"),
+        ("answer", "Ada"),
     ]
     assert [step.observation for step in found.steps] == ["Ada", "1", None]
-    assert found.steps[0].action_text.startswith("<think>a</think>\n<tool_call>")
+    assert found.steps[0].text.startswith("<think>a</think>\n<tool_call>")
     assert (found.score, found.termination, found.pattern) == (1.0, "answered", "none")
 
 
@@ -148,7 +147,7 @@ def test_experience_of_an_evaluation() -> None:
     line = evaluation_line()
     line["messages"][0] = {"role": "system", "content": f"Be thorough.\n\nCurrent date: {pool}2026-01-02"}
     whole = from_evaluation(EvalLine.model_validate(line), Reading(), Counter())
-    assert whole.prompt[0].content == system
+    assert whole.prompt[0].text == system
     assert whole.global_injection is not None
     assert whole.global_injection.item_ids == ("G0", "G1")
     assert "2026" not in whole.global_injection.text
@@ -194,8 +193,6 @@ def test_an_evaluation_comes_back(trajectory: Trajectory) -> None:
     line = EvalLine.model_validate_json(to_evaluation(trajectory).model_dump_json())
     back = from_evaluation(line, Reading(), Counter())
     assert back.prompt == trajectory.prompt
-    assert [(s.action_text, s.observation) for s in back.steps] == [
-        (s.action_text, s.observation) for s in trajectory.steps
-    ]
+    assert [(s.text, s.observation) for s in back.steps] == [(s.text, s.observation) for s in trajectory.steps]
     assert back.termination == trajectory.termination
     assert back.score == (trajectory.score if trajectory.score in {0.0, 1.0} else None)

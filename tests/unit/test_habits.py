@@ -1,14 +1,15 @@
 import math
 
 from internalize.evaluation.behaviour import Habits
-from internalize.records import Injection, Message, Step, Trajectory
+from internalize.records import Injection, Message, Trajectory
+from tests.steps import step
 
 
 def episode(*actions, shown=(), score=1.0):
     """One step an action; `shown` are the items of the first steps."""
     hints = [Injection(item_ids=ids, text="x", served_by="lexical") if ids else None for ids in shown]
     hints += [None] * (len(actions) - len(hints))
-    steps = tuple(Step(action_text=a, action=None, injection=h) for a, h in zip(actions, hints, strict=True))
+    steps = tuple(step(text=a, call=None, injection=h) for a, h in zip(actions, hints, strict=True))
     return Trajectory(
         id="t", task_id="q", env="docs", split="dev", iteration=0, seed=0, checkpoint="c",
         prompt=(Message(role="user", content="?"),), steps=steps,

@@ -4,6 +4,7 @@ from internalize.config.schema import InjectConfig
 from internalize.experience.inject import Injector, LexicalSelector, render_items
 from internalize.experience.pool import ExperiencePool
 from internalize.records import Experience, Message
+from tests.steps import act
 
 TEXTS = (
     'When you see "Alias of", visit the name after "Alias of".',
@@ -33,7 +34,7 @@ def test_quoted_words_are_meant_literally() -> None:
 
 
 def test_what_was_done_is_not_advised_again() -> None:
-    done = (Message(role="assistant", content="visit[c.d]"), Message(role="user", content="No such page."))
+    done = (Message(role="assistant", tool_calls=(act("visit", "c.d"),)), Message(role="user", content="No such page."))
     assert TEXTS[0] not in select(*done, *after("Alias of c.d"))
 
 
@@ -49,19 +50,19 @@ def test_free_text_is_found_by_its_words() -> None:
 def test_patterns() -> None:
     messages = (*ASKED, *after("Alias of c.d"))
     stepwise = Injector.over(POOL, InjectConfig(pattern="stepwise", k=1))
-    shown = asyncio.run(stepwise.at(messages))
+    shown = asyncio.run(stepwise.step_injection(messages))
     assert shown
     assert shown.item_ids == (ITEMS[0].id,)
     assert shown.text == render_items([TEXTS[0]])
-    assert stepwise.whole() is None
+    assert stepwise.global_injection() is None
     everything = Injector.over(POOL, InjectConfig(pattern="global"))
-    assert asyncio.run(everything.at(messages)) is None
-    whole = everything.whole()
+    assert asyncio.run(everything.step_injection(messages)) is None
+    whole = everything.global_injection()
     assert whole
     assert whole.item_ids == tuple(i.id for i in ITEMS)
     nothing = Injector.over(POOL, InjectConfig(pattern="none"))
-    assert nothing.whole() is None
-    assert asyncio.run(nothing.at(messages)) is None
+    assert nothing.global_injection() is None
+    assert asyncio.run(nothing.step_injection(messages)) is None
 
 
 def test_an_item_stays_on_its_line() -> None:

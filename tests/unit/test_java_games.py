@@ -25,10 +25,11 @@ from internalize.environments.text_games.textworld_express import GAMES, TextWor
 from internalize.environments.validate import replay, validate
 from internalize.errors import InfrastructureError, TaskError, UserError
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Actor
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.agent import TokenAgent
+from internalize.inference.renderer import Renderer
 from internalize.inference.scripted import ScriptedEngine
-from internalize.records import Action, Trajectory
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import ToolCall, Trajectory
 from internalize.rollout.episode import Label, episode_id
 from internalize.rollout.local import rollout
 from internalize.runs.store import read_jsonl
@@ -65,8 +66,8 @@ def world() -> Iterator[ScienceWorld]:
     env.close()
 
 
-def act(command: str) -> Action:
-    return Action(name="act", argument=command)
+def act(command: str) -> ToolCall:
+    return act("act", command)
 
 
 def gone(pid: int) -> bool:
@@ -164,7 +165,7 @@ def test_two_games_of_one_seed_do_not_touch_each_other(games: TextWorldExpress) 
 def test_an_unknown_command_names_what_is_possible(games: TextWorldExpress) -> None:
     episode = games.episode(next(t for t in games.tasks("train") if t.family == "coin"))
     assert "Possible:" in (episode.step(act("take the whole kitchen coin around")) or "")
-    assert "look around" in (episode.step(Action(name="actions", argument="")) or "")
+    assert "look around" in (episode.step(act("actions", "")) or "")
     assert episode.score() == 0.0
     episode.close()
 
@@ -342,7 +343,7 @@ class KillsOnce(TextWorldExpress):
 def test_a_run_goes_on_when_a_machine_dies(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     env = KillsOnce(games=["simonsays"], subset="short", per_game=4)
     tasks = env.tasks("train")
-    renderer = Renderer(tokenizer, PROTOCOLS["bracket"])
+    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
     paths = {episode_id(t, 0, LABEL): [a.argument for a in env.solve(t)] for t in tasks}
     step: Counter[str] = Counter()
 
@@ -352,8 +353,8 @@ def test_a_run_goes_on_when_a_machine_dies(tmp_path: Path, tokenizer: PreTrained
         return f"act[{paths[conversation][(step[conversation] - 1) % len(paths[conversation])]}]"
 
     engine = ScriptedEngine(reply, renderer)
-    actor = Actor(engine, renderer, RolloutConfig(max_steps=8), max_context=4096, wave=2)
-    found = asyncio.run(rollout(tasks, env, actor, Injector(), LABEL, path=tmp_path / "episodes.jsonl"))
+    agent = TokenAgent(engine, renderer, RolloutConfig(max_steps=8), max_context=4096, wave=2)
+    found = asyncio.run(rollout(tasks, env, agent, Injector(), LABEL, path=tmp_path / "episodes.jsonl"))
     assert [t.failure for t in found] == [None] * 4
     assert env.jvm.pid not in {None, env.killed}
     assert len(read_jsonl(tmp_path / "episodes.jsonl", Trajectory)) == 4

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from internalize.experience.lint import lint, near_duplicates, task_entities
-from internalize.records import Action, Experience, Message, Step, Trajectory
+from internalize.records import Experience, Message, Trajectory
+from tests.steps import act, step
 
 
 def item(text: str, granularity: Any = "principle") -> Experience:
@@ -13,11 +14,11 @@ def item(text: str, granularity: Any = "principle") -> Experience:
 
 
 def episode(question: str, answer: str = "r", score: float | None = 1.0, seen: str = "") -> Trajectory:
-    look = Step(action_text="", observation=seen)
-    step = Step(action_text="", action=Action(name="answer", argument=answer))
+    look = step(text="", seen=seen)
+    done = step(text="", call=act("answer", answer))
     return Trajectory(
         id=question, task_id=question, env="e", split="train", iteration=0, seed=0, checkpoint="c",
-        prompt=(Message(role="user", content=question),), steps=(look, step), termination="answered", score=score,
+        prompt=(Message(role="user", content=question),), steps=(look, done), termination="answered", score=score,
     )  # fmt: skip
 
 

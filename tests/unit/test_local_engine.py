@@ -13,11 +13,13 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3Fo
 
 from internalize.errors import UserError
 from internalize.inference.local import LocalEngine, sample
-from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
-from internalize.records import Generation, Message
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import Generation, Message, Step
+from tests.steps import turn
 from tests.tiny import tiny_model, tiny_tokenizer
 
-RENDERER = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 MODEL = tiny_model()
 
 
@@ -36,13 +38,13 @@ async def converse(
 ) -> list[tuple[tuple[int, ...], Generation]]:
     """An episode with a hint at every second step; returns the prompts and what came back."""
     prompt = (Message(role="system", content="one of search[x]" * 3), Message(role="user", content=name * length))
-    past: list[Turn] = []
+    past: list[Step] = []
     seen = []
     for number in range(turns):
         ids = RENDERER.context(prompt, past, f"hint {number}" if number % 2 else "").ids
         got = await served.generate(ids, conversation=name, seed=seed + number)
         seen.append((ids, got))
-        past.append(Turn(got.token_ids, got.finish, f"result {number} " * (1 + number)))
+        past.append(turn(got.token_ids, got.finish, f"result {number} " * (1 + number)))
     served.release(name)
     return seen
 

@@ -17,7 +17,8 @@ from internalize.environments.maths import problems as maths_problems
 from internalize.environments.maths.problems import FAMILIES, problems, share
 from internalize.environments.question_files import home
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
-from internalize.records import Action, Task
+from internalize.records import Task, ToolCall
+from tests.steps import act
 
 pytest.importorskip("sympy", reason="needs the extra 'maths'")
 
@@ -27,12 +28,12 @@ from internalize.environments.validate import replay, validate
 SMALL = {"size": 14, "seconds": 30.0}
 
 
-def answer(value: str) -> Action:
-    return Action(name="answer", argument=value)
+def answer(value: str) -> ToolCall:
+    return act("answer", value)
 
 
-def python(code: str) -> Action:
-    return Action(name="python", argument=json.dumps({"code": code}))
+def python(code: str) -> ToolCall:
+    return act("python", json.dumps({"code": code}))
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from internalize.environments.mcp.env import Mcp, McpEpisode
 from internalize.environments.mcp.session import Server
 from internalize.environments.validate import replay, validate
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
-from internalize.inference.tool_formats import PROTOCOLS
-from internalize.records import Action, Claim, Task
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import Claim, Task, ToolCall
 from tests import mcp_server
 
 COMMAND = (sys.executable, mcp_server.__file__)
@@ -40,12 +40,12 @@ def file(folder: Path, *rows: object) -> str:
     return str(path)
 
 
-def act(name: str, **arguments: object) -> Action:
-    return Action(name=name, argument=json.dumps(arguments))
+def act(name: str, **arguments: object) -> ToolCall:
+    return act(name, json.dumps(arguments))
 
 
-def answer(text: str) -> Action:
-    return Action(name="answer", argument=text)
+def answer(text: str) -> ToolCall:
+    return act("answer", text)
 
 
 @pytest.fixture(scope="module")
@@ -301,10 +301,10 @@ def test_a_tool_with_a_malformed_schema_is_named_and_left_to_the_server(
         assert len(told) == 2
         assert all(f"'{name}'" in text for name, text in zip(("odd", "far"), told, strict=True))
         for name in ("odd", "far"):
-            for protocol in PROTOCOLS.values():
+            for protocol in TOOL_FORMATS.values():
                 assert protocol.instructions(env.tools)
                 assert protocol.parse(protocol.format(act(name, a=1), env.tools), env.tools) == act(name, a=1)
-        assert PROTOCOLS["json"].parse(PROTOCOLS["json"].format(act("good", a=1), env.tools), env.tools) is None
+        assert TOOL_FORMATS["json"].parse(TOOL_FORMATS["json"].format(act("good", a=1), env.tools), env.tools) is None
         episode = env.episode(env.tasks("train")[0])
         assert episode.step(act("odd", a=1)) == '{"a": 1}'
         episode.close()

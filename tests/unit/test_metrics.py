@@ -11,7 +11,8 @@ from internalize.evaluation.metrics import (
     retained,
     suite_metrics,
 )
-from internalize.records import Action, EvalResult, Message, Step, Trajectory
+from internalize.records import EvalResult, Message, Trajectory
+from tests.steps import act, step
 
 
 class Docs:
@@ -19,15 +20,15 @@ class Docs:
     final_actions = frozenset({"answer"})
 
 
-def step(name, tokens=2):
-    action = None if name is None else Action(name=name, argument="x")
-    return Step(action_text="x", action=action, token_ids=(1,) * tokens, logprobs=(-0.5,) * tokens)
+def played(name, tokens=2):
+    action = None if name is None else act(name, "x")
+    return step(text="x", call=action, token_ids=(1,) * tokens, logprobs=(-0.5,) * tokens)
 
 
 def trajectory(*names, score=1.0, termination="answered", **rest):
     return Trajectory(
         id="t", task_id="a", env="docs", split="dev", iteration=1, seed=0, checkpoint="c1",
-        prompt=(Message(role="user", content="q"),), steps=tuple(map(step, names)), termination=termination,
+        prompt=(Message(role="user", content="q"),), steps=tuple(map(played, names)), termination=termination,
         score=score, **rest,
     )  # fmt: skip
 

@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 from internalize.errors import UserError
 from internalize.inference.loading import builtin_gguf, converted, load_policy, resolve_device
-from internalize.inference.renderer import PROTOCOLS, Renderer
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -156,7 +157,7 @@ def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
 @pytest.mark.starter
 def test_the_builtin_model_knows_a_capital() -> None:
     model, tokenizer = load_policy("builtin", "none", "cpu")
-    renderer = Renderer(tokenizer, PROTOCOLS["bracket"])
+    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
     prompt = (Message(role="user", content="What is the capital of France?"),)
     ids = torch.tensor([renderer.context(prompt, []).ids])
     with torch.no_grad():

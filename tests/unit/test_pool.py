@@ -18,7 +18,8 @@ from internalize.experience.pool import (
     load_pool,
     save_pool,
 )
-from internalize.records import Experience, Injection, PoolEdit, Step, Trajectory
+from internalize.records import Experience, Injection, PoolEdit, Trajectory
+from tests.steps import step
 
 
 def item(text: str, **rest: Any) -> Experience:
@@ -167,9 +168,7 @@ def test_unreadable_official_files_are_named(tmp_path: Path, text: str) -> None:
 
 def test_usage_counts_shown_items_of_scored_episodes() -> None:
     def episode(score: float | None, *shown: tuple[str, ...]) -> Trajectory:
-        steps = tuple(
-            Step(action_text="x", injection=Injection(item_ids=ids, text="", served_by="lexical")) for ids in shown
-        )
+        steps = tuple(step(text="x", injection=Injection(item_ids=ids, text="", served_by="lexical")) for ids in shown)
         rest: dict[str, Any] = {"task_id": "t", "env": "e", "split": "train", "iteration": 0, "seed": 0}
         return Trajectory(id="1", checkpoint="c", prompt=(), steps=steps, termination="answered", score=score, **rest)
 

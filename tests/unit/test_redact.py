@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from internalize.config.schema import RedactConfig, load_config
 from internalize.errors import ConfigError
 from internalize.experience.redact import RedactionCount, Redactions, Redactor, note, without_secrets
-from internalize.records import Action, Injection, Message, Step, ToolCall, Trajectory
+from internalize.records import Injection, Message, ToolCall, Trajectory
 from internalize.runs.names import REDACTIONS
+from tests.steps import act, step
 
 REDACTOR = Redactor.of(RedactConfig(patterns=(r"ACME-\d+",)))
 SECRETS = {
@@ -74,13 +75,13 @@ def test_a_bad_pattern_is_named(pattern: str, problem: str) -> None:
 
 def episode(action: str, seen: str) -> Trajectory:
     call = ToolCall(id="1", name="login", arguments='{"user": "me", "password": "hunter2"}')
-    step = Step(
+    send = step(
         injection=Injection(item_ids=("i",), text="Mail me@example.org.", served_by="x"),
-        action_text=f"send[{action}]",
-        action=Action(name="send", argument=action),
+        text=f"send[{action}]",
+        call=act("send", action),
         token_ids=(1, 2, 3),
         logprobs=(0.0, 0.0, 0.0),
-        observation=seen,
+        seen=seen,
     )
     return Trajectory(
         id="t", task_id="q", env="e", split="train", iteration=1, seed=0, checkpoint="c",
@@ -88,7 +89,7 @@ def episode(action: str, seen: str) -> Trajectory:
             Message(role="user", content="Ask you@example.org"),
             Message(role="assistant", content="", tool_calls=(call,)),
         ),
-        steps=(step, Step(action_text="end[]", token_ids=(4,))), termination="answered", score=1.0,
+        steps=(send, step(text="end[]", token_ids=(4,))), termination="answered", score=1.0,
     )  # fmt: skip
 
 

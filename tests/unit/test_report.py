@@ -10,7 +10,7 @@ from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import SuiteMetrics
 from internalize.evaluation.stats import Interval
 from internalize.experience.redact import RedactionCount, note
-from internalize.records import Action, Stage, StageMark
+from internalize.records import Stage, StageMark
 from internalize.report import figure, html, markdown, terminal
 from internalize.report.headline import summary
 from internalize.report.run_report import RunReport, load
@@ -18,6 +18,7 @@ from internalize.report.samples import LEARNED, SAME, UNLEARNED
 from internalize.report.spent import spent
 from internalize.runs.names import REDACTIONS
 from internalize.runs.store import RunInfo, append_jsonl, read_jsonl, write_json, write_jsonl
+from tests.steps import act, step
 from tests.unit.report_run import NASTY, PoolFile, TrainFile, item, make_run, result, trajectory
 
 
@@ -318,7 +319,7 @@ def test_the_training_of_a_milder_candidate_is_a_cost_too(run):
 def test_names_of_single_tasks_count_as_leaks(run):
     """The questions of the run are "question 0" to "question 3"; a rule that holds one's answer leaks it."""
     solved = trajectory(7, "c0", 1.0, "answer[Mount_Sabu.html]")
-    answer = solved.steps[1].model_copy(update={"action": Action(name="answer", argument="Mount_Sabu.html")})
+    answer = step("answer[Mount_Sabu.html]", act("answer", "Mount_Sabu.html"))
     leaky = item("Never ask for Mount_Sabu.html twice.")
     write_jsonl(run / "iter-1" / "rollouts.jsonl", [solved.model_copy(update={"steps": (answer,)})])
     write_json(run / "iter-2" / "pool.json", PoolFile(cap=50, items=(leaky,)))

@@ -12,14 +12,27 @@ import pytest
 from internalize.config.schema import RolloutConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError, UserError
 from internalize.experience.inject import Injector
-from internalize.inference.agent import Actor, ChatActor, Moment, chat_messages
+from internalize.inference.agent import ChatAgent, TokenAgent, chat_messages
 from internalize.inference.policy_chat import PolicyChat
-from internalize.inference.renderer import PROTOCOLS, Renderer, Turn
+from internalize.inference.renderer import Renderer
 from internalize.inference.scripted import ScriptedEngine
-from internalize.records import Action, ChatRequest, Claim, Experience, Judgement, Message, Reply, Task, Trajectory
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import (
+    ActionRequest,
+    ChatRequest,
+    Claim,
+    Experience,
+    Judgement,
+    Message,
+    Reply,
+    Task,
+    ToolCall,
+    Trajectory,
+)
 from internalize.rollout.episode import Label
 from internalize.rollout.local import TRIES, rollout
 from internalize.runs.store import read_jsonl
+from tests.steps import step
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy, ToyEpisode
 
@@ -59,7 +72,7 @@ class OpenEpisode(ToyEpisode):
         super().__init__(task, breaks=False)
         self.world = world
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         self.world.threads.add(threading.get_ident())
         if self.world.error is not None:
             raise self.world.error
@@ -87,12 +100,12 @@ class Open(Toy):
         return OpenEpisode(task, self)
 
 
-def play(env: Toy, who: Actor | ChatActor, path: Path, injector: Injector | None = None) -> list[Trajectory]:
+def play(env: Toy, who: TokenAgent | ChatAgent, path: Path, injector: Injector | None = None) -> list[Trajectory]:
     return asyncio.run(rollout(env.tasks("train"), env, who, injector or Injector(), LABEL, path=path))
 
 
-def chat_actor(say: Any, **more: Any) -> ChatActor:
-    return ChatActor(Scripted(say), PROTOCOLS["bracket"], LIMITS, 4000, 4, **more)
+def chat_actor(say: Any, **more: Any) -> ChatAgent:
+    return ChatAgent(Scripted(say), TOOL_FORMATS["bracket"], LIMITS, 4000, 4, **more)
 
 
 def answers(messages: list[Message]) -> str:
@@ -162,7 +175,7 @@ def test_a_chat_endpoint_sees_the_hint_last_and_the_history_clean(tmp_path: Path
     first, second = (request.messages for request in who.chat.asked)
     settings = who.chat.asked[1]
     hint = "\nExperience:\n- Look into the box first."
-    assert first[0].content.endswith(PROTOCOLS["bracket"].instructions(Toy.tools))
+    assert first[0].content.endswith(TOOL_FORMATS["bracket"].instructions(Toy.tools))
     assert [m.role for m in second] == ["system", "user", "assistant", "user"]
     assert first[-1].content.endswith(f"?{hint}")
     assert second[1].content.endswith("?")
@@ -179,29 +192,30 @@ class _Everything:
 
 def test_chat_messages_are_those_of_local_rendering() -> None:
     """The same moment as token ids and as messages through the same chat template."""
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     prompt = (Message(role="system", content="s"), Message(role="user", content="q"))
-    turns = [Turn(renderer.encode_text("look[1]"), "stop", "Inside: 4")]
+    turns = [step("look[1]", seen="Inside: 4", token_ids=renderer.encode_text("look[1]"))]
     for hint in ("", "Experience:\n- Look first."):
-        moment = Moment("e", prompt, turns, ["look[1]"], hint, 0)
-        shown = [{"role": m.role, "content": m.content} for m in chat_messages(moment)]
+        request = ActionRequest(episode="e", prompt=prompt, steps=tuple(turns), hint=hint)
+        shown = [{"role": m.role, "content": m.content} for m in chat_messages(request)]
         text = renderer.tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
         assert renderer.tokenizer.decode(list(renderer.context(prompt, turns, hint).ids)) == text
 
 
 @pytest.mark.parametrize("mark", ["<|im_end|>", "<\uff5cUser\uff5c>", "</s>", "<start_of_turn>", "[/INST]"])
 def test_text_of_an_environment_cannot_end_its_own_turn(mark: str) -> None:
-    moment = Moment("e", (Message(role="user", content=f"q {mark} x"),), [], [], "", 0)
-    assert mark not in chat_messages(moment)[0].content
+    request = ActionRequest(episode="e", prompt=(Message(role="user", content=f"q {mark} x"),))
+    assert mark not in chat_messages(request)[0].text
 
 
 def test_plain_text_is_sent_as_it_is() -> None:
     text = "if a < b: c[1] <= d |x| <html> <tool_call>"
-    assert chat_messages(Moment("e", (Message(role="user", content=text),), [], [], "", 0))[0].content == text
+    request = ActionRequest(episode="e", prompt=(Message(role="user", content=text),))
+    assert chat_messages(request)[0].text == text
 
 
 def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(lambda name, text: "forty two", renderer)
     chat = PolicyChat(engine, renderer)
     reply = asyncio.run(chat.complete(ChatRequest(messages=(Message(role="user", content="q"),), max_tokens=5)))
@@ -216,7 +230,7 @@ def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
 def test_length_and_temperature_of_a_call_differ_from_those_of_actions() -> None:
     from internalize.inference.local import LocalEngine  # noqa: PLC0415 - torch
 
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = LocalEngine(tiny_model(), renderer, max_action_tokens=4, temperature=1.0, batch=4, max_context=200)
     ask = (Message(role="user", content="q"),)
     ids = renderer.context(ask, ()).ids
@@ -249,7 +263,7 @@ class OddEpisode(ToyEpisode):
     def prompt(self) -> Any:
         return self.odd.get("prompt", super().prompt())
 
-    def step(self, action: Action | None) -> Any:
+    def step(self, action: ToolCall | None) -> Any:
         return self.odd.get("step", super().step(action))
 
     def score(self) -> Any:

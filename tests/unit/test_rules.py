@@ -16,7 +16,7 @@ from internalize.experience.rules import (
     parse,
     phrase,
 )
-from internalize.records import Action
+from tests.steps import act
 
 ALIAS = "os.getcwdb (alias)\nAlias of posix.getcwdb"
 QUESTION = "What is the default of mode in the function io.open, and also of width in the function textwrap.wrap?"
@@ -38,8 +38,8 @@ def test_a_rule_applies_where_its_cue_is_and_its_action_not_yet_done() -> None:
     assert not applies(rule, at("Parameters: x"))
     assert not applies(rule, at(None))
     assert not applies(rule, at(ALIAS, ("visit", "posix.getcwdb")))
-    assert matches(rule, at(ALIAS), Action(name="visit", argument="posix.getcwdb"))
-    assert not matches(rule, at(ALIAS), Action(name="answer", argument="posix.getcwdb"))
+    assert matches(rule, at(ALIAS), act("visit", "posix.getcwdb"))
+    assert not matches(rule, at(ALIAS), act("answer", "posix.getcwdb"))
 
 
 def test_the_asked_word_is_there_or_missing() -> None:
@@ -57,7 +57,7 @@ def test_names_in_the_question() -> None:
 def test_the_value_beside_the_asked_word(value: str, right: bool) -> None:  # noqa: FBT001
     rule = Rule("observation", "Parameters:", "there", "answer", BESIDE)
     situation = at("Parameters: file, mode='r', buffering=-1")
-    assert matches(rule, situation, Action(name="answer", argument=value)) is right
+    assert matches(rule, situation, act("answer", value)) is right
 
 
 def test_phrases_differ_for_every_rule() -> None:
@@ -82,9 +82,9 @@ def test_a_call_whose_argument_is_given_reads_as_it_is_written() -> None:
     assert applies(rule, seen)
     assert not applies(rule, at("Airplane Mode: OFF"))
     for argument in ("", "{}"):  # as the two protocols write a call without arguments
-        assert matches(rule, seen, Action(name="toggle_airplane_mode", argument=argument))
-    assert not matches(rule, seen, Action(name="toggle_data", argument=""))
+        assert matches(rule, seen, act("toggle_airplane_mode", argument))
+    assert not matches(rule, seen, act("toggle_data", ""))
     assert not applies(rule, seen._replace(taken=frozenset({("toggle_airplane_mode", "")})))
     given = Rule("observation", "Cellular Network Type: 2G", "", "set_mode", f'{EXACTLY}{{"mode": "4g"}}')
     assert parse(phrase(given)) == given
-    assert matches(given, seen, Action(name="set_mode", argument='{"mode": "4g"}'))
+    assert matches(given, seen, act("set_mode", '{"mode": "4g"}'))

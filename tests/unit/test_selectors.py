@@ -159,20 +159,21 @@ def test_no_injection_is_ever_in_the_conversation_shown() -> None:
 
     pytest.importorskip("transformers")
     from internalize.config.schema import RolloutConfig  # noqa: PLC0415
-    from internalize.inference.agent import Actor  # noqa: PLC0415
-    from internalize.inference.renderer import PROTOCOLS, Renderer  # noqa: PLC0415
+    from internalize.inference.agent import TokenAgent  # noqa: PLC0415
+    from internalize.inference.renderer import Renderer  # noqa: PLC0415
     from internalize.inference.scripted import ScriptedEngine  # noqa: PLC0415
+    from internalize.inference.tool_formats import TOOL_FORMATS  # noqa: PLC0415
     from tests.tiny import tiny_tokenizer  # noqa: PLC0415
 
     chat = ScriptedChat(lambda _: answer(IDS[3]))
     pool = ExperiencePool(ITEMS, 10)
     injector = Injector.over(pool, InjectConfig(selector="llm"), LLMSelector(chat))
-    renderer = Renderer(tiny_tokenizer(), PROTOCOLS["bracket"])
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(["look[1]", "look[2]", "look[3]", "answer[1]"], renderer)
     env = Toy()
     task = env.tasks("train")[0]
-    actor = Actor(engine, renderer, RolloutConfig(), 8192, 1)
-    trajectory = asyncio.run(run_episode(task, 0, env, actor, injector, Label("s", 0, 0, "c")))
+    agent = TokenAgent(engine, renderer, RolloutConfig(), 8192, 1)
+    trajectory = asyncio.run(run_episode(task, 0, env, agent, injector, Label("s", 0, 0, "c")))
     assert len(chat.asked) == len(trajectory.steps) == 4
     assert all(step.injection and step.injection.item_ids == (IDS[3],) for step in trajectory.steps)
     for asked in chat.asked:

@@ -15,11 +15,11 @@ pytest.importorskip("openai", reason="needs the extra 'server'")
 from internalize.config.schema import EndpointConfig, RolloutConfig
 from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
 from internalize.experience.inject import Injector
-from internalize.inference.agent import ChatActor
+from internalize.inference.agent import ChatAgent
 from internalize.inference.client import Link, Refused, Usage
-from internalize.inference.renderer import PROTOCOLS
 from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ChatRequest, Message, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.local import rollout
@@ -47,11 +47,11 @@ def link_to(server: FaultyServer, **settings: Any) -> Link:
     return Link("e", EndpointConfig(base_url=server.base_url, model="m", **config), QUICK)
 
 
-def actor(chat: ServerChat) -> ChatActor:
-    return ChatActor(chat, PROTOCOLS["bracket"], RolloutConfig(max_steps=6), 4000, wave=chat.link.config.concurrency)
+def agent(chat: ServerChat) -> ChatAgent:
+    return ChatAgent(chat, TOOL_FORMATS["bracket"], RolloutConfig(max_steps=6), 4000, wave=chat.link.config.concurrency)
 
 
-def play(env: Toy, who: ChatActor, path: Path) -> list[Trajectory]:
+def play(env: Toy, who: ChatAgent, path: Path) -> list[Trajectory]:
     return asyncio.run(rollout(env.tasks("train"), env, who, Injector(), LABEL, path=path))
 
 
@@ -64,7 +64,7 @@ def test_faults_of_every_kind_lose_nothing_double_nothing_and_are_never_a_score(
     with FaultyServer(plays_well, share=0.75, seed=7, kinds=MIXED) as server:
         for _ in range(4):  # as a user would: again until it is done
             try:
-                found = play(env, actor(ServerChat(link_to(server, tries=14))), path)
+                found = play(env, agent(ServerChat(link_to(server, tries=14))), path)
                 break
             except Incomplete:
                 continue
@@ -83,10 +83,10 @@ def test_an_outage_is_resumed_without_paying_twice(tmp_path: Path) -> None:
     path, env = tmp_path / "a.jsonl", Toy(size=30)
     with FaultyServer(plays_well, share=0.9, kinds=("500", "dropped")) as server:
         with pytest.raises(Incomplete, match="episodes broke"):
-            play(env, actor(ServerChat(link_to(server, tries=2))), path)
+            play(env, agent(ServerChat(link_to(server, tries=2))), path)
         before = {t.id for t in read_jsonl(path, Trajectory) if t.failure is None}
         server.share, answered = 0.0, server.answered
-        found = play(env, actor(ServerChat(link_to(server))), path)
+        found = play(env, agent(ServerChat(link_to(server))), path)
         assert len(found) == 30
         assert all(t.score == 1.0 for t in found)
         assert server.answered - answered == 4 * (30 - len(before))
@@ -97,12 +97,12 @@ def test_a_spent_budget_stops_the_run_and_keeps_what_was_paid_for(tmp_path: Path
     with FaultyServer(plays_well) as server:
         link = link_to(server, max_tokens=3000, concurrency=4)
         with pytest.raises(Incomplete, match=r"endpoints\.e\.max_tokens of 3000 tokens is spent"):
-            play(env, actor(ServerChat(link)), path)
+            play(env, agent(ServerChat(link)), path)
         kept = read_jsonl(path, Trajectory)
         assert 0 < len(kept) < 40
         assert all(t.score == 1.0 for t in kept)
         assert 3000 <= link.usage.tokens < 3000 + 4 * 100  # those in flight when it was reached
-        assert len(play(env, actor(ServerChat(link_to(server))), path)) == 40
+        assert len(play(env, agent(ServerChat(link_to(server))), path)) == 40
         assert len(read_jsonl(path, Trajectory)) == 40
 
 
@@ -183,7 +183,7 @@ def test_a_prompt_that_is_too_long_ends_the_episode_and_not_the_run(tmp_path: Pa
         server._good = _always(400, words)  # type: ignore[method-assign]
         with pytest.raises(ContextError, match="too long for m"):
             complete(link_to(server))
-        found = play(Toy(size=3), actor(ServerChat(link_to(server))), tmp_path / "a.jsonl")
+        found = play(Toy(size=3), agent(ServerChat(link_to(server))), tmp_path / "a.jsonl")
     assert [(t.termination, t.score, t.failure) for t in found] == [("context_full", 0.0, None)] * 3
 
 
@@ -195,7 +195,7 @@ def test_the_key_is_in_no_record_message_repr_or_log(
     caplog.set_level(logging.DEBUG)
     with FaultyServer(plays_well, key=key, share=0.3, seed=3, kinds=NO_ANSWER) as server:
         link = link_to(server, key_env="E_KEY")
-        play(Toy(), actor(ServerChat(link)), tmp_path / "a.jsonl")
+        play(Toy(), agent(ServerChat(link)), tmp_path / "a.jsonl")
         monkeypatch.setenv("E_KEY", key[::-1])  # the server tells the wrong key back
         server.share = 0.0
         with pytest.raises(UserError, match="E_KEY") as raised:

@@ -14,11 +14,13 @@ from internalize.environments.leakage import Shown, alike
 from internalize.environments.tau2 import tasks as tau2_tasks
 from internalize.environments.validate import replay
 from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Action, Task
+from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.records import Task, ToolCall
+from tests.steps import act
 
 pytest.importorskip("inspect_evals", reason="the extra tau2 is not installed")
 
-from internalize.environments.tau2.env import SHORT_POLICY, Tau2, arguments_of
+from internalize.environments.tau2.env import SHORT_POLICY, Tau2
 from internalize.environments.tau2.telecom import DONE, TRANSFER, task_records
 
 
@@ -27,8 +29,8 @@ def env() -> Tau2:
     return Tau2("two_faults")
 
 
-def call(name: str, **arguments: object) -> Action:
-    return Action(name=name, argument=json.dumps(arguments))
+def call(name: str, **arguments: object) -> ToolCall:
+    return act(name, json.dumps(arguments))
 
 
 def with_faults(env: Tau2, *faults: str) -> Task:
@@ -117,7 +119,7 @@ def test_the_reward_is_for_the_state_not_for_the_reference_s_wording(env: Tau2) 
 def test_what_the_phone_says_changes_with_what_is_done(env: Tau2) -> None:
     episode = env.episode(with_faults(env, "airplane_mode_on"))
     assert "Airplane Mode: ON" in (episode.step(call("check_network_status")) or "")
-    assert "Airplane Mode is now OFF" in (episode.step(Action(name="toggle_airplane_mode", argument="")) or "")
+    assert "Airplane Mode is now OFF" in (episode.step(act("toggle_airplane_mode", "")) or "")
     assert "Airplane Mode: OFF" in (episode.step(call("check_network_status")) or "")
     assert episode.score() == 1.0
     assert episode.step(call(DONE)) is None
@@ -137,7 +139,7 @@ def test_a_wrong_call_is_answered_and_changes_nothing(env: Tau2) -> None:
         call("refuel_data", customer_id="C1001", line_id="L1002", gb_amount="plenty"),
         call("refuel_data", customer_id="C1001", line_id="L1002", gb_amount=10**400),
         call("get_bills_for_customer", customer_id="C1001", limit=float("inf")),
-        Action(name="enable_roaming", argument="C1001, L1002"),
+        act("enable_roaming", "C1001, L1002"),
         call("get_details_by_id", id=""),
     ):
         assert (episode.step(action) or "").startswith("Error: ")
@@ -145,10 +147,9 @@ def test_a_wrong_call_is_answered_and_changes_nothing(env: Tau2) -> None:
 
 
 def test_arguments_of_one_value_may_come_bare(env: Tau2) -> None:
-    tool = next(t for t in env.tools if t.name == "check_app_permissions")
     wanted = {"app_name": "messaging"}
-    assert arguments_of(Action(name=tool.name, argument="messaging"), tool) == wanted
-    assert arguments_of(call(tool.name, **wanted), tool) == wanted
+    turn = TOOL_FORMATS["bracket"].parse("check_app_permissions[messaging]", env.tools)
+    assert [call.values for call in turn.tool_calls] == [wanted]
 
 
 def test_the_same_actions_give_the_same_observations() -> None:

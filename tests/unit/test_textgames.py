@@ -21,7 +21,7 @@ from internalize.environments.text_games.episode import (
 from internalize.environments.text_games.reference_cache import GoldStore
 from internalize.environments.text_games.textworld_express import in_lines
 from internalize.errors import InfrastructureError
-from internalize.records import Action
+from internalize.records import ToolCall
 
 POSSIBLE = ("look around", "open door to kitchen", "open fridge", "take coin", "take key")
 
@@ -49,8 +49,8 @@ class FakeGame:
         self.closed += 1
 
 
-def act(command: str) -> Action:
-    return Action(name="act", argument=command)
+def act(command: str) -> ToolCall:
+    return act("act", command)
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_possible_commands_are_fetched_only_when_they_are_needed(episode: TextEp
     assert game.asked == 0
     assert episode.step(act("open the door")) == "You open the door.\nPossible: open door to kitchen, open fridge"
     assert episode.step(act("flee")) == "You flee."
-    assert episode.step(Action(name="actions", argument="take")) == "Possible: take coin, take key"
+    assert episode.step(act("actions", "take")) == "Possible: take coin, take key"
     assert game.asked == 3
 
 
 def test_only_the_two_tools_do_anything(episode: TextEpisode) -> None:
-    assert episode.step(Action(name="take", argument="coin")) == "Unknown action."
+    assert episode.step(act("take", "coin")) == "Unknown action."
     assert episode.score() == 0.0
 
 
@@ -183,6 +183,6 @@ def test_a_walk_sees_every_room_and_ends_where_it_began() -> None:
 
 
 def test_a_reference_with_looks_shows_each_place_and_does_not_end() -> None:
-    path = [Action(name="act", argument=a) for a in ("go to kitchen", "take coin")]
+    path = [act("act", a) for a in ("go to kitchen", "take coin")]
     looked = [action.argument for action in with_looks(path)]
     assert looked == ["look around", "go to kitchen", "look around"]

@@ -10,7 +10,8 @@ from internalize.evaluation.stats import Interval, difference_of_means
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.rules import Rule, phrase
 from internalize.experience.utility import Utility, retire, retired_ids, utilities, without_retired
-from internalize.records import Action, Experience, Injection, Message, PoolEdit, Step, Trajectory
+from internalize.records import Experience, Injection, Message, PoolEdit, Trajectory
+from tests.steps import act, step
 
 NOTE = Experience.new("Look twice.", "principle", "self")
 RULE = Experience.new(phrase(Rule("observation", "Alias of", "", "visit", "Alias of")), "principle", "contrast")
@@ -21,8 +22,8 @@ def episode(
 ) -> Trajectory:
     hint = Injection(item_ids=tuple(i.id for i in shown), text="t", served_by="lexical") if shown else None
     steps = (
-        Step(action_text="search[x]", action=Action(name="search", argument="x"), observation=seen),
-        Step(action_text="answer[x]", action=Action(name="answer", argument="x"), injection=hint),
+        step(text="search[x]", call=act("search", "x"), seen=seen),
+        step(text="answer[x]", call=act("answer", "x"), injection=hint),
     )
     given: dict[str, Any] = {"checkpoint": "c", "pattern": "stepwise" if shown else "none", **change}
     return Trajectory(

@@ -6,7 +6,8 @@ import pytest
 
 from internalize.environments.validate import Row, replay, validate
 from internalize.errors import InfrastructureError, TaskError, UserError
-from internalize.records import Action, Claim, Message, Task
+from internalize.records import Claim, Message, Task, ToolCall
+from tests.steps import act
 from tests.toy import Toy, ToyEpisode
 
 SPLITS = ("train", "dev", "test")
@@ -15,9 +16,9 @@ SPLITS = ("train", "dev", "test")
 class WrongReference(Toy):
     """One task whose reference solution gives another answer."""
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         look, answer = super().solve(task)
-        return (look, Action(name="answer", argument="99")) if task.id == self.wrong else (look, answer)
+        return (look, act("answer", "99")) if task.id == self.wrong else (look, answer)
 
     @property
     def wrong(self) -> str:
@@ -41,8 +42,8 @@ class Leaky(Toy):
             for n in range(8)
         )
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
-        return (Action(name="answer", argument=str(task.answer)),)
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
+        return (act("answer", str(task.answer)),)
 
     def episode(self, task: Task) -> ToyEpisode:
         return Endless(task, breaks=False)
@@ -53,7 +54,7 @@ class Endless(ToyEpisode):
 
     closed = False
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         self.answer = None if self.answer else super().step(action) or self.answer
         return None
 
@@ -72,7 +73,7 @@ class Free(Toy):
             episode.answer = task.answer
         return episode
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         return () if task.split == "dev" else super().solve(task)
 
 
@@ -91,7 +92,7 @@ class Seeded(Toy):
         super().__init__()
         self.worlds, self.wandering = worlds, itertools.count()
         if not looks:
-            self.solve = lambda task: (Action(name="answer", argument=self.world(task)),)  # type: ignore[method-assign]
+            self.solve = lambda task: (act("answer", self.world(task)),)  # type: ignore[method-assign]
 
     def world(self, task: Task) -> str:
         return str(int(str(task.state["seed"])) % self.worlds)
@@ -105,9 +106,9 @@ class Seeded(Toy):
         known = task.model_copy(update={"question": question, "answer": self.world(task)})
         return Silent(known, breaks=False)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
-        wandered = Action(name="look", argument=f"corner {next(self.wandering)}")
-        return (wandered, *(Action(name=n, argument=self.world(task)) for n in ("look", "answer")))
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
+        wandered = act("look", f"corner {next(self.wandering)}")
+        return (wandered, *(act(n, self.world(task)) for n in ("look", "answer")))
 
 
 class Silent(ToyEpisode):
@@ -123,7 +124,7 @@ class Growing(Toy):
 
 
 class Replaced(ToyEpisode):
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         if self.over and action is not None and action.name == "look":
             raise InfrastructureError("over")
         self.over = False
@@ -133,7 +134,7 @@ class Replaced(ToyEpisode):
 class Raising(Toy):
     """One solve, one episode, one prompt goes wrong."""
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         if task == self.tasks("dev")[0]:
             raise ValueError("no such box\nat all")
         return super().solve(task)
@@ -212,7 +213,7 @@ def test_a_task_without_a_reference_is_counted_as_such() -> None:
 def test_an_answer_left_to_a_judge_is_proved_by_the_reference_itself() -> None:
     assert texts(Free())["test"].text.startswith("test: reference 12/12")
     env, task = Free(), Free().tasks("test")[3]
-    assert replay(env, task, (Action(name="answer", argument="no"),)) == 0.0
+    assert replay(env, task, (act("answer", "no"),)) == 0.0
 
 
 def test_what_broke_is_said() -> None:

@@ -21,9 +21,10 @@ from internalize.environments.web.pages import passages, pick, read_html, tokens
 from internalize.environments.web.questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.inference.retries import Retries
-from internalize.records import Action, ChatRequest, Claim, Reply
+from internalize.records import ChatRequest, Claim, Reply, ToolCall
 from tests.faulty_server import FaultyServer
 from tests.site import Site
+from tests.steps import act
 
 pytest.importorskip("httpx", reason="needs the extra 'web'")
 
@@ -57,16 +58,16 @@ def web(site: Site, tmp_path: Path) -> Iterator[Web]:
     env.close()
 
 
-def visit(url: str, goal: str = "") -> Action:
-    return Action(name="visit", argument=json.dumps({"url": url, "goal": goal} if goal else {"url": url}))
+def visit(url: str, goal: str = "") -> ToolCall:
+    return act("visit", json.dumps({"url": url, "goal": goal} if goal else {"url": url}))
 
 
-def search(query: str) -> Action:
-    return Action(name="search", argument=query)
+def search(query: str) -> ToolCall:
+    return act("search", query)
 
 
-def answer(text: str) -> Action:
-    return Action(name="answer", argument=text)
+def answer(text: str) -> ToolCall:
+    return act("answer", text)
 
 
 def start(env: Web) -> WebEpisode:
@@ -88,7 +89,7 @@ def test_search_follow_links_answer(web: Web, site: Site) -> None:
     assert episode.step(visit(link, "pressure")) == (
         f"P7\nThe pressure of pump seven is 4 bar.\nhome\nLinks:\nhome: {site.address}/"
     )
-    assert episode.step(Action(name="python", argument='{"code": "print(4)"}')) == "4"
+    assert episode.step(act("python", '{"code": "print(4)"}')) == "4"
     assert episode.step(None) == "Unknown action."
     assert episode.score() == 0.0
     assert episode.claim() is None

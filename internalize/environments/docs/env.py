@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from internalize.errors import DataError, InfrastructureError, TaskError
-from internalize.records import Action, Message, Task, ToolSpec
+from internalize.records import Message, Task, ToolCall, ToolSpec
 from internalize.runs.files import read_numbered
 
 from .corpus import Page, folder_pages, package_pages
@@ -72,7 +72,7 @@ class DocsEpisode:
         """The system message and the question."""
         return (Message(role="system", content=SYSTEM), Message(role="user", content=self._task.question))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         """Observation, or None after `answer`."""
         if self._over:
             raise InfrastructureError("docs: the episode is over; episodes are single-use")
@@ -162,16 +162,16 @@ class Docs:
         """A fresh episode over the pages of the task's split."""
         return DocsEpisode(task, self._pages(task.split), self._search(task.split))
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The reference solution: search what the question names, walk the pages, answer."""
         found = self._search(task.split)
-        actions: list[Action] = []
+        actions: list[ToolCall] = []
         for subject, *names in legs(task):
-            actions.append(Action(name="search", argument=subject))
+            actions.append(ToolCall.of("search", words=subject))
             if names and names[0] not in found(subject) and names[0] != subject:
-                actions.append(Action(name="search", argument=names[0]))
-            actions += [Action(name="visit", argument=name) for name in names]
-        return (*actions, Action(name="answer", argument=task.answer or ""))
+                actions.append(ToolCall.of("search", words=names[0]))
+            actions += [ToolCall.of("visit", page=name) for name in names]
+        return (*actions, ToolCall.of("answer", value=task.answer or ""))
 
 
 def legs(task: Task) -> list[list[str]]:

@@ -8,7 +8,6 @@ change: an answer that cannot be compared leaves the episode unscored; nothing i
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -18,7 +17,7 @@ from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, SP
 from internalize.errors import InfrastructureError, TaskError
 from internalize.judge.maths import MathJudge
 from internalize.judge.notation import boxed
-from internalize.records import Action, Claim, Message, Task, ToolSpec
+from internalize.records import Claim, Message, Task, ToolCall, ToolSpec
 
 from .problems import FAMILIES, share
 
@@ -38,7 +37,7 @@ class MathsEpisode:
         """The system message and the problem."""
         return (Message(role="system", content=SYSTEM), Message(role="user", content=self._task.question))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         """What the program printed, or None after `answer`."""
         if self._answer is not None:
             raise InfrastructureError("maths: the episode is over; episodes are single-use")
@@ -116,13 +115,13 @@ class Maths:
         """A fresh episode."""
         return MathsEpisode(task, self._tool, self._judge)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """Run the program of a generated problem and answer."""
         if task.answer is None:
             return ()
         program = task.state.get("program")
-        run = (Action(name="python", argument=json.dumps({"code": program})),) if program else ()
-        return (*run, Action(name="answer", argument=task.answer))
+        run = (ToolCall.of("python", code=program),) if program else ()
+        return (*run, ToolCall.of("answer", value=task.answer))
 
     def close(self) -> None:
         """End the process that compares answers."""

@@ -28,12 +28,12 @@ from internalize.errors import DataError, InfrastructureError, TaskError, UserEr
 from internalize.inference import tool_schema
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
-from internalize.records import Action, Claim, Message, Task, ToolSpec
+from internalize.records import Claim, Message, Task, ToolCall, ToolSpec
 from internalize.runs.store import first_problem
 
 from .session import Server, Session
 
-Steps = tuple[tuple[Action, str], ...]  # the calls of an episode and what came back
+Steps = tuple[tuple[ToolCall, str], ...]  # the calls of an episode and what came back
 Verifier = Callable[[Task, str, Steps], float | None]
 _LOG = logging.getLogger(__name__)
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
@@ -69,14 +69,14 @@ class McpEpisode:
         self._task, self._env = task, env
         self._session: Session | None = None
         self._answer: str | None = None
-        self._steps: list[tuple[Action, str]] = []
+        self._steps: list[tuple[ToolCall, str]] = []
 
     def prompt(self) -> tuple[Message, ...]:
         """The system message and the question."""
         system = Message(role="system", content=self._env.options.system)
         return (system, Message(role="user", content=self._task.question))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         """What the tool answers, or None after `answer`."""
         if self._answer is not None:
             raise InfrastructureError("mcp: the episode is over; episodes are single-use")
@@ -86,7 +86,7 @@ class McpEpisode:
             self._answer = action.argument
             return None
         self._session = self._session or self._env.session()
-        said = self._session.call(action.name, json.loads(action.argument)) or "(nothing)"
+        said = self._session.call(action.name, action.values) or "(nothing)"
         if len(said) > (most := self._env.options.characters):
             said = f"{said[:most]}\n(cut: {len(said)} characters)"
         self._steps.append((action, said))
@@ -184,14 +184,14 @@ class Mcp:
         """A fresh episode."""
         return McpEpisode(task, self)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The calls that the row of the task lists, and its answer; empty if it lists none."""
         calls = task.state.get("solve")
         if not isinstance(calls, list):
             return ()
         made = [call for call in calls if isinstance(call, dict)]
-        actions = [Action(name=str(c["tool"]), argument=json.dumps(c.get("arguments", {}))) for c in made]
-        return (*actions, Action(name=_ANSWER.name, argument=task.answer or ""))
+        actions = [ToolCall(name=str(c["tool"]), arguments=json.dumps(c.get("arguments", {}))) for c in made]
+        return (*actions, ToolCall.of(_ANSWER.name, answer=task.answer or ""))
 
     def close(self) -> None:
         """End every session."""

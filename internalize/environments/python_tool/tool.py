@@ -8,7 +8,6 @@ an observation; a tool that cannot start is an InfrastructureError. Nothing is k
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from internalize.errors import InfrastructureError, TaskError, UserError
-from internalize.records import Action, ToolSpec
+from internalize.records import ToolCall, ToolSpec
 
 from . import child
 from .sandbox import SANDBOXES, Choice, Limits, Sandbox, Unsafe
@@ -48,9 +47,9 @@ for attempt in (lambda: open({outside!r}), socket.socket, os.fork):
 """
 
 
-def code_of(action: Action) -> str:
-    """The program in an action of the tool `python`."""
-    return str(json.loads(action.argument)["code"])
+def code_of(call: ToolCall) -> str:
+    """The program in a call of the tool `python`."""
+    return str(call.values["code"])
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ What must not change: set-up and assertion methods are no tools; an observation 
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Action, Message, Task, ToolSpec
+from internalize.records import Message, Task, ToolCall, ToolSpec
 
 from . import tasks as tau2_tasks
 from .tasks import SplitBy, Subset
@@ -67,7 +66,7 @@ class Tau2Episode:
         system = SHORT_POLICY if self._env.policy == "short" else policy_text(self._env.policy)
         return (Message(role="system", content=system), Message(role="user", content=self._record["ticket"]))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         """What the tool says, cut to the environment's longest; None after `done` or the hand-over."""
         if self._over:
             raise InfrastructureError("tau2: the episode is over; episodes are single-use")
@@ -141,29 +140,24 @@ class Tau2:
         """A fresh phone and operator."""
         return Tau2Episode(task, self)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The benchmark's own repairs, without any diagnosis, then `done` unless they end with the hand-over."""
         gold = task_records()[str(task.state["tau2_id"])]["evaluation_criteria"]["actions"] or []
-        actions = [Action(name=a["name"], argument=json.dumps(a["arguments"])) for a in gold]
-        return tuple(
-            actions if actions and actions[-1].name == TRANSFER else [*actions, Action(name=DONE, argument="{}")]
-        )
+        actions = [ToolCall.of(a["name"], **a["arguments"]) for a in gold]
+        return tuple(actions if actions and actions[-1].name == TRANSFER else [*actions, ToolCall.of(DONE)])
 
-    def looks(self, task: Task) -> tuple[Action, ...]:
+    def looks(self, task: Task) -> tuple[ToolCall, ...]:
         """What tells a ticket from others: everything that can be looked at, then the repairs."""
         known = {tool.name for tool in self.tools}
-        looked = [Action(name=name, argument=json.dumps(given)) for name, given in _LOOKS if name in known]
+        looked = [ToolCall.of(name, **given) for name, given in _LOOKS if name in known]
         return (*looked, *self.solve(task))
 
 
-def arguments_of(action: Action, tool: ToolSpec) -> dict[str, Any] | str:
-    """The arguments of a call (a JSON object, nothing, or the bare value of the only one), or what is wrong with it."""
+def arguments_of(action: ToolCall, tool: ToolSpec) -> dict[str, Any] | str:
+    """The arguments of a call, or what is wrong with them."""
     schema = tool.parameters or {}
-    known, text = schema.get("properties"), action.argument.strip()
+    known, held = schema.get("properties"), action.values
     names = list(known) if isinstance(known, dict) else []
-    held = _json(text) if text else {}
-    if not isinstance(held, dict):
-        held = {names[0]: text} if len(names) == 1 else {}
     required = schema.get("required")
     missing = [name for name in (required if isinstance(required, list) else []) if name not in held]
     unknown = [name for name in held if name not in names]
@@ -171,13 +165,6 @@ def arguments_of(action: Action, tool: ToolSpec) -> dict[str, Any] | str:
         what = f"missing {missing[0]}" if missing else f"unknown {unknown[0]}"
         return f"Error: {action.name} takes {', '.join(names) or 'no arguments'} ({what})."
     return held
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _cut(text: str, longest: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Action, Message, ToolSpec
+from internalize.records import Message, ToolCall, ToolSpec
 
 ACT, ACTIONS = "act", "actions"
 TOOLS = (
@@ -26,9 +26,9 @@ LISTED = 30  # commands that `actions` lists at most
 _WORD = re.compile(r"[a-z0-9]+")
 
 
-def with_looks(path: Sequence[Action]) -> tuple[Action, ...]:
+def with_looks(path: Sequence[ToolCall]) -> tuple[ToolCall, ...]:
     """The commands of a reference but the last, each with a look at what is there then."""
-    look = Action(name=ACT, argument="look around")
+    look = ToolCall.of(ACT, command="look around")
     return (look, *(one for action in path[:-1] for one in (action, look)))
 
 
@@ -119,7 +119,7 @@ class TextEpisode:
         text = f"{cut(self._task, self._longest)}\n{cut(self._first, self._longest)}"
         return (Message(role="system", content=SYSTEM), Message(role="user", content=text))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         """What the game says, or None when it is won or lost."""
         if self._over:
             raise InfrastructureError(f"{self._name}: the episode is over; episodes are single-use")

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Action, Task, ToolSpec
+from internalize.records import Task, ToolCall, ToolSpec
 
 from .episode import ACT, LONGEST, TOOLS, Answer, TextEpisode, check_limits, with_looks
 from .jvm import TIMEOUT, Held, Jvm, jar_of
@@ -124,13 +124,13 @@ class ScienceWorld:
         """A fresh world. Raises InfrastructureError if no machine can be had."""
         return TextEpisode(self.name, _World(self, task), self._longest)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The package's own solution, up to the command that wins."""
         store = GoldStore(self.name, [str(task.state["kind"]), str(task.state["setting"])])
         commands = store.get(str(task.state["number"]), lambda: self._gold(task))
-        return tuple(Action(name=ACT, argument=command) for command in commands)
+        return tuple(ToolCall.of(ACT, command=command) for command in commands)
 
-    def looks(self, task: Task) -> tuple[Action, ...]:
+    def looks(self, task: Task) -> tuple[ToolCall, ...]:
         """What tells the world of a task from others: the reference, with a look around after each command."""
         return with_looks(self.solve(task))
 

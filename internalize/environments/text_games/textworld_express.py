@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Action, Task, ToolSpec
+from internalize.records import Task, ToolCall, ToolSpec
 
 from .episode import ACT, LONGEST, TOOLS, Answer, TextEpisode, check_limits, walked
 from .jvm import TIMEOUT, Held, Jvm, jar_of
@@ -111,14 +111,14 @@ class TextWorldExpress:
         """A fresh game. Raises InfrastructureError if no machine can be had."""
         return TextEpisode(self.name, _Game(self, task), self._longest)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The package's own solution, up to the command that wins."""
         game, setting = str(task.state["game"]), str(task.state["setting"])
         name = f"{game} {task.state['seed']}"
         commands = GoldStore(self.name, [game, setting]).get(name, lambda: self._gold(task))
-        return tuple(Action(name=ACT, argument=command) for command in commands)
+        return tuple(ToolCall.of(ACT, command=command) for command in commands)
 
-    def looks(self, task: Task) -> tuple[Action, ...]:
+    def looks(self, task: Task) -> tuple[ToolCall, ...]:
         """What tells the world of a task from others: a walk through every room and back, then the reference."""
         game = _Game(self, task)
         try:
@@ -126,7 +126,7 @@ class TextWorldExpress:
             walk = walked(game)
         finally:
             game.close()
-        return (*(Action(name=ACT, argument=command) for command in walk), *self.solve(task))
+        return (*(ToolCall.of(ACT, command=command) for command in walk), *self.solve(task))
 
     def _gold(self, task: Task) -> list[str]:
         game = _Game(self, task, gold=True)

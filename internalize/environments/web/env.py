@@ -9,7 +9,6 @@ leaves the episode unscored; the limits of an episode are told, never enforced b
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from internalize.inference.server import ServerChat
 from internalize.inference.structured import CleanedChat, fenced
 from internalize.interfaces import ChatModel
 from internalize.judge.match import same
-from internalize.records import Action, ChatRequest, Claim, Message, Task, ToolSpec
+from internalize.records import ChatRequest, Claim, Message, Task, ToolCall, ToolSpec
 from internalize.runs.store import first_problem
 
 from .pages import Page, pick, tokens_of
@@ -88,7 +87,7 @@ class WebEpisode:
         """The system message and the question."""
         return (Message(role="system", content=SYSTEM), Message(role="user", content=self._task.question))
 
-    def step(self, action: Action | None) -> str | None:
+    def step(self, action: ToolCall | None) -> str | None:
         """The observation, or None after `answer`. Past the limits only an answer is taken."""
         if self._answer is not None:
             raise InfrastructureError("web: the episode is over; episodes are single-use")
@@ -106,12 +105,12 @@ class WebEpisode:
         world, minutes = self._world, (time.monotonic() - self._began) / 60
         return self._calls >= world.calls or self._seen >= world.tokens or minutes >= world.minutes
 
-    def _use(self, action: Action) -> str:
+    def _use(self, action: ToolCall) -> str:
         if action.name == "python" and self._world.python:
             return self._world.python.run(code_of(action))
         if action.name == "search":
             return self._found(whole(action.argument))
-        wanted = json.loads(action.argument)
+        wanted = action.values
         try:
             page = self._world.reader.read(str(wanted["url"]).strip())
         except Unreadable as error:
@@ -242,13 +241,13 @@ class Web:
         """A fresh episode."""
         return WebEpisode(task, self.world)
 
-    def solve(self, task: Task) -> tuple[Action, ...]:
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """Visit the pages that a row of a local folder names, and answer; nothing is known of the live web."""
         pages = task.state.get("pages")
         if not self._local or not isinstance(pages, list):
             return ()
-        visits = [Action(name="visit", argument=json.dumps({"url": page}, ensure_ascii=False)) for page in pages]
-        return (*visits, Action(name="answer", argument=task.answer or ""))
+        visits = [ToolCall.of("visit", url=page) for page in pages]
+        return (*visits, ToolCall.of("answer", answer=task.answer or ""))
 
     def close(self) -> None:
         """End connections and what still runs."""

@@ -37,11 +37,10 @@ from internalize.experience.rules import (
     follows,
     matches,
     phrase,
-    plain,
 )
-from internalize.experience.rules import situations as situations_of
+from internalize.experience.rules import decisions as decisions_of
 from internalize.experience.rules import sources as sources_of
-from internalize.records import Action, Experience, PoolEdit, Trajectory
+from internalize.records import Experience, PoolEdit, ToolCall, Trajectory
 
 COMMON = 0.08  # share of tasks in which a word has to occur to be one of the environment's own
 MOST_WORDS = 4  # of a cue
@@ -65,7 +64,7 @@ class Decision(NamedTuple):
     """One decision of a scored episode."""
 
     situation: Situation
-    action: Action
+    call: ToolCall
     score: float
     trajectory: str
     task: str
@@ -127,9 +126,9 @@ def _rules(scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractCo
 
 
 def _decisions(trajectory: Trajectory) -> Iterator[Decision]:
-    for situation, step in zip(situations_of(trajectory), trajectory.steps, strict=True):
-        if step.action is not None:
-            yield Decision(situation, step.action, float(trajectory.score or 0.0), trajectory.id, trajectory.task_id)
+    for situation, call in decisions_of(trajectory):
+        if call is not None:
+            yield Decision(situation, call, float(trajectory.score or 0.0), trajectory.id, trajectory.task_id)
 
 
 def _candidates(decisions: Sequence[Decision], support: int) -> list[Rule]:
@@ -139,14 +138,14 @@ def _candidates(decisions: Sequence[Decision], support: int) -> list[Rule]:
     shared = _shared_calls(decisions)
     counts: Counter[Rule] = Counter()
     for decision in decisions:
-        situation, verb = decision.situation, decision.action.name
+        situation, verb = decision.situation, decision.call.name
         present = [label for label in labels if follows(situation.observation or "", label) is not None]
         places = [("observation", c) for c in present] + [("question", c) for c in cues if c in situation.question]
         if situation.observation is None:
             places = [(START, "")]
         states = dict.fromkeys(["", asked_state(situation)])
-        found = sources_of(situation, decision.action, present)
-        if (call := (verb, plain(decision.action.argument))) in shared:
+        found = sources_of(situation, decision.call, present)
+        if (call := decision.call.key) in shared:
             found.append(f"{EXACTLY}{call[1]}")
         rules = (Rule(p, c, s, verb, f) for (p, c), s, f in itertools.product(places, states, found))
         counts.update(rule for rule in rules if _can_be_followed(rule))
@@ -164,7 +163,7 @@ def _shared_calls(decisions: Sequence[Decision]) -> set[tuple[str, str]]:
     """Calls whose argument, if any, belongs to the environment and not to a task: many tasks make them."""
     tasks: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for decision in decisions:
-        tasks[decision.action.name, plain(decision.action.argument)].add(decision.task)
+        tasks[decision.call.key].add(decision.task)
     everyone = len({decision.task for decision in decisions})
     variety = Counter(name for (name, _), made in tasks.items() if len(made) > 1)
     most, least = MOST * everyone, max(2, COMMON * everyone)
@@ -217,7 +216,7 @@ def _common(texts: Iterable[tuple[str, Sequence[str]]]) -> set[str]:
 
 def _try(rule: Rule, decisions: Sequence[Decision]) -> Tried:
     applicable = [i for i, d in enumerate(decisions) if applies(rule, d.situation)]
-    followed = [i for i in applicable if matches(rule, decisions[i].situation, decisions[i].action)]
+    followed = [i for i in applicable if matches(rule, decisions[i].situation, decisions[i].call)]
     ignored = [i for i in applicable if i not in set(followed)]
     lift = _rate(followed, decisions) - _rate(ignored, decisions)
     return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, decisions))
@@ -285,8 +284,9 @@ def _instances(
     return edits
 
 
-def _parting(won: Trajectory, lost: Trajectory) -> tuple[Situation, Action] | None:
-    for situation, step, other in zip(situations_of(won), won.steps, lost.steps, strict=False):
-        if step.action != other.action:
-            return (situation, step.action) if step.action else None
+def _parting(won: Trajectory, lost: Trajectory) -> tuple[Situation, ToolCall] | None:
+    """The first decision at which the success did something else than the failure."""
+    for (situation, call), (_, other) in zip(decisions_of(won), decisions_of(lost), strict=False):
+        if (call and call.key) != (other and other.key):
+            return (situation, call) if call else None
     return None

@@ -128,7 +128,7 @@ class Screen:
         speaks: dict[str, bool] = {}  # observations come again and again: each is looked at once
         spoken_to: set[str] = set()
         for trajectory in trajectories:
-            for seen in (step.observation for step in trajectory.steps if step.observation):
+            for seen in (result.text for step in trajectory.steps for result in step.results):
                 if seen not in speaks:
                     speaks[seen] = bool(addresses_model(seen))
                     orders.update(run for order in _orders(seen) for run in _runs(order))

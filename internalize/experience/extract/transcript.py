@@ -55,7 +55,7 @@ def transcript(trajectory: Trajectory, limit: int) -> str:
 
 
 def _parts(step: Step) -> tuple[str, str]:
-    return step.action_text, step.observation or ""
+    return step.text, step.observation or ""
 
 
 def _block(number: int, step: Step, each: int) -> str:

@@ -101,7 +101,7 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
 
 def _line(message: Message) -> str:
     calls = "".join(f" {call.name}({call.arguments})" for call in message.tool_calls)
-    return f"{message.role}: {message.content}{calls}"
+    return f"{message.role}: {message.text}{calls}"
 
 
 @cache
