@@ -1,17 +1,14 @@
-"""The folder for things that are built once and may be thrown away: converted models, inspected pages.
-
-Left out: what lies in it. What must not change: what is built appears whole or not at all, and of several
-processes that want the same thing one builds it.
-"""
+"""The folder for things that are built once and may be thrown away: converted models, inspected pages."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from .locks import waiting_lock
 
 _LOCK, _UNFINISHED = ".building.lock", "unfinished-"
 
@@ -23,16 +20,15 @@ def cache_folder() -> Path:
 
 
 def built(target: Path, build: Callable[[Path], None]) -> Path:
-    """The folder `target` as `build(folder)` filled it, now or earlier.
+    """The folder `target` as `build(folder)` filled it, now or earlier: whole, or not there at all.
 
-    One process builds at a time; the others wait. So what an earlier one left unfinished is nobody's, and goes.
+    One process builds at a time and the others wait, so what lies there unfinished belongs to nobody and is removed.
     Raises OSError if the cache cannot be written.
     """
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / _LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with waiting_lock(target.parent / _LOCK):
         for leftover in target.parent.glob(f"{_UNFINISHED}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         if not target.exists():  # whoever had the lock before may have built it

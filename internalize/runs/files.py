@@ -7,18 +7,19 @@ cuts off, and `write_atomic` leaves the old file or the new one.
 from __future__ import annotations
 
 import codecs
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
 from internalize.errors import DataError, UserError
 
+from .locks import waiting_lock
 from .version_1 import MARK, upgraded
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
@@ -76,10 +77,9 @@ def append_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Keep other processes that open it this way from a file of records, made if need be and without a torn line."""
-    is_new = not path.exists()
-    with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if is_new:
+    with waiting_lock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            path.touch()
             sync_folder(path.parent)
         recover(path)
         yield
@@ -111,9 +111,9 @@ def recover(path: Path) -> int:
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # pids are equal in containers that share a disk
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -9,8 +9,6 @@ A stage's mark must be written after its records. Needs POSIX (`flock`). The fun
 
 from __future__ import annotations
 
-import fcntl
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from filelock import BaseFileLock, Timeout
 from pydantic import JsonValue, ValidationError
 
 from internalize.errors import Busy, ConfigError, DataError, UserError
@@ -37,6 +36,7 @@ from .files import (
     write_json,
     write_jsonl,
 )
+from .locks import lasting_lock
 from .memory import peak_device_memory, peak_memory
 from .version_1 import mark_of
 
@@ -130,7 +130,7 @@ def read_marks(path: Path) -> list[StageMark]:
 class RunStore:
     """An open run directory, held by this process alone until `close`. Build it with `create` or `open`."""
 
-    def __init__(self, path: Path, info: RunInfo, lock: int) -> None:
+    def __init__(self, path: Path, info: RunInfo, lock: BaseFileLock) -> None:
         self.path = path
         self.info = info
         self._lock = lock
@@ -151,7 +151,7 @@ class RunStore:
             write_json(path / RUN, info)
             return cls(path, info, lock)
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     @classmethod
@@ -173,7 +173,7 @@ class RunStore:
             _clean_up(path)
             return cls(path, info, lock)
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     def iteration(self, k: int) -> Path:
@@ -198,9 +198,7 @@ class RunStore:
 
     def close(self) -> None:
         """Let another process have the directory."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
     def __enter__(self) -> RunStore:
         return self
@@ -230,18 +228,15 @@ def _make_folder(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _take_lock(path: Path) -> int:
-    handle = -1
+def _take_lock(path: Path) -> BaseFileLock:
+    lock = lasting_lock(path / LOCK)
     try:
-        handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.acquire()
+    except Timeout as error:
+        raise Busy(f"{path}: another process is working in this run directory") from error
     except OSError as error:
-        if handle >= 0:
-            os.close(handle)
-        if isinstance(error, BlockingIOError):
-            raise Busy(f"{path}: another process is working in this run directory") from error
         raise UserError(f"{path}: cannot be locked ({error.strerror})") from error
-    return handle
+    return lock
 
 
 def _contents(path: Path) -> Sequence[str]:

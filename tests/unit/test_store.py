@@ -1,19 +1,24 @@
+import errno
 import json
 import math
+import os
+import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from internalize.config.schema import Config, load_config
-from internalize.errors import ConfigError, DataError, UserError
+from internalize.errors import Busy, ConfigError, DataError, UserError
 from internalize.records import EvalResult, Record, Stage
 from internalize.runs import names
 from internalize.runs.files import read_numbered
 from internalize.runs.store import (
     RunStore,
     append_jsonl,
+    exclusive,
     read_jsonl,
     read_marks,
     read_run,
@@ -251,3 +256,70 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
             RunStore.open(tmp_path, None)
         store.close()
         assert elsewhere() == "opened\n"
+
+
+def test_a_lock_goes_with_its_holder_however_it_dies(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, Config()).close()
+    code = (
+        "import sys, pathlib, time; from internalize.runs.store import RunStore\n"
+        "store = RunStore.open(pathlib.Path(sys.argv[1]), None); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    with holder, holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(Busy, match=re.escape(str(tmp_path))):
+            RunStore.open(tmp_path, None)
+        holder.kill()
+    RunStore.open(tmp_path, None).close()
+
+
+def test_of_several_threads_one_has_the_directory_and_another_may_close_it(tmp_path: Path) -> None:
+    RunStore.create(tmp_path, Config()).close()
+
+    def opened(_: int) -> RunStore | None:
+        try:
+            return RunStore.open(tmp_path, None)
+        except Busy:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        (store,) = [found for found in pool.map(opened, range(32)) if found]
+        pool.submit(store.close).result()
+    RunStore.open(tmp_path, None).close()
+
+
+def test_writers_with_the_same_pid_do_not_take_each_others_temporary_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    path = tmp_path / "pool.json"
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda n: write_atomic(path, f"{n}" * 10_000), range(100, 200)))
+    assert path.read_text() in {f"{n}" * 10_000 for n in range(100, 200)}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pool.json"]
+
+
+def test_an_exclusive_file_is_one_threads_at_a_time(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "replies.jsonl", [0], [0]
+
+    def add(number: int) -> None:
+        with exclusive(path):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            append_jsonl(path, marks(str(number)))
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(12)))
+    assert most == [1]
+    assert len(read_jsonl(path, Note)) == 12
+
+
+def test_a_folder_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with pytest.raises(UserError, match="cannot be locked"):
+        RunStore.create(tmp_path, Config())

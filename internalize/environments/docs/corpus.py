@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from internalize.errors import TaskError
 from internalize.records import Record
 from internalize.runs.cache import cache_folder
+from internalize.runs.store import write_atomic
 
 from . import python_api as inspection
 
@@ -55,9 +55,7 @@ def package_pages(packages: Sequence[str]) -> dict[str, Page]:
             cause = (done.stderr.strip().splitlines() or ["they have no public names"])[-1]
             raise TaskError(f"docs: no documentation could be built for {', '.join(packages)} ({cause})")
         cache.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = cache.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(done.stdout, encoding="utf-8")
-        unfinished.replace(cache)
+        write_atomic(cache, done.stdout)
     rows = [json.loads(line) for line in cache.read_text(encoding="utf-8").splitlines()]
     names = {row["name"] for row in rows}
     return {row["name"]: _page(row, names) for row in rows}
