@@ -25,6 +25,7 @@ import click
 from internalize.config.schema import ExtractConfig
 from internalize.experience.extract.injection_filter import addresses_model
 from internalize.experience.extract.llm import Extraction, write
+from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import empty
 from internalize.records import ChatRequest, Experience, Granularity, Message, PoolEdit, Reply, Trajectory
 from tests.steps import step
@@ -184,10 +185,10 @@ def play(case: Case, pages: Sequence[str] = ()) -> Outcome:
     pool = empty(50).apply(PoolEdit(op="ADD", item=Experience.new(t, case.granularity, "x")) for t in HELD)
     config = ExtractConfig(granularity=case.granularity)
     with tempfile.TemporaryDirectory() as folder:
-        ledger = Path(folder) / "extraction.jsonl"
+        replies = Path(folder) / "extraction.jsonl"
         found = [*attempts("a", pages or (case.page,)), *attempts("b", ()), *attempts("c", ())]
-        edits = asyncio.run(write(found, pool, config, Gullible(case), 1, ledger=ledger))
-        record = Extraction.model_validate_json(ledger.with_suffix(".json").read_bytes())
+        edits = asyncio.run(write(ExtractionInput(found, (), pool, 1), config, Gullible(case), replies))
+        record = Extraction.model_validate_json(replies.with_suffix(".json").read_bytes())
     reasons = [one.reason for one in (*record.left_out, *record.refused)]
     after = {item.text for item in pool.apply(edits).items}
     return Outcome(sorted(after ^ {*HELD, HONEST}), reasons)

@@ -17,7 +17,7 @@ Stage = str
 Answers = Mapping[Stage, Callable[[str], Any]]  # stage -> (what was asked -> JSON value or text)
 _STAGES = {
     "summary": "Retell it for a colleague",
-    "learn": "An agent tried one task several times",
+    "compare": "An agent tried one task several times",
     "reconcile": "Make them agree",
     "consolidate": "has grown too large",
 }
@@ -71,7 +71,7 @@ def shrink(text: str) -> dict[str, Any]:
 
 ANSWERS: Answers = {
     "summary": lambda _: {"summary": "It looked into the box. Then it answered."},
-    "learn": lambda text: edits(
+    "compare": lambda text: edits(
         add(f"When box kind {'abcdefghijklmnopqrstuvwxyz'[task_number(text) % 26]} is asked, look inside first.")
     ),
     "reconcile": keep_all,

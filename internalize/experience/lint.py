@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Literal
 
 from internalize.evaluation.diagnostics import leaked, states_strategy
-from internalize.experience.extract.injection_filter import Screen
+from internalize.experience.extract.injection_filter import InjectionFilter
 from internalize.records import Experience, Record, Trajectory
 
 from .rules import parse
@@ -45,11 +45,11 @@ def lint(items: Sequence[Experience], trajectories: Sequence[Trajectory] = (), w
 
     `trajectories` say which names belong to tasks, and what pages ordered.
     """
-    twins, entities, screen = near_duplicates(items), task_entities(trajectories), Screen.over(trajectories)
+    twins, entities, filtering = near_duplicates(items), task_entities(trajectories), InjectionFilter.of(trajectories)
     return tuple(
         flag
         for item in items
-        for flag in (*_of_principle(item, entities, words), *_twin(item, twins), *_screened(item, screen))
+        for flag in (*_of_principle(item, entities, words), *_twin(item, twins), *_screened(item, filtering))
     )
 
 
@@ -117,7 +117,7 @@ def _twin(item: Experience, twins: dict[str, tuple[str, float]]) -> Iterator[Fla
         yield Flag(item_id=item.id, sign="near_duplicate", detail=f"{share:.0%} of the words of {other}")
 
 
-def _screened(item: Experience, screen: Screen) -> Iterator[Flag]:
+def _screened(item: Experience, filtering: InjectionFilter) -> Iterator[Flag]:
     # Asked as an instance: an address in a principle is a leak, and flagged as one.
-    if reason := screen.item(item.text, "instance"):
+    if reason := filtering.problem(item.text, "instance"):
         yield Flag(item_id=item.id, sign="screened", detail=reason)

@@ -23,7 +23,8 @@ from internalize.environments import registry
 from internalize.errors import TaskError
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import eval_result, gathered, iteration_metrics
-from internalize.experience.extract.writer import Seen, extract, writer_of
+from internalize.experience.extract.session import ExtractionInput
+from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
 from internalize.experience.redact import without_secrets
@@ -137,7 +138,8 @@ class Run:
             before = self.pool(k - 1)
             earlier = self._episodes(range(max(1, k - self.config.extract.window + 1), k))
             harmful, barred = self._retired(k, before)
-            seen = Seen(trajectories, earlier, before.apply(harmful), k, barred)
+            pool, checkpoint = before.apply(harmful), self.policy.checkpoint
+            seen = ExtractionInput(trajectories, earlier, pool, k, barred, checkpoint)
             title = f"iteration {k}: extract"
             found = extract(
                 self.config,

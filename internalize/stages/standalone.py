@@ -18,7 +18,8 @@ from internalize.config.schema import Config
 from internalize.environments import registry
 from internalize.errors import DataError, TaskError, UserError
 from internalize.evaluation.metrics import SuiteMetrics, eval_result, suite_metrics
-from internalize.experience.extract.writer import Seen, extract, writer_of
+from internalize.experience.extract.session import ExtractionInput
+from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
 from internalize.experience.redact import without_secrets
@@ -127,7 +128,7 @@ def extract_file(
         raise UserError(f"{out}: is the file of trajectories; choose another --out")
     found = read_jsonl(trajectories, Trajectory)
     before = load_pool(pool_file) if pool_file else empty(config.extract.cap)
-    seen = Seen(found, (), before, max((t.iteration for t in found), default=0))
+    seen = ExtractionInput(found, (), before, max((t.iteration for t in found), default=0))
     edits = extract(
         config,
         seen,
@@ -142,7 +143,7 @@ def extract_file(
 
 
 def _answers(config: Config, out: Path) -> Path:
-    """The folder of answers. The policy's are known by its weights, as all policies are called 'self'."""
+    """The folder of replies. The policy's are known by its weights, as all policies are called 'self'."""
     weights = content_hash(config.model.model_dump(mode="json")) if config.extract.source == "self" else ""
     return out.with_suffix(f".extraction{weights and '-'}{weights}")
 

@@ -14,6 +14,7 @@ from internalize.environments import registry
 from internalize.environments.registry import Builtin
 from internalize.errors import Incomplete
 from internalize.experience.extract.llm import Extraction, write
+from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import ExperiencePool, empty, load_pool
 from internalize.experience.redact import Redactions
 from internalize.inference.client import Link
@@ -89,7 +90,7 @@ def write_over(
     endpoint = EndpointConfig(base_url=server.base_url, model="m", timeout=30.0, tries=tries, concurrency=16)
     chat = ServerChat(Link("e", endpoint, Retries(first=0.001, longest=0.01)))
     settings = ExtractConfig(add=50, cap=60)
-    return asyncio.run(write(trajectories, pool, settings, chat, 1, ledger=folder / "extraction.jsonl"))
+    return asyncio.run(write(ExtractionInput(trajectories, (), pool, 1), settings, chat, folder / "extraction.jsonl"))
 
 
 @pytest.mark.parametrize(("tries", "share", "least"), [(100, 0.93, 500), (4, 0.8, 150)])
@@ -127,7 +128,7 @@ def test_ids_that_were_not_offered_are_never_acted_on(tmp_path: Path) -> None:
 
     def update(messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> str:
         text = messages[0]["content"]
-        if stage_of(text) != "learn":
+        if stage_of(text) != "compare":
             return reply(messages, schema)
         return json.dumps(
             edits({"op": "UPDATE", "targets": held_ids(text)[task_number(text) % 3 :][:1], "text": "Look."})

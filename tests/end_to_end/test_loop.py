@@ -15,7 +15,7 @@ from internalize.environments import registry
 from internalize.environments.validate import validate
 from internalize.errors import ConfigError, UserError
 from internalize.evaluation.metrics import SuiteMetrics
-from internalize.experience.extract.writer import Seen
+from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import load_pool
 from internalize.records import EvalResult, Experience, PoolEdit
 from internalize.report.panels import panels
@@ -94,7 +94,7 @@ def test_a_run_leaves_every_record_of_the_design(undisturbed: Path) -> None:
 def test_a_pool_is_measured_before_it_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more rule in each of two iterations, none in the third."""
 
-    def taught(config: Config, seen: Seen, *_: object) -> tuple[PoolEdit, ...]:
+    def taught(config: Config, seen: ExtractionInput, *_: object) -> tuple[PoolEdit, ...]:
         k, rule = seen.iteration, Experience.new(f"When box {seen.iteration} is shut, open it.", "principle", "self")
         return () if k == 3 else (PoolEdit(op="ADD", item=rule),)
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
-from internalize.config.schema import ExtractConfig
+from internalize.config.schema import Config, ExtractConfig
 from internalize.errors import Incomplete
 from internalize.experience.extract.llm import Extraction, write
-from internalize.experience.extract.request_log import Entry
+from internalize.experience.extract.session import ExtractionInput, Refusal
+from internalize.experience.extract.writer import extract
 from internalize.experience.pool import ExperiencePool, empty
-from internalize.records import Experience, PoolEdit, Trajectory
+from internalize.inference.cached import CachedReply
+from internalize.records import ChatRequest, Experience, PoolEdit, Reply, Trajectory
 from internalize.runs.store import read_jsonl
-from tests.writer import Writer, add, attempt, edits, held_ids, proposal_count, task_number, tried
+from tests.writer import Writer, add, attempt, edits, held_ids, proposal_count, stage_of, task_number, tried
 
 CONFIG = ExtractConfig(source="external", endpoint="e", cap=6, add=5)
 
@@ -24,7 +26,7 @@ def run(
 ) -> tuple[PoolEdit, ...]:
     settings = CONFIG.model_copy(update=config)
     where = pool or empty(settings.cap)
-    return asyncio.run(write(trajectories, where, settings, chat, 2, ledger=folder / "extraction.jsonl"))
+    return asyncio.run(write(ExtractionInput(trajectories, (), where, 2), settings, chat, folder / "extraction.jsonl"))
 
 
 def record(folder: Path) -> Extraction:
@@ -46,7 +48,7 @@ def test_each_task_gives_an_item_that_names_its_evidence_and_writer(tmp_path: Pa
     first = found[0].item
     assert first
     assert (first.evidence, first.source, first.iteration) == (("t1-0", "t1-1"), "scripted", 2)
-    assert chat.stages == {"learn": 2, "reconcile": 1}
+    assert chat.stages == {"compare": 2, "reconcile": 1}
     assert record(tmp_path).requests == 3
     assert record(tmp_path).prompt_tokens == 21
 
@@ -54,7 +56,7 @@ def test_each_task_gives_an_item_that_names_its_evidence_and_writer(tmp_path: Pa
 def test_a_single_task_needs_a_single_request(tmp_path: Path) -> None:
     chat = Writer()
     assert len(run(tried(1), chat, tmp_path)) == 1
-    assert chat.stages == {"learn": 1}
+    assert chat.stages == {"compare": 1}
 
 
 def test_mixed_groups_are_learnt_from_or_all(tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_unscored_attempts_never_enter(tmp_path: Path) -> None:
     broken = [attempt(1, None, n=5, seen="UNSCORED"), attempt(2, 1.0), attempt(2, None, n=1, seen="UNSCORED")]
     run([*tried(1), *broken], chat, tmp_path)
     assert not any("UNSCORED" in text for _, text in chat.asked)
-    assert chat.stages == {"learn": 1}
+    assert chat.stages == {"compare": 1}
     assert record(tmp_path).unscored == 2
     assert run([attempt(1, None)], Writer(), tmp_path / "..", groups="all") == ()
 
@@ -89,14 +91,14 @@ def test_unscored_attempts_never_enter(tmp_path: Path) -> None:
 )
 def test_an_unusable_answer_is_asked_for_again_with_the_reason(tmp_path: Path, first: Any, problem: str) -> None:
     answers = iter([first, edits(add("When asked, look first."))])
-    chat = Writer({"learn": lambda _: next(answers)})
+    chat = Writer({"compare": lambda _: next(answers)})
     assert texts(run(tried(1), chat, tmp_path)) == ["When asked, look first."]
     assert problem in chat.asked[1][1]
-    assert len(read_jsonl(tmp_path / "extraction.jsonl", Entry)) == 2
+    assert len(read_jsonl(tmp_path / "extraction.jsonl", CachedReply)) == 2
 
 
 def test_a_fenced_answer_is_read(tmp_path: Path) -> None:
-    chat = Writer({"learn": lambda _: "```json\n" + json.dumps(edits(add("When asked, look."))) + "\n```"})
+    chat = Writer({"compare": lambda _: "```json\n" + json.dumps(edits(add("When asked, look."))) + "\n```"})
     assert texts(run(tried(1), chat, tmp_path)) == ["When asked, look."]
 
 
@@ -105,7 +107,7 @@ def test_an_item_is_edited_once_and_only_if_it_was_shown(tmp_path: Path) -> None
     known = [item.id for item in pool.items]
     twice = edits(*({"op": "UPDATE", "targets": [known[0]], "text": f"When A, do {x}."} for x in "XY"))
     answers = iter([twice, edits({"op": "MERGE", "targets": known[:2], "text": "When A or C, do B."})])
-    (edit,) = run(tried(1), Writer({"learn": lambda _: next(answers)}), tmp_path, pool)
+    (edit,) = run(tried(1), Writer({"compare": lambda _: next(answers)}), tmp_path, pool)
     assert edit.item
     assert edit.item.parents == tuple(known[:2])
     after = pool.apply([edit])
@@ -114,7 +116,7 @@ def test_an_item_is_edited_once_and_only_if_it_was_shown(tmp_path: Path) -> None
 
 def test_delete_deletes(tmp_path: Path) -> None:
     pool = pool_of("When A, do B.", "When C, do D.")
-    chat = Writer({"learn": lambda text: edits({"op": "DELETE", "targets": held_ids(text)[:1], "text": "ignored"})})
+    chat = Writer({"compare": lambda text: edits({"op": "DELETE", "targets": held_ids(text)[:1], "text": "ignored"})})
     found = run(tried(1), chat, tmp_path, pool)
     assert [item.text for item in pool.apply(found).items] == ["When C, do D."]
 
@@ -123,10 +125,10 @@ def test_tasks_that_edit_one_item_are_settled_in_code_whatever_the_model_decides
     pool = pool_of("When A, do B.")
     (item,) = pool.items
 
-    def learn(text: str) -> Any:
+    def compare(text: str) -> Any:
         return edits({"op": "UPDATE", "targets": [item.id], "text": f"When A, do {task_number(text)}."})
 
-    found = run(tried(1, 2, 3), Writer({"learn": learn}), tmp_path, pool)
+    found = run(tried(1, 2, 3), Writer({"compare": compare}), tmp_path, pool)
     assert texts(found) == ["When A, do 1."]
     assert [one.reason for one in record(tmp_path).left_out] == [f"item {item.id} is edited by a stronger proposal"] * 2
 
@@ -145,13 +147,13 @@ def test_a_delete_that_nobody_proposed_is_refused_and_code_settles(tmp_path: Pat
     pool = pool_of("When A, do B.")
     (held,) = pool.items
 
-    def learn(text: str) -> Any:
+    def compare(text: str) -> Any:
         return edits({"op": "UPDATE", "targets": [held.id], "text": f"When A, do {'XYZ'[task_number(text) - 1]}."})
 
     def reconcile(_: str) -> Any:
         return {"decisions": [{"op": "DELETE", "proposals": [1, 2], "targets": [held.id]}]}
 
-    chat = Writer({"learn": learn, "reconcile": reconcile})
+    chat = Writer({"compare": compare, "reconcile": reconcile})
     found = run(tried(1, 2), chat, tmp_path, pool)
     assert texts(found) == ["When A, do X."]
     assert chat.stages["reconcile"] == 3
@@ -161,7 +163,7 @@ def test_a_delete_that_nobody_proposed_is_refused_and_code_settles(tmp_path: Pat
 
 def test_near_duplicates_add_evidence_instead_of_items(tmp_path: Path) -> None:
     pool = pool_of("When a box is asked about, look inside first.")
-    chat = Writer({"learn": lambda _: edits(add("When the box is asked about, look inside first!"))})
+    chat = Writer({"compare": lambda _: edits(add("When the box is asked about, look inside first!"))})
     found = run(tried(1, 2), chat, tmp_path, pool)
     after = pool.apply(found)
     assert [item.id for item in after.items] == [item.id for item in pool.items]
@@ -192,11 +194,11 @@ def test_an_outage_leaves_work_owed_and_the_resumed_extraction_asks_only_that(tm
     chat = Writer(down=(1,))
     with pytest.raises(Incomplete, match=r"^1 of 3 questions are still to be answered \(the server is down\)$"):
         run(tried(1, 2, 3), chat, tmp_path)
-    assert chat.stages == {"learn": 2}
+    assert chat.stages == {"compare": 2}
     assert not (tmp_path / "extraction.json").exists()
     chat = Writer()
     assert run(tried(1, 2, 3), chat, tmp_path) == undisturbed
-    assert chat.stages == {"learn": 1, "reconcile": 1}
+    assert chat.stages == {"compare": 1, "reconcile": 1}
     chat = Writer()
     assert run(tried(1, 2, 3), chat, tmp_path) == undisturbed
     assert chat.calls == 0
@@ -219,7 +221,7 @@ def test_killed_at_any_answer_the_resumed_extraction_gives_the_same_and_asks_not
     kind = {"steps": 6, "size": 4000}
     whole = Writer()
     undisturbed = run(tried(1, 2, **kind), whole, tmp_path, pool)
-    assert whole.stages == {"summary": 4, "learn": 2, "reconcile": 1, "consolidate": 1}
+    assert whole.stages == {"summary": 4, "compare": 2, "reconcile": 1, "consolidate": 1}
     lines = (tmp_path / "extraction.jsonl").read_bytes().splitlines(keepends=True)
     for number in range(len(lines) + 1):
         folder = tmp_path / str(number)
@@ -231,29 +233,72 @@ def test_killed_at_any_answer_the_resumed_extraction_gives_the_same_and_asks_not
         assert chat.calls == len(lines) - number
 
 
+def test_killed_at_any_unusable_answer_the_resumed_extraction_goes_the_same_way(tmp_path: Path) -> None:
+    """Of three tasks one gets a usable answer at the second try, one in the warmer round, one never."""
+
+    class Stubborn(Writer):
+        async def complete(self, request: ChatRequest) -> Reply:
+            reply, text = await super().complete(request), request.messages[0].content
+            least = {1: 1, 2: 3, 3: 99}[task_number(text)] if stage_of(text) == "compare" else 0
+            return reply if request.seed >= least else reply.model_copy(update={"text": "mumble"})
+
+    whole = Stubborn()
+    with pytest.raises(Incomplete):
+        run(tried(1, 2, 3), whole, tmp_path)
+    stopped = (tmp_path / "extraction.jsonl").read_bytes().count(b"\n")
+    undisturbed = run(tried(1, 2, 3), whole, tmp_path)
+    assert len(texts(undisturbed)) == 2
+    assert whole.stages == {"compare": 2 + 4 + 6, "reconcile": 1}
+    lines = (tmp_path / "extraction.jsonl").read_bytes().splitlines(keepends=True)
+    for number in range(len(lines)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "extraction.jsonl").write_bytes(b"".join(lines[:number]) + lines[number][:40])
+        chat = Stubborn()
+        if number > stopped:
+            (folder / "extraction.refused.jsonl").write_bytes((tmp_path / "extraction.refused.jsonl").read_bytes())
+        else:
+            with pytest.raises(Incomplete):
+                run(tried(1, 2, 3), chat, folder)
+        assert run(tried(1, 2, 3), chat, folder) == undisturbed
+        assert chat.calls == whole.calls - sum(b'"text"' in line for line in lines[:number])
+
+
+@pytest.mark.parametrize(("source", "asked"), [("self", 2), ("external", 1)])
+def test_replies_of_the_policy_belong_to_its_weights(tmp_path: Path, source: str, asked: int) -> None:
+    endpoint = {"base_url": "http://127.0.0.1:1", "model": "m"}
+    settings = {"extract": {"source": source, "endpoint": "e"}, "endpoints": {"e": endpoint}}
+    config, chat = Config.model_validate(settings), Writer()
+    for checkpoint in ("c1", "c2", "c1"):
+        seen = ExtractionInput(tried(1), (), empty(6), 1, checkpoint=checkpoint)
+        extract(config, seen, tmp_path / source, lambda: chat)
+    assert chat.calls == asked
+
+
 def test_a_task_whose_answers_stay_unusable_teaches_nothing_and_is_on_record(tmp_path: Path) -> None:
-    good = Writer().answers["learn"]
-    chat = Writer({"learn": lambda text: "mumble" if task_number(text) == 2 else good(text)})
+    good = Writer().answers["compare"]
+    chat = Writer({"compare": lambda text: "mumble" if task_number(text) == 2 else good(text)})
     found = run(tried(1, 2, 3), chat, tmp_path)
     assert {one for edit in found if edit.item for one in edit.item.evidence} == {"t1-0", "t1-1", "t3-0", "t3-1"}
     (refused,) = record(tmp_path).refused
-    assert (refused.stage, refused.subject, refused.reason) == ("learn", "task2", "it is not JSON")
-    assert chat.stages["learn"] == 1 + 3 + 1
+    assert (refused.stage, refused.subject, refused.reason) == ("compare", "task2", "it is not JSON")
+    assert chat.stages["compare"] == 1 + 3 + 1
 
 
 def test_when_most_tasks_refuse_the_work_stops_once_and_goes_on_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = Writer().answers["learn"]
-    bad = {"learn": lambda text: good(text) if task_number(text) == 1 else "mumble"}
+    good = Writer().answers["compare"]
+    bad = {"compare": lambda text: good(text) if task_number(text) == 1 else "mumble"}
     with pytest.raises(Incomplete, match="scripted gave no usable answer for 2 of 3 tasks"):
         run(tried(1, 2, 3), Writer(bad), tmp_path)
-    notes = [(e.stage, e.subject, e.refused) for e in read_jsonl(tmp_path / "extraction.jsonl", Entry) if not e.key]
-    unread = [("learn", f"task{n}", "it is not JSON") for n in (2, 3)]
-    assert notes == [*unread, ("again", "", "")]
+    refused = read_jsonl(tmp_path / "extraction.refused.jsonl", Refusal)
+    assert [tuple(one.model_dump().values()) for one in refused] == [
+        ("compare", f"task{n}", "it is not JSON") for n in (2, 3)
+    ]
     chat = Writer(bad)
     found = run(tried(1, 2, 3), chat, tmp_path)
-    assert chat.stages == {"learn": 6}
+    assert chat.stages == {"compare": 6}
     assert set(chat.temperatures) == {0.7}
     assert len(found) == 1
     assert "no usable answer for 2 of 3 tasks" in caplog.text
@@ -266,13 +311,13 @@ def test_long_attempts_are_summarized_and_short_ones_shown_whole(tmp_path: Path)
     chat = Writer()
     long = [attempt(1, 1.0, steps=20, size=4000), attempt(1, 0.0, n=1)]
     run(long, chat, tmp_path)
-    assert chat.stages == {"summary": 1, "learn": 1}
-    (summary, learnt) = (next(text for stage, text in chat.asked if stage == wanted) for wanted in ("summary", "learn"))
+    assert chat.stages == {"summary": 1, "compare": 1}
+    summary, compared = (dict(chat.asked)[stage] for stage in ("summary", "compare"))
     assert "Step 1: look[1.0]" in summary
     assert "Step 21: answer[0]" in summary
     assert "left out]" in summary
-    assert "It looked into the box. Then it answered." in learnt
-    assert "Step 2: look[1.1]" in learnt
+    assert "It looked into the box. Then it answered." in compared
+    assert "Step 2: look[1.1]" in compared
     assert all(len(text) < 3 * CONFIG.context for _, text in chat.asked)
 
 
@@ -280,12 +325,12 @@ def test_an_attempt_that_is_never_retold_is_cut_and_its_task_learnt_from_all_the
     chat = Writer({"summary": lambda _: "mumble"})
     found = run([attempt(1, 1.0, steps=20, size=4000), attempt(1, 0.0, n=1)], chat, tmp_path)
     assert len(texts(found)) == 1
-    assert chat.stages == {"summary": 3, "learn": 1}
+    assert chat.stages == {"summary": 3, "compare": 1}
     assert "look[1.0]" in chat.asked[-1][1]
     assert "left out" in chat.asked[-1][1]
     assert all(len(text) < 3 * CONFIG.context for _, text in chat.asked)
-    notes = [e.refused for e in read_jsonl(tmp_path / "extraction.jsonl", Entry) if not e.key]
-    assert notes == ["it is not JSON"]
+    rejected = [line.rejected for line in read_jsonl(tmp_path / "extraction.jsonl", CachedReply) if line.rejected]
+    assert rejected == ["it is not JSON"] * 3
 
 
 @pytest.mark.parametrize("context", [1024, 2048, 32_000])

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from internalize.config.schema import ExtractConfig
 from internalize.experience.extract.proposals import (
     Bounds,
-    Decisions,
-    Edits,
-    Learnt,
+    ComparisonAnswer,
+    ConsolidationAnswer,
     Proposal,
-    Summary,
-    alike,
+    ReconciliationAnswer,
+    SummaryAnswer,
+    same_words,
     schema_of,
     settle,
     to_edit,
@@ -72,9 +72,9 @@ def test_an_edited_item_keeps_the_evidence_of_those_it_replaces() -> None:
 
 
 def test_one_other_word_is_another_meaning() -> None:
-    assert alike("Visit the first name.", "visit first name")
-    assert not alike("Visit the first name.", "Visit the last name.")
-    assert not alike("the", "the")
+    assert same_words("Visit the first name.", "visit first name")
+    assert not same_words("Visit the first name.", "Visit the last name.")
+    assert not same_words("the", "the")
 
 
 def test_schemas_are_as_strict_servers_want_them() -> None:
@@ -83,22 +83,24 @@ def test_schemas_are_as_strict_servers_want_them() -> None:
         found = [one for value in inner for one in objects(value)]
         return [node, *found] if isinstance(node, dict) and "properties" in node else found
 
-    for model in (Summary, Learnt, Decisions, Edits):
+    for model in (SummaryAnswer, ComparisonAnswer, ReconciliationAnswer, ConsolidationAnswer):
         found = objects(schema_of(model, Bounds()))
         assert found
         for one in found:
             assert one["additionalProperties"] is False
             assert set(one["required"]) == set(one["properties"])
-    assert schema_of(Edits, Bounds())["required"] == ["edits"]
+    assert schema_of(ConsolidationAnswer, Bounds())["required"] == ["edits"]
 
 
 def test_a_schema_lets_only_shown_items_be_edited_and_not_too_many() -> None:
     def schema(bounds: Bounds) -> dict[str, Any]:
-        return json.loads(json.dumps(schema_of(Learnt, bounds)))
+        return json.loads(json.dumps(schema_of(ComparisonAnswer, bounds)))
 
     assert schema(Bounds(IDS, 3))["properties"]["edits"]["maxItems"] == 3
-    cited = json.loads(json.dumps(schema_of(Decisions, Bounds(IDS, 2))))["$defs"]["Decided"]["properties"]["proposals"]
+    cited = json.loads(json.dumps(schema_of(ReconciliationAnswer, Bounds(IDS, 2))))["$defs"]["Decision"]["properties"][
+        "proposals"
+    ]
     assert cited == {"type": "array", "items": {"type": "integer", "enum": [1, 2]}, "minItems": 1, "maxItems": 2}
-    one = schema(Bounds(IDS))["$defs"]["Proposed"]["properties"]
+    one = schema(Bounds(IDS))["$defs"]["ProposedEdit"]["properties"]
     assert one["targets"] == {"type": "array", "items": {"type": "string", "enum": sorted(IDS)}, "maxItems": len(IDS)}
-    assert schema(Bounds())["$defs"]["Proposed"]["properties"]["targets"]["maxItems"] == 0
+    assert schema(Bounds())["$defs"]["ProposedEdit"]["properties"]["targets"]["maxItems"] == 0

@@ -1,18 +1,18 @@
-"""One task: its attempts, whole or summarized, and what they teach as edits of the pool.
+"""What the attempts at one task teach, as proposed edits of the pool.
 
-Comparison and edits are one request: the answer holds the comparison first, so the edits are drawn from it, and a
-task costs one round trip. Left out: other tasks (agree.py). What must not change: an attempt that does not fit whole
-is summarized from a transcript that says what was cut; only ids that were shown count.
+The comparison and the edits are one request: the answer holds the comparison first, so the edits are drawn from it,
+and a task costs one round trip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from internalize.records import Experience, Trajectory
 
-from .proposals import Bounds, Learnt, Proposal, Summary, check_all
-from .session import Refused, Work, all_of, data, fitting, shown
+from .proposals import Bounds, ComparisonAnswer, Proposal, SummaryAnswer, check_all
+from .session import Refused, Session, fenced_data, fitting, gather_all, item_lines
 from .transcript import CHARACTERS, clip, outcome, transcript
 
 SUMMARY_WORDS = 160
@@ -24,73 +24,63 @@ QUESTION_SHARE = 15  # percent of a request
 UNCUT = 1 << 30
 
 
-async def learn(work: Work, attempts: Sequence[Trajectory]) -> list[Proposal]:
-    """Checked edits that rest on these attempts at one task. Raises as `Work.ask` and `together` do."""
-    config, task = work.config, attempts[0].task_id
-
-    def text(held: str, tried: str) -> str:
-        return work.prompt("learn", limit=config.per_task, task=_asked(work, attempts[0]), held=held, attempts=tried)
-
-    room = work.room(text("", ""))
-    held = _relevant(work, attempts, int(room * POOL_SHARE))
-    listed = shown(held)
-    ids = {item.id for item in held}
-    found = await work.ask(
-        "learn",
+async def compare(session: Session, attempts: Sequence[Trajectory]) -> list[Proposal]:
+    """Checked edits that rest on these attempts at one task. Raises as `Session.ask` and `gather` do."""
+    config, task = session.config, attempts[0].task_id
+    text = partial(session.prompt, "compare", limit=config.per_task, task=_task(session, attempts[0]))
+    room = session.room(text(held="", attempts=""))
+    items = _most_related(session, attempts, int(room * POOL_SHARE))
+    ids, held = {item.id for item in items}, fenced_data(item_lines(items))
+    found = await session.ask(
+        "compare",
         task,
-        text(listed, await _attempts(work, attempts, room - len(listed))),
-        Learnt,
+        text(held=held, attempts=await _attempts(session, attempts, room - len(held))),
+        ComparisonAnswer,
         lambda answer: check_all(answer.edits, ids, config.words, config.per_task),
         Bounds(ids, config.per_task),
     )
-    basis = Proposal("NONE", (), "", "", tuple(t.id for t in attempts), (task,))
-    return [proposal.joined(basis) for proposal in found]
+    evidence = tuple(trajectory.id for trajectory in attempts)
+    return [proposal.resting_on(evidence, (task,)) for proposal in found]
 
 
-async def _attempts(work: Work, attempts: Sequence[Trajectory], room: int) -> str:
+async def _attempts(session: Session, attempts: Sequence[Trajectory], room: int) -> str:
     """Whole where they fit together; else those longer than their share are summarized."""
     share = max(LEAST_SHARE, room // len(attempts) - HEADING)
     texts = [transcript(trajectory, UNCUT) for trajectory in attempts]
     if sum(map(len, texts)) > share * len(attempts):
-        texts = await all_of(
-            _short(work, trajectory, text, share) for trajectory, text in zip(attempts, texts, strict=True)
+        texts = await gather_all(
+            _shortened(session, trajectory, text, share) for trajectory, text in zip(attempts, texts, strict=True)
         )
     return "\n\n".join(
-        f"Attempt {number}: {outcome(trajectory)}\n{data(text)}"
+        f"Attempt {number}: {outcome(trajectory)}\n{fenced_data(text)}"
         for number, (trajectory, text) in enumerate(zip(attempts, texts, strict=True), start=1)
     )
 
 
-async def _short(work: Work, trajectory: Trajectory, whole: str, share: int) -> str:
-    """An attempt in at most `share` characters, retold by the model if it has to be; cut by code if that will not."""
+async def _shortened(session: Session, trajectory: Trajectory, whole: str, share: int) -> str:
+    """An attempt in at most `share` characters: retold by the model if need be, cut by code if it refuses."""
     if len(whole) <= share:
         return whole
-    words = min(SUMMARY_WORDS, share // 7)
-
-    def text(attempt: str) -> str:
-        asked = _asked(work, trajectory)
-        return work.prompt("summary", words=words, task=asked, outcome=outcome(trajectory), attempt=attempt)
-
-    question = text(data(transcript(trajectory, work.room(text("")) - HEADING)))
+    words, task = min(SUMMARY_WORDS, share // 7), _task(session, trajectory)
+    text = partial(session.prompt, "summary", words=words, task=task, outcome=outcome(trajectory))
+    shown = transcript(trajectory, session.room(text(attempt="")) - HEADING)
     try:
-        return clip(await work.ask("summary", trajectory.id, question, Summary, _retold), share)
-    except Refused:  # it stands in the ledger; a task is not lost for it
+        retold = await session.ask(
+            "summary", trajectory.id, text(attempt=fenced_data(shown)), SummaryAnswer, lambda answer: answer.text()
+        )
+    except Refused:  # the cached replies say why; a task is not lost for it
         return transcript(trajectory, share)
+    return clip(retold, share)
 
 
-def _asked(work: Work, trajectory: Trajectory) -> str:
-    return data(clip(trajectory.question, work.config.context * QUESTION_SHARE * CHARACTERS // 100))
+def _task(session: Session, trajectory: Trajectory) -> str:
+    most = session.config.context * QUESTION_SHARE * CHARACTERS // 100
+    return fenced_data(clip(trajectory.question, most))
 
 
-def _retold(answer: Summary) -> str:
-    if not answer.summary.strip():
-        raise ValueError("the summary is empty")
-    return answer.summary.strip()
-
-
-def _relevant(work: Work, attempts: Sequence[Trajectory], room: int) -> list[Experience]:
+def _most_related(session: Session, attempts: Sequence[Trajectory], room: int) -> list[Experience]:
     """The held items that fit, those that share most words with the attempts first chosen."""
-    texts = [attempts[0].question, *(transcript(t, WORDS_FROM) for t in attempts)]
-    seen = {word for text in texts for word in text.lower().split()}
-    ranked = sorted(work.pool.items, key=lambda item: -len(seen.intersection(item.text.lower().split())))
-    return fitting(ranked, work.pool.items, room)
+    texts = [attempts[0].question, *(transcript(trajectory, WORDS_FROM) for trajectory in attempts)]
+    words = {word for text in texts for word in text.lower().split()}
+    ranked = sorted(session.pool.items, key=lambda item: -len(words.intersection(item.text.lower().split())))
+    return fitting(ranked, session.pool.items, room)

@@ -1,10 +1,10 @@
-"""What must not get from a page into a pool: instructions to whoever reads trajectories, and a page's own orders.
+"""Keeps out of a pool what a page says to whoever reads trajectories, and a page's own orders.
 
 An item is kept out if it addresses a model (role markers, tool-call markup, special tokens, "ignore previous
-instructions"), repeats an order that stands in an observation, or, as a principle, holds an address. A trajectory
-that was spoken to in this way may suggest new items, which are screened as all are, but no change of held ones: a
-DELETE has no text that could be screened. Left out: advice that is merely false. A page's claim, restated in a model's
-own words, is no order and gets in; only evidence (support, lift, the gate) can tell. The word lists are English.
+instructions"), repeats an order that stands in an observation, or, as a principle, holds an address. A trajectory in
+which a page addresses a model may suggest new items, which are filtered as all are, but no change of held ones: a
+DELETE has no text that could be filtered. Advice that is merely false gets in: a page's claim, restated in a model's
+own words, is no order, and only evidence (support, lift, the gate) can tell. The word lists are English.
 """
 
 from __future__ import annotations
@@ -114,29 +114,29 @@ def _start(found: re.Match[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Screen:
-    """What the observations of a batch order, as runs of words, and the trajectories that were spoken to."""
+class InjectionFilter:
+    """What pages order, as runs of words; the trajectories in which one addresses a model; what may not come back."""
 
     orders: frozenset[tuple[str, ...]]
-    spoken_to: frozenset[str]
-    barred: frozenset[str] = frozenset()  # ids of items that may not come back
+    addressed: frozenset[str]
+    barred: frozenset[str] = frozenset()  # ids of items
 
     @staticmethod
-    def over(trajectories: Iterable[Trajectory], barred: frozenset[str] = frozenset()) -> Screen:
-        """A screen against everything these trajectories saw, their questions aside."""
+    def of(trajectories: Iterable[Trajectory], barred: frozenset[str] = frozenset()) -> InjectionFilter:
+        """A filter against everything these trajectories saw, their questions aside."""
         orders: set[tuple[str, ...]] = set()
-        speaks: dict[str, bool] = {}  # observations come again and again: each is looked at once
-        spoken_to: set[str] = set()
+        addresses: dict[str, bool] = {}  # observations come again and again: each is looked at once
+        addressed: set[str] = set()
         for trajectory in trajectories:
             for seen in (result.text for step in trajectory.steps for result in step.results):
-                if seen not in speaks:
-                    speaks[seen] = bool(addresses_model(seen))
+                if seen not in addresses:
+                    addresses[seen] = bool(addresses_model(seen))
                     orders.update(run for order in _orders(seen) for run in _runs(order))
-                if speaks[seen]:
-                    spoken_to.add(trajectory.id)
-        return Screen(frozenset(orders), frozenset(spoken_to), barred)
+                if addresses[seen]:
+                    addressed.add(trajectory.id)
+        return InjectionFilter(frozenset(orders), frozenset(addressed), barred)
 
-    def item(self, text: str, granularity: Granularity) -> str:
+    def problem(self, text: str, granularity: Granularity) -> str:
         """Why an item is kept out; "" if it may go in."""
         if content_hash(text) in self.barred:
             return "it was deleted for good"
@@ -154,9 +154,9 @@ class Screen:
                     return f"repeats an order of a page ({' '.join(run)!r})"
         return ""
 
-    def change(self, evidence: Iterable[str]) -> str:
+    def change_problem(self, evidence: Iterable[str]) -> str:
         """Why a change of held items is kept out; "" if it may be made."""
-        poisoned = sorted(self.spoken_to.intersection(evidence))
+        poisoned = sorted(self.addressed.intersection(evidence))
         return f"rests on trajectory {poisoned[0]}, in which a page speaks to a model" if poisoned else ""
 
 

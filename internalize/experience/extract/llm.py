@@ -1,13 +1,11 @@
 """Experience written by a language model: what each task's attempts teach, made one batch of edits within the cap.
 
-    trajectories -> groups by task -> learn (summaries, then comparison and edits) -> agree (reconcile, consolidate)
+    trajectories -> groups by task -> compare (summaries, then comparison and edits) -> reconcile (and consolidate)
 
 Tasks are asked about all at once; the chat model limits how many requests are out. An outage or a spent budget leaves
 work owed (Incomplete, after all else is done), never a smaller update. An answer that stays unusable is a refusal: its
-task teaches nothing. When more than half of the tasks refuse, the extraction stops as Incomplete once; the resumed
-one asks those again, warmer, and then goes on with what there is and a warning, for it would never end otherwise.
-Left out: which tasks may be learnt from (stages.py). What must not change: unscored trajectories never enter
-(invariant 9); counts, ids, words and the cap are enforced in code, whatever the model says.
+task teaches nothing. When more than half of the tasks refuse, the extraction stops as Incomplete once. The resumed one
+asks those again at a higher temperature, and then goes on with what there is and a warning, or it would never end.
 """
 
 from __future__ import annotations
@@ -19,17 +17,16 @@ from pathlib import Path
 
 from internalize.config.schema import ExtractConfig
 from internalize.errors import Incomplete
-from internalize.experience.pool import ExperiencePool
+from internalize.inference.cached import CachedChat
 from internalize.interfaces import ChatModel
 from internalize.records import PoolEdit, Record, Trajectory
-from internalize.runs.store import write_json
+from internalize.runs.store import write_json, write_jsonl
 
-from .compare import learn
-from .injection_filter import Screen
+from .compare import compare
+from .injection_filter import InjectionFilter
 from .proposals import LeftOut, Proposal
-from .reconcile import Batch, agree
-from .request_log import Ledger
-from .session import Refusal, Refused, Work, together
+from .reconcile import Batch, reconcile
+from .session import ExtractionInput, Refusal, Refused, Session, gather
 
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
 MOST_REFUSED = 0.5  # share of tasks that may refuse before the extraction stops
@@ -44,7 +41,7 @@ class Extraction(Record):
     unscored: int
     tasks: int
     groups: int  # tasks that were learnt from
-    requests: int  # answers in the ledger
+    requests: int  # that were answered
     prompt_tokens: int
     completion_tokens: int
     proposals: int
@@ -53,48 +50,43 @@ class Extraction(Record):
     left_out: tuple[LeftOut, ...] = ()
 
 
-async def write(  # noqa: PLR0913 - what there is to learn from, who writes, and where it is kept
-    trajectories: Sequence[Trajectory],
-    pool: ExperiencePool,
-    config: ExtractConfig,
-    chat: ChatModel,
-    iteration: int,
-    *,
-    ledger: Path,
-    barred: frozenset[str] = frozenset(),
-    progress: Progress | None = None,
+async def write(
+    seen: ExtractionInput, config: ExtractConfig, chat: ChatModel, replies: Path, progress: Progress | None = None
 ) -> tuple[PoolEdit, ...]:
-    """The edits that these trajectories suggest, those that keep the pool within its cap included.
+    """The edits that the trajectories suggest, those that keep the pool within its cap included.
 
-    No item whose id is in `barred` is written. `ledger` (JSON Lines) keeps every answer; beside it, with the suffix
-    .json, an `Extraction` is written. Raises Incomplete when an outage or a spent budget leaves work, or (once) when
-    most tasks refused.
+    `replies` (JSON Lines) keeps every reply, so that the same call goes on where it stopped. Beside it stand an
+    `Extraction` (.json) and, once most tasks have refused, their refusals (.refused.jsonl). Raises Incomplete when an
+    outage or a spent budget leaves work, or (once) when most tasks refused.
     """
-    scored = [t for t in trajectories if t.score is not None]
-    book = Ledger.open(ledger, chat)
-    work = Work(pool, config, book, Screen.over(scored, barred), iteration)
+    scored = [trajectory for trajectory in seen.trajectories if trajectory.score is not None]
+    cached = CachedChat(chat, replies, checkpoint=seen.checkpoint, replay_rejected=True)
+    refusals = replies.with_suffix(".refused.jsonl")
+    filtering = InjectionFilter.of(scored, seen.barred)
+    session = Session(seen.pool, config, cached, filtering, seen.iteration, retries=refusals.exists())
     groups = group(scored, config)
     if scored and not groups:
         _LOG.warning("nothing to learn from: no task's attempts ended differently; extract.groups=all takes every task")
-    batch = await _learn_all(work, groups, progress)
-    _stop_if_refused(batch.refused, len(groups), book)
+    batch = await _compare_all(session, groups, progress)
+    if len(batch.refused) > MOST_REFUSED * len(groups):
+        _stop_once(session, batch.refused, len(groups), refusals)
     proposed = len(batch.proposals)
-    edits = await agree(work, batch)
+    edits = await reconcile(session, batch)
     record = Extraction(
         writer=chat.name,
-        trajectories=len(trajectories),
-        unscored=len(trajectories) - len(scored),
-        tasks=len({t.task_id for t in scored}),
+        trajectories=len(seen.trajectories),
+        unscored=len(seen.trajectories) - len(scored),
+        tasks=len({trajectory.task_id for trajectory in scored}),
         groups=len(groups),
-        requests=len(book.requests),
-        prompt_tokens=sum(reply.prompt_tokens for reply in book.requests),
-        completion_tokens=sum(reply.completion_tokens for reply in book.requests),
+        requests=len(cached.replies),
+        prompt_tokens=sum(reply.prompt_tokens for reply in cached.replies),
+        completion_tokens=sum(reply.completion_tokens for reply in cached.replies),
         proposals=proposed,
         edits=len(edits),
         refused=tuple(batch.refused),
-        left_out=tuple(batch.left),
+        left_out=tuple(batch.left_out),
     )
-    write_json(ledger.with_suffix(".json"), record)
+    write_json(replies.with_suffix(".json"), record)
     return edits
 
 
@@ -106,31 +98,29 @@ def group(scored: Iterable[Trajectory], config: ExtractConfig) -> list[list[Traj
     return [g for g in found.values() if config.groups == "all" or len({t.score for t in g}) > 1]
 
 
-async def _learn_all(work: Work, groups: Sequence[Sequence[Trajectory]], progress: Progress | None) -> Batch:
+async def _compare_all(session: Session, groups: Sequence[Sequence[Trajectory]], progress: Progress | None) -> Batch:
     """All tasks at once. Raises Incomplete, after every task has got as far as it could, when work is left."""
     done = 0
 
     async def one(attempts: Sequence[Trajectory]) -> list[Proposal]:
         nonlocal done
         try:
-            return await learn(work, attempts)
+            return await compare(session, attempts)
         finally:
             done += 1
             if progress:
                 progress(done, len(groups))
 
-    found = await together(one(attempts) for attempts in groups)
+    found = await gather(one(attempts) for attempts in groups)
     proposals = [proposal for task in found if not isinstance(task, Refused) for proposal in task]
     return Batch(proposals, [task.refusal for task in found if isinstance(task, Refused)])
 
 
-def _stop_if_refused(refused: Sequence[Refusal], groups: int, book: Ledger) -> None:
-    """More than half refused: stop once, and say it aloud the second time."""
-    if len(refused) <= MOST_REFUSED * groups:
+def _stop_once(session: Session, refused: Sequence[Refusal], groups: int, refusals: Path) -> None:
+    """Raise Incomplete the first time, warn the second."""
+    told = f"{session.chat.name} gave no usable answer for {len(refused)} of {groups} tasks ({refused[0].reason[:160]})"
+    if session.retries:
+        _LOG.warning("%s; the other tasks alone edit the pool", told)
         return
-    said = f"{book.chat.name} gave no usable answer for {len(refused)} of {groups} tasks ({refused[0].reason[:160]})"
-    if book.rounds:
-        _LOG.warning("%s; the other tasks alone edit the pool", said)
-        return
-    book.ask_again()
-    raise Incomplete(f"{said}; they will be asked about once more")
+    write_jsonl(refusals, refused)
+    raise Incomplete(f"{told}; they will be asked about once more")

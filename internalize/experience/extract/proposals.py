@@ -1,9 +1,7 @@
 """What a language model proposes for a pool: the form of its answers, their checks, and one batch out of many.
 
-Checks are made here whatever a server's schema enforces: ids only from those shown, words, counts, one edit an item.
-`settle` makes any list of proposals apply to the pool. Left out: asking (llm.py), screening of texts (screen.py).
-What must not change: a proposal keeps the trajectories it rests on through every joining; nothing is dropped without
-a reason on record; DELETE deletes.
+Checks are made here whatever schema a server enforces: ids only from those shown, words, counts, one edit an item.
+A proposal keeps the trajectories it rests on through every joining, and none is dropped without a reason on record.
 """
 
 from __future__ import annotations
@@ -24,18 +22,32 @@ from internalize.runs.store import first_problem
 
 Op = Literal["ADD", "UPDATE", "DELETE", "NONE", "MERGE"]
 ModelT = TypeVar("ModelT", bound=BaseModel)
-REASON = 200  # characters kept of a model's reason
+MOST_REASON = 200  # characters kept of a model's reason
 _WORD = re.compile(r"\w+")
-_EMPTY = frozenset(
+_SMALL_WORDS = frozenset(
     {"a", "an", "the", "this", "that", "is", "are", "be", "of", "to", "then", "it", "its", "your", "please"}
 )
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
+    """Base of what a model writes; fields beyond those asked for are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Proposed(_Answer):
+class SummaryAnswer(Answer):
+    """An attempt retold."""
+
+    summary: str
+
+    def text(self) -> str:
+        """Raises ValueError if there is none."""
+        if not self.summary.strip():
+            raise ValueError("the summary is empty")
+        return self.summary.strip()
+
+
+class ProposedEdit(Answer):
     """One edit as the model writes it."""
 
     op: Op
@@ -44,35 +56,29 @@ class Proposed(_Answer):
     reason: str = ""
 
 
-class Summary(_Answer):
-    """An attempt retold."""
-
-    summary: str
-
-
-class Learnt(_Answer):
+class ComparisonAnswer(Answer):
     """What the attempts at one task teach. The comparison comes first: it is what the edits are drawn from."""
 
     comparison: str = ""
-    edits: tuple[Proposed, ...]
+    edits: tuple[ProposedEdit, ...]
 
 
-class Decided(Proposed):
+class Decision(ProposedEdit):
     """One edit that stands for the proposals with these numbers."""
 
     proposals: tuple[int, ...]
 
 
-class Decisions(_Answer):
+class ReconciliationAnswer(Answer):
     """A batch made to agree."""
 
-    decisions: tuple[Decided, ...]
+    decisions: tuple[Decision, ...]
 
 
-class Edits(_Answer):
+class ConsolidationAnswer(Answer):
     """Edits that shrink a pool."""
 
-    edits: tuple[Proposed, ...]
+    edits: tuple[ProposedEdit, ...]
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,12 @@ class Proposal:
     evidence: tuple[str, ...]  # trajectory ids
     tasks: tuple[str, ...]
 
-    def joined(self, other: Proposal) -> Proposal:
-        """The proposal, resting on the other's evidence too."""
+    def resting_on(self, evidence: Iterable[str], tasks: Iterable[str]) -> Proposal:
+        """The proposal, resting on these too."""
         return replace(
             self,
-            evidence=tuple(dict.fromkeys([*self.evidence, *other.evidence])),
-            tasks=tuple(dict.fromkeys([*self.tasks, *other.tasks])),
+            evidence=tuple(dict.fromkeys([*self.evidence, *evidence])),
+            tasks=tuple(dict.fromkeys([*self.tasks, *tasks])),
         )
 
 
@@ -106,10 +112,9 @@ class LeftOut(Record):
 
     @staticmethod
     def of(proposal: Proposal, reason: str) -> LeftOut:
-        """The record of a proposal that is kept out."""
-        return LeftOut(
-            tasks=proposal.tasks, op=proposal.op, text=proposal.text, targets=proposal.targets, reason=reason
-        )
+        """The record of a proposal that is left out."""
+        fields = {name: getattr(proposal, name) for name in ("tasks", "op", "text", "targets")}
+        return LeftOut(**fields, reason=reason)
 
 
 class Bounds(NamedTuple):
@@ -124,41 +129,28 @@ class Bounds(NamedTuple):
 
 def schema_of(model: type[BaseModel], bounds: Bounds) -> dict[str, JsonValue]:
     """The JSON schema of an answer as strict servers want it: every property required, no other allowed."""
-    found: dict[str, JsonValue] = json.loads(_schema_text(model))
-    _make_strict(found, bounds)
-    return found
+    schema: dict[str, Any] = json.loads(_schema_text(model))
+    for part in (schema, *schema.get("$defs", {}).values()):
+        properties = part["properties"]
+        for node in (part, *properties.values()):
+            for unwanted in ("default", "title", "description"):
+                node.pop(unwanted, None)
+        part |= {"required": list(properties), "additionalProperties": False}
+        for name in properties.keys() & {"edits", "decisions"}:
+            properties[name]["maxItems"] = bounds.most
+        if "targets" in properties:
+            ids = {"type": "string", **({"enum": sorted(bounds.ids)} if bounds.ids else {})}
+            properties["targets"] = {"type": "array", "items": ids, "maxItems": len(bounds.ids)}
+        if "proposals" in properties:
+            numbers = {"type": "integer", "enum": [*range(1, bounds.most + 1)]}
+            properties["proposals"] = {"type": "array", "items": numbers, "minItems": 1, "maxItems": bounds.most}
+    return schema
 
 
 @cache
 def _schema_text(model: type[BaseModel]) -> str:
     """Made once: pydantic takes milliseconds for it, and every request wants one."""
     return json.dumps(model.model_json_schema())
-
-
-def _make_strict(node: Any, bounds: Bounds) -> None:
-    if isinstance(node, list):
-        for entry in node:
-            _make_strict(entry, bounds)
-    elif isinstance(node, dict):
-        for unwanted in ("default", "title", "description"):
-            if not isinstance(node.get(unwanted), dict):  # a property may be called so
-                node.pop(unwanted, None)
-        if "properties" in node:
-            node |= {"required": list(node["properties"]), "additionalProperties": False}
-            _bound(node["properties"], bounds)
-        for entry in node.values():
-            _make_strict(entry, bounds)
-
-
-def _bound(properties: dict[str, Any], bounds: Bounds) -> None:
-    for name in properties.keys() & {"edits", "decisions"}:
-        properties[name]["maxItems"] = bounds.most
-    if "targets" in properties:
-        named = {"enum": sorted(bounds.ids)} if bounds.ids else {}
-        properties["targets"] = {"type": "array", "items": {"type": "string", **named}, "maxItems": len(bounds.ids)}
-    if "proposals" in properties:
-        numbers = {"type": "integer", "enum": [*range(1, bounds.most + 1)]}
-        properties["proposals"] = {"type": "array", "items": numbers, "minItems": 1, "maxItems": bounds.most}
 
 
 def read(model: type[ModelT], answer: dict[str, Any]) -> ModelT:
@@ -169,32 +161,24 @@ def read(model: type[ModelT], answer: dict[str, Any]) -> ModelT:
         raise ValueError(first_problem(error)) from error
 
 
-def checked(edit: Proposed, shown: Collection[str], words: int) -> Proposal:
+def checked(edit: ProposedEdit, shown: Collection[str], words: int) -> Proposal:
     """An edit whose form, ids and length are right; it rests on nothing yet. Raises ValueError saying what is wrong."""
-    text, targets = " ".join(edit.text.split()), tuple(dict.fromkeys(edit.targets))
-    if edit.op in ("ADD", "NONE"):
-        targets = ()
-    if edit.op in ("DELETE", "NONE"):
-        text = ""
-    wanted = {"UPDATE": 1, "DELETE": 1, "MERGE": 2}.get(edit.op, 0)
-    if len(targets) < wanted or (edit.op == "UPDATE" and len(targets) > 1):
-        raise ValueError(f"{edit.op} needs {'two ids or more' if wanted == 2 else 'one id'} in targets")
+    op, text = edit.op, "" if edit.op in ("DELETE", "NONE") else " ".join(edit.text.split())
+    targets = () if op in ("ADD", "NONE") else tuple(dict.fromkeys(edit.targets))
+    least = {"UPDATE": 1, "DELETE": 1, "MERGE": 2}.get(op, 0)
+    if len(targets) < least or (op == "UPDATE" and len(targets) > 1):
+        raise ValueError(f"{op} needs {'two ids or more' if least == 2 else 'one id'} in targets")
     for target in targets:
         if target not in shown:
             raise ValueError(f"{target!r} is no id of a held item; the ids are {', '.join(sorted(shown)) or '(none)'}")
-    if edit.op in ("ADD", "UPDATE", "MERGE"):
-        _check_length(edit.op, text, words)
-    return Proposal(edit.op, targets, text, " ".join(edit.reason.split())[:REASON], (), ())
-
-
-def _check_length(op: Op, text: str, words: int) -> None:
-    if not text:
+    if op in ("ADD", "UPDATE", "MERGE") and not text:
         raise ValueError(f"{op} needs a text")
     if len(text.split()) > words:
         raise ValueError(f"a text has {len(text.split())} words, at most {words} are allowed: {text[:80]!r}")
+    return Proposal(op, targets, text, " ".join(edit.reason.split())[:MOST_REASON], (), ())
 
 
-def check_all(edits: Iterable[Proposed], shown: Collection[str], words: int, limit: int) -> list[Proposal]:
+def check_all(edits: Iterable[ProposedEdit], shown: Collection[str], words: int, limit: int) -> list[Proposal]:
     """Edits that change something, each item used once, at most `limit` items added or touched by DELETE.
 
     Raises ValueError.
@@ -216,38 +200,36 @@ def settle(
 
     An item is edited once; a text that is nearly held already adds its evidence there; at most `config.add` are new.
     """
-    kept: list[Proposal] = []
-    left: list[LeftOut] = []
-    used: set[str] = set()
+    settled: list[Proposal] = []
+    left_out: list[LeftOut] = []
+    used: set[str] = set()  # ids of items that are edited
     deleted: set[str] = set()
     new = 0
     for given in proposals:
-        proposal = _onto_held(given, pool, used)
+        proposal = _onto_held_item(given, pool, used)
         reason = _conflict(proposal, used, deleted)
-        twin = next(
-            (n for n, other in enumerate(kept) if proposal.op == "ADD" and alike(other.text, proposal.text)), -1
-        )
+        same = [n for n, p in enumerate(settled) if proposal.op == "ADD" and same_words(p.text, proposal.text)]
         is_new = proposal.op == "ADD" and content_hash(proposal.text) not in {item.id for item in pool.items}
-        if not reason and twin < 0 and is_new and new == config.add:
+        if not reason and not same and is_new and new == config.add:
             reason = f"more than {config.add} new items"
         if reason:
-            left.append(LeftOut.of(given, reason))
-        elif twin >= 0:
-            kept[twin] = kept[twin].joined(proposal)
+            left_out.append(LeftOut.of(given, reason))
+        elif same:
+            settled[same[0]] = settled[same[0]].resting_on(proposal.evidence, proposal.tasks)
         else:
-            kept.append(proposal)
+            settled.append(proposal)
             new += is_new
             used.update(proposal.targets)
             deleted.update(proposal.targets if proposal.op == "DELETE" else ())
-    return kept, left
+    return settled, left_out
 
 
-def _onto_held(proposal: Proposal, pool: ExperiencePool, used: Collection[str]) -> Proposal:
+def _onto_held_item(proposal: Proposal, pool: ExperiencePool, used: Collection[str]) -> Proposal:
     """An ADD of what a held item says already, worded as that item: it then adds evidence only."""
     if proposal.op != "ADD":
         return proposal
-    held = next((item for item in pool.items if item.id not in used and alike(item.text, proposal.text)), None)
-    return replace(proposal, text=held.text) if held else proposal
+    held = (item.text for item in pool.items if item.id not in used and same_words(item.text, proposal.text))
+    return replace(proposal, text=next(held, proposal.text))
 
 
 def _conflict(proposal: Proposal, used: Collection[str], deleted: Collection[str]) -> str:
@@ -259,9 +241,9 @@ def _conflict(proposal: Proposal, used: Collection[str], deleted: Collection[str
     return ""
 
 
-def alike(a: str, b: str) -> bool:
+def same_words(a: str, b: str) -> bool:
     """Whether two texts use the same words, small words aside; one other word may be another meaning."""
-    first, second = (frozenset(_WORD.findall(text.lower())) - _EMPTY for text in (a, b))
+    first, second = (frozenset(_WORD.findall(text.lower())) - _SMALL_WORDS for text in (a, b))
     return bool(first) and first == second
 
 

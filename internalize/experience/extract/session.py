@@ -1,42 +1,51 @@
-"""What all questions of one extraction share: prompts, how much fits into a request, checked answers, many at once.
-
-Left out: which questions there are (learn.py, agree.py). What must not change: a refusal is a value with a place,
-an outage is raised only after everything asked beside it has ended.
-"""
+"""What all requests of one extraction share: their prompts, how much fits into them, and checked answers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from internalize.config.schema import ExtractConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError
 from internalize.experience.pool import ExperiencePool
+from internalize.inference.cached import CachedChat
 from internalize.inference.structured import ask, fenced
-from internalize.records import ChatRequest, Experience, Message, PoolEdit, Record
+from internalize.records import ChatRequest, Experience, Message, Record, Trajectory
 
-from .injection_filter import Screen
+from .injection_filter import InjectionFilter
 from .prompts import prompt
-from .proposals import Bounds, LeftOut, Proposal, read, schema_of, to_edit
-from .request_log import Ledger, Stage
+from .proposals import Bounds, read, schema_of
 from .transcript import CHARACTERS, plain
 
 Value = TypeVar("Value")
 ModelT = TypeVar("ModelT", bound=BaseModel)
+Question = Literal["summary", "compare", "reconcile", "consolidate"]
 TRIES = 3  # answers a question may get before it is refused
 MOST_ANSWER = 1024  # tokens
-UNBOUND = Bounds()  # answers without edits
+RETRY_TEMPERATURE = 0.7  # at 0 the same unusable answers would come back
+UNBOUND = Bounds()  # of answers without edits
+
+
+class ExtractionInput(NamedTuple):
+    """What there is to learn from: this iteration's episodes, those of recent ones, and the pool before."""
+
+    trajectories: Sequence[Trajectory]
+    earlier: Sequence[Trajectory]
+    pool: ExperiencePool
+    iteration: int
+    barred: frozenset[str] = frozenset()  # ids of items that may not come back
+    checkpoint: str = ""  # the policy's weights, which may be asked to write
 
 
 class Refusal(Record):
-    """A question whose answers stayed unusable."""
+    """A question to which no answer could be used."""
 
-    stage: Stage
-    subject: str
+    stage: Question
+    subject: str  # the task, trajectory or batch it was about
     reason: str
 
 
@@ -49,83 +58,67 @@ class Refused(Exception):  # noqa: N818 - an answer of the model, not an error o
 
 
 @dataclass(frozen=True)
-class Work:
-    """One extraction: what it edits, whom it asks, what it keeps out."""
+class Session:
+    """One extraction: the pool it edits, the model it asks, and the filter of what it proposes.
+
+    `retries`: an earlier call stopped because too many questions were refused. Those are asked once more.
+    """
 
     pool: ExperiencePool
     config: ExtractConfig
-    book: Ledger
-    screen: Screen
+    chat: CachedChat  # which replays rejected replies, so that a resumed extraction takes the same path
+    filter: InjectionFilter
     iteration: int
+    retries: bool
 
     def prompt(self, name: str, **values: object) -> str:
-        """The prompt `name` with what an item is and the word on fenced data."""
+        """The prompt `name`, with the texts on what an item is and on fenced data."""
         item = prompt(self.config.granularity, words=self.config.words)
         return prompt(name, **{"item": item, "fencing": prompt("fencing"), **values})
 
     def room(self, instructions: str) -> int:
-        """Characters that the data of a request may have; a second answer is counted, because a re-ask quotes one."""
+        """Characters left for the data of a request. Two answers are counted, because a correction quotes the first."""
         own = len(instructions) // (CHARACTERS + 1)  # they are plain English
-        return max(0, (self.config.context - 2 * self._answer - own - 100) * CHARACTERS)
+        return max(0, (self.config.context - 2 * self._answer_tokens - own - 100) * CHARACTERS)
+
+    @property
+    def _answer_tokens(self) -> int:
+        return min(MOST_ANSWER, self.config.context // 6)
 
     async def ask(
         self,
-        stage: Stage,
+        question: Question,
         subject: str,
         text: str,
         model: type[ModelT],
         check: Callable[[ModelT], Value],
         bounds: Bounds = UNBOUND,
     ) -> Value:
-        """The checked answer; `check` raises ValueError. `bounds` are for servers that obey a schema.
+        """What `check`, which raises ValueError, makes of the answer. Servers that obey a schema are held to `bounds`.
 
-        Raises Refused when answers stay unusable, InfrastructureError or Incomplete when there was none.
+        Raises Refused when no answer can be used, InfrastructureError or Incomplete when there was none.
         """
-        try:
-            request = ChatRequest(
-                messages=(Message(role="user", content=text),),
-                response_schema=schema_of(model, bounds),
-                max_tokens=self._answer,
-            )
-            found = await ask(
-                self.book.about(stage, subject), request, lambda answer: check(read(model, answer)), tries=TRIES
-            )
-        except ContextError as error:  # asking again will not help
-            raise self._refused(stage, subject, str(error)) from error
-        if found.value is None:
-            raise self._refused(stage, subject, found.problem)
-        return found.value
-
-    def _refused(self, stage: Stage, subject: str, reason: str) -> Refused:
-        self.book.refuse(stage, subject, reason)
-        return Refused(Refusal(stage=stage, subject=subject, reason=reason))
-
-    def screened(self, proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[LeftOut]]:
-        """Proposals that may go in, and the others with the reason."""
-        kept: list[Proposal] = []
-        left: list[LeftOut] = []
-        for proposal in proposals:
-            reason = self.screen.item(proposal.text, self.config.granularity) if proposal.text else ""
-            if not reason and proposal.targets:
-                reason = self.screen.change(proposal.evidence)
-            if reason:
-                left.append(LeftOut.of(proposal, reason))
-            else:
-                kept.append(proposal)
-        return kept, left
-
-    def edits(self, proposals: Iterable[Proposal], pool: ExperiencePool) -> list[PoolEdit]:
-        """Proposals as edits of `pool`."""
-        held = {item.id: item for item in pool.items}
-        return [to_edit(p, held, self.config, self.book.chat.name, self.iteration) for p in proposals]
-
-    @property
-    def _answer(self) -> int:
-        return min(MOST_ANSWER, self.config.context // 6)
+        request = ChatRequest(
+            messages=(Message(role="user", content=text),),
+            response_schema=schema_of(model, bounds),
+            max_tokens=self._answer_tokens,
+        )
+        warmer = request.model_copy(update={"temperature": RETRY_TEMPERATURE, "seed": TRIES})
+        problem = ""
+        for each in (request, warmer) if self.retries else (request,):
+            try:
+                answer = await ask(self.chat, each, lambda found: check(read(model, found)), tries=TRIES)
+            except ContextError as error:  # asking again will not help
+                problem = str(error)
+                break
+            if answer.value is not None:
+                return answer.value
+            problem = answer.problem
+        raise Refused(Refusal(stage=question, subject=subject, reason=problem))
 
 
-async def together(work: Iterable[Awaitable[Value]]) -> list[Value | Refused]:
-    """All results in order, refusals among them. Raises Incomplete when all have ended and some found no answer."""
+async def gather(work: Iterable[Awaitable[Value]]) -> list[Value | Refused]:
+    """All results in order, refusals among them. Raises Incomplete, once all have ended, if some found no answer."""
     found = await asyncio.gather(*work, return_exceptions=True)
     results: list[Value | Refused] = []
     owed: list[InfrastructureError | Incomplete] = []
@@ -137,52 +130,42 @@ async def together(work: Iterable[Awaitable[Value]]) -> list[Value | Refused]:
         else:
             results.append(one)
     if owed:
-        raise Incomplete(
-            f"{len(owed)} of {len(found)} questions are still to be answered ({_root(owed[0])})"
-        ) from owed[0]
+        cause: BaseException = owed[0]
+        while isinstance(cause.__cause__, InfrastructureError | Incomplete):  # of a question within a question
+            cause = cause.__cause__
+        raise Incomplete(f"{len(owed)} of {len(found)} questions are still to be answered ({cause})") from owed[0]
     return results
 
 
-async def all_of(work: Iterable[Awaitable[Value]]) -> list[Value]:
+async def gather_all(work: Iterable[Awaitable[Value]]) -> list[Value]:
     """All results in order. Raises the first refusal among them, once all have ended."""
-    results = await together(work)
-    for one in results:
+    results = []
+    for one in await gather(work):
         if isinstance(one, Refused):
             raise one
-    return [one for one in results if not isinstance(one, Refused)]
+        results.append(one)
+    return results
 
 
-def _root(error: BaseException) -> BaseException:
-    """The failure itself, when it comes out of questions within a question."""
-    while isinstance(error.__cause__, InfrastructureError | Incomplete):
-        error = error.__cause__
-    return error
-
-
-def listed(items: Iterable[Experience]) -> str:
-    """Held items, one a line, for a prompt."""
-    return "\n".join(_line(item) for item in items) or "(none)"
-
-
-def shown(items: Iterable[Experience]) -> str:
-    """`listed`, fenced."""
-    return data(listed(items))
-
-
-def data(text: str) -> str:
-    """`text` fenced as data."""
+def fenced_data(text: str) -> str:
+    """`text` between tags that mark it as data, without what a chat template would read as its own."""
     return fenced("data", plain(text))
 
 
-def fitting(ranked: Sequence[Experience], order: Sequence[Experience], room: int) -> list[Experience]:
+def item_lines(items: Iterable[Experience]) -> str:
+    """Items, one a line, for a prompt."""
+    return "\n".join(map(_line, items)) or "(none)"
+
+
+def fitting(ranked: Iterable[Experience], order: Sequence[Experience], room: int) -> list[Experience]:
     """The first of `ranked` whose lines fit into `room` characters, as they stand in `order`."""
-    kept: set[str] = set()
+    ids: set[str] = set()
     for item in ranked:
         room -= len(_line(item)) + 1
         if room < 0:
             break
-        kept.add(item.id)
-    return [item for item in order if item.id in kept]
+        ids.add(item.id)
+    return [item for item in order if item.id in ids]
 
 
 def _line(item: Experience) -> str:
