@@ -17,6 +17,8 @@ import sympy
 DIGITS, NEGLIGIBLE = 60, sympy.Float("1e-45")
 POINTS, ENOUGH = 24, 4
 LARGEST_EXPONENT = 10**6  # of e; larger numbers take for ever
+# What SymPy raises at what makes no sense to it: unlike matrices, an interval up to i, a factorial of a set.
+REFUSALS = (ArithmeticError, AttributeError, KeyError, NotImplementedError, RecursionError, TypeError, ValueError)
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 Tree = tuple[Any, ...]
 
@@ -86,7 +88,7 @@ def value(tree: Tree) -> Any:
     """
     try:
         return _value(tree)
-    except (ArithmeticError, AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+    except REFUSALS as error:
         raise CannotCompare from error
 
 
@@ -167,7 +169,7 @@ def _same_function(a: Any, b: Any) -> bool:
 
 def proportional(a: Any, b: Any, *, positive: bool) -> bool:
     """Whether b is a constant multiple of a, other than 0; `positive`: by a positive constant."""
-    if isinstance(a, sympy.MatrixBase) or a.free_symbols != b.free_symbols:
+    if isinstance(a, sympy.MatrixBase) or a.free_symbols != b.free_symbols or not a.free_symbols:
         return same_value(a, b)
     for point in points(a.free_symbols):
         x, y = (at(each, point, is_complex=False) for each in (a, b))

@@ -14,7 +14,7 @@ from typing import Any
 
 import sympy
 
-from .algebra import FLIPPED, CannotCompare, as_set, number, proportional, same_set, same_value, value
+from .algebra import FLIPPED, REFUSALS, CannotCompare, as_set, number, proportional, same_set, same_value, value
 from .formula import Tree
 from .maths import Conventions
 
@@ -273,7 +273,7 @@ def main() -> None:
     for line in sys.stdin:
         try:
             equal: bool | None = comparison.equal(*_tuples(json.loads(line)))
-        except (CannotCompare, RecursionError):
+        except (CannotCompare, *REFUSALS):
             equal = None
         sys.stdout.write(json.dumps(equal) + "\n")
         sys.stdout.flush()

@@ -246,7 +246,7 @@ class Reader(Cursor):
     def _bracket(self, opened: str) -> Tree:
         bars, self._bars = self._bars, 0
         items: tuple[Tree, ...] = ()
-        is_condition = opened in {"{", "\\{"} and self._builder()
+        is_condition = (opened == "\\{" or (opened == "{" and self._place == 1)) and self._builder()
         if self._token.text not in _CLOSING[opened]:
             inside = self._over(self._listing())
             items = inside[2:] if inside[:2] == ("list", ",") else (inside,)

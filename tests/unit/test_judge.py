@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,7 +19,7 @@ from internalize.inference.scripted import ScriptedChat
 from internalize.interfaces import ChatModel, Judge
 from internalize.judge import ChainJudge, ExactJudge, ModelJudge, build, normalize
 from internalize.judge.formula import read
-from internalize.judge.maths import Conventions, MathJudge
+from internalize.judge.maths import Conventions, MathJudge, trees
 from internalize.judge.model import prompt
 from internalize.judge.notation import boxed
 from internalize.records import Claim, Judgement, Message
@@ -277,6 +279,55 @@ def test_a_sign_a_term_or_an_exponent_makes_another_formula(a: str, b: str) -> N
     assert len(trees) == 6
     assert None not in trees
     assert (read(f"{a}+{b}") == read(f"{a}-{b}")) is False
+
+
+def drawn(rng: random.Random, depth: int) -> Any:
+    """A random expression of SymPy in x, y and n."""
+    sympy = pytest.importorskip("sympy")
+    if not depth:
+        return rng.choice(
+            [
+                *sympy.symbols("x y n", real=True),
+                sympy.Integer(rng.randint(-9, 9)),
+                sympy.Rational(rng.randint(1, 9), 7),
+            ]
+        )
+    a, b = drawn(rng, depth - 1), drawn(rng, depth - 1)
+    made = [a + b, a - b, a * b, a / (b + 11), -a, a**2, a ** (-3), sympy.sqrt(a), sympy.sin(a), sympy.exp(a), abs(a)]
+    return rng.choice(made)
+
+
+def differs(a: Any, b: Any) -> bool:
+    """Whether two expressions have different real values at a point; False if it cannot be told."""
+    places = {symbol: 0.7 + 1.2 * n for n, symbol in enumerate(sorted(a.free_symbols | b.free_symbols, key=str))}
+    found = [each.subs(places).evalf(30) for each in (a, b)]
+    return all(each.is_real for each in found) and abs(found[0] - found[1]) > 1e-6 * (1 + abs(found[0]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ways_in_which_a_formula_is_written_are_equal_and_a_changed_formula_is_not(seed: int) -> None:
+    sympy = pytest.importorskip("sympy")
+    from internalize.judge.equivalence import Comparison  # noqa: PLC0415 - needs the extra
+
+    rng, comparison, told_apart = random.Random(seed), Comparison(Conventions()), 0
+    for _ in range(25):
+        formula = drawn(rng, 3)
+        place = rng.choice(list(sympy.preorder_traversal(formula)))
+        changed = formula.xreplace({place: rng.choice([-place, place + 1, 2 * place])})
+        if formula.has(sympy.I, sympy.zoo, sympy.nan) or changed.has(sympy.I, sympy.zoo, sympy.nan):
+            continue
+        plain, latex = str(formula).replace("Abs", "abs"), sympy.latex(formula)
+        others = (plain, sympy.latex(formula, mul_symbol="dot"), sympy.latex(sympy.expand(formula)))
+        for other in others:
+            found = trees(latex, other)
+            assert found, (latex, other)
+            assert comparison.equal(*found), (latex, other)
+        if differs(formula, changed):
+            told_apart += 1
+            found = trees(latex, sympy.latex(changed))
+            assert found, (latex, changed)
+            assert not comparison.equal(*found), (latex, changed)
+    assert told_apart > 5
 
 
 @settings(deadline=None)
