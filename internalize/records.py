@@ -67,6 +67,9 @@ Pattern = Literal["none", "global", "stepwise"]
 Termination = Literal["answered", "max_steps", "context_full", "failed"]
 Mode = Literal["internalized", "in_context"]  # measured without experience in the prompt, or with the pool
 Candidate = Literal[1, 2]  # 2: the milder one that the gate tries when the first loses
+# contrast: found by comparing episodes. chance: its lift may be none. writer: a language model wrote it. retired: what
+# it was shown with did measurably worse. cap: the pool was too large.
+Cause = Literal["contrast", "chance", "writer", "retired", "cap", "imported"]
 StageKind = Literal[
     "rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second", "signs"
 ]
@@ -226,6 +229,7 @@ class PoolEdit(Record):
     item: Experience | None = None
     targets: tuple[str, ...] = ()
     reason: str = ""
+    cause: Cause | None = None  # None: not known, or no change
 
 
 class ActionSpan(Record):
@@ -260,6 +264,39 @@ class DistillExample(Record):
     def rewritten(self) -> bool:
         """Whether no single sequence holds it: `token_ids` then has a whole context and action for every step."""
         return any(span.origin for span in self.spans)
+
+
+class TrainSummary(Record):
+    """train.json: what one training did. Losses in nats per action token; None when there was nothing to train on.
+
+    `accepted` trajectories were trained on and `rejected` ones were not; None = not counted. `divergence_before` and
+    `_after` are unweighted, over the trajectories of the first optimizer step: before any update and after the last
+    one. `held_out_before` and `_after` are of `held_out` trajectories that were not trained on, against the teacher
+    of the start. A training on files has their names in `trajectories` and `pool`.
+    """
+
+    steps: int = 0
+    accepted: int = 0
+    rejected: int | None = None
+    action_tokens: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    divergence_before: float | None = None
+    divergence_after: float | None = None
+    held_out: int = 0
+    held_out_before: float | None = None
+    held_out_after: float | None = None
+    stopped_early: bool = False
+    teacher_nll: float | None = None
+    seconds: float = 0.0
+    trajectories: str = ""
+    pool: str = ""
+
+    @property
+    def accepted_share(self) -> float | None:
+        """Share of the trajectories that were trained on; None where it is not known."""
+        judged = self.accepted + (self.rejected or 0)
+        return self.accepted / judged if judged and self.rejected is not None else None
 
 
 class Checkpoint(Record):

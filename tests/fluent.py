@@ -12,9 +12,9 @@ from internalize.config.schema import Config, DistillConfig, load_config
 from internalize.experience.pool import ExperiencePool, empty, save_pool
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import Experience, Message, PoolEdit, Stage, Step, Task, Trajectory
+from internalize.records import Experience, Message, PoolEdit, Stage, Step, Task, TrainSummary, Trajectory
 from internalize.runs.store import RunStore
-from internalize.stages.run import Run, TrainRecord, plan_tasks, silent
+from internalize.stages.run import Run, plan_tasks, silent
 from internalize.training.distill import TrainItem, fit
 from internalize.training.examples import build_example
 from internalize.training.policy import LocalPolicy
@@ -87,10 +87,10 @@ def open_run(out: Path, *changes: str) -> Run:
     return run
 
 
-def iterate(out: Path, *changes: str, at: Callable[[str, int, int], None] = silent) -> TrainRecord:
+def iterate(out: Path, *changes: str, at: Callable[[str, int, int], None] = silent) -> TrainSummary:
     """Collect and distil in `out` (or go on there); `at` is told of every episode and step."""
     run = open_run(out, *changes)
     run.report = at
     run.distill(1, run.collect(1, odd_pool()))
     run.store.close()
-    return TrainRecord.model_validate_json((out / "iter-1" / "train.json").read_bytes())
+    return TrainSummary.model_validate_json((out / "iter-1" / "train.json").read_bytes())

@@ -203,14 +203,13 @@ def _points(use: Utility) -> str:
 
 def _edits_beside(pool_file: Path) -> list[PoolEdit]:
     """The edits that a run or a command left beside a pool; none if there is no such file."""
-    from internalize.records import PoolEdit
+    from internalize.experience.pool import read_edits
     from internalize.runs import names
-    from internalize.runs.store import read_jsonl
 
     files = [pool_file.with_suffix(f".{names.EDITS}")]
     if pool_file.name == names.POOL:  # in a run's folder
         files.append(pool_file.with_name(names.EDITS))
-    return next((read_jsonl(file, PoolEdit) for file in files if file.is_file()), [])
+    return next((read_edits(file) for file in files if file.is_file()), [])
 
 
 def _gone(name: str, edits: Sequence[PoolEdit], after: ExperiencePool) -> Iterator[str]:

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from internalize.errors import DataError
 from internalize.records import Experience, Granularity, PoolEdit, Record, Trajectory, content_hash
-from internalize.runs.store import first_problem, write_json
+from internalize.runs.store import first_problem, read_jsonl, write_json
 
 Items = dict[str, Experience]
 
@@ -66,7 +66,9 @@ class ExperiencePool:
         items = list(self._edited(edits).values())
         weakest = sorted(items, key=lambda item: (item.support * item.lift, item.iteration))
         return tuple(
-            PoolEdit(op="DELETE", targets=(item.id,), reason=f"over the cap of {self.cap}: {_strength(item)}")
+            PoolEdit(
+                op="DELETE", targets=(item.id,), reason=f"over the cap of {self.cap}: {_strength(item)}", cause="cap"
+            )
             for item in weakest[: max(0, len(items) - self.cap)]
         )
 
@@ -227,6 +229,13 @@ def _shown(trajectory: Trajectory) -> Iterator[str]:
         yield from injection.item_ids if injection is not None else ()
 
 
+def read_edits(path: Path) -> list[PoolEdit]:
+    """The edits of a file. Runs of version 1 noted no cause: those that retired an item began their reason with it."""
+    edits = read_jsonl(path, PoolEdit)
+    retired = (edit.cause is None and edit.reason.startswith("retired: ") for edit in edits)
+    return [e.model_copy(update={"cause": "retired"}) if old else e for e, old in zip(edits, retired, strict=True)]
+
+
 class PoolFile(Record):
     """pool.json."""
 
@@ -261,7 +270,12 @@ def import_official(data: Any, granularity: Granularity, source: str = "external
     off. The old id goes into the edit's reason. Raises DataError naming the entry.
     """
     return tuple(
-        PoolEdit(op="ADD", item=Experience.new(text, granularity, source), reason=f"imported from {old_id}")
+        PoolEdit(
+            op="ADD",
+            item=Experience.new(text, granularity, source),
+            reason=f"imported from {old_id}",
+            cause="imported",
+        )
         for old_id, text in _official_pairs(data)
     )
 

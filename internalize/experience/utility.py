@@ -25,7 +25,6 @@ from .pool import ExperiencePool, count_usage
 from .rules import applies, decisions, parse
 
 LEAST = 10  # tasks a side: below, bootstrap intervals are too narrow
-RETIRED = "retired: "  # how the reason of such a DELETE begins
 
 
 class Utility(Record):
@@ -95,12 +94,12 @@ def retire(pool: ExperiencePool, measured: Iterable[Utility], *, most: int = 1) 
     sure = [(u, u.difference) for u in measured if u.item_id in held and u.sure]
     harmful = [(u, difference) for u, difference in sure if difference is not None and difference.high < 0]
     worst = sorted(harmful, key=lambda pair: (pair[1].mean, pair[0].item_id))[:most]
-    return tuple(PoolEdit(op="DELETE", targets=(u.item_id,), reason=_reason(u, d)) for u, d in worst)
+    return tuple(PoolEdit(op="DELETE", targets=(u.item_id,), reason=_reason(u, d), cause="retired") for u, d in worst)
 
 
 def retired_ids(edits: Iterable[PoolEdit]) -> frozenset[str]:
     """Items that an edit log retired."""
-    return frozenset(i for edit in edits if edit.reason.startswith(RETIRED) for i in edit.targets)
+    return frozenset(i for edit in edits if edit.cause == "retired" for i in edit.targets)
 
 
 def without_retired(edits: Iterable[PoolEdit], retired: frozenset[str]) -> tuple[PoolEdit, ...]:
@@ -162,6 +161,6 @@ def _mean(scores: Iterable[float]) -> float | None:
 def _reason(utility: Utility, difference: Interval) -> str:
     shown, without = utility.success or 0.0, utility.success_without or 0.0
     return (
-        f"{RETIRED}success {shown:.0%} on {utility.tasks} tasks with it, {without:.0%} on {utility.tasks_without} "
+        f"retired: success {shown:.0%} on {utility.tasks} tasks with it, {without:.0%} on {utility.tasks_without} "
         f"without, {100 * difference.mean:+.0f} points [{100 * difference.low:+.0f}, {100 * difference.high:+.0f}]"
     )

@@ -36,7 +36,7 @@ def costs(report: RunReport) -> Costs:
     return Costs(
         sampled=sum(s.action_tokens for i in report.iterations for s in i.sampled),
         measured=sum(i.measured_tokens for i in report.iterations),
-        trained=sum(t.action_tokens or 0 for i in report.iterations for t in (i.training, i.milder) if t),
+        trained=sum(t.action_tokens for i in report.iterations for t in (i.training, i.milder) if t),
         seconds={kind: sum(s.seconds.get(kind, 0.0) for s in spent) for kind in KINDS} if spent else {},
         memory=max((s.memory for s in spent), default=0),
     )

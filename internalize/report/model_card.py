@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from internalize.config.schema import Config
-from internalize.records import Checkpoint
+from internalize.records import Checkpoint, TrainSummary
 
 from .headline import summary
 from .markdown import named, section, table
-from .run_report import IterationReport, RunReport, Training
+from .run_report import IterationReport, RunReport
 from .tables import SUITE_HEAD, iteration_table, suite_rows
 from .text import NOTHING, code_span, count, markdown_text
 
@@ -36,7 +36,7 @@ def card(
     report: RunReport | None = None,
     lineage: Sequence[Checkpoint] = (),
     *,
-    alone: Training | None = None,
+    alone: TrainSummary | None = None,
 ) -> str:
     """The Markdown text, with the front matter that model hubs read. `alone`: of a training outside a run."""
     parts = (
@@ -91,7 +91,7 @@ def _lineage(lineage: Sequence[Checkpoint]) -> str:
     return section("Lineage", listed, f"Config digest {code_span(lineage[-1].config_digest)}.")
 
 
-def _data(config: Config, report: RunReport | None, alone: Training | None) -> str:
+def _data(config: Config, report: RunReport | None, alone: TrainSummary | None) -> str:
     if report is None and alone is not None:
         return section("Data", _file(alone))
     if report is None:
@@ -105,7 +105,7 @@ def _data(config: Config, report: RunReport | None, alone: Training | None) -> s
     return section("Data", drawn, table(head, rows))
 
 
-def _file(alone: Training) -> str:
+def _file(alone: TrainSummary) -> str:
     """One sentence about a training on a file."""
     shown = f", a teacher shown the pool {code_span(alone.pool)}" if alone.pool else ""
     return (
@@ -135,7 +135,7 @@ def _settings(config: Config, sections: Sequence[str]) -> str:
     return section("Settings", table(("key", "value"), [*rows, ("`seed`", str(config.seed))], text_columns=(0, 1)))
 
 
-def _results(report: RunReport | None, lineage: Sequence[Checkpoint], alone: Training | None) -> str:
+def _results(report: RunReport | None, lineage: Sequence[Checkpoint], alone: TrainSummary | None) -> str:
     if report is None and alone is not None and alone.held_out_before is not None and alone.held_out_after is not None:
         held = f"{alone.held_out_before:.3f} to {alone.held_out_after:.3f} nats an action token"
         return section("Results", f"Loss on held-out trajectories of the same file: {held}. No task was played.")

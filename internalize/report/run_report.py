@@ -22,7 +22,6 @@ from internalize.evaluation.diagnostics import (
     filter_cautions,
     habit_cautions,
     pool_cautions,
-    rejection_rate,
     suite_cautions,
     weight_cautions,
 )
@@ -36,7 +35,7 @@ from internalize.evaluation.metrics import (
     select,
 )
 from internalize.experience.redact import Redactions
-from internalize.records import EvalResult, Experience, Mode, Record
+from internalize.records import EvalResult, Experience, Mode, Record, TrainSummary
 from internalize.runs import names
 from internalize.runs.store import RunInfo, read_marks, read_run
 
@@ -50,26 +49,6 @@ class _Loose(BaseModel):
     """A file of which a report needs some fields only."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Training(_Loose):
-    """train.json: what one training stage did; None = not noted."""
-
-    accepted: int | None = None
-    rejected: int | None = None
-    action_tokens: int | None = None
-    first_loss: float | None = None
-    last_loss: float | None = None
-    held_out_before: float | None = None
-    held_out_after: float | None = None
-    trajectories: str = ""  # of a training on a file: its name
-    pool: str = ""  # and that of the pool its teacher was shown
-
-    @property
-    def accepted_share(self) -> float | None:
-        """Share of the trajectories judged that were trained on; None where it was not noted."""
-        rate = None if self.rejected is None else rejection_rate(self.accepted or 0, self.rejected)
-        return None if rate is None else 1 - rate
 
 
 class Drift(_Loose):
@@ -91,8 +70,8 @@ class IterationReport(Record):
     internalized: SuiteMetrics | None = None
     in_context: SuiteMetrics | None = None
     pool: tuple[Experience, ...] | None = None
-    training: Training | None = None
-    milder: Training | None = Field(None, description="Of a second candidate that was trained anew.")
+    training: TrainSummary | None = None
+    milder: TrainSummary | None = Field(None, description="Of a second candidate that was trained anew.")
     measured_tokens: int = Field(0, description="Of evaluation episodes, also those of rejected candidates.")
     drift: Drift | None = None
     habits: dict[Mode, Habits] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
@@ -231,10 +210,10 @@ def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) ->
     )
     if folder is not None:
         pool = record(folder / names.POOL, _PoolItems)
-        training = record(folder / names.TRAINING, Training)
+        training = record(folder / names.TRAINING, TrainSummary)
         decision = record(folder / names.GATE, Decision)
         drift = record(folder / names.DRIFT, Drift)
-        milder = record(folder / names.SECOND_TRAINING, Training)
+        milder = record(folder / names.SECOND_TRAINING, TrainSummary)
         held = {
             "milder": milder,
             "pool": pool.items if pool else None,
@@ -253,7 +232,7 @@ def _cautions(report: RunReport, now: IterationReport, limits: Thresholds) -> tu
     if now.training is not None and now.training.rejected is not None:
         shares = [s for i in report.iterations if i.training and (s := i.training.accepted_share) is not None]
         best = max(shares, default=None)
-        cautions += filter_cautions(now.training.accepted or 0, now.training.rejected, now.number, limits, best)
+        cautions += filter_cautions(now.training.accepted, now.training.rejected, now.number, limits, best)
     if report.starter and report.starter.drift and now.drift and now.number:
         cautions += weight_cautions(report.starter.drift, now.drift, now.number, limits)
     for line in (now.internalized, now.in_context):
@@ -320,6 +299,6 @@ def _listed(value: JsonValue) -> list[JsonValue]:
     return list(value) if isinstance(value, list | dict) else []
 
 
-def training_of(weights: Path) -> Training | None:
+def training_of(weights: Path) -> TrainSummary | None:
     """What stands beside weights that `internalize distill` made; None for others."""
-    return record(weights / names.TRAINING, Training)
+    return record(weights / names.TRAINING, TrainSummary)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import SuiteMetrics
+from internalize.records import TrainSummary
 
 from .growth import Change, changes
-from .run_report import IterationReport, RunReport, Training
+from .run_report import IterationReport, RunReport
 from .spent import KINDS, Spent
 from .text import NOTHING, count, duration, memory, percent, points, policy_name, ratio, share
 
@@ -62,9 +63,9 @@ def _policy(iteration: IterationReport) -> str:
     return f"{iteration.number} undone" if rolled_back else str(iteration.number)
 
 
-def _kept(training: Training) -> str:
+def _kept(training: TrainSummary) -> str:
     """Accepted trajectories of all that were judged."""
-    if training.accepted is None or training.rejected is None:
+    if training.rejected is None:
         return count(training.accepted)
     return f"{count(training.accepted)}/{count(training.accepted + training.rejected)}"
 
@@ -159,7 +160,7 @@ def cost_rows(report: RunReport) -> list[Row]:
 def _cost_row(iteration: IterationReport) -> Row:
     episodes = sum(sampled.episodes for sampled in iteration.sampled)
     unscored = sum(sampled.unscored for sampled in iteration.sampled)
-    trained = [t.action_tokens for t in (iteration.training, iteration.milder) if t and t.action_tokens is not None]
+    trained = [t.action_tokens for t in (iteration.training, iteration.milder) if t]
     spent = iteration.spent or Spent()
     return (
         _policy(iteration),

@@ -16,10 +16,9 @@ from pathlib import Path
 from internalize.config.schema import DistillConfig
 from internalize.experience.inject import Injector
 from internalize.inference.renderer import Renderer
-from internalize.records import DistillExample, Task, Trajectory
+from internalize.records import DistillExample, Task, TrainSummary, Trajectory
 from internalize.runs import names
 from internalize.runs.store import read_jsonl
-from internalize.training.distill import TrainSummary
 from internalize.training.examples import build_example
 from internalize.training.teachers import FEWEST_HELD, FEWEST_TO_SPLIT, Round, draw_held_out
 

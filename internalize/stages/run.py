@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel
-
 from internalize.config.schema import Config
 from internalize.environments import registry
 from internalize.errors import TaskError
@@ -26,7 +24,7 @@ from internalize.evaluation.metrics import eval_result, gathered, iteration_metr
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.inject import Injector
-from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
+from internalize.experience.pool import ExperiencePool, empty, load_pool, read_edits, save_pool
 from internalize.experience.redact import without_secrets
 from internalize.experience.utility import retire, retired_ids, utilities, without_retired
 from internalize.inference.endpoints import chat_model
@@ -40,6 +38,7 @@ from internalize.records import (
     PoolEdit,
     Stage,
     Task,
+    TrainSummary,
     Trajectory,
 )
 from internalize.rollout.episode import Label
@@ -47,33 +46,12 @@ from internalize.rollout.local import rollout
 from internalize.runs import names
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore, read_jsonl, write_json, write_jsonl
-from internalize.training.distill import TrainSummary
 from internalize.training.examples import weighted
 from internalize.training.policy import LocalPolicy
 from internalize.training.teachers import Round
 from internalize.training.weights import State
 
 from .refresh import clear, examples_of, learnt, parts, replayed, rounds, together, without_held_out
-
-
-class TrainRecord(BaseModel):
-    """train.json: what one distillation did; of one on a file also whose trajectories and pool."""
-
-    accepted: int
-    rejected: int
-    action_tokens: int = 0
-    steps: int = 0
-    first_loss: float | None = None
-    last_loss: float | None = None
-    divergence_before: float | None = None
-    divergence_after: float | None = None
-    held_out: int = 0
-    held_out_before: float | None = None
-    held_out_after: float | None = None
-    stopped_early: bool = False
-    seconds: float = 0.0
-    trajectories: str = ""
-    pool: str = ""
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -163,7 +141,7 @@ class Run:
         episodes = self._episodes(range(max(1, k - settings.window), k))
         measured = utilities(before.items, episodes, resamples=10_000, seed=self.config.seed, together=True)
         harmful = retire(before, measured)
-        log = [edit for folder in folders for edit in read_jsonl(folder / names.EDITS, PoolEdit)]
+        log = [edit for folder in folders for edit in read_edits(folder / names.EDITS)]
         return harmful, retired_ids([*log, *harmful])
 
     def _episodes(self, iterations: Iterable[int]) -> list[Trajectory]:
@@ -201,9 +179,8 @@ class Run:
         self.report(f"iteration {k}: distil", 0, 1)
         trained, summary = self._learn(k, examples)
         write_jsonl(folder / names.EXAMPLES, trained)
-        kept = summary.model_dump(include=set(TrainRecord.model_fields))
-        kept |= {"accepted": len(trained), "rejected": self._rejected}
-        write_json(folder / names.TRAINING, TrainRecord(**kept))
+        summary = summary.model_copy(update={"accepted": len(trained), "rejected": self._rejected})
+        write_json(folder / names.TRAINING, summary)
         record = Checkpoint(
             id=self.policy.checkpoint,
             parent=parent,

@@ -25,7 +25,7 @@ from internalize.experience.pool import ExperiencePool, empty, load_pool, save_p
 from internalize.experience.redact import without_secrets
 from internalize.inference.endpoints import chat_model
 from internalize.interfaces import ChatModel
-from internalize.records import Checkpoint, DistillExample, Task, Trajectory, content_hash
+from internalize.records import Checkpoint, DistillExample, Task, TrainSummary, Trajectory, content_hash
 from internalize.rollout.episode import Label, episode_id
 from internalize.rollout.local import rollout as roll_out
 from internalize.runs import names
@@ -34,7 +34,6 @@ from internalize.runs.store import read_jsonl, recover, write_json, write_jsonl
 from internalize.training.examples import weighted
 
 if TYPE_CHECKING:
-    from internalize.training.distill import TrainSummary
     from internalize.training.policy import LocalPolicy
 
 _LOG = logging.getLogger(__name__)
@@ -174,7 +173,6 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     kept = without_secrets(kept, config.redact, out.with_suffix(f".{names.REDACTIONS}"), "train")
     policy = _policy(config, given.checkpoint)
     from .refresh import examples_of  # noqa: PLC0415 - it needs the learning half
-    from .run import TrainRecord  # noqa: PLC0415
 
     chosen = out.with_suffix(f".{names.SELECTIONS}")
     injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else None
@@ -183,9 +181,9 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     summary = policy.train(
         examples, seed=config.seed, folder=out, progress=lambda done, total, _: report("distil", done, total)
     )
-    noted = summary.model_dump(include=set(TrainRecord.model_fields)) | {"rejected": len(found) - len(examples)}
-    named = {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else ""}
-    write_json(out / names.TRAINING, TrainRecord(**noted, **named))
+    inputs = {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else ""}
+    summary = summary.model_copy(update={"rejected": len(found) - len(examples), **inputs})
+    write_json(out / names.TRAINING, summary)
     record = Checkpoint(
         id=policy.checkpoint,
         parent=parent,

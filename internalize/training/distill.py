@@ -20,39 +20,16 @@ from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 
 from internalize.config.schema import DistillConfig
-from internalize.records import DistillExample, Record, content_hash
+from internalize.records import DistillExample, TrainSummary, content_hash
 
 from .hf_trainer import Fit, Lossy, Progress, trainer_of
 from .teachers import Given, Lessons, Round, TrainItem, own_head, prepare
 from .weights import trained
 
-__all__ = ["Given", "Progress", "Round", "TrainItem", "TrainSummary", "distill", "fit", "new_adapter"]
+__all__ = ["Given", "Progress", "Round", "TrainItem", "distill", "fit", "new_adapter"]
 
 NOTHING = Given()
 _STATE, _INPUTS = "trainer_state.json", "inputs.json"
-
-
-class TrainSummary(Record):
-    """What one call did. Losses in nats per action token; None when there was nothing to train on.
-
-    `divergence_before` and `_after` are unweighted, over the trajectories of the first optimizer
-    step: before any update and after the last one. `held_out_before` and `_after` are of `held_out`
-    trajectories that were not trained on, against the teacher of the start.
-    """
-
-    steps: int
-    accepted: int
-    action_tokens: int
-    first_loss: float | None = None
-    last_loss: float | None = None
-    divergence_before: float | None = None
-    divergence_after: float | None = None
-    held_out: int = 0
-    held_out_before: float | None = None
-    held_out_after: float | None = None
-    stopped_early: bool = False
-    teacher_nll: float | None = None
-    seconds: float = 0.0
 
 
 def new_adapter(model: nn.Module, r: int, seed: int) -> PeftModel:
@@ -86,7 +63,7 @@ def distill(
     started = time.monotonic()
     examples = [example for example in examples if any(span.end > span.start for span in example.spans)]
     if not examples or not config.epochs:
-        return TrainSummary(steps=0, accepted=0, action_tokens=0)
+        return TrainSummary()
     lessons = prepare(model, examples, config, given, seed)
     summary = _train(model, lessons, config, seed=seed, output_dir=output_dir, progress=progress, part=given.part)
     return summary.model_copy(update={"seconds": time.monotonic() - started})
@@ -107,7 +84,7 @@ def fit(
     InternalizeError as soon as the loss is not finite; the weights are then lost.
     """
     if not items:
-        return TrainSummary(steps=0, accepted=0, action_tokens=0)
+        return TrainSummary()
     taught = any(item.teacher is not None for item in items)
     lessons = Lessons(items, teacher_head=own_head(model) if taught else None)
     return _train(model, lessons, config, seed=seed, output_dir=output_dir, progress=progress)

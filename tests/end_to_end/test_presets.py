@@ -9,12 +9,12 @@ import pytest
 from internalize.config.presets import PRESETS
 from internalize.environments import registry
 from internalize.errors import DataError, UserError
-from internalize.records import DistillExample, Trajectory
+from internalize.records import DistillExample, TrainSummary, Trajectory
 from internalize.report.export import find
 from internalize.report.model_card import card
 from internalize.report.run_report import training_of
 from internalize.runs.store import read_jsonl
-from internalize.stages.run import TrainRecord, silent
+from internalize.stages.run import silent
 from internalize.stages.standalone import Given, distill_file
 from tests.fluent import fluent_policy, iterate, odd_pool, open_run
 
@@ -59,7 +59,7 @@ def test_examples_of_earlier_iterations_come_again(tmp_path: Path) -> None:
     folder = run.store.iteration(2)
     (folder / "pool.json").write_bytes((run.store.iteration(1) / "pool.json").read_bytes())
     run.distill(2, first[:12])
-    record = TrainRecord.model_validate_json((folder / "train.json").read_bytes())
+    record = TrainSummary.model_validate_json((folder / "train.json").read_bytes())
     assert record.accepted == 12
     assert len(read_jsonl(folder / "train.jsonl", DistillExample)) == 12  # its own: what is replayed is not passed on
     assert record.steps == 5  # 12 and 6 of before, in batches of 4

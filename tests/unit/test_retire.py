@@ -42,6 +42,7 @@ def test_what_harms_in_training_is_retired_and_the_log_rebuilds_the_pool(tmp_pat
     assert after.items == (RULE,)
     (edit,) = read_jsonl(tmp_path / "run" / "iter-2" / "edits.jsonl", PoolEdit)
     assert (edit.op, edit.targets) == ("DELETE", (NOTE.id,))
+    assert edit.cause == "retired"
     assert edit.reason.startswith("retired: success 0% on 20 tasks with it, 100% on 20 without, -100 points")
     assert run.pool(1).apply([edit]) == after
     write_jsonl(tmp_path / "run" / "iter-2" / "rollouts.jsonl", [])

@@ -11,9 +11,9 @@ from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from internalize.config.schema import DistillConfig
 from internalize.errors import InternalizeError
-from internalize.records import DistillExample
+from internalize.records import DistillExample, TrainSummary
 from internalize.training.checkpoint import checkpoint_id, trained_state
-from internalize.training.distill import TrainItem, TrainSummary, distill, fit, new_adapter
+from internalize.training.distill import TrainItem, distill, fit, new_adapter
 from internalize.training.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
 from internalize.training.teachers import Given, Round
 from internalize.training.weights import snapshot

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from internalize.evaluation.stats import Interval, difference_of_means
-from internalize.experience.pool import ExperiencePool
+from internalize.experience.pool import ExperiencePool, read_edits
 from internalize.experience.rules import Rule, phrase
 from internalize.experience.utility import Utility, retire, retired_ids, utilities, without_retired
 from internalize.records import Experience, Injection, Message, PoolEdit, Trajectory
+from internalize.runs.files import write_jsonl
 from tests.steps import act, step
 
 NOTE = Experience.new("Look twice.", "principle", "self")
@@ -130,7 +132,7 @@ def test_only_measured_harm_retires_the_worst_first() -> None:
 
 def test_what_was_retired_does_not_come_back() -> None:
     log = [
-        PoolEdit(op="DELETE", targets=(NOTE.id,), reason="retired: harmful"),
+        PoolEdit(op="DELETE", targets=(NOTE.id,), cause="retired"),
         PoolEdit(op="DELETE", targets=(RULE.id,), reason="over the cap of 1"),
     ]
     assert retired_ids(log) == {NOTE.id}
@@ -140,3 +142,10 @@ def test_what_was_retired_does_not_come_back() -> None:
         PoolEdit(op="DELETE", targets=(NOTE.id,), reason="over the cap of 1"),
     ]
     assert without_retired(wanted, retired_ids(log)) == (wanted[1],)
+
+
+def test_a_retirement_of_version_1_is_known_by_its_reason(tmp_path: Path) -> None:
+    reasons = ("retired: success 25% on 12 tasks with it", "over the cap of 1", "was retired: no")
+    edits = [PoolEdit(op="DELETE", targets=(NOTE.id,), reason=reason) for reason in reasons]
+    write_jsonl(tmp_path / "edits.jsonl", edits)
+    assert [edit.cause for edit in read_edits(tmp_path / "edits.jsonl")] == ["retired", None, None]

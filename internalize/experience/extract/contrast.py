@@ -121,7 +121,7 @@ def _rules(scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractCo
             lift=round(chosen.lift, 4),
         )
         reason = f"lift {chosen.lift:+.2f} over {chosen.ignored} others, p = {chosen.p:.2g}"
-        edits.append(PoolEdit(op="ADD", item=item, reason=reason))
+        edits.append(PoolEdit(op="ADD", item=item, reason=reason, cause="contrast"))
     return edits
 
 
@@ -259,7 +259,8 @@ def _fails(tried: Tried | None, config: ExtractConfig) -> bool:
 
 
 def _deletion(item: Experience, tried: Tried) -> PoolEdit:
-    return PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {tried.lift:+.2f}, p = {tried.p:.2g}")
+    reason = f"lift {tried.lift:+.2f}, p = {tried.p:.2g}"
+    return PoolEdit(op="DELETE", targets=(item.id,), reason=reason, cause="chance")
 
 
 def _instances(
@@ -280,7 +281,8 @@ def _instances(
             )
             if item.id in held:
                 continue
-            edits.append(PoolEdit(op="ADD", item=item, reason="where a success and a failure of one task part"))
+            reason = "where a success and a failure of one task part"
+            edits.append(PoolEdit(op="ADD", item=item, reason=reason, cause="contrast"))
     return edits
 
 

@@ -250,7 +250,7 @@ def same_words(a: str, b: str) -> bool:
 def to_edit(proposal: Proposal, held: dict[str, Experience], config: ExtractConfig, source: str, k: int) -> PoolEdit:
     """The pool edit: a new item carries its own evidence and that of the items it takes the place of."""
     if proposal.op in ("DELETE", "NONE"):
-        return PoolEdit(op=proposal.op, targets=proposal.targets, reason=proposal.reason)
+        return PoolEdit(op=proposal.op, targets=proposal.targets, reason=proposal.reason, cause="writer")
     inherited = [one for target in proposal.targets if target in held for one in held[target].evidence]
     text_id = content_hash(proposal.text)
     item = Experience.new(
@@ -261,4 +261,4 @@ def to_edit(proposal: Proposal, held: dict[str, Experience], config: ExtractConf
         parents=tuple(target for target in proposal.targets if target != text_id),
         iteration=k,
     )
-    return PoolEdit(op=proposal.op, item=item, targets=proposal.targets, reason=proposal.reason)
+    return PoolEdit(op=proposal.op, item=item, targets=proposal.targets, reason=proposal.reason, cause="writer")
