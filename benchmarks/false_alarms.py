@@ -21,9 +21,9 @@ from collections.abc import Iterator
 import click
 import numpy as np
 
-from internalize.evaluation.behaviour import Habits
-from internalize.evaluation.diagnostics import Caution, drift_cautions, filter_cautions, habit_cautions
+from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.metrics import SuiteMetrics, by_task, suite_metrics
+from internalize.evaluation.signs import Caution, behaviour_cautions, drift_cautions, filter_cautions
 from internalize.evaluation.stats import paired_difference
 from internalize.records import EvalResult, Mode
 
@@ -86,8 +86,8 @@ def run(tasks: int, harm: float, random: np.random.Generator) -> Iterator[Cautio
         now = lines(starter, plain, with_pool)
         for before, line_before, line in zip(first, last, now, strict=True):
             yield from drift_cautions(before, line, last=line_before)
-        yield from habit_cautions(old, habits, now[0])
-        yield from habit_cautions(old_pool, pool_habits, now[1])
+        yield from behaviour_cautions(old, habits, now[0])
+        yield from behaviour_cautions(old_pool, pool_habits, now[1])
         accepted = int(random.binomial(JUDGED, ACCEPTED))
         yield from filter_cautions(accepted, JUDGED - accepted, k, best=best)
         best, last = max(best or 0.0, accepted / JUDGED), now
@@ -105,7 +105,7 @@ def lines(
     )
 
 
-def results(chances: np.ndarray, mode: Mode, k: int, random: np.random.Generator) -> tuple[list[EvalResult], Habits]:
+def results(chances: np.ndarray, mode: Mode, k: int, random: np.random.Generator) -> tuple[list[EvalResult], Behaviour]:
     """One episode a task."""
     n = len(chances)
     wrong, half = random.random(n) < WRONG, random.random(n) < 0.5
@@ -122,7 +122,7 @@ def results(chances: np.ndarray, mode: Mode, k: int, random: np.random.Generator
         )
         for task, (won, early, cut, steps, invalid, noise) in enumerate(drawn)
     ]  # fmt: skip
-    return found, Habits(episodes=n, steps=int(turns.sum()), repeated=BAD * int((wrong & ~half).sum()))
+    return found, Behaviour(episodes=n, steps=int(turns.sum()), repeated=BAD * int((wrong & ~half).sum()))
 
 
 if __name__ == "__main__":

@@ -6,22 +6,17 @@ and a stage that is finished on disk is not run again, so the same call starts a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from internalize.config.schema import Config
 from internalize.environments import registry
-from internalize.records import Stage
-from internalize.report.run_report import load as load_report
 from internalize.runs.names import MODES
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore
 from internalize.stages.promote import gate
 from internalize.stages.run import Run, plan_tasks, silent
 from internalize.training.policy import LocalPolicy
-
-_LOG = logging.getLogger(__name__)
 
 
 def run(
@@ -63,18 +58,6 @@ def iterate(this: Run) -> None:
         if gate(this, k).promote and further:
             this.restore(k)
             this.evaluate(k, further, ("internalized",), pool, folder=k)
-        if not this.store.done(Stage(iteration=k, kind="signs")):
-            warn(this.store.path, k)
-            this.store.mark(Stage(iteration=k, kind="signs"))
     last = this.kept(config.iterations)
     this.restore(last)
     this.evaluate(last, finals, MODES, this.pool(config.iterations), folder=last)
-
-
-def warn(run_dir: Path, k: int) -> None:
-    """Log the signs of collapse that iteration `k` shows and the one before did not, while there is time to stop."""
-    found = {i.number: i.cautions for i in load_report(run_dir).iterations}
-    before = {(c.sign, c.mode, c.suite) for c in found.get(k - 1, ())}
-    for caution in found.get(k, ()):
-        if (caution.sign, caution.mode, caution.suite) not in before:
-            _LOG.warning("iteration %d: %s (%s)", k, caution.message, caution.sign)

@@ -70,9 +70,7 @@ Candidate = Literal[1, 2]  # 2: the milder one that the gate tries when the firs
 # contrast: found by comparing episodes. chance: its lift may be none. writer: a language model wrote it. retired: what
 # it was shown with did measurably worse. cap: the pool was too large.
 Cause = Literal["contrast", "chance", "writer", "retired", "cap", "imported"]
-StageKind = Literal[
-    "rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second", "signs"
-]
+StageKind = Literal["rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second"]
 
 
 class Task(Record):
@@ -327,6 +325,17 @@ class EvalResult(Record):
     invalid: int = 0
     truncated: bool = False
     nll: float = 0.0  # mean -log p of sampled action tokens (nats): an estimate of policy entropy
+
+
+class Drift(Record):
+    """drift.json: one checkpoint against the starter, nats a token. None = there was nothing to measure it on."""
+
+    iteration: int
+    checkpoint: str
+    tokens: int
+    entropy: float | None  # of the next action token
+    kl_to_base: float | None  # KL(policy || starter)
+    held_out_nll: float  # mean -log p of a fixed text
 
 
 class Stage(Record):

@@ -85,7 +85,7 @@ def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int
 
     With --trajectories FILE... also names that belong to the tasks of these episodes, and orders of their pages.
     """
-    from internalize.evaluation.diagnostics import pool_health
+    from internalize.evaluation.pool_health import pool_health
     from internalize.experience.lint import lint as flags_of
     from internalize.experience.lint import task_entities
     from internalize.experience.pool import load_pool

@@ -79,7 +79,7 @@ def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
     """When success collapsed in RUNS (run or study folders), and which warning signs came first."""
     from rich.console import Console
 
-    from internalize.evaluation.diagnostics import thresholds
+    from internalize.evaluation.signs import thresholds
     from internalize.report import diagnosis
 
     diagnosis.publish(runs, Console(), thresholds(changed))

@@ -1,21 +1,21 @@
 """What episodes do apart from succeeding: whether they repeat themselves, and which experience they are shown.
 
-Counted from trajectories, so that it is known of runs that never wrote it down. Left out: everything an evaluation
-result holds (`metrics`), and what the numbers mean (`diagnostics`). What must not change: an episode that broke is not
-counted, and counts of two sets of episodes add up.
+The counts of two sets of episodes add up to those of both; an episode without a score is not counted.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
+from collections.abc import Iterable
 
 from pydantic import Field
 
 from internalize.records import Record, Trajectory
 
 
-class Habits(Record):
+class Behaviour(Record):
     """Counts over episodes."""
 
     episodes: int = 0
@@ -24,18 +24,23 @@ class Habits(Record):
     shown: dict[str, int] = Field(default_factory=dict, description="Id of an item -> steps it was shown at.")
 
     @staticmethod
-    def of(trajectory: Trajectory) -> Habits:
+    def of(trajectory: Trajectory) -> Behaviour:
         """The counts of one episode; nothing if it has no score."""
         if trajectory.score is None:
-            return Habits()
+            return Behaviour()
         steps = trajectory.steps
         shown = Counter(key for step in steps if step.injection for key in step.injection.item_ids)
         distinct = len({step.text for step in steps})
-        return Habits(episodes=1, steps=len(steps), repeated=len(steps) - distinct, shown=shown)
+        return Behaviour(episodes=1, steps=len(steps), repeated=len(steps) - distinct, shown=shown)
 
-    def plus(self, other: Habits) -> Habits:
+    @staticmethod
+    def of_all(trajectories: Iterable[Trajectory]) -> Behaviour:
+        """The counts of all these episodes."""
+        return functools.reduce(Behaviour.plus, map(Behaviour.of, trajectories), Behaviour())
+
+    def plus(self, other: Behaviour) -> Behaviour:
         """The counts of both."""
-        return Habits(
+        return Behaviour(
             episodes=self.episodes + other.episodes,
             steps=self.steps + other.steps,
             repeated=self.repeated + other.repeated,

@@ -1,9 +1,6 @@
-"""From trajectories to one evaluation result each, and from results to one metrics line a suite and mode.
+"""From trajectories to one evaluation result each, and from results to one line a suite and mode.
 
-`eval_result` judges one trajectory; `iteration_metrics` aggregates an iteration's results and, given
-earlier ones, says what the pool still adds (`in_context_gain`) and how much of it is in the weights
-(`retained`). Left out: running anything, and what the numbers mean (`diagnostics`, `gate`). What must
-not change: an unscored result is left out of every mean and counted; comparisons are paired by task.
+An unscored result is left out of every mean and counted; comparisons are paired by task.
 """
 
 from __future__ import annotations
@@ -17,6 +14,8 @@ from pydantic import Field, field_validator
 from internalize.records import EvalResult, Mode, Record, Trajectory
 
 from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
+
+Group = tuple[int, str, Mode, str, str | None]  # iteration, suite, mode, checkpoint, pool
 
 
 class ActionSets(Protocol):
@@ -102,11 +101,9 @@ def select(
 
 def gathered(folders: Iterable[Sequence[EvalResult]]) -> tuple[EvalResult, ...]:
     """Results of all iterations' folders, in order; of a policy measured twice with one pool only the later ones."""
-    groups: dict[tuple[object, ...], list[EvalResult]] = {}
+    groups: dict[Group, list[EvalResult]] = {}
     for results in folders:
-        own: dict[tuple[object, ...], list[EvalResult]] = {}
-        for result in results:
-            own.setdefault(_group(result), []).append(result)
+        own = grouped(results)
         groups = {key: group for key, group in groups.items() if key not in own} | own
     return tuple(result for group in groups.values() for result in group)
 
@@ -116,7 +113,7 @@ def suite_metrics(results: Sequence[EvalResult], resamples: int = 2000, seed: in
 
     Raises ValueError when they are not of one group, or when there are none.
     """
-    groups = {_group(result) for result in results}
+    groups = {group_of(result) for result in results}
     if len(groups) != 1:
         raise ValueError(f"results of {len(groups)} groups where one was expected")
     first = results[0]
@@ -141,18 +138,44 @@ def suite_metrics(results: Sequence[EvalResult], resamples: int = 2000, seed: in
     )
 
 
+def group_of(measured: EvalResult | SuiteMetrics) -> Group:
+    """What a result belongs to, or a line is of."""
+    return measured.iteration, measured.suite, measured.mode, measured.checkpoint, measured.pool_version
+
+
+def own_line(lines: Iterable[SuiteMetrics], suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
+    """The line of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
+    found = [line for line in lines if (line.suite, line.iteration) == (suite, iteration)]
+    own = {line.checkpoint for line in found if line.mode == "internalized"}
+    return next((line for line in found if line.mode == mode and (line.checkpoint in own or not own)), None)
+
+
+def grouped(results: Iterable[EvalResult]) -> dict[Group, list[EvalResult]]:
+    """Results by what they measure, in order."""
+    groups: dict[Group, list[EvalResult]] = {}
+    for result in results:
+        groups.setdefault(group_of(result), []).append(result)
+    return groups
+
+
 def iteration_metrics(
     results: Sequence[EvalResult], earlier: Sequence[EvalResult] = (), resamples: int = 2000, seed: int = 0
 ) -> tuple[SuiteMetrics, ...]:
     """One line for each suite, mode, checkpoint and pool in `results`, compared with `earlier` iterations."""
-    groups: dict[tuple[object, ...], list[EvalResult]] = {}
-    for result in results:
-        groups.setdefault(_group(result), []).append(result)
     known = (*earlier, *results)
-    lines = [suite_metrics(group, resamples, seed) for group in groups.values()]
-    return tuple(
-        _compared(line, group, known, resamples, seed) for line, group in zip(lines, groups.values(), strict=True)
-    )
+    return tuple(line_of(group, known, resamples, seed) for group in grouped(results).values())
+
+
+def line_of(group: Sequence[EvalResult], known: Sequence[EvalResult], resamples: int, seed: int) -> SuiteMetrics:
+    """The line of one group, compared with what is `known` of its own and of earlier iterations."""
+    line = suite_metrics(group, resamples, seed)
+    if line.mode == "in_context":
+        gain = in_context_gain(known, line.suite, (line.iteration, line.checkpoint), line.pool_version, resamples, seed)
+        return line.model_copy(update={"in_context_gain": gain})
+    starter = by_task(select(known, suite=line.suite, mode="internalized", iteration=0))
+    gain = paired_difference(starter, by_task(group), resamples, seed) if line.iteration else None
+    kept = retained([(known, line.iteration)], line.suite, resamples, seed) if line.iteration else None
+    return line.model_copy(update={"gain_over_starter": gain, "retained": kept})
 
 
 def in_context_gain(
@@ -203,22 +226,6 @@ def in_context_before(results: Sequence[EvalResult], suite: str, iteration: int)
     pool = next((r.pool_version for r in measured if r.iteration == iteration), None)
     older = [r for r in measured if pool is not None and r.pool_version == pool and r.iteration < iteration]
     return tuple(r for r in older if r.iteration == older[-1].iteration)
-
-
-def _compared(
-    line: SuiteMetrics, group: Sequence[EvalResult], known: Sequence[EvalResult], resamples: int, seed: int
-) -> SuiteMetrics:
-    if line.mode == "in_context":
-        gain = in_context_gain(known, line.suite, (line.iteration, line.checkpoint), line.pool_version, resamples, seed)
-        return line.model_copy(update={"in_context_gain": gain})
-    starter = by_task(select(known, suite=line.suite, mode="internalized", iteration=0))
-    gain = paired_difference(starter, by_task(group), resamples, seed) if line.iteration else None
-    kept = retained([(known, line.iteration)], line.suite, resamples, seed) if line.iteration else None
-    return line.model_copy(update={"gain_over_starter": gain, "retained": kept})
-
-
-def _group(result: EvalResult) -> tuple[object, ...]:
-    return result.iteration, result.suite, result.mode, result.checkpoint, result.pool_version
 
 
 def _families(scored: Sequence[EvalResult], resamples: int, seed: int) -> dict[str, Interval]:

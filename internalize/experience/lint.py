@@ -1,11 +1,8 @@
 """What is odd about the items of a pool, item by item: no strategy, details of single tasks, twins, length, orders.
 
-The text measures are those of `diagnostics`; what speaks to a model, or repeats a page's order, is found by the screen
-that extraction by language models uses. Near duplicates are found by the share of words that two items have in
-common: a pool has tens of items, so five lines do what a library of fuzzy matching would, with nothing to install,
-and word order, which those libraries weigh, says little about what a rule asks for. Left out: whether an item helps
-(utility.py). What must not change: only principles are asked for strategy, brevity and no details; an instance is
-meant to hold them.
+Near duplicates are found by the share of words that two items have in common: a pool has tens of items, and the word
+order that libraries of fuzzy matching weigh says little about what a rule asks for. Only principles are asked for
+strategy, brevity and no details; an instance is meant to hold them.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Literal
 
-from internalize.evaluation.diagnostics import leaked, states_strategy
+from internalize.evaluation.pool_health import leaked, states_strategy
 from internalize.experience.extract.injection_filter import InjectionFilter
 from internalize.records import Experience, Record, Trajectory
 

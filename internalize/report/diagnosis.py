@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from internalize.evaluation.diagnostics import Thresholds
+from internalize.evaluation.signs import Thresholds
 from internalize.report.comparison import members
 
 from .run_report import load

@@ -1,6 +1,6 @@
-"""What the files of episodes of a run say: what each cost, where each episode lies, its habits, names of its tasks.
+"""What the files of episodes of a run say: what each cost, where each episode lies, names of its tasks.
 
-One pass, and no episode is kept: the files grow large. Left out: results of evaluations, in a file of their own.
+One pass, and no episode is kept: the files grow large.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from internalize.evaluation.behaviour import Habits
+from internalize.evaluation.behaviour import Behaviour
+from internalize.evaluation.metrics import SuiteMetrics
 from internalize.experience.lint import Names
 from internalize.records import Record, Trajectory
 from internalize.runs import names
+from internalize.runs.readers import records_at
 
-from .readers import records_at
 from .samples import Entry
-
-Key = tuple[int, str, str, str | None]  # iteration, checkpoint, suite and pool of an episode
 
 
 class Sampled(Record):
@@ -35,8 +34,13 @@ class Played:
     costs: dict[int, tuple[Sampled, ...]]  # of those learnt from, by iteration
     measuring: dict[int, int]  # tokens of evaluation episodes, rejected candidates' too, by folder
     entries: tuple[Entry, ...]
-    habits: dict[Key, Habits]
     entities: frozenset[str]  # names that belong to single tasks
+
+    def behaviour(self, line: SuiteMetrics) -> Behaviour:
+        """Of the episodes that a line was made from, read again: version 1 did not note it."""
+        key = (line.iteration, line.checkpoint, line.suite)
+        found = [e.read() for e in self.entries if (e.iteration, e.checkpoint, e.suite) == key]
+        return Behaviour.of_all(t for t in found if t.pool_version == line.pool_version)
 
 
 def played(folders: Mapping[int, Path], suites: Iterable[str]) -> Played:
@@ -44,23 +48,19 @@ def played(folders: Mapping[int, Path], suites: Iterable[str]) -> Played:
     costs: dict[int, tuple[Sampled, ...]] = {}
     measuring: dict[int, int] = {}
     entries: list[Entry] = []
-    habits: dict[Key, Habits] = {}
     tasks = Names()
     for k, folder in folders.items():
         for stage in (*names.learning(folder, k), *names.measuring(folder, k, suites)):
             cost, path = Sampled(), folder / names.episodes(stage)
             for offset, trajectory in records_at(path, Trajectory):
                 cost = _added(cost, trajectory)
-                entry = Entry.of(trajectory, path, offset, stage)
-                entries.append(entry)
+                entries.append(Entry.of(trajectory, path, offset, stage))
                 tasks.add(trajectory)
-                key = (trajectory.iteration, trajectory.checkpoint, entry.suite, trajectory.pool_version)
-                habits[key] = habits.get(key, Habits()).plus(Habits.of(trajectory))
             if stage.kind == "episodes":
                 measuring[k] = measuring.get(k, 0) + cost.action_tokens
             elif cost.episodes:
                 costs[k] = (*costs.get(k, ()), cost)
-    return Played(costs=costs, measuring=measuring, entries=tuple(entries), habits=habits, entities=tasks.of_tasks())
+    return Played(costs=costs, measuring=measuring, entries=tuple(entries), entities=tasks.of_tasks())
 
 
 def _added(cost: Sampled, trajectory: Trajectory) -> Sampled:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from internalize.evaluation.diagnostics import PoolHealth, pool_health
+from internalize.evaluation.pool_health import PoolHealth, pool_health
 from internalize.records import Experience
 
 from .run_report import IterationReport

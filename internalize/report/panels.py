@@ -58,7 +58,7 @@ def panels(report: RunReport) -> list[Panel]:
     found = (
         *_of_lines(iterations),
         _gain(report),
-        *_of_habits(iterations),
+        *_of_behaviour(iterations),
         *_of_pool(report),
         *_of_training(iterations),
         *_of_drift(iterations),
@@ -105,14 +105,14 @@ def _gain(report: RunReport) -> Panel:
     )
 
 
-def _of_habits(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
-    habits = {mode: [(i.number, i.habits[mode]) for i in iterations if mode in i.habits] for mode, *_ in STYLES}
+def _of_behaviour(iterations: Sequence[IterationReport]) -> Iterator[Panel]:
+    found = {mode: [(i.number, i.behaviour[mode]) for i in iterations if mode in i.behaviour] for mode, *_ in STYLES}
     repeated = {
-        mode: _known((k, None if h.repetition is None else 100 * h.repetition) for k, h in found)
-        for mode, found in habits.items()
+        mode: _known((k, None if h.repetition is None else 100 * h.repetition) for k, h in counts)
+        for mode, counts in found.items()
     }
     yield Panel("repeated actions, %", repeated)
-    yield Panel("different items shown", {"in_context": _known((k, h.spread) for k, h in habits["in_context"])})
+    yield Panel("different items shown", {"in_context": _known((k, h.spread) for k, h in found["in_context"])})
 
 
 def _of_pool(report: RunReport) -> Iterator[Panel]:

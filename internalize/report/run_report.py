@@ -1,46 +1,37 @@
 """A run directory read into one frozen `RunReport`: what every kind of report is made from.
 
-Reads only, takes no lock, so a run can be looked at while it works; of a file that is being written, a
-torn last line is ignored. Every file but run.json may be missing. Metrics are computed again from
-the evaluations where these exist, so that a report never mixes old numbers with new results. What must
-not change: an iteration counts only once it has its line in metrics.jsonl (without that file, once it
-has results without experience).
+Reads only and takes no lock, so a run can be looked at while it works. Every file but run.json may be missing. An
+iteration counts only once it has its line in metrics.jsonl (without that file, once it has results without experience).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from internalize.evaluation.behaviour import Habits
-from internalize.evaluation.diagnostics import (
-    Caution,
-    Thresholds,
-    drift_cautions,
-    filter_cautions,
-    habit_cautions,
-    pool_cautions,
-    suite_cautions,
-    weight_cautions,
-)
+from internalize.evaluation.behaviour import Behaviour
+from internalize.evaluation.diagnostics import Diagnostics, measured
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import (
+    Group,
     SuiteMetrics,
     by_task,
     gathered,
+    group_of,
     in_context_before,
-    iteration_metrics,
+    own_line,
     select,
 )
+from internalize.evaluation.signs import Caution, Observed, Thresholds, cautions
 from internalize.experience.redact import Redactions
-from internalize.records import EvalResult, Experience, Mode, Record, TrainSummary
+from internalize.records import Drift, EvalResult, Experience, Mode, Record, TrainSummary
 from internalize.runs import names
+from internalize.runs.readers import record, records
 from internalize.runs.store import RunInfo, read_marks, read_run
 
-from .episodes import Key, Played, Sampled, played
-from .readers import record, records
+from .episodes import Played, Sampled, played
 from .samples import Entry, Sample, pick
 from .spent import Spent, spent
 
@@ -51,30 +42,15 @@ class _Loose(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Drift(_Loose):
-    """drift.json: how far the policy has moved from the starter, in nats a token."""
-
-    entropy: float | None = None
-    kl_to_base: float | None = None
-    held_out_nll: float | None = None
-
-
 class _PoolItems(_Loose):
     items: tuple[Experience, ...] = ()
 
 
-class IterationReport(Record):
+class IterationReport(Observed):
     """One iteration: the policy after `number` updates on the main suite, and what the iteration made."""
 
-    number: int
-    internalized: SuiteMetrics | None = None
-    in_context: SuiteMetrics | None = None
-    pool: tuple[Experience, ...] | None = None
-    training: TrainSummary | None = None
     milder: TrainSummary | None = Field(None, description="Of a second candidate that was trained anew.")
     measured_tokens: int = Field(0, description="Of evaluation episodes, also those of rejected candidates.")
-    drift: Drift | None = None
-    habits: dict[Mode, Habits] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
     sampled: tuple[Sampled, ...] = ()
     spent: Spent | None = None
     decision: Decision | None = None
@@ -153,9 +129,7 @@ class RunReport(Record):
 
     def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
         """Metrics of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
-        lines = [m for m in self.metrics if (m.suite, m.iteration) == (suite, iteration)]
-        own = {m.checkpoint for m in lines if m.mode == "internalized"}
-        return next((m for m in lines if m.mode == mode and (m.checkpoint in own or not own)), None)
+        return own_line(self.metrics, suite, mode, iteration)
 
 
 def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa: B008 - frozen
@@ -169,8 +143,11 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     results = gathered(list(records(folder / names.EVALUATIONS, EvalResult)) for folder in folders.values())
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
-    metrics = _metrics(results, lines, info)
-    found = played(folders, _suites(info))
+    found = _diagnostics(info, folders, results)
+    computed = {(one.metrics.iteration, one.metrics.suite, one.metrics.mode) for one in found}
+    others = {key: line for line in lines if (key := (line.iteration, line.suite, line.mode)) not in computed}
+    metrics = (*(one.metrics for one in found), *others.values())
+    files = played(folders, _suites(info))
     report = RunReport(
         path=run_dir,
         info=info,
@@ -179,13 +156,15 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
         iterations=(),
         metrics=metrics,
         results=results,
-        samples=pick(found.entries, {result.checkpoint: result.iteration for result in reversed(results)}),
-        entities=found.entities,
+        samples=pick(files.entries, {result.checkpoint: result.iteration for result in reversed(results)}),
+        entities=files.entities,
     )
     times = spent(read_marks(run_dir))
+    behaviour = {group_of(one.metrics): one.behaviour for one in found}
     for k in sorted(done):
-        iteration = _iteration(report, k, folders.get(k), found).model_copy(update={"spent": times.get(k)})
-        iteration = iteration.model_copy(update={"cautions": _cautions(report, iteration, limits)})
+        iteration = _iteration(report, k, folders.get(k), files, behaviour)
+        now = cautions(report.iterations, iteration, report.entities, limits)
+        iteration = iteration.model_copy(update={"spent": times.get(k), "cautions": now})
         report = report.model_copy(update={"iterations": (*report.iterations, iteration)})
     return report
 
@@ -196,75 +175,39 @@ def episodes(run_dir: Path) -> tuple[Entry, ...]:
     return played(names.iterations(run_dir, _planned(info)), _suites(info)).entries
 
 
-def _iteration(report: RunReport, k: int, folder: Path | None, found: Played) -> IterationReport:
-    plain, with_pool = report.line(report.suite, "internalized", k), report.line(report.suite, "in_context", k)
-    lines = [line for line in (plain, with_pool) if line]
-    keys: dict[Mode, Key] = {line.mode: (k, line.checkpoint, line.suite, line.pool_version) for line in lines}
+def _iteration(
+    report: RunReport, k: int, folder: Path | None, found: Played, behaviour: Mapping[Group, Behaviour | None]
+) -> IterationReport:
+    own = {mode: line for mode in names.MODES if (line := report.line(report.suite, mode, k))}
+    further = (report.line(suite, "internalized", k) for suite in report.further)
+    counted = {mode: behaviour.get(group_of(line)) or found.behaviour(line) for mode, line in own.items()}
     iteration = IterationReport(
         number=k,
-        internalized=plain,
-        in_context=with_pool,
-        habits={mode: found.habits[key] for mode, key in keys.items() if key in found.habits},
+        internalized=own.get("internalized"),
+        in_context=own.get("in_context"),
+        further=tuple(line for line in further if line),
+        behaviour={mode: value for mode, value in counted.items() if value.episodes},
         sampled=found.costs.get(k, ()),
         measured_tokens=found.measuring.get(k, 0),
     )
-    if folder is not None:
-        pool = record(folder / names.POOL, _PoolItems)
-        training = record(folder / names.TRAINING, TrainSummary)
-        decision = record(folder / names.GATE, Decision)
-        drift = record(folder / names.DRIFT, Drift)
-        milder = record(folder / names.SECOND_TRAINING, TrainSummary)
-        held = {
-            "milder": milder,
-            "pool": pool.items if pool else None,
-            "training": training,
-            "decision": decision,
-            "drift": drift,
-        }
-        removed = record(folder / names.REDACTIONS, Redactions) or Redactions()
-        iteration = iteration.model_copy(update={**held, "redactions": removed})
-    return iteration
+    if folder is None:
+        return iteration
+    pool = record(folder / names.POOL, _PoolItems)
+    read = {
+        "pool": pool.items if pool else None,
+        "training": record(folder / names.TRAINING, TrainSummary),
+        "milder": record(folder / names.SECOND_TRAINING, TrainSummary),
+        "decision": record(folder / names.GATE, Decision),
+        "drift": record(folder / names.DRIFT, Drift),
+        "redactions": record(folder / names.REDACTIONS, Redactions) or Redactions(),
+    }
+    return iteration.model_copy(update=read)
 
 
-def _cautions(report: RunReport, now: IterationReport, limits: Thresholds) -> tuple[Caution, ...]:
-    """What an iteration shows, compared with the iterations before it, which `report` holds."""
-    cautions = list(pool_cautions(now.pool or (), now.number, report.entities, limits))
-    if now.training is not None and now.training.rejected is not None:
-        shares = [s for i in report.iterations if i.training and (s := i.training.accepted_share) is not None]
-        best = max(shares, default=None)
-        cautions += filter_cautions(now.training.accepted, now.training.rejected, now.number, limits, best)
-    if report.starter and report.starter.drift and now.drift and now.number:
-        cautions += weight_cautions(report.starter.drift, now.drift, now.number, limits)
-    for line in (now.internalized, now.in_context):
-        if line is not None and now.number > 0:
-            cautions += _line_cautions(report, now, line, limits)
-    for suite in report.further if now.number else ():
-        further = report.line(suite, "internalized", now.number)
-        cautions += suite_cautions(further) if further else ()
-    return tuple(cautions)
-
-
-def _line_cautions(report: RunReport, now: IterationReport, line: SuiteMetrics, limits: Thresholds) -> list[Caution]:
-    # Without a starter to compare with, a line is its own: only its gains are judged.
-    starter = report.line(line.suite, line.mode, 0) or line
-    found = list(drift_cautions(starter, line, limits, last=report.line(line.suite, line.mode, now.number - 1)))
-    habits = [i.habits[line.mode] for i in report.iterations if line.mode in i.habits]
-    if line.mode in now.habits:
-        widest = max((h.spread for h in habits if h.spread is not None), default=None)
-        found += habit_cautions(habits[0] if habits else Habits(), now.habits[line.mode], line, limits, widest)
-    return found
-
-
-def _metrics(results: Sequence[EvalResult], lines: Sequence[SuiteMetrics], info: RunInfo) -> tuple[SuiteMetrics, ...]:
-    resamples = _setting(info, "evaluate", "resamples", 2000)
-    made: list[SuiteMetrics] = []
-    for k in sorted({result.iteration for result in results}):
-        now = [result for result in results if result.iteration == k]
-        earlier = [result for result in results if result.iteration < k]
-        made += iteration_metrics(now, earlier, resamples, info.seed)
-    known = {(line.iteration, line.suite, line.mode) for line in made}
-    kept = {(line.iteration, line.suite, line.mode): line for line in lines}
-    return (*made, *(line for key, line in kept.items() if key not in known))
+def _diagnostics(info: RunInfo, folders: Mapping[int, Path], results: Sequence[EvalResult]) -> tuple[Diagnostics, ...]:
+    """Those that the run wrote; what version 1 did not write is computed."""
+    known = [one for folder in folders.values() for one in records(folder / names.DIAGNOSTICS, Diagnostics)]
+    return measured(results, known, _setting(info, "evaluate", "resamples", 2000), info.seed)
 
 
 def _main_suite(info: RunInfo, metrics: Sequence[SuiteMetrics]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from internalize.records import Candidate, Record, Stage, Trajectory
+from internalize.runs.files import record_of
 
 LEARNED, UNLEARNED = "The same task, learned", "The same task, unlearned"
 SAME = "The same task, nothing changed"
@@ -53,7 +54,7 @@ class Entry:
         """The episode itself."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return Trajectory.model_validate_json(file.readline())
+            return record_of(file.readline(), Trajectory)
 
 
 class Shown(Record):

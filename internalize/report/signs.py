@@ -1,9 +1,6 @@
-"""Warning signs against collapses: when each sign first fired, and how long before success fell for good.
+"""Warning signs against collapses in words and rows: when each sign first fired, and how long before the collapse.
 
-A collapse is the first kept iteration whose success without experience is worse than that of the best kept iteration
-before it, by the paired interval and the exact sign test together, if every later kept iteration is worse than that
-one too. Left out: the signs themselves (`diagnostics`). What must not change: a sign that fires at the collapse or
-later has no lead, and a sign of a run that never collapsed is a false alarm, however short the run was.
+A sign that fires at the collapse or later has no lead, and one of a run that never collapsed is a false alarm.
 """
 
 from __future__ import annotations
@@ -11,43 +8,19 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from internalize.evaluation.diagnostics import Caution
-from internalize.evaluation.stats import (
-    Interval,
-    Scores,
-    minimum_detectable,
-    paired_difference,
-    sign_test,
-    won_and_lost,
-)
+from internalize.evaluation.collapse import Collapse, collapse
+from internalize.evaluation.signs import Sign, signs
+from internalize.evaluation.stats import minimum_detectable
 from internalize.records import Mode, Record
 
 from .run_report import RunReport
 from .text import NOTHING, change_words
 
-SURE = 0.05
 MOST_NAMED = 3  # runs named in a cell of a table
 SIGN_HEAD = ("sign", "where", "iterations", "what it said first")
 LEAD_HEAD = ("sign", "where", "first fired", "lead", "false alarms")
 WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: NOTHING}
 Row = tuple[str, ...]
-
-
-class Sign(Record):
-    """One sign in one mode: the iterations at which it fired, and its first message."""
-
-    name: str
-    mode: Mode | None
-    iterations: tuple[int, ...]
-    message: str
-
-
-class Collapse(Record):
-    """Success fell for good at `iteration`, from its best at `best`; `change` is between the two."""
-
-    iteration: int
-    best: int
-    change: Interval
 
 
 class Diagnosis(Record):
@@ -79,40 +52,6 @@ def diagnose(report: RunReport, name: str = "") -> Diagnosis:
 def signs_of(report: RunReport) -> tuple[Sign, ...]:
     """The signs of a run, first fired first."""
     return signs([caution for iteration in report.iterations for caution in iteration.cautions])
-
-
-def signs(cautions: Sequence[Caution]) -> tuple[Sign, ...]:
-    """Cautions of one run gathered by sign and mode, first fired first."""
-    groups: dict[tuple[str, Mode | None], list[Caution]] = {}
-    for caution in cautions:
-        groups.setdefault((caution.sign, caution.mode), []).append(caution)
-    found = [
-        Sign(name=name, mode=mode, iterations=tuple(c.iteration for c in group), message=group[0].message)
-        for (name, mode), group in groups.items()
-    ]
-    return tuple(sorted(found, key=lambda sign: sign.iterations[0]))
-
-
-def collapse(scores: Sequence[tuple[int, Scores]], resamples: int = 2000) -> Collapse | None:
-    """The collapse among (iteration, success of each task), in order; None if success never fell for good."""
-    for place in range(1, len(scores)):
-        best, before = max(scores[:place], key=lambda pair: _mean(pair[1]))  # of equals the first
-        changes = [_loss(before, after, resamples) for _, after in scores[place:]]
-        if changes[0] is not None and all(changes):
-            return Collapse(iteration=scores[place][0], best=best, change=changes[0])
-    return None
-
-
-def _mean(scores: Scores) -> float:
-    scored = [score for score in scores.values() if score is not None]
-    return statistics.fmean(scored) if scored else -1.0
-
-
-def _loss(before: Scores, after: Scores, resamples: int) -> Interval | None:
-    """The change if it is a loss beyond doubt, else None."""
-    change = paired_difference(before, after, resamples)
-    sure = change is not None and change.high < 0 and sign_test(*won_and_lost(before, after)) < SURE
-    return change if sure else None
 
 
 def verdict(found: Diagnosis) -> str:

@@ -35,6 +35,11 @@ def json_lines(path: Path) -> list[tuple[int, bytes]]:
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
+def record_of(line: bytes, model: type[RecordT]) -> RecordT:
+    """The record of one line, of any version. Raises ValidationError."""
+    return model.model_validate_json(upgraded(line) if MARK in line else line)
+
+
 def read_numbered(path: Path, model: type[RecordT]) -> list[tuple[int, RecordT]]:
     """All records of a file and the numbers of their lines; a whole last record may lack its newline.
 
@@ -43,7 +48,7 @@ def read_numbered(path: Path, model: type[RecordT]) -> list[tuple[int, RecordT]]
     records = []
     for number, line in json_lines(path):
         try:
-            records.append((number, model.model_validate_json(upgraded(line) if MARK in line else line)))
+            records.append((number, record_of(line, model)))
         except ValidationError as error:
             raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
     return records

@@ -49,8 +49,11 @@ def _stage(iteration: int, text: str) -> Stage | None:
 
 
 def upgraded(line: bytes) -> bytes:
-    """A line of version 1 as one of version 2."""
-    values = json.loads(line)
+    """A line of version 1 as one of version 2; a broken one as it is, for its reader to name the problem."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return line
     steps = values.get("steps") if isinstance(values, dict) else None
     if not isinstance(steps, list) or not all(isinstance(step, dict) and "action_text" in step for step in steps):
         return line  # only a text that quotes the mark

@@ -13,14 +13,16 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from internalize.config.schema import Config
 from internalize.environments import registry
 from internalize.errors import TaskError
+from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.gate import Decision
-from internalize.evaluation.metrics import eval_result, gathered, iteration_metrics
+from internalize.evaluation.metrics import eval_result, gathered, group_of
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.inject import Injector
@@ -51,6 +53,7 @@ from internalize.training.policy import LocalPolicy
 from internalize.training.teachers import Round
 from internalize.training.weights import State
 
+from .diagnose import Diagnosis
 from .refresh import clear, examples_of, learnt, parts, replayed, rounds, together, without_held_out
 
 
@@ -100,6 +103,11 @@ class Run:
     plan: Plan
     report: Report = silent
     _rejected: int = 0  # of the last `collect`
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """Diagnostics and warning signs of what was measured."""
+        return Diagnosis(self.store.path, self.config, self.plan.suites)
 
     # -- the stages, in the order of the loop ---------------------------------------------------------------------
 
@@ -278,6 +286,9 @@ class Run:
         held = read_jsonl(path, EvalResult) if path.exists() else []
         other = [r for r in held if (r.suite, r.mode, r.iteration) != (suite, mode, k)]
         write_jsonl(path, [*other, *results])
+        diagnostics = self.diagnosis.update(self.results(), group_of(results[0]), Behaviour.of_all(found))
+        if stage.iteration == k > 0:  # not a pool that is measured before it is learnt
+            self.diagnosis.tell(diagnostics, k)
 
     def results(self) -> list[EvalResult]:
         """Every evaluation result so far."""
@@ -351,8 +362,7 @@ class Run:
         return found
 
     def _write_metrics(self) -> None:
-        results = self.results()
-        lines = iteration_metrics(results, (), self.config.evaluate.resamples, self.config.seed)
+        lines = [one.metrics for one in self.diagnosis.update(self.results())]
         write_jsonl(self.store.path / names.METRICS, lines)
 
 

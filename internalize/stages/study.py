@@ -41,6 +41,7 @@ from internalize.errors import (
     UserError,
     first_line,
 )
+from internalize.evaluation.diagnostics import Diagnostics
 from internalize.records import EvalResult, Record, Stage, content_hash
 from internalize.runs import names
 from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, read_marks, write_json, write_jsonl
@@ -279,5 +280,7 @@ def _copy(source: Path, target: Path, stage: Stage) -> None:
         return
     results = read_jsonl(source / names.EVALUATIONS, EvalResult)
     write_jsonl(target / names.EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
+    of_starter = read_jsonl(source / names.DIAGNOSTICS, Diagnostics)
+    write_jsonl(target / names.DIAGNOSTICS, [one for one in of_starter if one.metrics.mode == "internalized"])
     if (source / names.DRIFT).is_file():  # the starter's, against which later ones are measured
         shutil.copyfile(source / names.DRIFT, target / names.DRIFT)

@@ -2,8 +2,8 @@
 
 All three are exact over the vocabulary, in nats a token. Entropy and KL(policy || starter) are means over the action
 tokens of episodes the policy played itself, without experience; `held_out_nll` is the mean -log p of a fixed text of
-prose, code and sums that no environment contains (held_out.txt). Left out: what the numbers mean (diagnostics.py).
-What must not change: eval mode, no gradients, and the policy holds its own weights again afterwards.
+prose, code and sums that no environment contains (held_out.txt). Measuring changes
+neither gradients nor weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from internalize.inference.renderer import Renderer
-from internalize.records import Record, Trajectory
+from internalize.records import Drift, Trajectory
 
 from .examples import build_example
 from .losses import chunked_loss, tokens_at_once
@@ -24,17 +24,6 @@ from .scoring import Packed, head, pack_branches, pack_clean, teacher_hidden
 from .weights import State, head_with, swapped
 
 TEXT = Path(__file__).parent / "held_out.txt"
-
-
-class Drift(Record):
-    """drift.json: one checkpoint against the starter. None = there was nothing to measure it on."""
-
-    iteration: int
-    checkpoint: str
-    tokens: int
-    entropy: float | None
-    kl_to_base: float | None
-    held_out_nll: float
 
 
 def drift(

@@ -27,11 +27,11 @@ from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Agent, ChatModel, Selector
 from internalize.judge import build as build_judge
-from internalize.records import DistillExample, TrainSummary, Trajectory
+from internalize.records import DistillExample, Drift, TrainSummary, Trajectory
 
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
 from .distill import Given, Round, distill, new_adapter
-from .drift import Drift, drift
+from .drift import drift
 from .hf_trainer import require_arguments
 from .scoring import require_plain_head
 from .weights import State, snapshot

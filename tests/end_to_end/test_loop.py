@@ -3,21 +3,23 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from internalize import loop
 from internalize.config.schema import Config, load_config
 from internalize.environments import registry
 from internalize.environments.validate import validate
 from internalize.errors import ConfigError, UserError
-from internalize.evaluation.metrics import SuiteMetrics
+from internalize.evaluation.behaviour import Behaviour
+from internalize.evaluation.diagnostics import Diagnostics
+from internalize.evaluation.metrics import SuiteMetrics, gathered, iteration_metrics
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import load_pool
-from internalize.records import EvalResult, Experience, PoolEdit
+from internalize.records import EvalResult, Experience, PoolEdit, TrainSummary, Trajectory
 from internalize.report.panels import panels
 from internalize.report.run_report import load as load_report
 from internalize.runs.store import read_jsonl, write_jsonl
@@ -117,6 +119,7 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
         found = [r.model_copy(update={"success": float(k < 2)}) if r.suite == "old" else r
                  for r in read_jsonl(path, EvalResult)]  # fmt: skip
         write_jsonl(path, found)
+        (path.parent / "diagnostics.jsonl").unlink()
     report = load_report(out)
     assert [[c.sign for c in i.cautions if c.suite == "old"] for i in report.iterations] == [
         [],
@@ -128,18 +131,32 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
 
 
 def test_a_sign_is_told_when_it_first_fires_and_not_again(
-    undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed, out)
-    for k in (1, 2):  # no episode was accepted in either iteration
-        path = out / f"iter-{k}" / "train.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "accepted": 0, "rejected": 10}))
-    for k in (1, 2):
-        loop.warn(out, k)
+    write = stages.write_json
+
+    def rejecting(path: Path, record: BaseModel) -> None:  # no episode is accepted in either iteration
+        changed = {"accepted": 0, "rejected": 10} if isinstance(record, TrainSummary) else {}
+        write(path, record.model_copy(update=changed))
+
+    monkeypatch.setattr(stages, "write_json", rejecting)
+    run(tmp_path / "run")
     assert [record.getMessage() for record in caplog.records if "most_rejected" in record.getMessage()] == [
         "iteration 1: 100% of 10 trajectories were rejected (most_rejected)"
     ]
+
+
+def test_diagnostics_are_those_of_all_results_and_make_the_metrics(undisturbed: Path) -> None:
+    """What is computed one measurement after the other is what all results together give."""
+    folders = [undisturbed / f"iter-{k}" for k in range(3)]
+    results = gathered(read_jsonl(folder / "evaluations.jsonl", EvalResult) for folder in folders)
+    lines = read_jsonl(undisturbed / "metrics.jsonl", SuiteMetrics)
+    assert lines == list(iteration_metrics(results, (), Config().evaluate.resamples, 0))
+    found = [one for folder in folders for one in read_jsonl(folder / "diagnostics.jsonl", Diagnostics)]
+    assert sorted(one.metrics.model_dump_json() for one in found) == sorted(line.model_dump_json() for line in lines)
+    plain = next(one for one in found if (one.metrics.suite, one.metrics.iteration) == ("dev", 1))
+    episodes = read_jsonl(undisturbed / "iter-1" / "episodes-dev-internalized-1.jsonl", Trajectory)
+    assert plain.behaviour == Behaviour.of_all(episodes)
 
 
 @pytest.mark.parametrize(

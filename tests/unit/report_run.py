@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from internalize.config.schema import Config
-from internalize.evaluation.metrics import SuiteMetrics, iteration_metrics
+from internalize.evaluation.diagnostics import Diagnostics
+from internalize.evaluation.metrics import gathered
 from internalize.records import (
     EvalResult,
     Experience,
@@ -22,7 +23,9 @@ from internalize.records import (
     StageMark,
     Trajectory,
 )
-from internalize.runs.store import RunInfo, write_json, write_jsonl
+from internalize.runs.files import read_jsonl, write_json, write_jsonl
+from internalize.runs.store import RunInfo
+from internalize.stages.diagnose import Diagnosis
 from tests.steps import act, step
 
 TASKS = 40
@@ -102,20 +105,28 @@ def make_run(path: Path, iterations: int = 2, *, items: Sequence[Experience] = R
     config = Config(iterations=2)
     dumped = config.model_dump(mode="json")
     write_json(path / "run.json", RunInfo(config=dumped, digest=config.digest, seed=0, versions={"python": "3.11"}))
-    lines: list[SuiteMetrics] = []
     for k in range(iterations + 1):
         folder = path / f"iter-{k}"
         folder.mkdir(exist_ok=True)
         write_jsonl(folder / "evaluations.jsonl", results(k))
-        lines += iteration_metrics(results(k), [r for i in range(k) for r in results(i)])
         if k:
             _write_iteration(folder, k, items, text)
-    write_jsonl(path / "metrics.jsonl", lines)
+    write_jsonl(path / "metrics.jsonl", [one.metrics for one in remeasure(path)])
     took = {"rollout": 10.0, "extract": 1.0, "collect": 5.0, "distill": 198.0, "evaluate": 30.0}
     marks = [(Stage(iteration=k, kind=kind), took[kind]) for k in range(1, iterations + 1) for kind in took]
     noted = [StageMark(stage=stage, seconds=s, memory=3 << 29) for stage, s in marks]
     write_jsonl(path / "progress.jsonl", noted)
     return path
+
+
+def remeasure(path: Path) -> tuple[Diagnostics, ...]:
+    """Write the diagnostics of the run's evaluations, as a stage does that has just measured them all."""
+    info = RunInfo.model_validate_json((path / "run.json").read_bytes())
+    folders = sorted(path.glob("iter-*"))
+    for folder in folders:
+        (folder / "diagnostics.jsonl").unlink(missing_ok=True)
+    found = gathered(read_jsonl(folder / "evaluations.jsonl", EvalResult) for folder in folders)
+    return Diagnosis(path, Config.model_validate(info.config), ["dev", "test"]).update(found)
 
 
 def _write_iteration(folder: Path, k: int, items: Sequence[Experience], text: str) -> None:

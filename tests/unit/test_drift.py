@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from internalize.evaluation.diagnostics import weight_cautions
+from internalize.evaluation.signs import weight_cautions
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import Message, Trajectory
+from internalize.records import Drift, Message, Trajectory
 from internalize.training.distill import new_adapter
-from internalize.training.drift import Drift, drift, held_out_nll
+from internalize.training.drift import drift, held_out_nll
 from internalize.training.examples import build_example
 from internalize.training.weights import snapshot
 from tests.steps import step

@@ -7,7 +7,8 @@ import pytest
 
 LIGHT = (
     "", ".records", ".interfaces", ".errors", ".config.schema", ".runs.store", ".experience.pool", ".experience.lint",
-    ".experience.utility", ".evaluation.stats", ".evaluation.metrics", ".evaluation.diagnostics", ".evaluation.gate",
+    ".experience.utility", ".evaluation.stats", ".evaluation.metrics", ".evaluation.diagnostics",
+    ".evaluation.signs", ".evaluation.gate",
     ".formats.chat", ".formats.official", ".cli.main", ".cli.pool", ".cli.logs",
 )  # fmt: skip
 HEAVY = "torch", "transformers", "peft", "accelerate", "matplotlib", "datasets", "scipy"

@@ -1,4 +1,5 @@
 import io
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from internalize.report.spent import spent
 from internalize.runs.names import REDACTIONS
 from internalize.runs.store import RunInfo, append_jsonl, read_jsonl, write_json, write_jsonl
 from tests.steps import act, step
-from tests.unit.report_run import NASTY, PoolFile, TrainFile, item, make_run, result, trajectory
+from tests.unit.report_run import NASTY, PoolFile, TrainFile, item, make_run, remeasure, result, trajectory
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_change_within_the_noise_is_not_called_one(tmp_path):
     folder = tmp_path / "run" / "iter-1"
     folder.mkdir()
     write_jsonl(folder / "evaluations.jsonl", noise)
-    (tmp_path / "run" / "metrics.jsonl").unlink()
+    (tmp_path / "run" / "metrics.jsonl").unlink()  # as of version 1, without diagnostics
     report = load(tmp_path / "run")
     text = summary(report)
     assert "went from 40.0 % (starter) to 42.5 %" in text
@@ -107,8 +108,7 @@ def test_zero_finished_iterations(tmp_path):
 def test_a_run_that_only_just_started(tmp_path):
     run = make_run(tmp_path / "run", iterations=0)
     (run / "metrics.jsonl").unlink()
-    (run / "iter-0" / "evaluations.jsonl").unlink()
-    (run / "iter-0").rmdir()
+    shutil.rmtree(run / "iter-0")
     report = load(run)
     assert report.iterations == ()
     assert "No iteration has finished yet" in printed(report)
@@ -123,9 +123,10 @@ def test_no_run_at_all(tmp_path):
         load(tmp_path)
 
 
-def test_every_optional_file_may_be_missing(run):
+@pytest.mark.parametrize("kept", [("evaluations.jsonl", "diagnostics.jsonl"), ("evaluations.jsonl",)])
+def test_every_optional_file_may_be_missing(run, kept):
     for path in [*run.glob("iter-*/*")]:
-        if path.name != "evaluations.jsonl":
+        if path.name not in kept:
             path.unlink()
     report = load(run)
     assert report.final is not None
@@ -181,6 +182,7 @@ def test_unscored_tasks_are_left_out_of_both_sides_and_said(run):
     rows = [r.model_copy(update={"success": None}) if r.task_id == "dev0" else r for r in load(run).results]
     for k in range(3):
         write_jsonl(run / f"iter-{k}" / "evaluations.jsonl", [r for r in rows if r.iteration == k])
+    remeasure(run)
     text = summary(load(run))
     assert "from 38.5 % (starter) to 69.2 %" in text  # 15 and 27 of 39
     assert "n = 39 tasks" in text
@@ -199,6 +201,7 @@ def test_tables_fit_a_terminal_of_80_columns(run):
 def test_cautions_reach_both_reports(run):
     rows = [r.model_copy(update={"turns": 9}) if r.iteration == 2 else r for r in load(run).results]
     write_jsonl(run / "iter-2" / "evaluations.jsonl", [r for r in rows if r.iteration == 2])
+    remeasure(run)
     said = "turns an episode grew from 4.0 to 9.0"
     report = load(run)
     assert said in printed(report)
@@ -256,6 +259,7 @@ def test_untrusted_text_stays_text_everywhere(tmp_path):
     renamed = [r.model_copy(update={"family": NASTY}) for r in load(run).results]
     for k in range(3):
         write_jsonl(run / f"iter-{k}" / "evaluations.jsonl", [r for r in renamed if r.iteration == k])
+    remeasure(run)
     report = load(run)
     terminal_text = printed(report)
     assert "\x1b" not in terminal_text

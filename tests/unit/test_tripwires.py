@@ -6,15 +6,16 @@ import pytest
 from rich.console import Console
 
 from internalize.errors import UserError
-from internalize.evaluation.diagnostics import Caution
+from internalize.evaluation.collapse import collapse
+from internalize.evaluation.signs import Caution, signs
 from internalize.records import EvalResult
 from internalize.report import diagnosis
 from internalize.report.headline import summary
 from internalize.report.run_report import load
-from internalize.report.signs import Diagnosis, collapse, diagnose, lead_of, lead_rows, ranges, signs, verdict
+from internalize.report.signs import Diagnosis, diagnose, lead_of, lead_rows, ranges, verdict
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 from internalize.stages.study import Manifest, Member
-from tests.unit.report_run import make_run
+from tests.unit.report_run import make_run, remeasure
 
 
 def scores(*solved):
@@ -105,6 +106,7 @@ def collapsed_run(path):
         for r in read_jsonl(file, EvalResult)
     ]
     write_jsonl(file, rows)
+    remeasure(run)
     return run
 
 

@@ -1,6 +1,6 @@
 import math
 
-from internalize.evaluation.behaviour import Habits
+from internalize.evaluation.behaviour import Behaviour
 from internalize.records import Injection, Message, Trajectory
 from tests.steps import step
 
@@ -18,20 +18,22 @@ def episode(*actions, shown=(), score=1.0):
 
 
 def test_an_action_repeats_one_of_its_own_episode_only():
-    both = Habits.of(episode("search[a]", "search[b]", "search[a]", "search[a]")).plus(Habits.of(episode("search[a]")))
+    both = Behaviour.of(episode("search[a]", "search[b]", "search[a]", "search[a]")).plus(
+        Behaviour.of(episode("search[a]"))
+    )
     assert (both.episodes, both.steps, both.repeated) == (2, 5, 2)
     assert both.repetition == 0.4
 
 
 def test_spread_by_hand():
-    even = Habits.of(episode("a", "b", shown=(("i", "j"), ("k", "l"))))
+    even = Behaviour.of(episode("a", "b", shown=(("i", "j"), ("k", "l"))))
     assert math.isclose(even.spread, 4.0)
-    skewed = Habits(shown={"i": 3, "j": 1})  # shares 3/4, 1/4: entropy 0.5623 nats
+    skewed = Behaviour(shown={"i": 3, "j": 1})  # shares 3/4, 1/4: entropy 0.5623 nats
     assert math.isclose(skewed.spread, 1.7548, rel_tol=1e-4)
-    assert math.isclose(Habits(shown={"i": 7}).spread, 1.0)
+    assert math.isclose(Behaviour(shown={"i": 7}).spread, 1.0)
 
 
 def test_nothing_counted_is_none_and_a_broken_episode_is_not_counted():
-    assert Habits().repetition is None
-    assert Habits().spread is None
-    assert Habits.of(episode("a", "a", score=None)) == Habits()
+    assert Behaviour().repetition is None
+    assert Behaviour().spread is None
+    assert Behaviour.of(episode("a", "a", score=None)) == Behaviour()

@@ -1,7 +1,4 @@
-"""Records of a run that may still be working: no lock is taken, and a torn last line is left out.
-
-Left out: what the records mean (data.py). What must not change: a broken record is named by file and line.
-"""
+"""Records of a run that may still be working: no lock is taken, and a torn last line is left out."""
 
 from __future__ import annotations
 
@@ -12,7 +9,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from internalize.errors import DataError
-from internalize.runs.store import first_problem
+
+from .files import first_problem, record_of
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -42,7 +40,7 @@ def records_at(path: Path, model: type[RecordT]) -> Iterator[tuple[int, RecordT]
             if not line.endswith(b"\n"):
                 return  # being written at this moment, or torn by a kill
             try:
-                yield offset, model.model_validate_json(line)
+                yield offset, record_of(line, model)
             except ValidationError as error:
                 raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
             offset += len(line)

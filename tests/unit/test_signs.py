@@ -4,21 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from internalize.evaluation.behaviour import Habits
-from internalize.evaluation.diagnostics import (
+from internalize.evaluation.behaviour import Behaviour
+from internalize.evaluation.metrics import SuiteMetrics
+from internalize.evaluation.pool_health import leaks, pool_health, states_strategy
+from internalize.evaluation.signs import (
     Thresholds,
+    behaviour_cautions,
     drift_cautions,
     filter_cautions,
-    habit_cautions,
-    leaks,
     pool_cautions,
-    pool_health,
     rejection_rate,
-    states_strategy,
     suite_cautions,
     thresholds,
 )
-from internalize.evaluation.metrics import SuiteMetrics
 from internalize.evaluation.stats import Interval
 from internalize.records import Experience
 from tests.command import refused
@@ -100,10 +98,10 @@ def test_accepted_trajectories_fall_below_the_best_so_far():
 
 
 def test_repetition_and_spread_by_hand():
-    starter = Habits(episodes=100, steps=300, repeated=21)
-    loops = Habits(episodes=100, steps=500, repeated=100, shown={"i": 9, "j": 1})
+    starter = Behaviour(episodes=100, steps=300, repeated=21)
+    loops = Behaviour(episodes=100, steps=500, repeated=100, shown={"i": 9, "j": 1})
     line = metrics(iteration=5, mode="in_context")
-    repeated, narrow = habit_cautions(starter, loops, line, widest=4.0)
+    repeated, narrow = behaviour_cautions(starter, loops, line, widest=4.0)
     assert (repeated.sign, repeated.iteration, repeated.suite, repeated.mode) == (
         "repeated_rise",
         5,
@@ -113,16 +111,19 @@ def test_repetition_and_spread_by_hand():
     assert repeated.value == pytest.approx(0.13)
     assert narrow.sign == "spread_shrink"
     assert narrow.value == pytest.approx(1.3842 / 4, rel=1e-4)  # e to the entropy of 0.9, 0.1
-    assert habit_cautions(starter, Habits(episodes=99, steps=100, repeated=17, shown={"i": 1}), line, widest=1.5) == ()
-    assert habit_cautions(Habits(), loops, line) == ()
+    assert (
+        behaviour_cautions(starter, Behaviour(episodes=99, steps=100, repeated=17, shown={"i": 1}), line, widest=1.5)
+        == ()
+    )
+    assert behaviour_cautions(Behaviour(), loops, line) == ()
 
 
 def test_repeated_steps_count_as_of_their_episodes():
     """200 of 1000 steps against 70 would be beyond all chance; of forty episodes they are 8 and 3: p = 0.097."""
-    few = (Habits(episodes=40, steps=1000, repeated=n) for n in (70, 200))
-    many = (Habits(episodes=100, steps=1000, repeated=n) for n in (70, 200))  # 20 and 7 of 100: p = 0.006
-    assert habit_cautions(*few, metrics()) == ()
-    assert [c.sign for c in habit_cautions(*many, metrics())] == ["repeated_rise"]
+    few = (Behaviour(episodes=40, steps=1000, repeated=n) for n in (70, 200))
+    many = (Behaviour(episodes=100, steps=1000, repeated=n) for n in (70, 200))  # 20 and 7 of 100: p = 0.006
+    assert behaviour_cautions(*few, metrics()) == ()
+    assert [c.sign for c in behaviour_cautions(*many, metrics())] == ["repeated_rise"]
 
 
 def change(won, lost, n=40):
