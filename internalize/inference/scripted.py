@@ -1,8 +1,7 @@
-"""A public fake engine: answers come from a script, failures on demand; needs no torch.
+"""Public fakes of an engine and a chat model: answers come from a script, failures on demand; no torch is needed.
 
-For tests of everything above an engine, and for users who try an environment without a model. Left
-out: sampling; a scripted reply has probability 1 (logprobs are 0). What must not change: the n-th
-reply of a conversation depends on that conversation alone, so that scheduling cannot change a test.
+For tests of everything above an engine, and to try an environment without a model. The n-th reply of a conversation
+depends on that conversation alone, so that scheduling cannot change a test; it has probability 1 (logprobs are 0).
 """
 
 from __future__ import annotations

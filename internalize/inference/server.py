@@ -2,9 +2,8 @@
 
 `ServerChat` needs nothing but /v1/chat/completions. `ServerEngine` is for servers that take prompt ids and give
 sampled ids with their logprobs: vLLM (/v1/completions with return_token_ids) and llama.cpp (its own /completion);
-which it is, `probe` finds out (probe.py). Left out: streaming, and tools of the server (actions are text here).
-What must not change: samplers that cut the distribution are switched off for `ServerEngine`, so that stored
-logprobs are those of the distribution that was sampled at temperature 1; ids that do not fit are never repaired.
+`capabilities.probe` finds out which it is. It switches off every sampler that cuts the distribution, so that stored
+logprobs are those of temperature 1; ids that do not fit are an error, never repaired.
 """
 
 from __future__ import annotations
@@ -73,15 +72,13 @@ def read_reply(answer: Body) -> Reply:
     message = choice.get("message")
     if not isinstance(message, dict):
         raise Malformed("an answer without a message")
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    text = _text(message)
-    counts = _usage(answer)
-    if text is None and thought:
-        text = ""
-    if text is None or (not text.strip() and not counts["completion_tokens"]):
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    text, counts = _text(message), _usage(answer)
+    if (text is None and not reasoning) or not ((text or "").strip() or counts["completion_tokens"]):
         raise Malformed(f"an answer without content (finish_reason {choice.get('finish_reason')})")
-    reasoning, text = (thought, text) if isinstance(thought, str) and thought else split_reasoning(text)
-    return Reply(text=text, reasoning=reasoning, finish=_finish(choice), **counts)
+    if not reasoning:
+        reasoning, text = split_reasoning(text or "")
+    return Reply(text=text or "", reasoning=str(reasoning), finish=_finish(choice), **counts)
 
 
 def first_choice(answer: Body) -> Body:

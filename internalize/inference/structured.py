@@ -97,5 +97,10 @@ class CleanedChat:
 
     async def complete(self, request: ChatRequest) -> Reply:
         """The answer to the cleaned messages. Raises what the chat model raises."""
-        shown = tuple(m.model_copy(update={"content": self._clean(m.text)}) for m in request.messages)
-        return await self._chat.complete(request.model_copy(update={"messages": shown}))
+        messages = tuple(map(self._cleaned, request.messages))
+        return await self._chat.complete(request.model_copy(update={"messages": messages}))
+
+    def _cleaned(self, message: Message) -> Message:
+        calls = tuple(c.model_copy(update={"arguments": self._clean(c.arguments)}) for c in message.tool_calls)
+        texts = {"content": self._clean(message.text), "reasoning": self._clean(message.reasoning)}
+        return message.model_copy(update={**texts, "tool_calls": calls})

@@ -9,8 +9,8 @@ import pytest
 
 from internalize.errors import Incomplete, InfrastructureError
 from internalize.inference.scripted import ScriptedChat
-from internalize.inference.structured import Answer, ask, fenced
-from internalize.records import ChatRequest, Message, Reply
+from internalize.inference.structured import Answer, CleanedChat, ask, fenced
+from internalize.records import ChatRequest, Message, Reply, ToolCall
 
 ASKED = ChatRequest(messages=(Message(role="user", content="A number?"),), response_schema={"type": "object"})
 
@@ -74,3 +74,16 @@ def test_a_fence_cannot_be_closed_from_inside() -> None:
     lines = fenced("answer", forged).splitlines()
     assert lines.count(f"</{lines[0][1:]}") == 1
     assert lines[-1] == f"</{lines[0][1:]}"
+
+
+def test_a_cleaned_chat_model_is_shown_no_secret_in_any_part_of_a_message() -> None:
+    call = ToolCall(name="log_in", arguments='{"password": "hunter2"}')
+    messages = (
+        Message(role="user", content="It is hunter2."),
+        Message(role="assistant", content="hunter2!", reasoning="So hunter2.", tool_calls=(call,)),
+    )
+    chat = ScriptedChat(["done"])
+    cleaned = CleanedChat(chat, lambda text: text.replace("hunter2", "[removed]"))
+    asyncio.run(cleaned.complete(ChatRequest(messages=messages, seed=7)))
+    assert chat.requests[0].seed == 7
+    assert "hunter2" not in chat.requests[0].model_dump_json()

@@ -1,8 +1,7 @@
-"""Trajectories as text for a prompt: whole if they fit, else cut by whole steps.
+"""Trajectories as text for a prompt: whole if they fit, else cut by whole steps, the first and the last always there.
 
-Cuts are said in the text: steps left out by their numbers, text left out by its length. A long observation or action
-is cut after a line or a sentence, never inside one unless a single sentence is itself too long. Left out: how a model
-is asked, and the fence around the text. What must not change: the first and the last step are always there.
+The text says what was cut: which steps, and how long a text was. A long observation or action is cut after a line or a
+sentence, and inside a sentence only where that alone is too long.
 """
 
 from __future__ import annotations
@@ -37,34 +36,30 @@ def clip(text: str, limit: int) -> str:
     note = f" [... {len(text)} characters in all, the rest is left out]"
     room = max(0, limit - len(note))
     last = max(text.rfind(end, 0, room + 1) + len(end) - 1 for end in _ENDS)
-    kept = text[:last] if last > 0 else _whole_words(text, room)
+    kept = text[: last if last > 0 else room]
+    if last <= 0 and " " in kept.strip():  # one long sentence: after a word
+        kept = kept.rsplit(None, 1)[0]
     return (kept.rstrip() + note)[: max(limit, 0)]
 
 
 def transcript(trajectory: Trajectory, limit: int) -> str:
     """The steps in at most `limit` characters (a few more when `limit` is below some hundred)."""
-    longest = max((len(part) for step in trajectory.steps for part in _parts(step)), default=0)
-    each = longest
+    each = max((len(text) for step in trajectory.steps for text in (step.text, step.observation or "")), default=0)
     while True:
         blocks = [_block(number, step, each) for number, step in enumerate(trajectory.steps, start=1)]
         if sum(len(block) + 1 for block in blocks) <= limit:
             return "\n".join(blocks)
         if each <= _LEAST:
-            return "\n".join(_some(blocks, limit))
+            return "\n".join(_from_both_ends(blocks, limit))
         each = max(_LEAST, each // 2)
 
 
-def _parts(step: Step) -> tuple[str, str]:
-    return step.text, step.observation or ""
-
-
 def _block(number: int, step: Step, each: int) -> str:
-    action, observation = (clip(part.strip(), each) for part in _parts(step))
-    seen = "the episode ended" if step.observation is None else observation
-    return f"Step {number}: {action}\nSeen: {seen}"
+    seen = "the episode ended" if step.observation is None else clip(step.observation.strip(), each)
+    return f"Step {number}: {clip(step.text.strip(), each)}\nSeen: {seen}"
 
 
-def _some(blocks: Sequence[str], room: int) -> list[str]:
+def _from_both_ends(blocks: Sequence[str], room: int) -> list[str]:
     """The first and the last step, and as many as fit from both ends."""
     if len(blocks) <= 2:
         return [clip(block, max(_LEAST, room // max(1, len(blocks)))) for block in blocks]
@@ -80,7 +75,3 @@ def _some(blocks: Sequence[str], room: int) -> list[str]:
     first, last = early + 1, len(blocks) - late
     missing = f"[steps {first} to {last} left out]" if last > first else f"[step {first} left out]"
     return [*blocks[:early], missing, *blocks[len(blocks) - late :]]
-
-
-def _whole_words(text: str, room: int) -> str:
-    return text[:room].rsplit(None, 1)[0] if room and " " in text[:room].strip() else text[:room]

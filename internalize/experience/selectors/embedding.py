@@ -1,8 +1,7 @@
 """Selection by meaning: cosine of an item's embedding with that of the question and the last observation.
 
-Left out: training of embeddings. What must not change: an item with a literal cue is a candidate only where the cue
-holds (`literal`), since embeddings of two rules with different cues hardly differ; texts are encoded one by one, so
-that a score does not depend on what else is encoded.
+An item with a literal cue is a candidate only where the cue holds (`literal`), since embeddings of two rules with
+different cues hardly differ. Texts are encoded one by one, so that a score does not depend on what else is encoded.
 """
 
 from __future__ import annotations

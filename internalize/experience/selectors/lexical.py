@@ -1,7 +1,4 @@
-"""Selection by words: BM25, and the literal cues of items that quote words.
-
-Left out: meaning. What must not change: an item whose quoted cue is not on the screen is never shown.
-"""
+"""Selection by words: BM25. An item that quotes words is a candidate only where these words are seen."""
 
 from __future__ import annotations
 

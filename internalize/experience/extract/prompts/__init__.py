@@ -1,6 +1,6 @@
-"""The texts that a language model is asked with, one file each, $names to be filled in.
+"""The texts that a language model is asked with, one file each, with $names to be filled in.
 
-principle.txt and instance.txt say what an item is; everything else is the same for both. Left out: any logic.
+principle.txt and instance.txt say what an item is; everything else is the same for both.
 """
 
 from __future__ import annotations
