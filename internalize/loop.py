@@ -35,6 +35,7 @@ def run(
     plan = plan_tasks(config, env)
     policy = load(config)
     with RunStore.open(out, config, resume=resume) as store:
+        store.keep_check(policy.self_check)
         iterate(Run(config, store, policy, env, plan, report))
 
 

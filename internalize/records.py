@@ -49,6 +49,7 @@ __all__ = [
     "Record",
     "Reply",
     "Sampling",
+    "SelfCheck",
     "Stage",
     "StageKind",
     "StageMark",
@@ -381,3 +382,15 @@ class Judgement(Record):
     score: float | None
     judge: str
     reason: str = ""
+
+
+class SelfCheck(Record):
+    """How far sampling and scoring the policy were from plain forward passes of it at load, and how long that took.
+
+    Log-probabilities of sampled tokens in nats, scores and gradients relative; the largest differences in float32.
+    """
+
+    logprobs: float
+    scores: float
+    gradients: float
+    seconds: float

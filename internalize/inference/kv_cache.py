@@ -23,7 +23,7 @@ from .renderer import common_prefix
 
 ATTENTION = "internalize_slots"  # name of the attention function in transformers' registry
 _GROW = 128  # slots grow by at least this many positions
-_UNSUPPORTED = ("sliding_window", "softcap", "s_aux")  # attention variants that would silently be wrong
+_UNSUPPORTED = ("softcap", "s_aux")  # attention variants that would silently be wrong
 
 
 @dataclass
@@ -135,6 +135,7 @@ class Plan:
         self.starts = [len(chunk.slot.ids) for chunk in chunks]
         self.slots = [chunk.slot.index for chunk in chunks]
         self.counts = [len(chunk.ids) for chunk in chunks]
+        self.longest = max(start + count for start, count in zip(self.starts, self.counts, strict=True))
         counts = torch.tensor(self.counts)
         offsets = counts.cumsum(0) - counts
         positions = torch.arange(int(counts.sum())) + (torch.tensor(self.starts) - offsets).repeat_interleave(counts)
@@ -218,11 +219,15 @@ def slot_attention(
     attention_mask: torch.Tensor | None,  # noqa: ARG001 - the plan knows who sees what
     scaling: float | None = None,
     *,
-    plan: Plan,
+    plan: Plan | None = None,
     **variant: Any,
 ) -> tuple[torch.Tensor, None]:
     """The function registered with transformers. Raises UserError for attention variants it does not do."""
+    if plan is None:
+        raise UserError("the attention layers do not pass on what the local engine tells them; choose another model")
     asked = [name for name in _UNSUPPORTED if variant.get(name) is not None]
+    if (window := variant.get("sliding_window")) is not None and window < plan.longest:
+        asked = ["sliding_window"]
     if asked:
         raise UserError(f"the local engine does not do attention with {asked[0]}; choose another model")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -68,7 +68,7 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
         raise UserError(f"{source.weights}: its adapter stands on {base}, which is no model by itself; add --merged")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds files; choose another --out")
-    policy = LocalPolicy.load(_for_loading(config))
+    policy = LocalPolicy.load(_for_loading(config), check=False)
     policy.restore(source.weights)
     return _write(policy, source, out, whole=whole)
 

@@ -21,7 +21,7 @@ from filelock import BaseFileLock, Timeout
 from pydantic import JsonValue, ValidationError
 
 from internalize.errors import Busy, ConfigError, DataError, UserError
-from internalize.records import Record, Stage, StageMark
+from internalize.records import Record, SelfCheck, Stage, StageMark
 
 from . import names
 from .files import (
@@ -95,6 +95,7 @@ class RunInfo(Record):
     digest: str
     seed: int
     versions: dict[str, str]
+    self_check: SelfCheck | None = None  # of the policy at the start; None: it was not checked
 
 
 def read_run(path: Path) -> RunInfo:
@@ -195,6 +196,12 @@ class RunStore:
             used = {"memory": peak_memory(), "device_memory": peak_device_memory()}
             append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=round(self._since - since, 3), **used)])
             self._done.add(stage)
+
+    def keep_check(self, found: SelfCheck | None) -> None:
+        """Write the policy's self-check into run.json; the first one stays."""
+        if found is not None and self.info.self_check is None:
+            self.info = self.info.model_copy(update={"self_check": found})
+            write_json(self.path / RUN, self.info)
 
     def close(self) -> None:
         """Let another process have the directory."""

@@ -26,7 +26,7 @@ from transformers.masking_utils import sdpa_mask
 from internalize.errors import UserError
 
 ATTENTION = "internalize_branches"  # name of the attention function in transformers' registry
-_UNSUPPORTED = ("sliding_window", "softcap", "s_aux")  # attention variants that would silently be wrong
+_UNSUPPORTED = ("softcap", "s_aux")  # attention variants that would silently be wrong
 
 
 class Segment(NamedTuple):
@@ -43,6 +43,7 @@ class Layout:
 
     def __init__(self, segments: Sequence[Segment], like: Tensor) -> None:
         self.segments = segments
+        self.longest = max(segment.reach + segment.end - segment.start for segment in segments)
         on_gpu = like.device.type == "cuda"
         self.blocks = block_mask(segments, like.device) if on_gpu else None
         self.masks = [] if on_gpu else [_mask(segment, like) for segment in segments]
@@ -74,6 +75,8 @@ def branch_attention(
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)  # type: ignore[no-any-return]
     asked = [name for name in _UNSUPPORTED if rest.get(name) is not None]
+    if (window := rest.get("sliding_window")) is not None and window < layout.longest:
+        asked = ["sliding_window"]
     if asked:
         raise UserError(f"distillation does not do attention with {asked[0]}; choose another model")
     if layout.blocks is not None:
@@ -96,7 +99,7 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, layout: Layout, rest:
                 enable_gqa=True,
             )
         )
-    return torch.cat(parts, dim=2).transpose(1, 2)
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()  # some models view it
 
 
 def _seen(states: Tensor, segment: Segment) -> Tensor:

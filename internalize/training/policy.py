@@ -7,6 +7,7 @@ and `checkpoint` names the weights held now.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,18 +25,20 @@ from internalize.inference.loading import load_policy, resolve_device
 from internalize.inference.local import LocalEngine
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import Renderer
+from internalize.inference.self_check import check_policy, in_one_sentence, ordinary_ids
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Agent, ChatModel, Selector
 from internalize.judge import build as build_judge
-from internalize.records import DistillExample, Drift, TrainSummary, Trajectory
+from internalize.records import DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
 
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
 from .distill import Given, Round, distill, new_adapter
 from .drift import drift
 from .hf_trainer import require_arguments
-from .scoring import require_plain_head
+from .scoring import example_logits, require_plain_head
 from .weights import State, snapshot
 
+_LOG = logging.getLogger(__name__)
 _LOGS = "runs"  # of transformers' logging back-ends, in the folder of a training
 
 if TYPE_CHECKING:
@@ -48,9 +51,11 @@ class LocalPolicy:
     def __init__(self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         model_config = config.model
         self._config = config
-        self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
+        with in_one_sentence(model, "LoRA"):
+            self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
         self.model.eval()
-        require_plain_head(self.model)
+        with in_one_sentence(model, "scoring"):
+            require_plain_head(self.model)
         self.renderer = Renderer(tokenizer, TOOL_FORMATS[model_config.protocol])
         self._engine = LocalEngine(
             self.model,
@@ -67,18 +72,34 @@ class LocalPolicy:
         self._served = self._serve(model_config.endpoint) if model_config.endpoint else None
         self._clean = Redactor.of(config.redact).clean
         self._judge = build_judge(config.judge, self._asked, self._clean)
+        self.self_check: SelfCheck | None = None  # of `check`
         self._anchor = snapshot(self.model) if config.distill.kl_anchor or config.evaluate.drift else None
 
     @classmethod
-    def load(cls, config: Config) -> LocalPolicy:
-        """The policy that the recipe's [model] section names.
+    def load(cls, config: Config, *, check: bool = True) -> LocalPolicy:
+        """The policy that the recipe's [model] section names, checked unless it is neither sampled nor trained.
 
-        Raises UserError if there is no such model, or an endpoint in use has no key or cannot be asked.
+        Raises UserError if there is no such model, if sampling or scoring it would be wrong, or if an endpoint in use
+        has no key or cannot be asked.
         """
         named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
         require_arguments(config.distill, resolve_device(named.device))
-        return cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype))
+        policy = cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype))
+        if check:
+            policy.check()
+        return policy
+
+    def check(self) -> SelfCheck:
+        """Compare sampling and scoring with plain forward passes. Raises UserError with the figure if they differ."""
+        ids = ordinary_ids(self.model, self.renderer.tokenizer)
+        found = check_policy(self.model, self._engine, example_logits, ids, self._config.model.max_context)
+        _LOG.info(
+            "self-check: log-probabilities differ by %.1e, scores by %.1e, gradients by %.1e; %.1f s",
+            found.logprobs, found.scores, found.gradients, found.seconds,
+        )  # fmt: skip
+        self.self_check = found
+        return found
 
     @property
     def agent(self) -> Agent:

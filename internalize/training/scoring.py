@@ -158,6 +158,14 @@ def teacher_answers(model: nn.Module, packs: Sequence[Packed], most: int | None 
     return answers
 
 
+def example_logits(model: nn.Module, example: DistillExample) -> Tensor:
+    """Logits at the action tokens in float32: [A, V] of the student's side, then [A, V] of the teacher's."""
+    shown_AD = hidden_states(model, pack(example))  # first: it exchanges the attention that the other pass uses too
+    clean_AD = student_hidden(model, example.token_ids, example.spans)
+    logits: Tensor = head(model)(torch.cat([clean_AD, shown_AD]))
+    return logits.float()
+
+
 def _groups(packs: Sequence[Packed], most: int) -> list[list[Packed]]:
     """Neighbours together while they have no more than `most` tokens."""
     groups: list[list[Packed]] = []

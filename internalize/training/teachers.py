@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from internalize.config.schema import DistillConfig
 from internalize.errors import InternalizeError, UserError
 from internalize.inference.loading import load_policy
+from internalize.inference.self_check import check_scores, in_one_sentence, ordinary_ids, require_reach
 from internalize.records import DistillExample, content_hash
 
 from .losses import Head, chunked_loss
-from .scoring import Packed, head, pack, pack_clean, require_plain_head, teacher_answers
+from .scoring import Packed, example_logits, head, pack, pack_clean, require_plain_head, teacher_answers
 from .weights import State, swapped, trained
 
 if TYPE_CHECKING:
@@ -185,7 +186,9 @@ def _answers(
     """The teacher's hidden states, its head if it is not the student's, its NLL on the action tokens."""
     if config.teacher == "model":
         other = _load(model, config.teacher_source, given)
-        answers = teacher_answers(other, [pack(example) for example in examples])
+        packs = [pack(example) for example in examples]
+        require_reach(other, max(int(packed.position_ids.max()) + 1 for packed in packs))
+        answers = teacher_answers(other, packs)
         size = _vocabulary(head(model))
         output = head(other)
         return answers, lambda hidden: output(hidden)[..., :size], _sane_nll(other, clean, answers)
@@ -209,8 +212,10 @@ def _load(model: nn.Module, source: str, given: Given) -> nn.Module:
         require_same_tokens(given.tokenizer, tokenizer, source)
     if _vocabulary(head(other)) < _vocabulary(head(model)):
         raise UserError(f"distill.teacher_source = {source!r}: its head has fewer tokens than the policy's")
-    require_plain_head(other)
     other.requires_grad_(False)  # noqa: FBT003 - torch's signature
+    with in_one_sentence(other, "scoring"):
+        require_plain_head(other)
+    check_scores(other, example_logits, ordinary_ids(other, tokenizer))
     return other
 
 

@@ -1,0 +1,210 @@
+"""Models that the engine or the scorer would get wrong are refused with a figure, and none is altered by the check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from internalize import loop
+from internalize.config.schema import Config, DistillConfig, ModelConfig, load_config
+from internalize.environments import registry
+from internalize.errors import UserError
+from internalize.inference.self_check import TOLERANCES, check_scores, ordinary_ids, require_reach
+from internalize.records import DistillExample
+from internalize.runs.store import read_run
+from internalize.training.policy import LocalPolicy
+from internalize.training.scoring import example_logits
+from tests.command import Call, refused
+from tests.tiny import tiny_model, tiny_tokenizer
+
+IDS = torch.arange(5, 25)[None]
+FULL, LINEAR, SLIDING = "full_attention", "linear_attention", "sliding_attention"
+COMMON = {
+    "vocab_size": len(tiny_tokenizer()), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048,
+    "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_experts": 4,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24,
+    "num_local_experts": 4,
+}  # fmt: skip
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+DELTA = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": [LINEAR, FULL],
+}  # fmt: skip
+WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0, "layer_types": [SLIDING, SLIDING]}
+EXACT = {
+    "Qwen3": {},
+    "Mistral": {"sliding_window": None},
+    "Mixtral": {"sliding_window": 4096},  # longer than the contexts, so that nothing is ever left out
+    "Qwen2Moe": {},
+}
+WRONG = {
+    "Qwen3Next": DELTA,
+    "Lfm2": {"layer_types": ["conv", FULL], "conv_L_cache": 3},
+    "Bamba": {"attn_layer_indices": [1], **MAMBA},
+    "DiffLlama": {},
+    "Qwen2Moe": WINDOW,
+}
+FAILING = {"StableLm": {}, "Nemotron": {}, "GptOss": {"sliding_window": 4096}, "Gemma2": {}}
+
+
+def made(family: str, settings: dict[str, object]) -> PreTrainedModel:
+    config = getattr(transformers, f"{family}Config")(**COMMON | settings)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return getattr(transformers, f"{family}ForCausalLM")(config).eval()
+
+
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
+    for weight in model.parameters():
+        weight.requires_grad = False
+    return model
+
+
+def policy(model: PreTrainedModel, lora_r: int = 4, **named: object) -> LocalPolicy:
+    config = Config(model=ModelConfig(batch=4, **named), distill=DistillConfig(lora_r=lora_r))
+    return LocalPolicy(config, model, tiny_tokenizer())
+
+
+def refusal(model: PreTrainedModel, **named: object) -> str:
+    """The one sentence, about a model that gives the same logits afterwards and names the same attention."""
+    with torch.no_grad():
+        before, attention = model(IDS).logits, model.config._attn_implementation
+        with pytest.raises(UserError) as caught:
+            policy(model, lora_r=0, **named).check()
+        assert torch.equal(model(IDS).logits, before)
+    assert model.config._attn_implementation == attention
+    assert "\n" not in str(caught.value)
+    assert type(model).__name__ in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("family", ["Llama", *EXACT])
+def test_exact_families_pass_and_are_left_as_they_were(family: str, lora_r: int) -> None:
+    model = tiny_model() if family == "Llama" else made(family, EXACT[family])
+    weights = {name: weight.clone() for name, weight in model.named_parameters()}
+    attention = model.config._attn_implementation
+    checked = policy(model, lora_r)
+    found = checked.check()
+    assert found == checked.self_check
+    assert max(found.logprobs, found.scores, found.gradients) < 3e-5
+    assert model.config._attn_implementation == attention
+    assert all(torch.equal(weight, weights[name.replace(".base_layer", "")])
+               for name, weight in model.named_parameters() if "lora_" not in name)  # fmt: skip
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("family", WRONG)
+def test_what_would_be_silently_wrong_is_refused_with_the_figure(family: str) -> None:
+    says = refusal(made(family, WRONG[family]))
+    assert "differ from those of plain forward passes by" in says
+    assert float(says.partition(" by ")[2].split()[0]) > 0.03
+
+
+@pytest.mark.parametrize("family", FAILING)
+def test_what_its_code_raises_is_one_sentence(family: str) -> None:
+    assert "cannot be used" in refusal(made(family, FAILING[family])) or family == "Gemma2"
+
+
+@pytest.mark.parametrize("family", ["Qwen3Next", "StableLm", "Nemotron"])
+def test_the_scorer_is_checked_by_itself_for_a_teacher(family: str) -> None:
+    model = frozen(made(family, WRONG.get(family, {})))
+    with pytest.raises(UserError, match=r"its scores differ from those of plain forward passes by \d"):
+        check_scores(model, example_logits, ordinary_ids(model, tiny_tokenizer()))
+    fine = frozen(tiny_model())
+    assert check_scores(fine, example_logits, ordinary_ids(fine, tiny_tokenizer()))[1] == 0.0
+
+
+def test_one_wrong_row_or_one_wrong_gradient_is_enough(model: LlamaForCausalLM) -> None:
+    def row(model: torch.nn.Module, example: DistillExample) -> torch.Tensor:
+        logits = example_logits(model, example).clone()
+        logits[5] = logits[4]
+        return logits
+
+    def gradient(model: torch.nn.Module, example: DistillExample) -> torch.Tensor:
+        logits = example_logits(model, example)
+        return logits + 0.05 * (logits - logits.detach())  # the same values
+
+    def nothing(model: torch.nn.Module, example: DistillExample) -> torch.Tensor:
+        return example_logits(model, example) * torch.nan
+
+    for scores, says in ((row, "its scores"), (gradient, r"its gradients .* by 0\.04"), (nothing, "by nan")):
+        with pytest.raises(UserError, match=says):
+            check_scores(model, scores, range(5, 300))
+
+
+def test_fresh_weights_that_say_next_to_nothing_agree_with_nothing_either() -> None:
+    """Log-probabilities of any two almost uniform models differ by little: the unit is the spread of the logits."""
+    says = refusal(made("Qwen3Next", {**DELTA, "initializer_range": 0.012}))
+    assert "log-probabilities differ" in says
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rope_parameters": {"rope_type": "dynamic"}, "max_position_embeddings": 512}, "beyond 512 it reads in ano"),
+        ({"sliding_window": 1024, "layer_types": [SLIDING, FULL]}, r"beyond 1024 .*\(sliding_window\)"),
+        ({"sliding_window": 2048, "layer_types": [SLIDING, FULL]}, ""),
+        ({"sliding_window": 1024, "layer_types": [FULL, FULL]}, ""),
+        ({"attention_chunk_size": 1024}, r"\(attention_chunk_size\)"),
+        ({"index_topk": 1024}, r"\(index_topk\)"),
+    ],
+)  # fmt: skip
+def test_lengths_that_change_how_a_model_reads_are_compared_with_the_context(
+    model: LlamaForCausalLM, settings: dict[str, object], says: str
+) -> None:
+    for key, value in settings.items():
+        setattr(model.config, key, value)
+    if not says:
+        require_reach(model, 1536)
+        return
+    with pytest.raises(UserError, match=says):
+        require_reach(model, 1536)
+
+
+def test_a_window_is_refused_if_contexts_outgrow_it() -> None:
+    model = made("Mistral", {"sliding_window": 1024})
+    assert "set model.max_context to 1024 or less" in refusal(model, max_context=1025)
+    policy(model, max_context=1024).check()
+
+
+def test_rounding_in_bfloat16_is_allowed_for_and_recurrence_is_not() -> None:
+    policy(tiny_model().to(torch.bfloat16), dtype="bfloat16").check()
+    says = refusal(made("Qwen3Next", DELTA).to(torch.bfloat16), dtype="bfloat16")
+    assert str(TOLERANCES[torch.bfloat16].logprobs) in says
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(registry.BUILTIN, "toy", registry.Builtin("tests.toy", "Toy", "boxes"))
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+SET = ("iterations=1", "env.name=toy", "rollout.tasks=1", "rollout.max_steps=1", "rollout.max_action_tokens=2",
+       "distill.epochs=0", "evaluate.tasks=1", "evaluate.final_tasks=1")  # fmt: skip
+
+
+def test_run_json_holds_the_first_check(folder: Path, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(folder)
+    config = load_config(None, [*SET, f"model.source={folder}"])
+    loop.run(config, tmp_path / "run")
+    found = read_run(tmp_path / "run").self_check
+    assert found is not None
+    assert 0 < found.logprobs < 1e-4
+    loop.run(config, tmp_path / "run", resume=True)
+    assert read_run(tmp_path / "run").self_check == found
+
+
+def test_the_command_refuses_before_anything_is_written(folder: Path, tmp_path: Path, call: Call) -> None:
+    made("Qwen3Next", DELTA).save_pretrained(folder)
+    (tmp_path / "recipe.toml").write_text(f"[model]\nsource = {json.dumps(str(folder))}\n")
+    ended = call("run", tmp_path / "recipe.toml", "--out", "run", *[part for s in SET for part in ("--set", s)])
+    assert refused(ended, "Qwen3NextForCausalLM cannot be used", "differ from those of plain forward passes by")
+    assert not (tmp_path / "run").exists()
