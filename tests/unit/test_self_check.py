@@ -19,8 +19,10 @@ from internalize.records import DistillExample
 from internalize.runs.store import read_run
 from internalize.training.policy import LocalPolicy
 from internalize.training.scoring import example_logits
+from internalize.training.teachers import Given, prepare
 from tests.command import Call, refused
 from tests.tiny import tiny_model, tiny_tokenizer
+from tests.trajectories import random_example
 
 IDS = torch.arange(5, 25)[None]
 FULL, LINEAR, SLIDING = "full_attention", "linear_attention", "sliding_attention"
@@ -119,6 +121,21 @@ def test_the_scorer_is_checked_by_itself_for_a_teacher(family: str) -> None:
         check_scores(model, example_logits, ordinary_ids(model, tiny_tokenizer()))
     fine = frozen(tiny_model())
     assert check_scores(fine, example_logits, ordinary_ids(fine, tiny_tokenizer()))[1] == 0.0
+
+
+def test_a_model_that_teaches_is_checked_when_it_is_loaded(tmp_path: Path) -> None:
+    made("Qwen3Next", WRONG["Qwen3Next"]).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    config = DistillConfig(teacher="model", teacher_source=str(tmp_path))
+    with pytest.raises(UserError, match="Qwen3NextForCausalLM cannot be used: its scores differ"):
+        prepare(tiny_model(), [random_example(0)], config, Given(), 0)
+
+
+@pytest.mark.parametrize("family", ["FalconMamba", "Phimoe"])
+def test_layers_that_cannot_be_adapted_are_one_sentence(family: str) -> None:
+    with pytest.raises(UserError, match=r"ForCausalLM cannot be used: \w+ fails on it \(\w+Error: ") as caught:
+        policy(made(family, {"state_size": 8}), lora_r=4)
+    assert "\n" not in str(caught.value)
 
 
 def test_one_wrong_row_or_one_wrong_gradient_is_enough(model: LlamaForCausalLM) -> None:
