@@ -131,7 +131,7 @@ def sampled(name: str, tasks: Sequence[Task], env: Environment, model: str, most
     from internalize.config.schema import Config, EnvConfig, ModelConfig, RolloutConfig  # noqa: PLC0415
     from internalize.experience.inject import Injector  # noqa: PLC0415
     from internalize.rollout.episode import Label  # noqa: PLC0415
-    from internalize.rollout.local import rollout  # noqa: PLC0415
+    from internalize.rollout.record import rollout  # noqa: PLC0415
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
 
     own = ModelConfig(adapter="" if model == "builtin" else model, max_context=2560, batch=8)  # as recipes/tau2.toml

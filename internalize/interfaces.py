@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from internalize.config.schema import RolloutConfig
+from internalize.config.specs import RolloutSpec, TrainSpec
 from internalize.records import (
     ActionRequest,
     ActionTurn,
     ChatRequest,
+    Checkpoint,
     Claim,
+    Drift,
     Experience,
     Generation,
     Judgement,
@@ -20,6 +24,8 @@ from internalize.records import (
     Task,
     ToolCall,
     ToolSpec,
+    TrainSummary,
+    Trajectory,
 )
 
 
@@ -177,4 +183,76 @@ class Agent(Protocol):
 
     def reset(self) -> None:
         """Forget everything that could reach from one wave into the next."""
+        ...
+
+
+class Policy(Protocol):
+    """The weights of one checkpoint, ready to act and to be asked."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Whose weights these are."""
+        ...
+
+    @property
+    def agent(self) -> Agent:
+        """Acts in episodes with these weights."""
+        ...
+
+    def chat(self, name: str = "self") -> ChatModel:
+        """These weights asked for text; any other name is an endpoint of the recipe. Raises ConfigError."""
+        ...
+
+
+class PolicyLoader(Protocol):
+    """Makes policies of checkpoints. Loading another checkpoint may make the policies loaded before unusable."""
+
+    async def load(self, checkpoint: Checkpoint, root: Path) -> Policy:
+        """The policy of a checkpoint whose path is relative to `root`. Raises DataError for weights that do not fit."""
+        ...
+
+
+class RolloutBackend(Protocol):
+    """Plays episodes somewhere."""
+
+    def run(self, spec: RolloutSpec, tasks: Sequence[Task], done: Collection[str] = ()) -> AsyncIterator[Trajectory]:
+        """Every episode of the tasks but those whose ids are in `done`, each as soon as it is over.
+
+        One that broke is given with its `failure`. Raises Incomplete when a budget is spent, after the episodes under
+        way were given.
+        """
+        ...
+
+
+class TrainBackend(Protocol):
+    """Changes weights, and measures what needs them."""
+
+    async def train(
+        self, spec: TrainSpec, progress: Callable[[int, int, float], None] | None = None
+    ) -> tuple[Checkpoint, TrainSummary]:
+        """Train and write the new weights. `progress` is told the optimizer step, of how many, and its loss."""
+        ...
+
+    async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:
+        """The mean of two sets of weights, written to `root / out`, as a record with the fields of `b`."""
+        ...
+
+    async def drift(self, checkpoint: Checkpoint, root: Path, episodes: Sequence[Trajectory]) -> Drift:
+        """How far a checkpoint is from the starter, on episodes that it played."""
+        ...
+
+
+class Tracker(Protocol):
+    """Receives the figures of a run while it works: a dashboard, say."""
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Figures of one iteration by name."""
+        ...
+
+    def figure(self, name: str, path: Path) -> None:
+        """A picture that was written."""
+        ...
+
+    def close(self) -> None:
+        """No more will come."""
         ...

@@ -1,22 +1,25 @@
 """The loop on one page: roll out, extract, collect with experience, distil, evaluate, gate; K times.
 
-Left out: everything inside a stage. What must not change: every iteration is measured without and with the pool,
-and a stage that is finished on disk is not run again, so the same call starts a run and resumes it.
+A policy is a value, its `Checkpoint`. A stage that is finished on disk is not run again, so the same call starts a
+run and resumes it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 from internalize.config.schema import Config
-from internalize.environments import registry
+from internalize.environments.registry import Environments
 from internalize.runs.names import MODES
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore
+from internalize.stages.backends import local
+from internalize.stages.learn import distill
+from internalize.stages.plan import plan_tasks
 from internalize.stages.promote import gate
-from internalize.stages.run import Run, plan_tasks, silent
-from internalize.training.policy import LocalPolicy
+from internalize.stages.run import Backends, Run, silent
 
 
 def run(
@@ -25,40 +28,36 @@ def run(
     *,
     resume: bool = False,
     report: Report = silent,
-    load: Callable[[Config], LocalPolicy] = LocalPolicy.load,
+    backends: Callable[[Config, Environments], Backends] = local,
 ) -> None:
     """Run `config` in the directory `out`, or go on with it.
 
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
-    env = registry.make(config.env.name, config.env.options)
-    plan = plan_tasks(config, env)
-    policy = load(config)
+    environments = Environments()
+    plan = plan_tasks(config, environments)
+    made = backends(config, environments)
     with RunStore.open(out, config, resume=resume) as store:
-        store.keep_check(policy.self_check)
-        iterate(Run(config, store, policy, env, plan, report))
+        store.keep_check(made.self_check)
+        asyncio.run(iterate(Run(config, store, made, plan, report)))
 
 
-def iterate(this: Run) -> None:
+async def iterate(run: Run) -> None:
     """K iterations. Iteration 0 is the starter, only measured."""
-    config = this.config
+    config, policy, pool = run.config, run.backends.starter, run.pool(0)
     suite, finals, further = (config.evaluate.split,), config.evaluate.final_splits, tuple(config.evaluate.further)
-    nothing = this.pool(0)
-    this.evaluate(0, (*suite, *further, *finals), ("internalized",), nothing, folder=0)
+    await run.evaluate(policy, (*suite, *further, *finals), ("internalized",), pool, 0)
     for k in range(1, config.iterations + 1):
-        this.restore(this.kept(k - 1))
-        trajectories = this.rollout(k)
-        pool = this.extract(k, trajectories)
-        before = this.kept(k - 1)
+        before = pool
+        trajectories = await run.rollout(policy, k)
+        pool = await run.extract(policy, trajectories, k)
         shown = config.inject.pattern != "none" and pool.items
-        if shown and (before < k - 1 or pool.version != this.pool(k - 1).version):  # what it gives before it is learnt
-            this.evaluate(before, suite, ("in_context",), pool, folder=k)
-        examples = this.collect(k, pool)
-        this.distill(k, examples)
-        this.evaluate(k, suite, MODES, pool, folder=k)
-        if gate(this, k).promote and further:
-            this.restore(k)
-            this.evaluate(k, further, ("internalized",), pool, folder=k)
-    last = this.kept(config.iterations)
-    this.restore(last)
-    this.evaluate(last, finals, MODES, this.pool(config.iterations), folder=last)
+        if shown and (policy.iteration < k - 1 or pool.version != before.version):  # what it gives before it is learnt
+            await run.evaluate(policy, suite, ("in_context",), pool, k)
+        examples = await run.collect(policy, pool, k)
+        candidate = await distill(run, policy, pool, examples, k)
+        await run.evaluate(candidate, suite, MODES, pool, k)
+        policy = await gate(run, policy, candidate, pool, k)
+        if policy.iteration == k and further:
+            await run.evaluate(policy, further, ("internalized",), pool, k)
+    await run.evaluate(policy, finals, MODES, pool, policy.iteration)

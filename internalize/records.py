@@ -8,6 +8,7 @@ content hashes, a score of None means unscored (never 0), and an injection belon
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, JsonValue
@@ -27,41 +28,12 @@ from .messages import (
 )
 
 __all__ = [
-    "ActionRequest",
-    "ActionSpan",
-    "ActionTurn",
-    "Candidate",
-    "ChatRequest",
-    "Checkpoint",
-    "Claim",
-    "ContentPart",
-    "DistillExample",
-    "EvalResult",
-    "Experience",
-    "Generation",
-    "Granularity",
-    "Injection",
-    "Judgement",
-    "Message",
-    "Mode",
-    "Pattern",
-    "PoolEdit",
-    "Record",
-    "Reply",
-    "Sampling",
-    "SelfCheck",
-    "Stage",
-    "StageKind",
-    "StageMark",
-    "Step",
-    "Task",
-    "Termination",
-    "ToolCall",
-    "ToolSpec",
-    "Trajectory",
-    "content_hash",
-    "result_of",
-]
+    "ActionRequest", "ActionSpan", "ActionTurn", "Candidate", "ChatRequest", "Checkpoint", "Claim",
+    "ContentPart", "DistillExample", "EvalResult", "Experience", "Generation", "Granularity", "Injection",
+    "Judgement", "Message", "Mode", "Pattern", "PoolEdit", "Record", "Reply", "Sampling", "SelfCheck", "Stage",
+    "StageKind", "StageMark", "Step", "Task", "Termination", "ToolCall", "ToolSpec", "Trajectory",
+    "content_hash", "result_of",
+]  # fmt: skip
 
 Granularity = Literal["principle", "instance"]
 Pattern = Literal["none", "global", "stepwise"]
@@ -307,6 +279,10 @@ class Checkpoint(Record):
     pool_version: str | None
     config_digest: str
     path: str
+
+    def folder(self, root: Path) -> Path | None:
+        """Where the weights lie; None for the starter, whose weights the recipe names."""
+        return root / self.path if self.path else None
 
 
 class EvalResult(Record):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,10 @@ from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Experience, Message, PoolEdit, Stage, Step, Task, TrainSummary, Trajectory
 from internalize.runs.store import RunStore
-from internalize.stages.run import Run, plan_tasks, silent
+from internalize.stages.backends import in_process
+from internalize.stages.learn import distill
+from internalize.stages.plan import plan_tasks
+from internalize.stages.run import Run, silent
 from internalize.training.distill import TrainItem, fit
 from internalize.training.examples import build_example
 from internalize.training.policy import LocalPolicy
@@ -79,7 +83,8 @@ def open_run(out: Path, *changes: str) -> Run:
     """A run in `out` whose first iteration has a pool, ready to collect and distil; the same when opened again."""
     config = load_config(None, [*SETTINGS, *changes])
     env = Toy(size=24)
-    run = Run(config, RunStore.open(out, config), fluent_policy(config), env, plan_tasks(config, env))
+    backends = in_process(fluent_policy(config), lambda _: env)
+    run = Run(config, RunStore.open(out, config), backends, plan_tasks(config, lambda _: env))
     extracted = Stage(iteration=1, kind="extract")
     if not run.store.done(extracted):
         save_pool(odd_pool(), run.store.iteration(1) / "pool.json")
@@ -91,6 +96,11 @@ def iterate(out: Path, *changes: str, at: Callable[[str, int, int], None] = sile
     """Collect and distil in `out` (or go on there); `at` is told of every episode and step."""
     run = open_run(out, *changes)
     run.report = at
-    run.distill(1, run.collect(1, odd_pool()))
+
+    async def stages() -> None:
+        starter = run.backends.starter
+        await distill(run, starter, odd_pool(), await run.collect(starter, odd_pool(), 1), 1)
+
+    asyncio.run(stages())
     run.store.close()
     return TrainSummary.model_validate_json((out / "iter-1" / "train.json").read_bytes())

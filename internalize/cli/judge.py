@@ -24,7 +24,7 @@ def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple
     from internalize.evaluation.stats import wilson
     from internalize.experience.redact import Redactor
     from internalize.inference.cached import CachedChat
-    from internalize.inference.endpoints import chat_model
+    from internalize.inference.endpoints import endpoint_chat
     from internalize.judge import build
     from internalize.judge.claims import judge_file
 
@@ -32,7 +32,7 @@ def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple
     with going_on_by("run the same command again"), progress() as show:
         clean = Redactor.of(config.redact).clean
         replies = out.with_suffix(".replies.jsonl")
-        judge = build(config.judge, lambda name: CachedChat(chat_model(config, name), replies), clean)
+        judge = build(config.judge, lambda name: CachedChat(endpoint_chat(config, name), replies), clean)
         found = asyncio.run(judge_file(claims, out, judge, config, show))
     scored = [verdict.score for verdict in found if verdict.score is not None]
     share = wilson(sum(score == 1.0 for score in scored), len(scored))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from internalize.config.schema import EnvConfig
 from internalize.errors import InternalizeError, TaskError, UserError, first_line
 from internalize.interfaces import Environment
 
@@ -133,3 +134,17 @@ def _plugin(name: str) -> Any:
 
 def _install(extra: str) -> str:
     return f"pip install 'internalize[{extra}]'"
+
+
+class Environments:
+    """Environments by name and options, each made once: some are slow to build."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Environment] = {}
+
+    def __call__(self, config: EnvConfig) -> Environment:
+        """Raises what `make` raises."""
+        key = config.model_dump_json()
+        if key not in self._made:
+            self._made[key] = make(config.name, config.options)
+        return self._made[key]

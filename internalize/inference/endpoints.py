@@ -10,12 +10,11 @@ endpoint share one link, and so its limit and its budget.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from internalize.config.schema import Config
 from internalize.errors import ConfigError, UserError
@@ -76,66 +75,42 @@ class Endpoints:
         return {name: link.usage for name, link in self._links.items()}
 
 
-class Speaking(Protocol):
-    """What `chat_model` needs of a policy."""
-
-    endpoints: Endpoints
-
-    @property
-    def chat(self) -> ChatModel:
-        """The policy, asked for text."""
-        ...
-
-
-def chat_model(config: Config, name: str, policy: Speaking | None = None) -> ChatModel:
-    """The chat model called `name` in a recipe: 'self' is the policy, anything else an endpoint.
-
-    With a policy its links are shared. Raises ConfigError for 'self' without a policy or an unknown name.
-    """
+def endpoint_chat(config: Config, name: str) -> ChatModel:
+    """The endpoint called `name` where no policy is loaded. Raises ConfigError for 'self' or an unknown name."""
     if name == SELF:
-        if policy is None:
-            raise ConfigError("'self' needs the policy, and no model is loaded here; name an endpoint")
-        return policy.chat
-    return (policy.endpoints if policy else Endpoints(config)).chat(name)
+        raise ConfigError("'self' needs the policy, and no model is loaded here; name an endpoint")
+    return Endpoints(config).chat(name)
 
 
-class Served:
-    """`model.endpoint`, acting for the weights that its server holds. Asks the server at once what it can do.
+class ServerPolicy:
+    """`model.endpoint`, acting for the weights that its server holds. `starter` is taken to be served."""
 
-    `starter` is the id of the weights it is taken to serve. Raises what `probe` raises.
-    """
-
-    def __init__(self, link: Link, config: Config, renderer: Renderer, starter: str) -> None:
-        self._link, self._config, self._renderer = link, config, renderer
+    def __init__(self, link: Link, config: Config, renderer: Renderer, starter: str, abilities: Abilities) -> None:
+        self._link, self._config, self._renderer, self.abilities = link, config, renderer, abilities
         self._holds = {starter: link.config.model}  # checkpoint id -> the model's name there
-        self._folders: dict[str, Path] = {}
         self._warned = False
-        self.abilities = asyncio.run(_learn(link, renderer))
-        _LOG.info(self.abilities.text)
 
-    def offer(self, checkpoint: str, folder: Path) -> None:
-        """Where a trained adapter lies. It is loaded when somebody is to act with it, so that none is lost for that."""
-        self._folders[checkpoint] = folder
+    @classmethod
+    async def connect(cls, link: Link, config: Config, renderer: Renderer, starter: str) -> ServerPolicy:
+        """Ask the server what it can do. Raises what `probe` raises."""
+        abilities = await _learn(link, renderer)
+        _LOG.info(abilities.text)
+        return cls(link, config, renderer, starter, abilities)
 
-    def _name_of(self, checkpoint: str) -> str | None:
-        """The name of these weights there, loaded if need be; None, with one warning, if the server cannot.
-
-        Raises Refused with the server's words. Not to be called where an event loop runs.
-        """
-        folder = self._folders.get(checkpoint)
+    async def hold(self, checkpoint: str, folder: Path | None) -> None:
+        """Have the server load the adapter in `folder`; one warning if it cannot. Raises Refused with its words."""
         if checkpoint not in self._holds and folder is not None and self._can_load(checkpoint):
-            asyncio.run(_load_adapter(self._link, checkpoint, str(folder.resolve())))
+            await _load_adapter(self._link, checkpoint, str(folder.resolve()))
             self._holds[checkpoint] = checkpoint
-        return self._holds.get(checkpoint)
 
     def chat(self, checkpoint: str) -> ServerChat | None:
         """The server asked for text with these weights, or None if it does not hold them."""
-        model = self._name_of(checkpoint)
+        model = self._holds.get(checkpoint)
         return None if model is None else ServerChat(self._link, model)
 
     def agent(self, checkpoint: str, judge: Judge | None = None) -> Agent | None:
         """Who acts with these weights over the server, or None if it does not hold them."""
-        model, named = self._name_of(checkpoint), self._config.model
+        model, named = self._holds.get(checkpoint), self._config.model
         limits, api = self._config.rollout, self.abilities.tokens
         wave = self._link.config.concurrency  # no more than are served: episodes end early, and are kept then
         if model is None:

@@ -68,9 +68,8 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
         raise UserError(f"{source.weights}: its adapter stands on {base}, which is no model by itself; add --merged")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds files; choose another --out")
-    policy = LocalPolicy.load(_for_loading(config), check=False)
-    policy.restore(source.weights)
-    return _write(policy, source, out, whole=whole)
+    policy = LocalPolicy.of(_for_loading(config), check=False)
+    return _write(policy, policy.restore(source.weights), source, out, whole=whole)
 
 
 def _for_loading(config: Config) -> Config:
@@ -88,7 +87,7 @@ def _no_model_by_itself(config: Config) -> str:
     return named.source if named.source == "builtin" or named.source.endswith(".gguf") else ""
 
 
-def _write(policy: LocalPolicy, source: Source, out: Path, *, whole: bool) -> str:
+def _write(policy: LocalPolicy, checkpoint_id: str, source: Source, out: Path, *, whole: bool) -> str:
     model: Any = policy.model
     if whole and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
@@ -100,7 +99,7 @@ def _write(policy: LocalPolicy, source: Source, out: Path, *, whole: bool) -> st
     kind = "model" if whole else "adapter"
     write_atomic(
         part / "README.md",
-        card(source.config, policy.checkpoint, kind, source.report, source.lineage, alone=training_of(source.weights)),
+        card(source.config, checkpoint_id, kind, source.report, source.lineage, alone=training_of(source.weights)),
     )
     if out.exists():
         out.rmdir()

@@ -13,6 +13,7 @@ ROLLOUTS = "rollouts.jsonl"  # episodes on training tasks without experience
 POOL, EDITS = "pool.json", "edits.jsonl"
 EXTRACTION, REDACTIONS, SELECTIONS = "extraction.jsonl", "redactions.json", "selections.jsonl"
 EXAMPLES, TRAINING, CHECKPOINT = "train.jsonl", "train.json", "checkpoint.json"
+TRAINER_INPUT = "train-input.jsonl"  # while a training runs: its examples and those of earlier iterations
 EVALUATIONS, DIAGNOSTICS, DRIFT, GATE = "evaluations.jsonl", "diagnostics.jsonl", "drift.json", "gate.json"
 FIRST_EVALUATIONS, FIRST_GATE = "evaluations-first.jsonl", "gate-first.json"  # of a candidate that lost
 SECOND_TRAINING = "train-second.json"  # of the milder one that was trained in its place
@@ -71,6 +72,16 @@ def round_weights(number: int) -> str:
 def round_summary(number: int) -> str:
     """What a round of training did."""
     return f"round-{number}.json"
+
+
+def round_examples(number: int) -> str:
+    """What a round of training is given, without examples of earlier iterations."""
+    return f"round-{number}.jsonl"
+
+
+def round_checkpoint(number: int) -> str:
+    """The record of the weights after a round of training."""
+    return f"round-{number}-checkpoint.json"
 
 
 def round_optimizer(number: int) -> str:

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from internalize.config.schema import DistillConfig
+from internalize.config.specs import Round
 from internalize.experience.inject import Injector
 from internalize.inference.renderer import Renderer
-from internalize.records import DistillExample, Task, TrainSummary, Trajectory
+from internalize.records import Checkpoint, DistillExample, Task, TrainSummary, Trajectory
 from internalize.runs import names
 from internalize.runs.store import read_jsonl
 from internalize.training.examples import build_example
-from internalize.training.teachers import FEWEST_HELD, FEWEST_TO_SPLIT, Round, draw_held_out
+from internalize.training.teachers import FEWEST_HELD, FEWEST_TO_SPLIT, draw_held_out
 
 
 def rounds(config: DistillConfig, tasks: Sequence[Task]) -> list[Sequence[Task]]:
@@ -45,6 +46,7 @@ def parts(
     config: DistillConfig,
     plan: Sequence[Sequence[Task]],
     folder: Path,
+    teacher: Checkpoint,
     held: tuple[DistillExample, ...],
     earlier: int = 0,
 ) -> Iterator[Round]:
@@ -60,7 +62,15 @@ def parts(
         carried = next(
             (file for n in range(number - 1, -1, -1) if (file := folder / names.round_optimizer(n)).exists()), None
         )
-        yield Round(sum(steps[:number]), sum(steps), carried, folder / names.round_optimizer(number), held)
+        yield Round(
+            number=number,
+            first_step=sum(steps[:number]),
+            of_steps=sum(steps),
+            teacher=teacher,
+            carried_in=carried,
+            carried_out=folder / names.round_optimizer(number),
+            held=held,
+        )
 
 
 def clear(folder: Path, rounds: int) -> None:

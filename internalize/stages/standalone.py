@@ -9,28 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from internalize.config.schema import Config
+from internalize.config.specs import RolloutSpec, TrainSpec
 from internalize.environments import registry
 from internalize.errors import DataError, TaskError, UserError
 from internalize.evaluation.metrics import SuiteMetrics, eval_result, suite_metrics
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.extract.writer import extract, writer_of
-from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
 from internalize.experience.redact import without_secrets
-from internalize.inference.endpoints import chat_model
+from internalize.inference.endpoints import endpoint_chat
 from internalize.interfaces import ChatModel
-from internalize.records import Checkpoint, DistillExample, Task, TrainSummary, Trajectory, content_hash
+from internalize.records import Checkpoint, DistillExample, TrainSummary, Trajectory, content_hash
 from internalize.rollout.episode import Label, episode_id
-from internalize.rollout.local import rollout as roll_out
+from internalize.rollout.local import LocalRollouts, injector_of, jobs_of
+from internalize.rollout.record import record
 from internalize.runs import names
 from internalize.runs.progress import Report
-from internalize.runs.store import read_jsonl, recover, write_json, write_jsonl
+from internalize.runs.store import read_jsonl, recover, require_folder, write_json, write_jsonl
 from internalize.training.examples import weighted
 
 if TYPE_CHECKING:
@@ -62,38 +62,48 @@ def play(config: Config, amount: Amount, out: Path, given: Given, report: Report
     Raises UserError, before anything is played or written, for a missing folder, model or split, and DataError if
     `out` holds anything but episodes of this command.
     """
-    _require_folder(out)
+    require_folder(out)
     env = registry.make(config.env.name, config.env.options)
     tasks = env.tasks(amount.split)[: amount.tasks]
     if not tasks:
         raise TaskError(f"{env.name}: the split {amount.split!r} holds no tasks")
     pool = load_pool(given.pool) if given.pool else None
-    policy = _policy(config, given.checkpoint)
-    chosen = out.with_suffix(f".{names.SELECTIONS}")
-    injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else Injector()
-    stage = f"{amount.split} {injector.pool_version} {policy.checkpoint} {_setting(config, injector)}"
-    label = Label(stage, 0, config.seed, policy.checkpoint, amount.attempts)
-    _go_on(out, tasks, label)
+    policy = _policy(config, given)
+    checkpoint = _given(policy, given.checkpoint)
+    injects = pool is not None and pool.items and config.inject.pattern != "none"
+    version = pool.version if pool and injects else None
+    spec = RolloutSpec(
+        config=config,
+        root=Path(),
+        checkpoint=checkpoint,
+        env=config.env,
+        stage=f"{amount.split} {version} {checkpoint.id} {_setting(config, injects=bool(injects))}",
+        iteration=0,
+        attempts=amount.attempts,
+        pool=pool.items if pool else None,
+        replies=out.with_suffix(f".{names.SELECTIONS}"),
+    )
+    label = Label(spec.stage, 0, config.seed, checkpoint.id, amount.attempts)
+    ids = [episode_id(*job, label) for job in jobs_of(tasks, amount.attempts)]
+    _go_on(out, ids)
+    backend = LocalRollouts(policy, lambda _: env)
     return asyncio.run(
-        roll_out(
-            tasks,
-            env,
-            policy.agent,
-            injector,
-            label,
-            path=out,
-            progress=lambda done, total: report(f"{amount.split}: episodes", done, total),
+        record(
+            lambda done: backend.run(spec, tasks, done),
+            ids,
+            out,
+            lambda done, total: report(f"{amount.split}: episodes", done, total),
         )
     )
 
 
-def _setting(config: Config, injector: Injector) -> str:
+def _setting(config: Config, *, injects: bool) -> str:
     """Hash of what shapes an episode besides weights and pool.
 
     The model is part of it, because a checkpoint's id covers the trained weights and not those under an adapter; so
     is the server that acts, if one does.
     """
-    sections = {"model", "env", "rollout", *(() if injector.pattern == "none" else ("inject",))}
+    sections = {"model", "env", "rollout", *(("inject",) if injects else ())}
     shape = config.model_dump(mode="json", include=sections, exclude=_NO_PART_OF_AN_EPISODE)
     if config.model.endpoint:
         server = config.endpoints[config.model.endpoint]
@@ -101,7 +111,7 @@ def _setting(config: Config, injector: Injector) -> str:
     return content_hash(shape)
 
 
-def _go_on(out: Path, tasks: Sequence[Task], label: Label) -> None:
+def _go_on(out: Path, ids: Collection[str]) -> None:
     """Make `out` fit to be added to. Raises DataError, and leaves it alone, if it holds anything else."""
     if not out.exists():
         return
@@ -110,8 +120,7 @@ def _go_on(out: Path, tasks: Sequence[Task], label: Label) -> None:
     if not _FIRST_BYTES.startswith(first):
         raise DataError(f"{out}: is no file of episodes; choose another --out")
     recover(out)
-    own = {episode_id(task, attempt, label) for task in tasks for attempt in range(label.attempts)}
-    if any(t.id not in own for t in read_jsonl(out, Trajectory)):
+    if any(t.id not in set(ids) for t in read_jsonl(out, Trajectory)):
         raise DataError(f"{out}: holds episodes of another checkpoint or setting; choose another --out")
 
 
@@ -122,18 +131,20 @@ def extract_file(
 
     What a language model answered is kept in the folder `out` with `.extraction`, so that the same command goes on.
     """
-    _require_folder(out)
+    require_folder(out)
     if out.resolve() == trajectories.resolve():
         raise UserError(f"{out}: is the file of trajectories; choose another --out")
     found = read_jsonl(trajectories, Trajectory)
     before = load_pool(pool_file) if pool_file else empty(config.extract.cap)
     seen = ExtractionInput(found, (), before, max((t.iteration for t in found), default=0))
-    edits = extract(
-        config,
-        seen,
-        _answers(config, out),
-        lambda: _writer(config),
-        lambda done, of: report("extract: tasks", done, of),
+    edits = asyncio.run(
+        extract(
+            config,
+            seen,
+            _answers(config, out),
+            lambda: _writer(config),
+            lambda done, of: report("extract: tasks", done, of),
+        )
     )
     after = before.apply(edits)
     write_jsonl(out.with_suffix(f".{names.EDITS}"), edits)
@@ -149,7 +160,7 @@ def _answers(config: Config, out: Path) -> Path:
 
 def _writer(config: Config) -> ChatModel:
     name = writer_of(config)
-    return chat_model(config, name, _policy(config, None) if name == "self" else None)
+    return _policy(config).chat() if name == "self" else endpoint_chat(config, name)
 
 
 def distill_file(config: Config, trajectories: Path, out: Path, given: Given, report: Report) -> TrainSummary:
@@ -159,7 +170,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     Raises DataError if there is nothing to learn from, UserError for a recipe that needs an environment.
     """
     out = out.resolve()
-    _require_folder(out)
+    require_folder(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: already holds files; choose another --out")
     if config.distill.refresh:
@@ -171,29 +182,57 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
     found = read_jsonl(trajectories, Trajectory)
     kept = _lessons(config, trajectories, found, pool)
     kept = without_secrets(kept, config.redact, out.with_suffix(f".{names.REDACTIONS}"), "train")
-    policy = _policy(config, given.checkpoint)
+    policy = _policy(config, given)
+    parent = _given(policy, given.checkpoint)
+    spec = TrainSpec(
+        config=config,
+        root=out.parent,
+        parent=parent,
+        examples=trajectories,
+        out=out.name,
+        iteration=1,
+        seed=config.seed,
+        pool_version=pool.version if pool else None,
+    )
+    replies = out.with_suffix(f".{names.SELECTIONS}")
+    examples = _short_enough(config, trajectories, asyncio.run(_examples(spec, policy, kept, pool, replies)))
+    summary = policy.train(examples, spec, progress=lambda done, total, _: report("distil", done, total))
+    summary = summary.model_copy(
+        update={
+            "rejected": len(found) - len(examples),
+            "trajectories": trajectories.name,
+            "pool": given.pool.name if given.pool else "",
+        }
+    )
+    write_json(out / names.TRAINING, summary)
+    write_json(out / names.CHECKPOINT, policy.checkpoint.model_copy(update={"path": ""}))
+    return summary
+
+
+async def _examples(
+    spec: TrainSpec,
+    policy: LocalPolicy,
+    kept: Sequence[tuple[Trajectory, float]],
+    pool: ExperiencePool | None,
+    replies: Path,
+) -> list[DistillExample]:
+    """The trajectories as examples whose teacher is shown the pool, if there is one."""
     from .refresh import examples_of  # noqa: PLC0415 - it needs the learning half
 
-    chosen = out.with_suffix(f".{names.SELECTIONS}")
-    injector = Injector.over(pool, config.inject, policy.selector(chosen)) if pool else None
-    examples = _short_enough(config, trajectories, asyncio.run(examples_of(kept, policy.renderer, injector)))
-    parent = policy.checkpoint
-    summary = policy.train(
-        examples, seed=config.seed, folder=out, progress=lambda done, total, _: report("distil", done, total)
+    if pool is None:
+        return await examples_of(kept, policy.renderer, None)
+    shown = RolloutSpec(
+        config=spec.config,
+        root=spec.root,
+        checkpoint=spec.parent,
+        env=spec.config.env,
+        stage="",
+        iteration=0,
+        pool=pool.items,
+        replies=replies,
     )
-    inputs = {"trajectories": trajectories.name, "pool": given.pool.name if given.pool else ""}
-    summary = summary.model_copy(update={"rejected": len(found) - len(examples), **inputs})
-    write_json(out / names.TRAINING, summary)
-    record = Checkpoint(
-        id=policy.checkpoint,
-        parent=parent,
-        iteration=1,
-        pool_version=pool.version if pool else None,
-        config_digest=config.digest,
-        path="",
-    )
-    write_json(out / names.CHECKPOINT, record)
-    return summary
+    await policy.load(spec.parent, spec.root)
+    return await examples_of(kept, policy.renderer, injector_of(shown, policy))
 
 
 def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]) -> list[DistillExample]:
@@ -246,19 +285,18 @@ def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: R
     return suite_metrics(results, settings.resamples, config.seed)
 
 
-def _policy(config: Config, checkpoint: Path | None) -> LocalPolicy:
-    if checkpoint and not checkpoint.is_dir():  # before the model is loaded, which takes long
-        raise UserError(f"{checkpoint}: no such checkpoint folder")
-    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import, and bad input is refused before
+def _policy(config: Config, given: Given | None = None) -> LocalPolicy:
+    if given and given.checkpoint and not given.checkpoint.is_dir():  # before the model is loaded, which takes long
+        raise UserError(f"{given.checkpoint}: no such checkpoint folder")
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import; bad input is refused first
 
-    policy = LocalPolicy.load(config)
-    if checkpoint:
-        policy.restore(checkpoint)
-    return policy
+    return LocalPolicy.of(config)
 
 
-def _require_folder(out: Path) -> None:
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: the folder {out.parent} does not exist")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out}: the folder {out.parent} cannot be written to")
+def _given(policy: LocalPolicy, folder: Path | None) -> Checkpoint:
+    """The checkpoint in a folder, loaded, or the starter."""
+    if folder is None:
+        return policy.starter
+    found = {"id": policy.restore(folder), "path": str(folder.resolve())}
+    policy.checkpoint = policy.starter.model_copy(update=found)
+    return policy.checkpoint

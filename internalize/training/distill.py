@@ -20,10 +20,11 @@ from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 
 from internalize.config.schema import DistillConfig
+from internalize.config.specs import Round
 from internalize.records import DistillExample, TrainSummary, content_hash
 
 from .hf_trainer import Fit, Lossy, Progress, trainer_of
-from .teachers import Given, Lessons, Round, TrainItem, own_head, prepare
+from .teachers import Given, Lessons, TrainItem, own_head, prepare
 from .weights import trained
 
 __all__ = ["Given", "Progress", "Round", "TrainItem", "distill", "fit", "new_adapter"]

@@ -26,11 +26,12 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from internalize.config.schema import DistillConfig
+from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError, first_line
 
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import head, hidden_states, teacher_hidden
-from .teachers import Lessons, Round, TrainItem
+from .teachers import Lessons, TrainItem
 from .weights import Average, head_with, swapped, trained
 
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss

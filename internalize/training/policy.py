@@ -1,8 +1,7 @@
-"""The policy of this process: one model that is sampled and trained in place, and its checkpoints.
+"""The model of this process, sampled and trained in place: the first `Policy`, `PolicyLoader` and `TrainBackend`.
 
-With `model.endpoint` a server acts instead, for the weights that it holds (endpoints.py); training stays here.
-Left out: how a server is asked. What must not change: after every change of weights the engine forgets its cache,
-and `checkpoint` names the weights held now.
+With `model.endpoint` a server acts instead, for the weights that it holds; training stays here. After every change of
+weights the engine forgets its cache, and `checkpoint` names the weights held now.
 """
 
 from __future__ import annotations
@@ -17,22 +16,23 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 
 from internalize.config.schema import Config
+from internalize.config.specs import TrainSpec
 from internalize.experience.redact import Redactor
-from internalize.experience.selectors import build as build_selector
 from internalize.inference.agent import TokenAgent
-from internalize.inference.endpoints import Endpoints, Served, chat_model
+from internalize.inference.endpoints import Endpoints, ServerPolicy
 from internalize.inference.loading import load_policy, resolve_device
 from internalize.inference.local import LocalEngine
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import Renderer
 from internalize.inference.self_check import check_policy, in_one_sentence, ordinary_ids
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.interfaces import Agent, ChatModel, Selector
+from internalize.interfaces import Agent, ChatModel
 from internalize.judge import build as build_judge
-from internalize.records import DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
+from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
+from internalize.runs.store import read_jsonl
 
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
-from .distill import Given, Round, distill, new_adapter
+from .distill import Given, distill, new_adapter
 from .drift import drift
 from .hf_trainer import require_arguments
 from .scoring import example_logits, require_plain_head
@@ -49,34 +49,41 @@ class LocalPolicy:
     """A model with a LoRA adapter (or all weights) to train. `lora_r` 0 trains all weights."""
 
     def __init__(self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        model_config = config.model
-        self._config = config
+        named = config.model
+        self.config = config
         with in_one_sentence(model, "LoRA"):
             self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
         self.model.eval()
         with in_one_sentence(model, "scoring"):
             require_plain_head(self.model)
-        self.renderer = Renderer(tokenizer, TOOL_FORMATS[model_config.protocol])
+        self.renderer = Renderer(tokenizer, TOOL_FORMATS[named.protocol])
         self._engine = LocalEngine(
             self.model,
             self.renderer,
             max_action_tokens=config.rollout.max_action_tokens,
             temperature=config.rollout.temperature,
-            batch=model_config.batch,
-            max_context=model_config.max_context,
+            batch=named.batch,
+            max_context=named.max_context,
         )
         self._starter = {name: tensor.clone() for name, tensor in trained_state(self.model).items()}
-        self.checkpoint = checkpoint_id(self._starter)
+        self.starter = Checkpoint(
+            id=checkpoint_id(self._starter),
+            parent=None,
+            iteration=0,
+            pool_version=None,
+            config_digest=config.digest,
+            path="",
+        )
+        self.checkpoint = self.starter
         self.endpoints = Endpoints(config)
         self._local_chat = PolicyChat(self._engine, self.renderer)
-        self._served = self._serve(model_config.endpoint) if model_config.endpoint else None
-        self._clean = Redactor.of(config.redact).clean
-        self._judge = build_judge(config.judge, self._asked, self._clean)
+        self._server: ServerPolicy | None = None
+        self._judge = build_judge(config.judge, self.chat, Redactor.of(config.redact).clean)
         self.self_check: SelfCheck | None = None  # of `check`
-        self._anchor = snapshot(self.model) if config.distill.kl_anchor or config.evaluate.drift else None
+        self.anchor = snapshot(self.model) if config.distill.kl_anchor or config.evaluate.drift else None
 
     @classmethod
-    def load(cls, config: Config, *, check: bool = True) -> LocalPolicy:
+    def of(cls, config: Config, *, check: bool = True) -> LocalPolicy:
         """The policy that the recipe's [model] section names, checked unless it is neither sampled nor trained.
 
         Raises UserError if there is no such model, if sampling or scoring it would be wrong, or if an endpoint in use
@@ -93,7 +100,7 @@ class LocalPolicy:
     def check(self) -> SelfCheck:
         """Compare sampling and scoring with plain forward passes. Raises UserError with the figure if they differ."""
         ids = ordinary_ids(self.model, self.renderer.tokenizer)
-        found = check_policy(self.model, self._engine, example_logits, ids, self._config.model.max_context)
+        found = check_policy(self.model, self._engine, example_logits, ids, self.config.model.max_context)
         _LOG.info(
             "self-check: log-probabilities differ by %.1e, scores by %.1e, gradients by %.1e; %.1f s",
             found.logprobs, found.scores, found.gradients, found.seconds,
@@ -101,113 +108,127 @@ class LocalPolicy:
         self.self_check = found
         return found
 
+    async def load(self, checkpoint: Checkpoint, root: Path) -> LocalPolicy:
+        """These weights in place of those held now, here and on the server of `model.endpoint`."""
+        if checkpoint.id != self.checkpoint.id:
+            self.restore(checkpoint.folder(root))
+        self.checkpoint = checkpoint
+        if self.config.model.endpoint and self._server is None:
+            link = self.endpoints.link(self.config.model.endpoint)
+            self._server = await ServerPolicy.connect(link, self.config, self.renderer, self.starter.id)
+        if self._server:
+            await self._server.hold(checkpoint.id, checkpoint.folder(root))
+        return self
+
     @property
     def agent(self) -> Agent:
         """Who acts with these weights: the server of `model.endpoint` if it holds them, else the engine here."""
-        model = self._config.model
-        served = self._served.agent(self.checkpoint, self._judge) if self._served else None
-        if served is not None:
-            return served
-        return TokenAgent(
-            self._engine, self.renderer, self._config.rollout, model.max_context, model.batch, self._judge
+        named = self.config.model
+        agent = self._server.agent(self.checkpoint.id, self._judge) if self._server else None
+        return agent or TokenAgent(
+            self._engine, self.renderer, self.config.rollout, named.max_context, named.batch, self._judge
         )
 
-    @property
-    def chat(self) -> ChatModel:
-        """These weights, asked for text, by whoever acts with them."""
-        served = self._served.chat(self.checkpoint) if self._served else None
-        return served or self._local_chat
-
-    def selector(self, replies: Path) -> Selector:
-        """Who picks items at a step, as the recipe says. A language model's replies are kept in that file.
-
-        Raises UserError if the selector needs an extra that is not installed.
-        """
-        return build_selector(self._config.inject, self._asked, replies, self.checkpoint, self._clean)
-
-    def _asked(self, name: str) -> ChatModel:
-        return chat_model(self._config, name, self)
-
-    def _serve(self, endpoint: str) -> Served:
-        return Served(self.endpoints.link(endpoint), self._config, self.renderer, self.checkpoint)
+    def chat(self, name: str = "self") -> ChatModel:
+        """These weights asked for text, by whoever acts with them; any other name is an endpoint."""
+        if name != "self":
+            return self.endpoints.chat(name)
+        return (self._server and self._server.chat(self.checkpoint.id)) or self._local_chat
 
     def train(
         self,
         examples: Sequence[DistillExample],
+        spec: TrainSpec,
         *,
-        seed: int,
-        folder: Path,
+        teacher: State | None = None,
         progress: Callable[[int, int, float], None] | None = None,
-        start: State | None = None,
-        part: Round | None = None,
-        shrink: float = 1.0,
     ) -> TrainSummary:
-        """Distil `examples` into the weights, at `shrink` times the learning rate, and save them in `folder`.
+        """Distil `examples` into the weights and save them in the folder of `spec`.
 
-        `start`: the weights of a frozen teacher (None: those of now). `part`: one round of several. With `save_steps`
-        the states that a killed training goes on from are kept beside `folder` until it is written.
+        `teacher`: the weights of a frozen teacher (None: those of now). With `save_steps` the states that a killed
+        training goes on from are kept beside the folder until it is written.
         """
-        config = self._config.distill.model_copy(update={"lr": self._config.distill.lr * shrink})
+        folder, settings = spec.root / spec.out, spec.config.distill
+        settings = settings.model_copy(update={"lr": settings.lr * spec.shrink})
         states = folder.with_name(folder.name + ".states")
         summary = distill(
             self.model,
             examples,
-            config,
-            seed=seed,
-            output_dir=states if config.save_steps else folder.parent,
+            settings,
+            seed=spec.seed,
+            output_dir=states if settings.save_steps else folder.parent,
             progress=progress,
-            given=Given(start, self._anchor, self.renderer.tokenizer, part),
+            given=Given(teacher, self.anchor, self.renderer.tokenizer, spec.part),
         )
-        self._keep(folder)
+        self.checkpoint = spec.result(self._save(folder))
         if (states / _LOGS).exists():  # where they are without states to go on from
             shutil.copytree(states / _LOGS, folder.parent / _LOGS, dirs_exist_ok=True)
         shutil.rmtree(states, ignore_errors=True)
         return summary
 
-    def average(self, other: Path, folder: Path) -> None:
-        """The mean of these weights and those of the checkpoint `other` become the policy, saved in `folder`.
+    def average(self, other: Checkpoint, root: Path, out: str) -> None:
+        """The mean of these weights and those of `other` become the policy, saved in `root / out`.
 
         With LoRA the mean is of the two factors, which is not the mean of their products but lies near both.
         """
-        own = self.weights()
-        load_checkpoint(self.model, other)
-        mean = {name: (own[name] + weight) / 2 for name, weight in self.weights().items()}
+        own, folder = snapshot(self.model), other.folder(root)
+        if folder:
+            load_checkpoint(self.model, folder)
+        else:
+            self._load_starter()
+        mean = {name: (own[name] + weight) / 2 for name, weight in snapshot(self.model).items()}
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 if name in mean:
                     weight.copy_(mean[name])
-        self._keep(folder)
+        self.checkpoint = other.model_copy(update={"id": self._save(root / out), "path": out})
 
-    def _keep(self, folder: Path) -> None:
-        """Save the weights of now and let whoever acts with them have them."""
+    def _save(self, folder: Path) -> str:
         self._engine.reset()
-        self.checkpoint = save_checkpoint(self.model, folder)
-        if self._served:
-            self._served.offer(self.checkpoint, folder)
+        return save_checkpoint(self.model, folder)
 
-    def drift(self, episodes: Sequence[Trajectory], iteration: int) -> Drift:
-        """How far these weights are from the starter's, on episodes that they played."""
-        return drift(
-            self.model, self.renderer, episodes, self._anchor if iteration else None, iteration, self.checkpoint
-        )
-
-    def weights(self) -> State:
-        """A copy of the trained weights of this moment, to be a teacher later."""
-        return snapshot(self.model)
-
-    def restore(self, folder: Path | None) -> None:
-        """Load a checkpoint (None = the starter's weights)."""
-        if folder is None:
-            self._load_starter()
-        else:
-            self.checkpoint = load_checkpoint(self.model, folder)
-            if self._served:
-                self._served.offer(self.checkpoint, folder)
+    def restore(self, folder: Path | None) -> str:
+        """Load the weights of a folder (None = the starter's) and return their id."""
         self._engine.reset()
+        if folder is not None:
+            return load_checkpoint(self.model, folder)
+        self._load_starter()
+        return self.starter.id
 
     def _load_starter(self) -> None:
         if isinstance(self.model, PeftModel):
             set_peft_model_state_dict(self.model, self._starter)
         else:
             self.model.load_state_dict(self._starter, strict=False)
-        self.checkpoint = checkpoint_id(self._starter)
+
+
+class LocalTraining:
+    """`interfaces.TrainBackend` with the model of this process."""
+
+    def __init__(self, policy: LocalPolicy) -> None:
+        self._policy = policy
+
+    async def train(
+        self, spec: TrainSpec, progress: Callable[[int, int, float], None] | None = None
+    ) -> tuple[Checkpoint, TrainSummary]:
+        """Train on a file of examples."""
+        policy, teacher = self._policy, None
+        if spec.part and spec.part.teacher:
+            await policy.load(spec.part.teacher, spec.root)
+            teacher = snapshot(policy.model)
+        await policy.load(spec.parent, spec.root)
+        examples = read_jsonl(spec.examples, DistillExample)
+        summary = policy.train(examples, spec, teacher=teacher, progress=progress)
+        return policy.checkpoint, summary
+
+    async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:
+        """The mean of two checkpoints."""
+        await self._policy.load(a, root)
+        self._policy.average(b, root, out)
+        return self._policy.checkpoint
+
+    async def drift(self, checkpoint: Checkpoint, root: Path, episodes: Sequence[Trajectory]) -> Drift:
+        """Entropy, and the KL divergence to the starter of anything but the starter itself."""
+        policy = await self._policy.load(checkpoint, root)
+        anchor = policy.anchor if checkpoint.iteration else None
+        return drift(policy.model, policy.renderer, episodes, anchor, checkpoint.iteration, checkpoint.id)

@@ -15,13 +15,13 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from internalize.config.schema import DistillConfig
+from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError
 from internalize.inference.loading import load_policy
 from internalize.inference.self_check import check_scores, in_one_sentence, ordinary_ids, require_reach
@@ -55,17 +55,6 @@ class TrainItem:
     hinted: Packed | None = None
     anchor: Tensor | None = None
     shown: TrainItem | None = None
-
-
-@dataclass(frozen=True)
-class Round:
-    """One part of a training whose examples are rolled out anew between parts: the optimizer carries on."""
-
-    first_step: int
-    of_steps: int
-    carried_in: Path | None = None  # optimizer and average of the part before
-    carried_out: Path | None = None
-    held: tuple[DistillExample, ...] = ()  # measured at every part and trained on at none
 
 
 @dataclass(frozen=True)

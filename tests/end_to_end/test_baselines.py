@@ -8,6 +8,7 @@ from internalize import loop
 from internalize.config.schema import Config, load_config
 from internalize.environments import registry
 from internalize.report.run_report import load
+from internalize.stages.backends import in_process
 from internalize.training.distill import distill
 from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -30,7 +31,9 @@ def tiny(config: Config) -> LocalPolicy:
 
 
 def play(out: Path, *more: str) -> None:
-    loop.run(load_config(None, [*SET, *more]), out, resume=True, load=tiny)
+    loop.run(
+        load_config(None, [*SET, *more]), out, resume=True, backends=lambda config, made: in_process(tiny(config), made)
+    )
 
 
 @pytest.mark.parametrize("more", [(), ("distill.generator=student", "distill.refresh=1")], ids=["once", "rounds"])

@@ -25,7 +25,7 @@ from internalize.interfaces import Environment
 from internalize.judge import ExactJudge
 from internalize.records import Trajectory
 from internalize.rollout.episode import Label
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
 from tests import mcp_server
 from tests.site import Site

@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
 
 
 def _logits_of(config: Config, weights: Path) -> torch.Tensor:
-    policy = LocalPolicy.load(config)
+    policy = LocalPolicy.of(config)
     policy.restore(weights)
     with torch.no_grad():
         return policy.model(IDS).logits

@@ -22,6 +22,7 @@ from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat
 from internalize.records import Experience, PoolEdit, Trajectory
 from internalize.runs.store import write_jsonl
+from internalize.stages.backends import in_process
 from tests.faulty_server import NO_ANSWER, FaultyServer
 from tests.writer import ANSWERS, edits, held_ids, stage_of, task_number, tried
 
@@ -153,12 +154,17 @@ def test_the_loop_stops_at_an_outage_of_the_writer_and_resumes_without_asking_tw
     with FaultyServer(reply) as server:
         (tmp_path / "recipe.toml").write_text(RECIPE.format(url=server.base_url, tries=1))
         config = load_config(tmp_path / "recipe.toml", [*SET, "iterations=1", "extract.groups=all"])
-        loop.run(config, tmp_path / "quiet", load=policy)
+        loop.run(config, tmp_path / "quiet", backends=lambda config, made: in_process(policy(config), made))
         asked = server.answered
         server.share, server.kinds = 0.5, ("500",)
         for _ in range(20):
             try:
-                loop.run(config, tmp_path / "run", resume=True, load=policy)
+                loop.run(
+                    config,
+                    tmp_path / "run",
+                    resume=True,
+                    backends=lambda config, made: in_process(policy(config), made),
+                )
                 break
             except Incomplete:
                 assert not (tmp_path / "run" / "iter-1" / "pool.json").exists()

@@ -23,7 +23,9 @@ from internalize.records import EvalResult, Experience, PoolEdit, TrainSummary, 
 from internalize.report.panels import panels
 from internalize.report.run_report import load as load_report
 from internalize.runs.store import read_jsonl, write_jsonl
+from internalize.stages import learn
 from internalize.stages import run as stages
+from internalize.stages.backends import in_process
 from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
@@ -45,7 +47,12 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(out: Path, *more: str, resume: bool = False) -> None:
-    loop.run(load_config(None, [*SET, *more]), out, resume=resume, load=policy)
+    loop.run(
+        load_config(None, [*SET, *more]),
+        out,
+        resume=resume,
+        backends=lambda config, made: in_process(policy(config), made),
+    )
 
 
 def contents(out: Path) -> dict[str, object]:
@@ -96,7 +103,7 @@ def test_a_run_leaves_every_record_of_the_design(undisturbed: Path) -> None:
 def test_a_pool_is_measured_before_it_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One more rule in each of two iterations, none in the third."""
 
-    def taught(config: Config, seen: ExtractionInput, *_: object) -> tuple[PoolEdit, ...]:
+    async def taught(config: Config, seen: ExtractionInput, *_: object) -> tuple[PoolEdit, ...]:
         k, rule = seen.iteration, Experience.new(f"When box {seen.iteration} is shut, open it.", "principle", "self")
         return () if k == 3 else (PoolEdit(op="ADD", item=rule),)
 
@@ -133,13 +140,13 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
 def test_a_sign_is_told_when_it_first_fires_and_not_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write = stages.write_json
+    write = learn.write_json
 
     def rejecting(path: Path, record: BaseModel) -> None:  # no episode is accepted in either iteration
         changed = {"accepted": 0, "rejected": 10} if isinstance(record, TrainSummary) else {}
         write(path, record.model_copy(update=changed))
 
-    monkeypatch.setattr(stages, "write_json", rejecting)
+    monkeypatch.setattr(learn, "write_json", rejecting)
     run(tmp_path / "run")
     assert [record.getMessage() for record in caplog.records if "most_rejected" in record.getMessage()] == [
         "iteration 1: 100% of 10 trajectories were rejected (most_rejected)"

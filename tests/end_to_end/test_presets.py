@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from internalize.report.export import find
 from internalize.report.model_card import card
 from internalize.report.run_report import training_of
 from internalize.runs.store import read_jsonl
+from internalize.stages.learn import distill
 from internalize.stages.run import silent
 from internalize.stages.standalone import Given, distill_file
 from tests.fluent import fluent_policy, iterate, odd_pool, open_run
@@ -54,11 +56,12 @@ def test_rounds_play_with_the_weights_of_the_round_before(tmp_path: Path) -> Non
 def test_examples_of_earlier_iterations_come_again(tmp_path: Path) -> None:
     changes = ["distill.filter=none", "distill.replay=0.5", "distill.epochs=1", "iterations=2"]
     run = open_run(tmp_path / "run", *changes)
-    first = run.collect(1, odd_pool())
-    run.distill(1, first)
+    starter = run.backends.starter
+    first = asyncio.run(run.collect(starter, odd_pool(), 1))
+    trained = asyncio.run(distill(run, starter, odd_pool(), first, 1))
     folder = run.store.iteration(2)
     (folder / "pool.json").write_bytes((run.store.iteration(1) / "pool.json").read_bytes())
-    run.distill(2, first[:12])
+    asyncio.run(distill(run, trained, odd_pool(), first[:12], 2))
     record = TrainSummary.model_validate_json((folder / "train.json").read_bytes())
     assert record.accepted == 12
     assert len(read_jsonl(folder / "train.jsonl", DistillExample)) == 12  # its own: what is replayed is not passed on
@@ -79,7 +82,7 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_toy")
 def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_refreshed(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", "distill.preset=on_policy")
-    run.collect(1, odd_pool())
+    asyncio.run(run.collect(run.backends.starter, odd_pool(), 1))
     file, pool = (tmp_path / "run" / "iter-1" / name for name in ("teacher.jsonl", "pool.json"))
     summary = distill_file(run.config, file, tmp_path / "weights", Given(pool), silent)
     assert summary.held_out_after < summary.held_out_before

@@ -15,6 +15,7 @@ from internalize.records import Checkpoint, EvalResult
 from internalize.report.run_report import load as load_report
 from internalize.runs.store import read_jsonl
 from internalize.stages import promote as promotion
+from internalize.stages.backends import in_process
 from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -50,7 +51,12 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(out: Path, monkeypatch: pytest.MonkeyPatch, rule: str, *script: Decision) -> Verdicts:
     verdicts = Verdicts(*script)
     monkeypatch.setattr(promotion, "decide", verdicts)
-    loop.run(load_config(None, [*SET, f"gate.rule={rule}"]), out, resume=True, load=policy)
+    loop.run(
+        load_config(None, [*SET, f"gate.rule={rule}"]),
+        out,
+        resume=True,
+        backends=lambda config, made: in_process(policy(config), made),
+    )
     return verdicts
 
 

@@ -16,13 +16,13 @@ from internalize.errors import UserError
 from internalize.experience.inject import Injector
 from internalize.inference.capabilities import probe
 from internalize.inference.client import Link
-from internalize.inference.endpoints import Endpoints, Served
+from internalize.inference.endpoints import Endpoints, ServerPolicy
 from internalize.inference.renderer import Renderer
 from internalize.inference.server import ServerChat, ServerEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ChatRequest, Message, Sampling, Trajectory
 from internalize.rollout.episode import Label
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from tests.real_servers import RealServer
 
 ASKED = (Message(role="user", content="What is the capital of France? One word."),)
@@ -52,11 +52,11 @@ def renderer() -> Renderer:
     return Renderer(AutoTokenizer.from_pretrained(_folder("builtin")), TOOL_FORMATS["bracket"])
 
 
-def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[Served, list[Trajectory]]:
+def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[ServerPolicy, list[Trajectory]]:
     """Two tasks of `docs`, played over the server."""
     config, env = config_for(server), Docs()
-    served = Served(link_to(server), config, renderer, "starter")
-    who = served.actor("starter")
+    served = asyncio.run(ServerPolicy.connect(link_to(server), config, renderer, "starter"))
+    who = served.agent("starter")
     assert who is not None
     tasks = env.tasks("dev")[:2]
     return served, asyncio.run(rollout(tasks, env, who, Injector(), Label("r", 0, 0, "starter"), path=path))

@@ -16,6 +16,7 @@ from internalize.report import study_html, study_page
 from internalize.report.comparison import Comparison, Versus, compare
 from internalize.report.publish import write as write_report
 from internalize.runs.store import RunStore, read_jsonl, read_marks, write_json
+from internalize.stages.backends import in_process
 from internalize.stages.study import Manifest, Member, Part, configs, load_grid, prepare, shared_key, study
 from internalize.training.policy import LocalPolicy
 from tests.command import Call
@@ -55,7 +56,12 @@ def grid(tmp_path: Path) -> Path:
 
 
 def play(config: Config, folder: Path) -> None:
-    loop.run(config, folder, resume=True, load=lambda c: LocalPolicy(c, tiny_model(), tiny_tokenizer()))
+    loop.run(
+        config,
+        folder,
+        resume=True,
+        backends=lambda c, made: in_process(LocalPolicy(c, tiny_model(), tiny_tokenizer()), made),
+    )
 
 
 def test_cells_are_the_product_of_the_axes_and_the_named_ones(grid: Path) -> None:

@@ -11,7 +11,7 @@ from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Experience
 from internalize.rollout.episode import Label
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy
 

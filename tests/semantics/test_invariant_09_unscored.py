@@ -14,7 +14,7 @@ from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Trajectory
 from internalize.rollout.episode import Label
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy

@@ -5,7 +5,7 @@ import pytest
 from internalize.environments.docs.env import Docs
 from internalize.errors import TaskError
 from internalize.records import Task
-from internalize.stages.run import require_disjoint
+from internalize.stages.plan import require_disjoint
 
 
 def test_the_same_task_or_the_same_question_in_both_is_refused() -> None:

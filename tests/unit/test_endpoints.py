@@ -18,14 +18,14 @@ from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatAgent, TokenAgent
 from internalize.inference.capabilities import probe
 from internalize.inference.client import Link, Refused
-from internalize.inference.endpoints import Endpoints, chat_model
+from internalize.inference.endpoints import Endpoints, endpoint_chat
 from internalize.inference.renderer import Renderer
 from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat, ServerEngine, read_reply
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import ChatRequest, Message, Reply, Sampling
+from internalize.records import ChatRequest, Checkpoint, Message, Reply, Sampling
 from internalize.rollout.episode import Label
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from internalize.training.checkpoint import checkpoint_id
 from internalize.training.policy import LocalPolicy
 from tests.faulty_server import Answer, FaultyServer
@@ -66,7 +66,9 @@ def config_for(server: FaultyServer, **sections: Any) -> Config:
 
 
 def policy_for(config: Config) -> LocalPolicy:
-    return LocalPolicy(config, tiny_model(), tiny_tokenizer())
+    """A policy with the starter's weights, ready to act."""
+    policy = LocalPolicy(config, tiny_model(), tiny_tokenizer())
+    return asyncio.run(policy.load(policy.starter, Path()))
 
 
 def vllm(*, adapters: bool = False, **more: Any) -> FaultyServer:
@@ -159,19 +161,17 @@ def test_another_tokenizer_makes_its_episodes_text(caplog: pytest.LogCaptureFixt
 def test_trained_weights_act_over_a_server_that_loads_adapters(tmp_path: Path) -> None:
     with vllm(adapters=True) as server:
         policy = policy_for(config_for(server))
-        starter = policy.checkpoint
-        folder = _trained(policy, tmp_path)
-        assert policy.checkpoint != starter
-        assert server.loaded == []  # type: ignore[attr-defined] # nobody acts yet
-        who = policy.agent
-        assert server.loaded == [policy.checkpoint]  # type: ignore[attr-defined]
-        assert isinstance(who, TokenAgent)
-        assert isinstance(who.engine, ServerEngine)
-        assert who.engine.model == policy.checkpoint == policy.chat.name.removeprefix("e/")
+        assert server.loaded == []  # type: ignore[attr-defined] # the starter is taken to be served
+        trained = _trained(policy, tmp_path)
+        asyncio.run(policy.load(trained, tmp_path))
+        assert server.loaded == [trained.id]  # type: ignore[attr-defined]
+        assert isinstance(policy.agent, TokenAgent)
+        assert isinstance(policy.agent.engine, ServerEngine)
+        assert policy.agent.engine.model == trained.id == policy.chat().name.removeprefix("e/")
         again = policy_for(config_for(server))  # another process, a server that holds it already
-        again.restore(folder)
+        asyncio.run(again.load(trained, tmp_path))
         assert isinstance(again.agent.engine, ServerEngine)  # type: ignore[union-attr]
-        again.restore(None)
+        asyncio.run(again.load(again.starter, tmp_path))
         assert again.agent.engine.model == "base"  # type: ignore[union-attr]
 
 
@@ -181,15 +181,14 @@ def test_trained_weights_act_here_when_the_server_cannot_hold_them(
     with FaultyServer(lambda m, s: "answer[1]") as server:
         policy = policy_for(config_for(server))
         assert isinstance(policy.agent, ChatAgent)
-        assert policy.chat.name == "e/base"
-        _trained(policy, tmp_path)
-        _trained(policy, tmp_path)
-        who = policy.agent
-        assert isinstance(who, TokenAgent)
-        assert not who.independent
-        assert policy.chat.name == "self"
+        assert policy.chat().name == "e/base"
+        for _ in range(2):
+            asyncio.run(policy.load(_trained(policy, tmp_path), tmp_path))
+        assert isinstance(policy.agent, TokenAgent)
+        assert not policy.agent.independent
+        assert policy.chat().name == "self"
     assert caplog.text.count("act in this process") == 1
-    policy.restore(None)
+    asyncio.run(policy.load(policy.starter, tmp_path))
     assert isinstance(policy.agent, ChatAgent)
 
 
@@ -197,23 +196,21 @@ def test_an_adapter_that_the_server_cannot_read_is_an_error_with_its_words(tmp_p
     with vllm(adapters=True) as server:
         policy = policy_for(config_for(server))
         server.extra["POST /v1/load_lora_adapter"] = lambda body: (404, {}, b'{"message": "No adapter found for /x"}')
-        folder = _trained(policy, tmp_path)  # the training is kept whatever the server says
+        trained = _trained(policy, tmp_path)  # the training is kept whatever the server says
         with pytest.raises(Refused, match="No adapter found"):
-            _ = policy.agent
-        assert checkpoint_id(folder) == policy.checkpoint
+            asyncio.run(policy.load(trained, tmp_path))
+        assert checkpoint_id(tmp_path / trained.path) == trained.id
 
 
-def _trained(policy: LocalPolicy, tmp_path: Path) -> Path:
+def _trained(policy: LocalPolicy, tmp_path: Path) -> Checkpoint:
     """Other weights than before, saved as a training would."""
     from internalize.training.checkpoint import save_checkpoint, trained_state  # noqa: PLC0415 - torch
 
     for tensor in (p for name, p in policy.model.named_parameters() if "lora_B" in name):
         tensor.data += 0.01
     assert trained_state(policy.model)
-    folder = tmp_path / "checkpoint"
-    save_checkpoint(policy.model, folder)
-    policy.restore(folder)
-    return folder
+    found = {"id": save_checkpoint(policy.model, tmp_path / "checkpoint"), "path": "checkpoint", "iteration": 1}
+    return policy.starter.model_copy(update=found)
 
 
 def test_chat_models_share_the_link_of_their_endpoint(caplog: pytest.LogCaptureFixture) -> None:
@@ -221,14 +218,14 @@ def test_chat_models_share_the_link_of_their_endpoint(caplog: pytest.LogCaptureF
     with vllm() as server:
         config = config_for(server)
         policy = policy_for(config)
-        writer, selector = chat_model(config, "e", policy), chat_model(config, "e", policy)
+        writer, selector = policy.chat("e"), policy.chat("e")
         assert isinstance(writer, ServerChat)
         assert writer.link is selector.link is policy.endpoints.link("e")  # type: ignore[attr-defined]
         before = policy.endpoints.usage["e"].requests
         reply: Reply = asyncio.run(writer.complete(ChatRequest(messages=(Message(role="user", content="q"),))))
         assert reply.text == "answer[1]"
         assert policy.endpoints.usage["e"].requests == before + 1
-        assert chat_model(config, "self", policy).name == "e/base"
+        assert policy.chat().name == "e/base"
     assert "endpoint e (base): token ids and logprobs (vllm)" in caplog.text
 
 
@@ -236,7 +233,7 @@ def test_names_that_mean_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no section \[endpoints\.nobody\]"):
         Endpoints(Config()).chat("nobody")
     with pytest.raises(ConfigError, match="needs the policy"):
-        chat_model(Config(), "self")
+        endpoint_chat(Config(), "self")
 
 
 def test_a_key_that_is_not_set_is_named_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +246,7 @@ def test_a_key_that_is_not_set_is_named_before_a_model_is_loaded(monkeypatch: py
         }
     )
     with pytest.raises(UserError, match="WRITER_KEY is not set"):
-        LocalPolicy.load(config)
+        LocalPolicy.of(config)
 
 
 def test_calls_that_a_server_has_read_out_of_the_text_are_written_back() -> None:

@@ -31,7 +31,7 @@ from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ToolCall, Trajectory
 from internalize.rollout.episode import Label, episode_id
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
 
 if TYPE_CHECKING:

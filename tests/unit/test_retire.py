@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -13,8 +13,9 @@ from internalize.config.schema import load_config
 from internalize.experience.pool import ExperiencePool, save_pool
 from internalize.records import PoolEdit, Trajectory
 from internalize.runs.store import RunStore, read_jsonl, write_jsonl
-from internalize.stages.run import Plan, Run
-from internalize.training.policy import LocalPolicy
+from internalize.stages.plan import TaskPlan
+from internalize.stages.run import Run
+from internalize.stages.scripted import scripted_backends
 from tests.toy import Toy
 from tests.unit.test_utility import NOTE, RULE, episode
 
@@ -33,12 +34,12 @@ def a_run(path: Path, training: list[Trajectory], measured: list[Trajectory], *o
     write_jsonl(folder / "rollouts.jsonl", [t for t in training if t.pattern == "none"])
     write_jsonl(folder / "episodes-dev-in-context-1.jsonl", [t for t in measured if t.pattern != "none"])
     write_jsonl(folder / "episodes-dev-internalized-1.jsonl", [t for t in measured if t.pattern == "none"])
-    return Run(config, store, cast("LocalPolicy", None), Toy(), Plan({}, []))
+    return Run(config, store, scripted_backends(Toy()), TaskPlan(Toy(), {}, []))
 
 
 def test_what_harms_in_training_is_retired_and_the_log_rebuilds_the_pool(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run", HARM, HELP, "extract.retire=true", "extract.window=1")
-    after = run.extract(2, [])
+    after = asyncio.run(run.extract(run.backends.starter, [], 2))
     assert after.items == (RULE,)
     (edit,) = read_jsonl(tmp_path / "run" / "iter-2" / "edits.jsonl", PoolEdit)
     assert (edit.op, edit.targets) == ("DELETE", (NOTE.id,))
@@ -52,8 +53,10 @@ def test_what_harms_in_training_is_retired_and_the_log_rebuilds_the_pool(tmp_pat
 
 def test_evaluation_episodes_retire_nothing(tmp_path: Path) -> None:
     """Invariant 12: what the suites show never reaches extraction."""
-    assert a_run(tmp_path / "run", HELP, HARM, "extract.retire=true").extract(2, []).items == (NOTE, RULE)
+    run = a_run(tmp_path / "run", HELP, HARM, "extract.retire=true")
+    assert asyncio.run(run.extract(run.backends.starter, [], 2)).items == (NOTE, RULE)
 
 
 def test_off_by_default(tmp_path: Path) -> None:
-    assert a_run(tmp_path / "run", HARM, HARM).extract(2, []).items == (NOTE, RULE)
+    run = a_run(tmp_path / "run", HARM, HARM)
+    assert asyncio.run(run.extract(run.backends.starter, [], 2)).items == (NOTE, RULE)

@@ -30,7 +30,8 @@ from internalize.records import (
     Trajectory,
 )
 from internalize.rollout.episode import Label
-from internalize.rollout.local import TRIES, rollout
+from internalize.rollout.local import TRIES
+from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
 from tests.steps import step
 from tests.tiny import tiny_model, tiny_tokenizer

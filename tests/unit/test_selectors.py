@@ -153,8 +153,7 @@ def test_a_long_conversation_loses_whole_steps_from_its_middle() -> None:
 
 
 def test_no_injection_is_ever_in_the_conversation_shown() -> None:
-    from internalize.rollout.episode import Label  # noqa: PLC0415
-    from internalize.rollout.local import run_episode  # noqa: PLC0415 - with the tokenizer below
+    from internalize.rollout.episode import Label, run_episode  # noqa: PLC0415 - with the tokenizer below
     from tests.toy import Toy  # noqa: PLC0415
 
     pytest.importorskip("transformers")

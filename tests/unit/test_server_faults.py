@@ -22,7 +22,7 @@ from internalize.inference.server import ServerChat
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ChatRequest, Message, Trajectory
 from internalize.rollout.episode import Label
-from internalize.rollout.local import rollout
+from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
 from tests.faulty_server import FAULTS, NO_ANSWER, FaultyServer
 from tests.toy import Toy

@@ -10,12 +10,13 @@ import torch
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from internalize.config.schema import DistillConfig
+from internalize.config.specs import Round
 from internalize.errors import InternalizeError
 from internalize.records import DistillExample, TrainSummary
 from internalize.training.checkpoint import checkpoint_id, trained_state
 from internalize.training.distill import TrainItem, distill, fit, new_adapter
 from internalize.training.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
-from internalize.training.teachers import Given, Round
+from internalize.training.teachers import Given
 from internalize.training.weights import snapshot
 from tests.tiny import tiny_model
 from tests.trajectories import likely_example, random_example
@@ -292,7 +293,9 @@ def test_rounds_that_carry_the_optimizer_are_one_training(
     start = snapshot(parts)
     files = [None, tmp_path / "0.pt", tmp_path / "1.pt"]
     for number in range(2):
-        part = Round(number, 2, files[number], files[number + 1])
+        part = Round(
+            number=number, first_step=number, of_steps=2, carried_in=files[number], carried_out=files[number + 1]
+        )
         distill(parts, examples[:1], config, seed=0, output_dir=tmp_path, given=Given(start, part=part))
     assert checkpoint_id(trained_state(parts)) == checkpoint_id(trained_state(whole))
 

@@ -5,7 +5,6 @@ Contrast looks at earlier iterations' episodes too; a language model has seen th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from .llm import Progress, write
 from .session import ExtractionInput
 
 
-def extract(
+async def extract(
     config: Config,
     seen: ExtractionInput,
     folder: Path,
@@ -44,9 +43,9 @@ def extract(
     else:
         seen = seen._replace(checkpoint="")
     folder.mkdir(exist_ok=True)
-    return asyncio.run(write(seen, settings, chat(), folder / names.EXTRACTION, progress))
+    return await write(seen, settings, chat(), folder / names.EXTRACTION, progress)
 
 
 def writer_of(config: Config) -> str:
-    """The name of the chat model that writes, as `endpoints.chat_model` takes it."""
+    """The name of the chat model that writes, as `interfaces.Policy.chat` takes it."""
     return config.extract.endpoint if config.extract.source == "external" else "self"

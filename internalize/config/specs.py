@@ -1,0 +1,70 @@
+"""What a backend is told: everything needed to play the same episodes, or to train the same weights, somewhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from internalize.records import Checkpoint, DistillExample, Experience
+
+from .schema import Config, EnvConfig, Section
+
+
+class RolloutSpec(Section):
+    """How the episodes of one stage are played. Paths of checkpoints are relative to `root`, the run directory.
+
+    `stage`, `iteration` and the config's seed go into the ids and seeds of the episodes. The items of `pool` are
+    injected as the recipe says; without them `pool_version` is only noted. A language model that selects keeps its
+    replies in `replies`.
+    """
+
+    config: Config
+    root: Path
+    checkpoint: Checkpoint
+    env: EnvConfig
+    stage: str
+    iteration: int
+    attempts: int = 1
+    pool: tuple[Experience, ...] | None = None
+    pool_version: str | None = None
+    replies: Path | None = None
+
+
+class Round(Section):
+    """One part of a training whose examples are rolled out anew between parts: the optimizer carries on."""
+
+    number: int
+    first_step: int
+    of_steps: int
+    teacher: Checkpoint | None = None  # whose weights teach in every round if they are frozen
+    carried_in: Path | None = None  # optimizer and average of the part before
+    carried_out: Path | None = None
+    held: tuple[DistillExample, ...] = ()  # measured at every part and trained on at none
+
+
+class TrainSpec(Section):
+    """One training of `parent` on the file `examples`; the new weights are written to the folder `out`.
+
+    Paths of checkpoints and `out` are relative to `root`. `shrink` is a factor on the learning rate.
+    """
+
+    config: Config
+    root: Path
+    parent: Checkpoint
+    examples: Path
+    out: str
+    iteration: int
+    seed: int
+    pool_version: str | None = None
+    part: Round | None = None
+    shrink: float = 1.0
+
+    def result(self, checkpoint_id: str) -> Checkpoint:
+        """The record of the weights that came out."""
+        return Checkpoint(
+            id=checkpoint_id,
+            parent=self.parent.id,
+            iteration=self.iteration,
+            pool_version=self.pool_version,
+            config_digest=self.config.digest,
+            path=self.out,
+        )

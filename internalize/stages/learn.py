@@ -1,0 +1,104 @@
+"""The training of an iteration: its examples go to files, a `TrainBackend` trains on them, round after round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from internalize.config.specs import Round, TrainSpec
+from internalize.experience.pool import ExperiencePool
+from internalize.records import Checkpoint, DistillExample, Stage, TrainSummary
+from internalize.runs import names
+from internalize.runs.store import read_jsonl, write_json, write_jsonl
+
+from .refresh import clear, learnt, parts, replayed, together, without_held_out
+from .run import Run
+
+
+async def distill(
+    run: Run, policy: Checkpoint, pool: ExperiencePool, examples: Sequence[DistillExample], k: int
+) -> Checkpoint:
+    """The policy trained on the examples (and those of later rounds); its weights are iter-k/checkpoint."""
+    folder, stage = run.store.iteration(k), Stage(iteration=k, kind="distill")
+    if not run.store.done(stage):
+        run.report(f"iteration {k}: distil", 0, 1)
+        found, summary, trained = await _rounds(run, policy, pool, examples, k)
+        write_jsonl(folder / names.EXAMPLES, trained)
+        summary = summary.model_copy(update={"accepted": len(trained), "rejected": run.rejected})
+        write_json(folder / names.TRAINING, summary)
+        write_json(folder / names.CHECKPOINT, found.model_copy(update={"parent": policy.id}))
+        clear(folder, len(run.rounds(k)))
+        run.store.mark(stage)
+    return run.checkpoint(k)
+
+
+async def _rounds(
+    run: Run, policy: Checkpoint, pool: ExperiencePool, examples: Sequence[DistillExample], k: int
+) -> tuple[Checkpoint, TrainSummary, Sequence[DistillExample]]:
+    """Train round after round. One that was finished is known by its mark, its weights and its optimizer."""
+    folder, plan, config = run.store.iteration(k), run.rounds(k), run.config.distill
+    if len(plan) == 1:
+        return *await train(run, policy, examples, k, names.WEIGHTS), examples
+    examples, held = without_held_out(config, plan, examples, run.config.seed * 1000 + k)
+    current, trained, summaries = policy, [*examples], []
+    earlier = len(learnt(earlier_examples(run, k))) if config.replay else 0
+    for number, part in enumerate(parts(config, plan, folder, policy, held, earlier)):
+        given, stage = folder / names.round_examples(number), Stage(iteration=k, kind="round", round=number)
+        if number:  # a finished round is read: the weights that it was collected with may be gone
+            examples = (
+                read_jsonl(given, DistillExample)
+                if run.store.done(stage)
+                else await run.collect(current, pool, k, number)
+            )
+            trained += examples
+        weights = names.WEIGHTS if number == len(plan) - 1 else names.round_weights(number)
+        kept, record = folder / names.round_summary(number), folder / names.round_checkpoint(number)
+        if not run.store.done(stage):
+            write_jsonl(given, examples)
+            after, summary = await train(run, current, examples, k, weights, part)
+            write_json(kept, summary.model_copy(update={"rejected": run.rejected}))
+            write_json(record, after)
+            run.store.mark(stage)
+        current = Checkpoint.model_validate_json(record.read_bytes())
+        if (folder / names.round_optimizer(number)).exists():  # a round without examples leaves none
+            clear(folder, number)
+        summaries.append(TrainSummary.model_validate_json(kept.read_bytes()))
+        run.rejected = summaries[-1].rejected or 0
+    return current, together(summaries), trained
+
+
+async def train(
+    run: Run,
+    parent: Checkpoint,
+    examples: Sequence[DistillExample],
+    k: int,
+    weights: str,
+    part: Round | None = None,
+    shrink: float = 1.0,
+) -> tuple[Checkpoint, TrainSummary]:
+    """One training, with examples of earlier iterations mixed in; the weights go to iter-k/`weights`."""
+    number = part.number if part else 0
+    seed = run.config.seed * 1000 + k + 7919 * number
+    file = run.store.iteration(k) / names.TRAINER_INPUT
+    write_jsonl(file, [*examples, *replayed(earlier_examples(run, k), run.config.distill.replay, len(examples), seed)])
+    title = f"iteration {k}: distil {number or ''}".rstrip()
+    spec = TrainSpec(
+        config=run.config,
+        root=run.store.path,
+        parent=parent,
+        examples=file,
+        out=f"{names.iteration(k)}/{weights}",
+        iteration=k,
+        seed=seed,
+        pool_version=run.pool(k).version,
+        part=part,
+        shrink=shrink,
+    )
+    found = await run.backends.trainer.train(spec, lambda done, total, _: run.report(title, done, total))
+    file.unlink()
+    return found
+
+
+def earlier_examples(run: Run, k: int) -> list[Path]:
+    """Files of what the iterations before `k` were trained on."""
+    return [run.store.iteration(n) / names.EXAMPLES for n in range(1, k)]

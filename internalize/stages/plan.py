@@ -1,0 +1,62 @@
+"""Which tasks a run plays and measures. Those of suites never reach extraction or training (invariant 12)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from internalize.config.schema import Config, EnvConfig
+from internalize.errors import TaskError
+from internalize.interfaces import Environment
+from internalize.records import Task
+
+
+class TaskPlan(NamedTuple):
+    """The tasks of a run: each suite's, and the training split in its drawn order."""
+
+    env: Environment
+    suites: dict[str, tuple[Task, ...]]
+    training: list[Task]
+    others: dict[str, Environment] = {}  # noqa: RUF012 - never changed; of the further suites
+
+    def env_of(self, suite: str) -> Environment:
+        """The environment of a suite."""
+        return self.others.get(suite, self.env)
+
+    def draw(self, config: Config, k: int, offset: int, count: int) -> list[Task]:
+        """`count` training tasks for iteration `k`: a window over the shuffled split, wrapping around."""
+        start = (k - 1) * (config.rollout.tasks + config.distill.tasks) + offset
+        size = len(self.training)
+        return [self.training[(start + i) % size] for i in range(min(count, size))]
+
+
+def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment]) -> TaskPlan:
+    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task in training and in a suite.
+
+    UserError for an environment that cannot be made.
+    """
+    settings, env = config.evaluate, environments(config.env)
+    others = {name: environments(suite.env) for name, suite in settings.further.items()}
+    suites = {name: others[name].tasks(suite.split)[: suite.tasks] for name, suite in settings.further.items()}
+    suites |= {split: env.tasks(split)[: settings.final_tasks] for split in settings.final_splits}
+    suites[settings.split] = env.tasks(settings.split)[: settings.tasks]
+    if taken := others.keys() & {settings.split, *settings.final_splits}:
+        raise TaskError(f"evaluate.further.{min(taken)}: that is the name of a split that is measured anyway")
+    training = list(env.tasks(config.rollout.split))
+    for name, tasks in {**suites, config.rollout.split: training}.items():
+        of = f"evaluate.further.{name}: {others[name].name}" if name in others else env.name
+        split = settings.further[name].split if name in others else name
+        if not tasks:
+            raise TaskError(f"{of}: the split {split!r} holds no tasks")
+    require_disjoint(training, [task for tasks in suites.values() for task in tasks])
+    random.Random(config.seed).shuffle(training)
+    return TaskPlan(env, suites, training, others)
+
+
+def require_disjoint(training: Sequence[Task], measured: Sequence[Task]) -> None:
+    """Raises TaskError naming a task that stands in both, by id or by question (invariant 12)."""
+    ids, questions = {t.id for t in measured}, {" ".join(t.question.split()).lower() for t in measured}
+    for task in training:
+        if task.id in ids or " ".join(task.question.split()).lower() in questions:
+            raise TaskError(f"task {task.id} ({task.question[:60]!r}) is both in training and in an evaluation suite")
