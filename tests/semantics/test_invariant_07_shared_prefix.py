@@ -204,7 +204,7 @@ def test_attention_that_would_be_wrong_is_refused(model: LlamaForCausalLM) -> No
     states = torch.zeros(1, 4, 3, 8)
     layout = Layout([Segment(0, 2), Segment(2, 3, 0, 1)], states)
     with pytest.raises(UserError, match="sliding_window"):
-        branch_attention(model, states, states, states, None, layout=layout, sliding_window=2)
+        branch_attention(model, states, states, states, None, layout=layout, sliding_window=1)
 
 
 def test_the_block_mask_says_the_same() -> None:
