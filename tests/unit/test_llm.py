@@ -271,7 +271,7 @@ def test_replies_of_the_policy_belong_to_its_weights(tmp_path: Path, source: str
     config, chat = Config.model_validate(settings), Writer()
     for checkpoint in ("c1", "c2", "c1"):
         seen = ExtractionInput(tried(1), (), empty(6), 1, checkpoint=checkpoint)
-        extract(config, seen, tmp_path / source, lambda: chat)
+        asyncio.run(extract(config, seen, tmp_path / source, lambda: chat))
     assert chat.calls == asked
 
 
