@@ -7,33 +7,42 @@ from pathlib import Path
 import pytest
 
 import internalize
+from benchmarks.structure import FILE_LINES, FUNCTION_LINES, Source, figures, length, percentile_90, read, table
 
-FILES = sorted(Path(internalize.__file__).parent.rglob("*.py"))
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-
-def functions(path: Path) -> list[Function]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+ROOT = Path(internalize.__file__).parent
+MODULES = read(ROOT)
 
 
-def length(function: Function) -> int:
-    return (function.end_lineno or function.lineno) - function.lineno + 1
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_file(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    assert len(text.splitlines()) <= (120 if path.name == "loop.py" else 400)
-    assert ast.get_docstring(tree), "says what it is, what it leaves out, what must not change"
-    stars = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+@pytest.mark.parametrize("source", MODULES.values(), ids=["/".join(name) for name in MODULES])
+def test_file(source: Source) -> None:
+    assert source.lines <= (120 if source.path == ROOT / "loop.py" else FILE_LINES)
+    assert ast.get_docstring(source.tree), "needs a docstring that says what the module is for"
+    stars = [n for n in ast.walk(source.tree) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
     assert not stars
-    assert not [f.name for f in functions(path) if f.returns is None], "no return type"
-    assert not [f.name for f in functions(path) if length(f) > 80], "too long"
+    assert not [one.name for one in source.functions if one.returns is None], "no return type"
+    assert not [one.name for one in source.functions if length(one) > FUNCTION_LINES], "too long"
 
 
 def test_functions_are_small() -> None:
-    lengths = sorted(length(function) for path in FILES for function in functions(path))
+    lengths = [length(function) for source in MODULES.values() for function in source.functions]
     assert statistics.median(lengths) <= 12
-    assert lengths[int(0.9 * len(lengths))] <= 40
+    assert percentile_90(lengths) <= 40
+
+
+def test_the_table_of_the_structure(tmp_path: Path) -> None:
+    """A package with a cycle, a private function and an untyped one, beside this one."""
+    package = tmp_path / "small"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("from .inner import a\n")
+    (package / "inner" / "a.py").write_text("import small.inner.b\n\ndef _f():\n    return 1\n")
+    (package / "inner" / "b.py").write_text("def g() -> int:\n    from ..inner.a import _f\n    return _f()\n")
+    (package / "inner" / "__init__.py").write_text("")
+    small = figures(package)
+    assert set(small["import cycle"].split(" > ")) == {"inner/a", "inner/b"}
+    assert small["functions without a return type"] == "1"
+    assert small["private functions"] == "50%, median 2 lines"
+    assert small["inner/"] == "7 lines, 3 modules"
+    here = figures(ROOT)
+    assert here["import cycle"] == "none"
+    lines = list(table({"small": small, "here": here}))
+    assert len(lines) == 1 + len({*small, *here})
