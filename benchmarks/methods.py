@@ -28,7 +28,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.memory import Memory
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
+from internalize.config.regime import CrossEntropy
 from internalize.inference.loading import load_policy, resolve_device
 from internalize.records import ActionSpan, DistillExample
 from internalize.training import teachers
@@ -139,8 +140,8 @@ def ours(work: Work) -> None:
 
 
 def ours_sft(work: Work) -> None:
-    config = work.config.model_copy(update={"divergence": "sft"})
-    work.train(prepare(work.model, work.examples, config, Given(), 0).items, divergence="sft")
+    config = work.config.model_copy(update={"divergence": CrossEntropy()})
+    work.train(prepare(work.model, work.examples, config, Given(), 0).items, divergence=CrossEntropy())
 
 
 def ours_teacher(work: Work) -> None:

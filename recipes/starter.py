@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from starter_data import Simulator, Tree
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.environments.docs.env import SYSTEM, Docs
 from internalize.inference.loading import load_policy
 from internalize.inference.renderer import Renderer

@@ -15,7 +15,7 @@ from pathlib import Path
 from starter import past, save
 from warm_up_data import HABITS, WALKS, Branch, Hints, Walk, branches
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.inference.loading import load_policy
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from internalize.config.schema import Config, DistillConfig, load_config
+from internalize.config.distill import DistillConfig
+from internalize.config.schema import Config, load_config
 from internalize.experience.pool import ExperiencePool, empty, save_pool
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS

@@ -1,1 +1,1 @@
-"""Recipes: the schema of every section, named presets of distillation, and overrides from the command line."""
+"""Recipes: the schema of every section, named algorithms of distillation, and overrides from the command line."""

@@ -1,8 +1,6 @@
-"""One frozen config a stage; recipes are TOML files, `--set section.key=value` overrides them.
+"""A recipe: one frozen section a stage, read from TOML; `--set section.key=value` overrides a key.
 
-Every field has bounds and one sentence; unknown keys are refused by name. `Config.digest` covers
-everything that can change a result, and not how fast or how long an endpoint is asked; a resume with another digest
-is refused and names the fields.
+`Config.digest` covers every field that can change a result, and not how fast or how often an endpoint is asked.
 """
 
 from __future__ import annotations
@@ -13,23 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from internalize.errors import ConfigError
 from internalize.records import Granularity, Pattern, content_hash
 
 from . import overrides
-from . import presets as regimes
+from .distill import DistillConfig
+from .regime import Section
 
-Rate = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=100_000)]
 _ASKING = frozenset({"key_env", "concurrency", "timeout", "tries", "max_tokens", "max_cost", "price_in", "price_out"})
-
-
-class Section(BaseModel):
-    """Frozen base of every section."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class EndpointConfig(Section):
@@ -41,12 +33,8 @@ class EndpointConfig(Section):
     concurrency: int = Field(8, ge=1, le=1024, description="Most requests at once.")
     timeout: float = Field(120.0, gt=0, le=3600, description="Seconds a request may take.")
     tries: int = Field(6, ge=1, le=100, description="Tries of a request before its work stays owed.")
-    max_tokens: int = Field(
-        0, ge=0, description="Budget of one call of the command, prompt and completion tokens; 0 = none."
-    )
-    max_cost: float = Field(
-        0.0, ge=0, description="Budget of one call of the command, in the currency of the prices; 0 = none."
-    )
+    max_tokens: int = Field(0, ge=0, description="Budget of a command, prompt and completion tokens; 0 = none.")
+    max_cost: float = Field(0.0, ge=0, description="Budget of a command, in the currency of the prices; 0 = none.")
     price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
     price_out: float = Field(0.0, ge=0, description="Price of a million completion tokens.")
 
@@ -55,12 +43,8 @@ class ModelConfig(Section):
     """The policy at the start of the run."""
 
     source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
-    adapter: str = Field(
-        "", description="PEFT adapter merged into the source at the start; '' = none ('builtin' brings its own)."
-    )
-    protocol: Literal["bracket", "json"] = Field(
-        "bracket", description="How actions are written: search[x] or JSON tool calls."
-    )
+    adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
+    protocol: Literal["bracket", "json"] = Field("bracket", description="Form of actions: search[x] or JSON calls.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
@@ -83,9 +67,7 @@ class RolloutConfig(Section):
     attempts: int = Field(2, ge=1, le=64, description="Episodes a task.")
     max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")
     max_action_tokens: int = Field(48, ge=1, le=8192, description="Longest action, tokens.")
-    temperature: float = Field(
-        1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy. Stored logprobs are always raw."
-    )
+    temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy.")
 
 
 class ExtractConfig(Section):
@@ -93,34 +75,20 @@ class ExtractConfig(Section):
 
     granularity: Granularity = Field("principle", description="'principle' (rules) or 'instance' (worked examples).")
     source: Literal["contrast", "self", "external"] = Field(
-        "contrast",
-        description="Who writes: 'contrast' (no language model), 'self' (the policy) or 'external' (the endpoint).",
+        "contrast", description="Who writes: 'contrast' (no language model), 'self' (the policy) or the endpoint."
     )
     endpoint: str = Field("", description="Name of the endpoint that writes when source is 'external'.")
-    groups: Literal["mixed", "all"] = Field(
-        "mixed", description="Tasks a language model learns from: with successes and failures, or all."
-    )
+    groups: Literal["mixed", "all"] = Field("mixed", description="Tasks a language model reads: won and lost, or all.")
     per_task: int = Field(3, ge=1, le=20, description="Most items a language model may propose for one task.")
     words: int = Field(32, ge=4, le=500, description="Longest item of a language model, words.")
-    context: int = Field(
-        8192,
-        ge=512,
-        le=10_000_000,
-        description="Tokens of a request to the language model that writes, answer included.",
-    )
+    context: int = Field(8192, ge=512, le=10_000_000, description="Tokens of a request to the writer and its answer.")
     cap: int = Field(50, ge=1, le=10_000, description="Most items in the pool.")
     add: int = Field(8, ge=1, le=1000, description="Most items added in one iteration.")
-    window: int = Field(
-        3, ge=1, le=1000, description="Iterations whose episodes are evidence, this one included; 1 = this one alone."
-    )
+    window: int = Field(3, ge=1, le=1000, description="Iterations whose episodes are evidence, this one included.")
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
     min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
-    max_p: Rate = Field(
-        0.02, description="Largest chance (one-sided p over episodes) of a rule's lift for it to be added and to stay."
-    )
-    retire: bool = Field(
-        default=False, description="Whether items that measurably harm in training episodes are deleted for good."
-    )
+    max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift for it to come and stay.")
+    retire: bool = Field(default=False, description="Whether items that measurably harm are deleted for good.")
 
 
 class InjectConfig(Section):
@@ -129,99 +97,8 @@ class InjectConfig(Section):
     pattern: Pattern = Field("stepwise", description="'none', 'global' (system message) or 'stepwise' (last message).")
     selector: Literal["lexical", "llm", "embedding"] = Field("lexical", description="Who picks items at a step.")
     endpoint: str = Field("self", description="Who selects when selector is 'llm': 'self' (the policy) or an endpoint.")
-    embedder: str = Field(
-        "", description="Sentence-transformers name or folder when selector is 'embedding'; '' = the packaged MiniLM."
-    )
+    embedder: str = Field("", description="Sentence-transformers model of 'embedding'; '' = the packaged MiniLM.")
     k: int = Field(2, ge=1, le=8, description="Most items a step.")
-
-
-class DistillConfig(Section):
-    """How the effect of experience gets into the weights. docs/regimes.md explains each switch and preset."""
-
-    preset: Literal["", "off_policy", "on_policy", "sdft", "opsd", "gkd", "rft"] = Field(
-        "", description="Named recipe that fills in the switches left open here; '' = none."
-    )
-    generator: Literal["teacher", "student"] = Field(
-        "teacher", description="Who rolls out: 'teacher' = off-policy, 'student' = on-policy."
-    )
-    divergence: Literal["forward", "reverse", "js", "sft"] = Field(
-        "forward",
-        description="forward = KL(teacher||student), reverse = KL(student||teacher), js = Jensen-Shannon, sft = "
-        "cross-entropy.",
-    )
-    alpha: float = Field(
-        0.5, gt=0, lt=1, description="Teacher's share of the mixture in js: near 0 like forward, near 1 like reverse."
-    )
-    filter: Literal["success", "none", "advantage", "best_of_n"] = Field(
-        "success", description="Which trajectories are trained on, and with which weight."
-    )
-    support: Literal["full", "topk", "sampled"] = Field(
-        "full", description="Vocabulary compared: all, the top_k likeliest and a rest, or the sampled token alone."
-    )
-    top_k: int = Field(64, ge=1, le=1_000_000, description="Tokens compared one by one with support = 'topk'.")
-    teacher: Literal["frozen", "live", "ema", "model"] = Field(
-        "frozen", description="Weights of the teacher: the iteration's first, the student's now, their average, others."
-    )
-    ema: float = Field(0.99, ge=0, lt=1, description="Share of itself that an 'ema' teacher keeps an optimizer step.")
-    teacher_source: str = Field("", description="Model that teaches with teacher = 'model'; as model.source.")
-    per: Literal["token", "trajectory"] = Field(
-        "token", description="What counts the same in an optimizer step: every action token or every trajectory."
-    )
-    tasks: Count = Field(48, description="Tasks rolled out for training in one iteration.")
-    attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")
-    refresh: int = Field(
-        0, ge=0, le=100_000, description="On-policy: optimizer steps between fresh rollouts; 0 = roll out once."
-    )
-    replay: float = Field(
-        0.0, ge=0, le=10, description="Examples of earlier iterations trained on again, for each new one; 0 = none."
-    )
-    held_out: float = Field(
-        0.1, ge=0, le=0.5, description="Share of 20 or more examples measured and not trained on; 0 = none."
-    )
-    early_stop: int = Field(
-        0, ge=0, le=100, description="Epochs in a row without a better held-out loss before training stops; 0 = never."
-    )
-    kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
-    in_context: Literal["off", "keep", "learn"] = Field(
-        "off",
-        description="What else is trained on, with the experience left in the prompt, so that using it is not "
-        "unlearned: 'keep' what the teacher did there, 'learn' the accepted actions.",
-    )
-    epochs: int = Field(
-        2,
-        ge=0,
-        le=100,
-        description="Passes over the accepted trajectories; 0 = nothing is played for training or learnt.",
-    )
-    lr: float = Field(2e-4, gt=0, le=1, description="Peak learning rate.")
-    batch: int = Field(8, ge=1, le=4096, description="Trajectories an optimizer step.")
-    batch_tokens: int = Field(
-        0, ge=0, le=10_000_000, description="Action tokens an optimizer step instead of `batch`; 0 = off."
-    )
-    lora_r: int = Field(16, ge=0, le=512, description="LoRA rank; 0 = full fine-tuning.")
-    dropout: bool = Field(
-        default=False, description="Whether the student trains with the dropout that its model's config names."
-    )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
-    save_steps: int = Field(
-        0, ge=0, le=100_000, description="Optimizer steps between states a killed training goes on from; 0 = none."
-    )
-    report_to: tuple[str, ...] = Field((), description="Logging back-ends of transformers, such as 'tensorboard'.")
-    trainer: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Further TrainingArguments of transformers; the possible ones are listed."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_preset(cls, values: Any) -> Any:
-        return regimes.expanded(values) if isinstance(values, dict) else values
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> DistillConfig:
-        problem = regimes.odd_trainer_key(self.trainer) or regimes.contradiction(self)
-        if problem:
-            raise ValueError(problem)
-        return self
 
 
 class SuiteConfig(Section):
@@ -237,18 +114,13 @@ class EvaluateConfig(Section):
 
     split: str = Field("dev", description="Suite measured at every iteration.")
     tasks: Count = Field(48, description="Tasks of that suite.")
-    final_splits: tuple[str, ...] = Field(
-        ("test",), description="Suites measured only for the starter and the final policy."
-    )
+    final_splits: tuple[str, ...] = Field(("test",), description="Suites of the starter and the final policy alone.")
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
     further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(
-        default_factory=dict,
-        description="Suites of any environment, measured without experience after every kept iteration.",
+        default_factory=dict, description="Suites measured without experience after every kept iteration."
     )
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task.")
-    drift: int = Field(
-        8, ge=0, le=10_000, description="Episodes on which entropy and KL to the starter are measured; 0 = no drift."
-    )
+    drift: int = Field(8, ge=0, le=10_000, description="Episodes on which drift is measured; 0 = none.")
     resamples: int = Field(2000, ge=100, le=1_000_000, description="Bootstrap resamples for intervals.")
 
 
@@ -299,9 +171,7 @@ class GateConfig(Section):
         description="'always' promotes; on a significant loss on dev 'no_worse' rolls back; 'retry' trains with a "
         "smaller step, 'average' takes the mean with the parent, and if that is worse too they roll back.",
     )
-    against: Literal["parent", "best"] = Field(
-        "best", description="Whom a candidate must not be worse than: its 'parent', or the 'best' kept so far."
-    )
+    against: Literal["parent", "best"] = Field("best", description="Whom a candidate must not be worse than.")
     shrink: float = Field(0.25, gt=0, lt=1, description="Learning rate of a retry, times distill.lr.")
 
 
@@ -322,14 +192,21 @@ class Config(Section):
     redact: RedactConfig = RedactConfig()
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict, description="Servers by name.")
 
+    @property
+    def endpoints_used(self) -> dict[str, str]:
+        """The keys that name who is asked, with the name: an endpoint or 'self', the policy."""
+        asked = {
+            "extract.endpoint": self.extract.endpoint if self.extract.source == "external" else "self",
+            "inject.endpoint": self.inject.endpoint if self.inject.selector == "llm" else "self",
+            "model.endpoint": self.model.endpoint or "self",
+            "judge.endpoint": self.judge.endpoint if self.judge.asks_model else "self",
+        }
+        return {key: name for key, name in asked.items() if name != "self"}
+
     @model_validator(mode="after")
     def _endpoints_are_named(self) -> Config:
-        wanted = {"extract.endpoint": self.extract.endpoint if self.extract.source == "external" else "self"}
-        wanted["inject.endpoint"] = self.inject.endpoint if self.inject.selector == "llm" else "self"
-        wanted["model.endpoint"] = self.model.endpoint or "self"
-        wanted["judge.endpoint"] = self.judge.endpoint if self.judge.asks_model else "self"
-        for key, name in wanted.items():
-            if name != "self" and name not in self.endpoints:
+        for key, name in self.endpoints_used.items():
+            if name not in self.endpoints:
                 raise ValueError(f"{key} = {name!r} names no section [endpoints.{name or 'NAME'}]")
         return self
 
@@ -343,15 +220,17 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def changed_from(self, stored: dict[str, Any]) -> list[str]:
-        """Dotted names of the fields in which this config differs from a stored dump."""
-        return changed_fields(_shaping(stored), _shaping(self.dump()))
+        """Dotted names of the fields in which this config differs from a stored dump, of the flat layout too."""
+        distill = stored.get("distill")
+        now = stored | {"distill": overrides.filled_in(distill)} if isinstance(distill, dict) else stored
+        return changed_fields(_shaping(now), _shaping(self.dump()))
 
 
 def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
     """Read a recipe (None = all defaults) and apply `section.key=value` overrides, values in TOML.
 
-    A preset among the overrides outranks the recipe's switches, and other overrides outrank the preset.
-    Raises ConfigError naming the file and the key.
+    An algorithm among the overrides outranks the recipe's switches, and the other overrides outrank the algorithm.
+    A table is set before its keys, in whatever order they are given. Raises ConfigError naming the file and the key.
     """
     data: dict[str, Any] = {}
     where = "defaults" if path is None else str(path)
@@ -362,7 +241,7 @@ def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    for override in sorted(overriding, key=lambda text: not text.startswith("distill.preset")):
+    for override in sorted(overriding, key=overrides.precedence):
         overrides.apply(data, override)
     try:
         return Config.model_validate(data)
@@ -371,13 +250,23 @@ def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
 
 
 def _sentence(error: ValidationError) -> str:
+    """The first problem, in one sentence that names the key."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if not key or first["type"] == "value_error":  # the sentence of a validator here names its keys
-        return first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key}"
-    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    kind, message = first["type"], first["msg"]
+    loc = [str(part) for part in first["loc"]]
+    table = ""
+    if loc[:1] == ["distill"] and len(loc) > 3:
+        table = f"distill.{loc[1]} = {loc.pop(2)!r}"  # pydantic names the kind of a table after the table
+    key = ".".join(loc)
+    if not key or kind == "value_error":  # the sentence of a validator here names its keys
+        return message.removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        return f"{table} has no key {loc[-1]!r}" if table else f"unknown key {key}"
+    if kind == "union_tag_invalid":
+        return f"{key} = {first['ctx']['tag']!r}: should be one of {first['ctx']['expected_tags']}"
+    if kind == "missing":
+        return f"{key} is missing{table and f', which {table} needs'}"
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{table and f', under {table}'}"
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:

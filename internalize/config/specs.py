@@ -6,7 +6,8 @@ from pathlib import Path
 
 from internalize.records import Checkpoint, DistillExample, Experience
 
-from .schema import Config, EnvConfig, Section
+from .regime import Section
+from .schema import Config, EnvConfig
 
 
 class RolloutSpec(Section):

@@ -59,14 +59,7 @@ class Endpoints:
 
     def check(self) -> None:
         """Raise now what would be raised when an endpoint that the recipe uses is first asked."""
-        config = self._config
-        used = {
-            config.model.endpoint,
-            config.extract.endpoint if config.extract.source == "external" else "",
-            config.inject.endpoint if config.inject.selector == "llm" else "",
-            config.judge.endpoint if config.judge.asks_model else "",
-        }
-        for name in sorted(used - {"", SELF}):
+        for name in sorted(set(self._config.endpoints_used.values())):
             self.link(name)
 
     @property

@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from internalize.config.schema import Config, DistillConfig, load_config
+from internalize.config.distill import DistillConfig
+from internalize.config.schema import Config, load_config
 from internalize.errors import DataError, UserError
 from internalize.records import Checkpoint
 from internalize.runs import names

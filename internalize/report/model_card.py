@@ -6,7 +6,7 @@ run the card says nothing of data, and that nothing was measured.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from internalize.config.schema import Config
@@ -62,9 +62,7 @@ def _front(config: Config, kind: str) -> str:
 
 def _origin(config: Config, kind: str, report: RunReport | None) -> str:
     weights = "All weights, in one folder." if kind == "model" else "A LoRA adapter; the base model is loaded with it."
-    shown = config.inject.pattern != "none" and (
-        config.distill.divergence != "sft" or config.distill.generator == "teacher"
-    )
+    shown = config.inject.pattern != "none" and (config.distill.asks_teacher or not config.distill.on_policy)
     effect = ": the effect of experience that stood in the prompt is in the weights" if report and shown else ""
     protocol = f"Actions are written in the {code_span(config.model.protocol)} protocol."
     return f"Trained with internalize from {_base(config)}{effect}. {weights} {protocol}"
@@ -126,13 +124,18 @@ def _data_row(iteration: IterationReport) -> tuple[str, ...] | None:
 
 
 def _settings(config: Config, sections: Sequence[str]) -> str:
-    rows = [
-        (code_span(f"{name}.{key}"), markdown_text(str(value), 200))
-        for name in sections
-        for key, value in getattr(config, name).model_dump(mode="json").items()
-        if value not in ("", 0, [], {})
-    ]
+    values = _leaves({name: getattr(config, name).model_dump(mode="json") for name in sections})
+    rows = [(code_span(key), markdown_text(str(value), 200)) for key, value in values if value not in ("", 0, [], {})]
     return section("Settings", table(("key", "value"), [*rows, ("`seed`", str(config.seed))], text_columns=(0, 1)))
+
+
+def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys of nested tables with their values."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _results(report: RunReport | None, lineage: Sequence[Checkpoint], alone: TrainSummary | None) -> str:

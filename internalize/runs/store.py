@@ -166,9 +166,8 @@ class RunStore:
         if config is not None and (not resume or not _contents(path)):
             return cls.create(path, config)
         info = read_run(path)
-        if config is not None and config.digest != info.digest:
-            fields = ", ".join(config.changed_from(info.config)) or "fields this version does not know"
-            raise ConfigError(f"{path}: the run was started with another config; changed: {fields}")
+        if config is not None and config.digest != info.digest and (changed := config.changed_from(info.config)):
+            raise ConfigError(f"{path}: the run was started with another config; changed: {', '.join(changed)}")
         lock = _take_lock(path)
         try:
             _clean_up(path)

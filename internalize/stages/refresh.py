@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.experience.inject import Injector
 from internalize.inference.renderer import Renderer

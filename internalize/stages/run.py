@@ -138,12 +138,12 @@ class Run:
         stage = Stage(iteration=k, kind="collect", round=number)
         shown = self._spec(stage, policy, k - 1, config.attempts, pool)
         hidden = shown.model_copy(update={"pool": None})
-        found = await self._play(stage, shown if config.generator == "teacher" else hidden, self.rounds(k)[number])
+        found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
         kept = weighted(found, config.filter)
         self.rejected = len(found) - len(kept) + (self.rejected if number else 0)
         kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / names.REDACTIONS, f"round {number}")
         injector = None
-        if config.generator == "student" and config.divergence != "sft":
+        if config.on_policy and config.asks_teacher:
             injector = injector_of(shown, await self.backends.policies.load(policy, self.store.path))
         assert self.backends.renderer, "examples need a renderer"
         return await examples_of(kept, self.backends.renderer, injector)

@@ -175,8 +175,8 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
         raise UserError(f"{out}: already holds files; choose another --out")
     if config.distill.refresh:
         raise UserError(
-            f"distill.refresh = {config.distill.refresh} rolls out anew while it trains, which a file of trajectories "
-            "cannot; set distill.refresh=0, or use `internalize run`"
+            f"distill.generator.refresh = {config.distill.refresh} rolls out anew while it trains, which a file of "
+            "trajectories cannot; set distill.generator.refresh=0, or use `internalize run`"
         )
     pool = load_pool(given.pool) if given.pool else None
     found = read_jsonl(trajectories, Trajectory)
@@ -260,11 +260,11 @@ def _lessons(
     kept = weighted(found, settings.filter)
     if not kept:
         raise DataError(f"{path}: none of {len(found)} trajectories passes the filter {settings.filter!r}")
-    agree = settings.divergence != "sft" and settings.teacher != "model" and not (pool and pool.items)
+    agree = settings.asks_teacher and settings.teacher.kind != "model" and not (pool and pool.items)
     if agree and not any(_was_shown_experience(t) for t, _ in kept):
         raise DataError(
             f"{path}: no experience was injected into any of {len(kept)} trajectories, so teacher and student agree "
-            f"and under distill.divergence = {settings.divergence!r} there is nothing to internalize"
+            f"and under distill.divergence = {settings.divergence.kind!r} there is nothing to internalize"
         )
     return kept
 

@@ -31,7 +31,8 @@ from typing import NamedTuple
 
 from pydantic import Field, JsonValue, ValidationError
 
-from internalize.config.schema import Config, Section, load_config
+from internalize.config.regime import Section
+from internalize.config.schema import Config, load_config
 from internalize.errors import (
     Busy,
     ConfigError,

@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.records import DistillExample, TrainSummary, content_hash
 

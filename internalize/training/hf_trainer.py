@@ -25,7 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError, first_line
 
@@ -50,10 +50,10 @@ class Lossy(nn.Module):
         super().__init__()
         self.policy = policy
         self.settings = config
-        self.objective = Objective(config.divergence, config.alpha, config.support, config.top_k)
+        self.objective = Objective(**config.divergence.model_dump())
         self.lessons = [lessons]  # in a list, so that its heads are no children
-        moving = config.teacher == "ema" and config.divergence != "sft"
-        self.average = Average(policy, config.ema) if moving else None
+        averaged = config.teacher if config.asks_teacher and config.teacher.kind == "ema" else None
+        self.average = Average(policy, averaged.decay) if averaged else None
         self.probing = True
         self.probed: dict[int, float] = {}  # item number -> its summed loss before the first update
         self.held: list[float] = []  # held-out loss before training and after every epoch
@@ -106,7 +106,7 @@ class Lossy(nn.Module):
     def held_out_loss(self) -> float:
         """Mean over the held-out action tokens of the divergence at full support (of -log q for sft), in nats."""
         lessons, total, tokens = self.lessons[0], 0.0, 0
-        full = Objective(self.settings.divergence, self.settings.alpha)
+        full = Objective(self.objective.kind, self.objective.alpha)
         for item in lessons.held:
             hidden = teacher_hidden(self.policy, item.packed)  # in evaluation mode, whatever the student trains in
             teacher = None if item.teacher is None else item.teacher.to(hidden.device)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError
 from internalize.inference.loading import load_policy
@@ -94,10 +94,10 @@ def prepare(
     source = content_hash([example.model_dump(mode="json") for example in examples])
     clean = [pack_clean(example.token_ids, example.spans) for example in examples]
     anchor, anchor_head = _anchor(model, clean, config, given)
-    if config.divergence == "sft":
+    if not config.asks_teacher:
         items = [TrainItem(p, None, e.weight, None, a) for p, e, a in zip(clean, examples, anchor, strict=True)]
         return Lessons(*_split(_with_shown(items, examples, config), places), anchor_head=anchor_head, source=source)
-    moving = config.teacher in MOVING
+    moving = config.teacher.kind in MOVING
     asked = sorted({*places, *range(min(SANE_SAMPLE, len(examples)))}) if moving else range(len(examples))
     answers, teacher_head, nll = _answers(model, [examples[i] for i in asked], [clean[i] for i in asked], config, given)
     known = dict(zip(asked, answers, strict=True))
@@ -147,7 +147,7 @@ def require_same_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizer
         return
     token = next(token for token in sorted(mine.keys() | theirs.keys()) if mine.get(token) != theirs.get(token))
     raise UserError(
-        f"distill.teacher_source = {source!r}: its tokenizer is another than the policy's (token {token!r} has id "
+        f"distill.teacher.source = {source!r}: its tokenizer is another than the policy's (token {token!r} has id "
         f"{theirs.get(token)} there and {mine.get(token)} here), so their distributions cannot be compared"
     )
 
@@ -173,8 +173,8 @@ def _answers(
     given: Given,
 ) -> tuple[list[Tensor], Head | None, float]:
     """The teacher's hidden states, its head if it is not the student's, its NLL on the action tokens."""
-    if config.teacher == "model":
-        other = _load(model, config.teacher_source, given)
+    if config.teacher.kind == "model":
+        other = _load(model, config.teacher.source, given)
         packs = [pack(example) for example in examples]
         require_reach(other, max(int(packed.position_ids.max()) + 1 for packed in packs))
         answers = teacher_answers(other, packs)
@@ -200,7 +200,7 @@ def _load(model: nn.Module, source: str, given: Given) -> nn.Module:
     if given.tokenizer is not None:
         require_same_tokens(given.tokenizer, tokenizer, source)
     if _vocabulary(head(other)) < _vocabulary(head(model)):
-        raise UserError(f"distill.teacher_source = {source!r}: its head has fewer tokens than the policy's")
+        raise UserError(f"distill.teacher.source = {source!r}: its head has fewer tokens than the policy's")
     other.requires_grad_(False)  # noqa: FBT003 - torch's signature
     with in_one_sentence(other, "scoring"):
         require_plain_head(other)

@@ -1,4 +1,4 @@
-"""Every preset and switch in a real iteration of the toy environment: it lowers what it says."""
+"""Every algorithm and switch in a real iteration of the toy environment: it lowers what it says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config.presets import PRESETS
+from internalize.config.algorithms import ALGORITHMS
+from internalize.config.schema import load_config
 from internalize.environments import registry
 from internalize.errors import DataError, UserError
 from internalize.records import DistillExample, TrainSummary, Trajectory
@@ -23,20 +24,20 @@ from tests.fluent import fluent_policy, iterate, odd_pool, open_run
 CHANGES = {
     "off_policy": ["distill.filter=none"],  # the pool's item makes the teacher fail
     "on_policy": [],
-    "sdft": ["distill.epochs=1", "distill.ema=0.8"],
+    "sdft": ["distill.epochs=1", "distill.teacher.decay=0.8"],
     "opsd": ["distill.epochs=1"],
     "gkd": ["distill.epochs=1"],
     "rft": ["distill.attempts=8", "distill.lr=5e-3"],
 }
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_lowers_its_divergence_on_held_out_states(preset: str, tmp_path: Path) -> None:
-    record = iterate(tmp_path / "run", f"distill.preset={preset}", "distill.lr=2e-2", *CHANGES[preset])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_lowers_its_divergence_on_held_out_states(algorithm: str, tmp_path: Path) -> None:
+    record = iterate(tmp_path / "run", f"distill.algorithm={algorithm}", "distill.lr=2e-2", *CHANGES[algorithm])
     assert record.held_out >= 2
     assert record.held_out_before is not None
     assert record.held_out_after is not None
-    if preset == "rft":  # no teacher: -log q of held-out successes, which are this policy's own samples already
+    if algorithm == "rft":  # no teacher: -log q of held-out successes, which are this policy's own samples already
         assert record.divergence_after < record.divergence_before
         assert record.held_out_after < 1.1 * record.held_out_before
     else:
@@ -44,7 +45,9 @@ def test_every_preset_lowers_its_divergence_on_held_out_states(preset: str, tmp_
 
 
 def test_rounds_play_with_the_weights_of_the_round_before(tmp_path: Path) -> None:
-    iterate(tmp_path / "run", "distill.preset=opsd", "distill.epochs=1", "distill.refresh=3", "distill.lr=1e-2")
+    iterate(
+        tmp_path / "run", "distill.preset=opsd", "distill.epochs=1", "distill.generator.refresh=3", "distill.lr=1e-2"
+    )
     folder = tmp_path / "run" / "iter-1"
     played = [read_jsonl(folder / name, Trajectory) for name in ("teacher.jsonl", "teacher-1.jsonl")]
     assert [len(round_) for round_ in played] == [12, 12]
@@ -81,7 +84,7 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_toy")
 def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_refreshed(tmp_path: Path) -> None:
-    run = open_run(tmp_path / "run", "distill.preset=on_policy")
+    run = open_run(tmp_path / "run", "distill.algorithm=on_policy")
     asyncio.run(run.collect(run.backends.starter, odd_pool(), 1))
     file, pool = (tmp_path / "run" / "iter-1" / name for name in ("teacher.jsonl", "pool.json"))
     summary = distill_file(run.config, file, tmp_path / "weights", Given(pool), silent)
@@ -96,8 +99,6 @@ def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_r
         distill_file(short, file, tmp_path / "short", Given(pool), silent)
     with pytest.raises(UserError, match="no experience was injected"):
         distill_file(run.config, file, tmp_path / "other", Given(), silent)
-    refreshing = run.config.model_copy(
-        update={"distill": run.config.distill.model_copy(update={"preset": "sdft", "refresh": 4})}
-    )
-    with pytest.raises(UserError, match=r"distill\.refresh = 4 rolls out anew"):
+    refreshing = load_config(None, ["distill.algorithm=sdft"])
+    with pytest.raises(UserError, match=r"distill\.generator\.refresh = 4 rolls out anew"):
         distill_file(refreshing, file, tmp_path / "other", Given(pool), silent)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import BracketFormat
 from internalize.records import Injection, Message, Trajectory

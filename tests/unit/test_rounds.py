@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.records import Task
 from internalize.stages.refresh import parts, rounds
 from internalize.stages.scripted import STARTER

@@ -11,7 +11,8 @@ import transformers
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from internalize import loop
-from internalize.config.schema import Config, DistillConfig, ModelConfig, load_config
+from internalize.config.distill import DistillConfig
+from internalize.config.schema import Config, ModelConfig, load_config
 from internalize.environments import registry
 from internalize.errors import UserError
 from internalize.inference.self_check import TOLERANCES, check_scores, ordinary_ids, require_reach

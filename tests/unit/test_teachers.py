@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.errors import UserError
 from internalize.records import DistillExample
 from internalize.training.checkpoint import checkpoint_id, trained_state
@@ -21,6 +21,10 @@ from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trajectories import likely_example
 
 CONFIG = DistillConfig(epochs=3, lr=5e-3, batch=2, lora_r=4)
+
+
+def changed(update: dict[str, object]) -> DistillConfig:
+    return DistillConfig.model_validate(CONFIG.model_dump() | update)
 
 
 @pytest.fixture
@@ -78,7 +82,7 @@ def _noise(model: torch.nn.Module, wanted: str, seed: int) -> torch.Tensor:
 def test_each_teacher_answers_with_its_own_weights(examples: list[DistillExample], teacher: str, lora_r: int) -> None:
     """The loss of a moved student against a slow computation with a second model that has the teacher's weights."""
     policy, example = _policy(lora_r), examples[0]
-    config = CONFIG.model_copy(update={"teacher": teacher, "lora_r": lora_r, "ema": 0.5})
+    config = changed({"teacher": teacher, "lora_r": lora_r, "ema": 0.5})
     lossy = Lossy(policy, prepare(policy, [example], config, Given(), 0), config)
     first = snapshot(policy)
     _shake(policy)
@@ -103,9 +107,8 @@ def test_each_teacher_answers_with_its_own_weights(examples: list[DistillExample
 def test_a_moving_teacher_gets_no_gradient_and_the_loss_falls(
     examples: list[DistillExample], tmp_path: Path, teacher: str, divergence: str, lora_r: int
 ) -> None:
-    config = CONFIG.model_copy(
-        update={"teacher": teacher, "lora_r": lora_r, "divergence": divergence, "epochs": 6, "ema": 0.9, "lr": 3e-3}
-    )
+    change = {"teacher": teacher, "lora_r": lora_r, "divergence": divergence, "epochs": 6, "ema": 0.9, "lr": 3e-3}
+    config = changed(change)
     policy = _policy(lora_r)
     summary = distill(policy, examples, config, seed=0, output_dir=tmp_path)
     assert summary.divergence_after < 0.9 * summary.divergence_before
@@ -134,7 +137,7 @@ def test_an_anchor_holds_the_student_at_the_starter(examples: list[DistillExampl
     moved = {}
     for weight in (0.0, 20.0):
         policy = _policy(4)
-        config = CONFIG.model_copy(update={"divergence": "sft", "kl_anchor": weight, "epochs": 6})
+        config = changed({"divergence": "sft", "kl_anchor": weight, "epochs": 6})
         distill(policy, examples, config, seed=0, output_dir=tmp_path, given=Given(anchor=snapshot(policy)))
         packed = pack_clean(examples[0].token_ids, examples[0].spans)
         log_q = head(policy)(teacher_hidden(policy, packed)).log_softmax(-1)
@@ -153,7 +156,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_another_model_teaches(examples: list[DistillExample], source: Path, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"teacher": "model", "teacher_source": str(source), "epochs": 8})
+    config = changed({"teacher": "model", "teacher_source": str(source), "epochs": 8})
     policy, own = _policy(4), tiny_tokenizer()
     other = tiny_model(seed=3)
     learnable = [likely_example(other, seed) for seed in range(4)]
@@ -168,7 +171,7 @@ def test_another_model_with_other_tokens_is_refused(examples: list[DistillExampl
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(source)
-    config = CONFIG.model_copy(update={"teacher": "model", "teacher_source": str(source)})
+    config = changed({"teacher": "model", "teacher_source": str(source)})
     with pytest.raises(UserError, match=r"token '<new>' has id \d+ there and None here"):
         prepare(_policy(4), examples, config, Given(tokenizer=tiny_tokenizer()), 0)
     require_same_tokens(tiny_tokenizer(), tiny_tokenizer(), "itself")
@@ -185,7 +188,7 @@ def test_held_out_examples_are_measured_and_not_trained_on(
 ) -> None:
     examples = [likely_example(model, seed) for seed in range(20)]
     for teacher in ("frozen", "ema"):
-        config = CONFIG.model_copy(update={"teacher": teacher})
+        config = changed({"teacher": teacher})
         lessons: Lessons = prepare(_policy(4), examples, config, Given(), 0)
         assert (len(lessons.items), len(lessons.held)) == (18, 2)
         trained_ids = {tuple(item.packed.ids.tolist()) for item in lessons.items}
@@ -201,7 +204,7 @@ def test_held_out_examples_are_measured_and_not_trained_on(
 def test_under_autocast_a_moving_teacher_leaves_the_students_gradient_alone(
     examples: list[DistillExample], teacher: str, lora_r: int
 ) -> None:
-    config = CONFIG.model_copy(update={"teacher": teacher, "lora_r": lora_r})
+    config = changed({"teacher": teacher, "lora_r": lora_r})
     gradients = []
     for half in (False, True):
         policy = _policy(lora_r)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from internalize.config.schema import DistillConfig
+from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError
 from internalize.records import DistillExample, TrainSummary
@@ -24,6 +24,10 @@ from tests.trajectories import likely_example, random_example
 CONFIG = DistillConfig(epochs=4, lr=1e-2, batch=2, lora_r=4)
 
 
+def changed(update: dict[str, object]) -> DistillConfig:
+    return DistillConfig.model_validate(CONFIG.model_dump() | update)
+
+
 @pytest.fixture(scope="module")
 def examples() -> list[DistillExample]:
     return [likely_example(tiny_model(), seed) for seed in range(5)]
@@ -32,7 +36,7 @@ def examples() -> list[DistillExample]:
 def _train(
     examples: list[DistillExample], folder: Path, *, seed: int = 0, **change: object
 ) -> tuple[torch.nn.Module, TrainSummary]:
-    config = CONFIG.model_copy(update=change)
+    config = changed(change)
     policy = new_adapter(tiny_model(), config.lora_r, seed) if config.lora_r else tiny_model()
     return policy, distill(policy, examples, config, seed=seed, output_dir=folder)
 
@@ -104,7 +108,7 @@ def _trained_with_dropout(rate: float, folder: Path, **change: object) -> tuple[
     runs = []
     model.model.decoder.layers[0].fc1.register_forward_hook(lambda *_: runs.append(1))
     examples = [random_example(seed) for seed in range(4)]
-    config = CONFIG.model_copy(update={"lora_r": 0, "epochs": 2, "divergence": "sft", "held_out": 0.0, **change})
+    config = changed({"lora_r": 0, "epochs": 2, "divergence": "sft", "held_out": 0.0, **change})
     return model, distill(model, examples, config, seed=0, output_dir=folder), len(runs)
 
 
@@ -154,7 +158,7 @@ def test_an_optimizer_step_is_a_mean_over_its_action_tokens(model: LlamaForCausa
     ]
     weights = [1.0, 0.25]
     items = [TrainItem(packed, None, weight) for packed, weight in zip(packs, weights, strict=True)]
-    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 1, "lr": 1e-9})
+    config = changed({"divergence": "sft", "epochs": 1, "lr": 1e-9})
     summary = fit(model, items, config, seed=0, output_dir=tmp_path)
     total = 0.0
     for packed, weight in zip(packs, weights, strict=True):
@@ -166,14 +170,14 @@ def test_an_optimizer_step_is_a_mean_over_its_action_tokens(model: LlamaForCausa
 def test_a_recipe_can_train_on_several_branches_of_one_trunk(model: LlamaForCausalLM, tmp_path: Path) -> None:
     ids = random_example(0).token_ids
     packed = pack_branches(ids, [(6, (50, 51), (7, 8, 9)), (6, (60, 61), (17, 18)), (6, (), ids[6:9])])
-    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 15, "lr": 1e-2})
+    config = changed({"divergence": "sft", "epochs": 15, "lr": 1e-2})
     summary = fit(model, [TrainItem(packed)], config, seed=0, output_dir=tmp_path)
     assert summary.divergence_after < 0.2
 
 
 def test_progress_reports_every_optimizer_step(examples: list[DistillExample], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    config = CONFIG.model_copy(update={"epochs": 1})
+    config = changed({"epochs": 1})
     policy = new_adapter(tiny_model(), 4, 0)
     distill(
         policy, examples, config, seed=0, output_dir=tmp_path, progress=lambda step, of, loss: seen.append((step, of))
@@ -217,7 +221,7 @@ def test_a_new_adapter_has_no_effect_and_spares_the_head(model: LlamaForCausalLM
 def test_per_trajectory_a_long_one_counts_as_much_as_a_short_one(model: LlamaForCausalLM, tmp_path: Path) -> None:
     packs = [pack_clean(e.token_ids, e.spans) for e in (random_example(1, steps=1), random_example(2, steps=6))]
     items = [TrainItem(packed, None, weight) for packed, weight in zip(packs, (1.0, 0.25), strict=True)]
-    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 1, "lr": 1e-9, "per": "trajectory"})
+    config = changed({"divergence": "sft", "epochs": 1, "lr": 1e-9, "per": "trajectory"})
     summary = fit(model, items, config, seed=0, output_dir=tmp_path)
     means = [torch.nn.functional.cross_entropy(head(model)(hidden_states(model, p)), p.targets).item() for p in packs]
     assert summary.first_loss == pytest.approx((means[0] + 0.25 * means[1]) / 2, rel=1e-4)
@@ -231,7 +235,7 @@ def test_a_batch_of_tokens_is_filled_by_whole_trajectories(model: LlamaForCausal
         filled += size
         if filled >= 6:
             rows, filled = rows + 1, 0
-    config = CONFIG.model_copy(update={"divergence": "sft", "epochs": 1, "lr": 1e-9, "batch_tokens": 6})
+    config = changed({"divergence": "sft", "epochs": 1, "lr": 1e-9, "batch_tokens": 6})
     assert fit(model, items, config, seed=0, output_dir=tmp_path).steps == rows + bool(filled)
     config = config.model_copy(update={"batch_tokens": sum(sizes)})
     summary = fit(model, items, config, seed=0, output_dir=tmp_path)
@@ -261,7 +265,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
             raise Stop
 
     stops, part = [2, 4], tmp_path / "part"  # in the first epoch, in the second
-    config = CONFIG.model_copy(update=settings)
+    config = changed(settings)
     for _ in range(2):
         policy = new_adapter(tiny_model(), 4, 0) if config.lora_r else tiny_model()
         with pytest.raises(Stop):
@@ -286,7 +290,7 @@ def test_rounds_that_carry_the_optimizer_are_one_training(
     examples: list[DistillExample], tmp_path: Path, teacher: str
 ) -> None:
     """One example a step: two rounds over the same one are the two epochs of one training, rate and average too."""
-    config = CONFIG.model_copy(update={"batch": 1, "epochs": 2, "teacher": teacher, "ema": 0.5})
+    config = changed({"batch": 1, "epochs": 2, "teacher": teacher, "ema": 0.5})
     whole = new_adapter(tiny_model(), 4, 0)
     distill(whole, examples[:1], config, seed=0, output_dir=tmp_path)
     parts = new_adapter(tiny_model(), 4, 0)

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import Field, JsonValue, ValidationError
 
-from internalize.config.schema import Section
+from internalize.config.regime import Section
 from internalize.environments.loop_thread import Background
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, of_split, tasks_of
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError, first_line

@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from internalize.config.schema import EndpointConfig, RedactConfig, Section
+from internalize.config.regime import Section
+from internalize.config.schema import EndpointConfig, RedactConfig
 from internalize.environments.checks import whole
 from internalize.environments.loop_thread import Background
 from internalize.environments.python_tool.sandbox import Choice

@@ -1,0 +1,15 @@
+"""Off-policy internalization, L_off of its paper: the regime that lasted there over iterations.
+
+The teacher plays with experience in its prompt, failures are rejected, and the student matches the teacher's
+distributions at its action tokens without experience.
+"""
+
+from internalize.config.regime import Algorithm, ForwardKL, FrozenTeacher, TeacherPlays
+
+OFF_POLICY = Algorithm(
+    paper="arXiv 2606.04703",
+    generator=TeacherPlays(),
+    divergence=ForwardKL(),
+    filter="success",
+    teacher=FrozenTeacher(),
+)
