@@ -282,7 +282,7 @@ def test_markdown_html_and_text_are_pages(folder: Path) -> None:
     run = env.episode(env.tasks("train")[0])
     assert run.step(act("visit", "guide/install.md")) == "guide/install.md\n# Install\nRun pip.\nThe port is 8080."
     html = run.step(act("visit", "index.html"))
-    assert html == "index.html\nStart\nSee [guide/install.md] the guide or this."
+    assert html == "index.html\n# Start\nSee [guide/install.md] the guide or this."
     assert str(run.step(act("visit", "long.txt"))).endswith("line 5\nMore: long.txt#2")
     assert run.step(act("visit", "long.txt#3")) == "line 12\nline 13"
     assert run.step(act("visit", "empty.md")) == "empty.md\n"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from internalize.environments.question_files import Row
 from internalize.environments.validate import replay, validate
 from internalize.environments.web import sources as web_sources
-from internalize.environments.web.pages import passages, pick, read_html, tokens_of
+from internalize.environments.web.pages import passages, pick, tokens_of
 from internalize.environments.web.questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.inference.retries import Retries
@@ -84,7 +84,7 @@ def test_search_follow_links_answer(web: Web, site: Site) -> None:
     )
     home = str(episode.step(visit(site.address)))
     links = f"Links:\npump seven: {site.address}/pumps/p7.html\nthis: {site.address}"
-    assert home == f"Home\nPumps\nAll about pumps.\nSee pump seven, nothing or this.\n{links}"
+    assert home == f"Home\n# Pumps\nAll about pumps.\nSee pump seven, nothing or this.\n{links}"
     link = home.splitlines()[5].partition(": ")[2]
     assert episode.step(visit(link, "pressure")) == (
         f"P7\nThe pressure of pump seven is 4 bar.\nhome\nLinks:\nhome: {site.address}/"
@@ -526,30 +526,3 @@ def test_a_benchmark_stays_in_its_split(tmp_path: Path, folder: Path) -> None:
 def test_passages_lose_nothing_and_a_pick_is_in_bounds(text: str, goal: str, characters: int) -> None:
     assert "".join("".join(passages(text)).split()) == "".join(text.split())
     assert len(pick(text, goal, characters)) <= max(characters, 0)
-
-
-@pytest.mark.parametrize(
-    ("html", "text"),
-    [
-        ("<p>a<p>b", "a\nb"),
-        ("<style>x</style>a<script>if (1 < 2) b</script>", "a"),
-        ("<table><tr><td>a<td>b<tr><td>c</table>", "a b\nc"),
-        ("a <b>bold</b> word", "a bold word"),
-        ("&lt;b&gt; &amp; &eacute;", "<b> & é"),
-        ("<script>open", ""),
-        ("</p></script></svg>a", "a"),
-        ("<!doctype html><!-- a --><![CDATA[x]]>b", "b"),
-        ("", ""),
-    ],
-)
-def test_html_as_text(html: str, text: str) -> None:
-    assert read_html(html, "http://x/").text == text
-
-
-@given(st.text(st.sampled_from("<>/ab='\"!-[]&;:# \n")))
-def test_any_html_is_read(html: str) -> None:
-    read_html(html, "http://x/")
-
-
-def test_a_page_that_the_parser_gives_up_shows_what_came_before() -> None:
-    assert read_html("<p>text<p>b<![foo[ more", "http://x/").text.startswith("text\nb")

@@ -12,11 +12,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from internalize.environments.html import Html
+from internalize.environments.site import Site
 from internalize.errors import TaskError
 from internalize.records import Record
 from internalize.runs.cache import cache_folder
@@ -113,45 +114,17 @@ def _chunked(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (items[i : i + size] for i in range(0, len(items), size))
 
 
-class _Text(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[str] = []
-        self._hidden = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in {"script", "style"}
-        href = dict(attrs).get("href")
-        if tag == "a" and href and "://" not in href:
-            self.pieces.append(f"[{href.split('#')[0]}] ")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden -= tag in {"script", "style"}
-        if tag in {"p", "li", "h1", "h2", "h3", "h4", "tr", "div", "br"}:
-            self.pieces.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.pieces.append(data)
-
-
 def folder_pages(folder: Path) -> dict[str, Page]:
     """Pages of every .md, .html and .txt file below `folder`, named by relative path. Raises TaskError if none."""
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in {".md", ".html", ".htm", ".txt"})
-    if not files:
-        raise TaskError(f"docs: {folder} holds no .md, .html or .txt file")
-    return {page.name: page for page in (_file_page(folder, file) for file in files)}
+    pages = Site(folder, lambda path: f"[{path}] ").pages
+    return {path: _file_page(path, found) for path, found in pages.items()}
 
 
-def _file_page(folder: Path, file: Path) -> Page:
-    name = file.relative_to(folder).as_posix()
-    text = file.read_text(encoding="utf-8", errors="replace")
-    if file.suffix.lower() in {".html", ".htm"}:
-        parser = _Text()
-        parser.feed(text)
-        text = "".join(parser.pieces)
-    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-    wrapped = [line[i : i + 200] for line in lines for i in range(0, len(line), 200)]
+def _file_page(path: str, found: Html) -> Page:
+    lines = found.text.split("\n") if found.text else []
+    if found.title and (not lines or found.title not in lines[0]):
+        lines.insert(0, found.title)
+    wrapped = [line[i : i + 200] for line in lines for i in range(0, len(line), 200) if line.strip()]
     bodies = ["\n".join(chunk) for chunk in _chunked(wrapped, LINES_PER_PART)] or [""]
-    bodies[0] = f"{name}\n{bodies[0]}"
-    return Page(name=name, kind="file", module=name, parts=with_more(name, bodies), about=" ".join(wrapped))
+    bodies[0] = f"{path}\n{bodies[0]}"
+    return Page(name=path, kind="file", module=path, parts=with_more(path, bodies), about=" ".join(wrapped))

@@ -35,7 +35,7 @@ from internalize.runs.store import first_problem
 
 from .pages import Page, pick, tokens_of
 from .questions import web_task
-from .sources import ApiReader, ApiSearch, HttpReader, Reader, Search, Site, Unreadable
+from .sources import ApiReader, ApiSearch, Folder, HttpReader, Reader, Search, Unreadable
 
 SYSTEM = "You answer questions with what you find on the web. Search, visit pages, then answer shortly."
 BLOCKED = ("huggingface.co/datasets", "huggingface.co/spaces", "modelscope.cn/datasets", "grok.com/share")
@@ -259,8 +259,8 @@ class Web:
 
 def _sources(wanted: WebOptions) -> tuple[Search, Reader]:
     if wanted.folder:
-        site = Site(Path(wanted.folder).expanduser())
-        return site, site
+        folder = Folder(Path(wanted.folder).expanduser())
+        return folder, folder
     search = ApiSearch(wanted.search, wanted.search_key, wanted.seconds)
     direct = HttpReader(wanted.allow_hosts, wanted.blocked, wanted.seconds)
     if not wanted.reader:

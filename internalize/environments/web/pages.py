@@ -1,22 +1,15 @@
-"""Web pages as text: a title, paragraphs, links with absolute addresses; the passages that serve a goal.
-
-Left out: scripts, forms, images, layout. What must not change: text of a page is data, and nothing in it is followed
-but the links that the policy asks for.
-"""
+"""What is shown of a web page: the passages that serve a goal."""
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import NamedTuple
-from urllib.parse import urldefrag, urljoin
+
+from internalize.environments.html import Html
 
 PASSAGE = 400  # characters that a passage aims at
 _MOST_LINKS = 40
 _A_TOKEN = 4  # characters
-_INLINE = frozenset({"a", "b", "i", "em", "strong", "span", "code", "small", "sub", "sup", "u", "abbr", "mark", "font"})
-_CELLS = frozenset({"td", "th"})
-_HIDDEN = frozenset({"script", "style", "noscript", "template", "svg"})
 _WORD = re.compile(r"[^\W_]+")
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -31,69 +24,9 @@ class Page(NamedTuple):
     cut: bool = False
 
 
-class _Reader(HTMLParser):
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        self.url, self.title, self.pieces = url, "", [""]
-        self.links: dict[str, str] = {}
-        self._hidden, self._in_title, self._anchor = 0, False, ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._in_title = self._in_title or tag == "title"
-        self._hidden += tag in _HIDDEN
-        self.pieces.append(" " if tag in _CELLS else "" if tag in _INLINE else "\n")
-        given = dict(attrs)
-        if tag == "base" and given.get("href"):
-            self.url = _joined(self.url, given["href"] or "")
-        if tag == "a" and given.get("href"):
-            self._anchor = urldefrag(_joined(self.url, given["href"] or ""))[0]
-            self.links.setdefault(self._anchor, "")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "title":
-            self._in_title = False
-        self._hidden = max(0, self._hidden - (tag in _HIDDEN))
-        self.pieces.append(" " if tag in _CELLS else "" if tag in _INLINE else "\n")
-        if tag == "a":
-            self._anchor = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._in_title:
-            self.title += data
-        elif not self._hidden:
-            self.pieces.append(data)
-            if self._anchor:
-                self.links[self._anchor] += data
-
-
-def _joined(base: str, link: str) -> str:
-    try:
-        return urljoin(base, link.strip())
-    except ValueError:  # an address that is none
-        return base
-
-
-def read_html(html: str, url: str, *, cut: bool = False) -> Page:
-    """The page of an HTML text found at `url`."""
-    reader = _Reader(url)
-    try:
-        reader.feed(html)
-        reader.close()
-    except AssertionError:  # of Python 3.11 and 3.12, for sections such as <![foo[
-        cut = True
-    links = [(" ".join(text.split()) or address, address) for address, text in reader.links.items()]
-    kept = tuple(link for link in links if not link[1].startswith(("javascript:", "mailto:", "data:", "tel:")))
-    return Page(url, " ".join(reader.title.split()), _tidy("".join(reader.pieces)), kept[:_MOST_LINKS], cut)
-
-
-def read_plain(text: str, url: str, *, cut: bool = False) -> Page:
-    """The page of a plain text."""
-    return Page(url, "", _tidy(text), (), cut)
-
-
-def _tidy(text: str) -> str:
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    return "\n".join(line for line in lines if line)
+def page_of(url: str, found: Html, *, cut: bool = False) -> Page:
+    """The page that was found at `url`."""
+    return Page(url, found.title, found.text, found.links[:_MOST_LINKS], cut)
 
 
 def terms(text: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Where searches and pages come from: a folder, the web itself, a search API and a reader API.
 
-    Site          a folder of .html, .md and .txt files: both searched and read, no network
+    Folder        a folder of .html, .md and .txt files: both searched and read, no network
     HttpReader    pages of public addresses, over HTTP
     ApiSearch     POST {"q", "num"} with X-API-KEY, "organic" in the answer (serper.dev and compatible ones)
     ApiReader     GET address/page with a bearer token, text back (r.jina.ai and compatible ones)
@@ -25,10 +25,12 @@ from posixpath import normpath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from internalize.errors import InfrastructureError, TaskError, UserError
+from internalize.environments.html import read
+from internalize.environments.site import Site, decoded, plain
+from internalize.errors import InfrastructureError, UserError
 from internalize.inference.retries import Again, Retries, retry_after
 
-from .pages import Page, best, read_html, read_plain, terms
+from .pages import Page, best, page_of, terms
 
 if TYPE_CHECKING:
     import httpx
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 RETRIES = Retries(tries=3, longest=30.0, total=120.0)
 MOST_BYTES = 2_000_000
 _REDIRECTS = 5
-_FILES = {".html", ".htm", ".md", ".txt"}
 _AGENT = "internalize (agent research; reads single pages)"
 
 
@@ -68,37 +69,25 @@ class Reader(Protocol):
         ...
 
 
-class Site:
+class Folder:
     """The files below a folder; their addresses are relative paths. Raises TaskError for a folder without any."""
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _FILES and file.is_file())
-        if not files:
-            raise TaskError(f"web: {folder} holds no .html, .md or .txt file")
-        self._pages = {page.url: page for page in (_file_page(folder, file) for file in files)}
-        self._terms = [terms(f"{page.url} {page.title} {page.text}") for page in self._pages.values()]
+        self._site = Site(folder)
+        self._terms = {path: terms(f"{path} {page.title} {page.text}") for path, page in self._site.pages.items()}
 
     def search(self, query: str, limit: int) -> list[Hit]:
         """By BM25 over whole pages; pages without a word of the query are left out."""
-        wanted = set(terms(query))
-        pages = list(self._pages.values())
-        places = [place for place in best(self._terms, sorted(wanted)) if wanted & set(self._terms[place])]
-        return [Hit(pages[n].title or pages[n].url, pages[n].url, pages[n].text[:160]) for n in places[:limit]]
+        wanted, paths = set(terms(query)), list(self._terms)
+        ranked = [paths[place] for place in best(list(self._terms.values()), sorted(wanted))]
+        found = [(path, self._site.pages[path]) for path in ranked if wanted & set(self._terms[path])]
+        return [Hit(page.title or path, path, page.text[:160]) for path, page in found[:limit]]
 
     def read(self, url: str) -> Page:
-        """The page of a relative path."""
-        page = self._pages.get(url.strip().partition("#")[0].removeprefix("./"))
-        if page is None:
+        """The page that a path, or a link to it, leads to."""
+        if (path := self._site.resolve(url)) is None:
             raise Unreadable("There is no such page.")
-        return page
-
-
-def _file_page(folder: Path, file: Path) -> Page:
-    name, text = file.relative_to(folder).as_posix(), file.read_text(encoding="utf-8", errors="replace")
-    if file.suffix.lower() not in {".html", ".htm"}:
-        return read_plain(text, name)
-    page = read_html(text, f"file:///{name}")
-    return page._replace(url=name, links=tuple((said, link.removeprefix("file:///")) for said, link in page.links))
+        return page_of(path, self._site.pages[path])
 
 
 class HttpReader:
@@ -225,14 +214,11 @@ def _body(response: httpx.Response, deadline: float, seconds: float) -> tuple[by
 
 def _page(url: str, response: httpx.Response, body: bytes, *, cut: bool) -> Page:
     kind = response.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
-    try:
-        text = body.decode(response.charset_encoding or "utf-8", "replace")
-    except (LookupError, ValueError):  # no such encoding, or one that is not for pages, such as idna
-        text = body.decode("utf-8", "replace")
+    text = decoded(body, response.charset_encoding or "")
     if kind in {"text/html", "application/xhtml+xml"}:
-        return read_html(text, url, cut=cut)
+        return page_of(url, read(text, url), cut=cut)
     if kind.startswith("text/") or kind.endswith(("json", "xml")):
-        return read_plain(text, url, cut=cut)
+        return Page(url, "", plain(text), cut=cut)
     raise Unreadable(f"This is no page of text ({kind}).")
 
 
@@ -303,7 +289,7 @@ class ApiReader(_Api):
         if response.is_error:
             raise Unreadable(f"The page cannot be read (HTTP {response.status_code}).")
         text = response.text
-        return read_plain(text[:MOST_BYTES], url, cut=len(text) > MOST_BYTES)
+        return Page(url, "", plain(text[:MOST_BYTES]), cut=len(text) > MOST_BYTES)
 
 
 def _httpx() -> Any:

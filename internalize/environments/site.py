@@ -1,0 +1,120 @@
+"""The pages of a folder of Markdown, HTML and text files, and their links to one another; bytes of a page as text."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from internalize.errors import TaskError
+
+from .html import Html, read
+
+HTML = (".html", ".htm")
+ENDINGS = (*HTML, ".md", ".txt")
+_DECLARED = re.compile(rb"<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_SURE = 0.5  # a guess of the encoding below it is worth less than UTF-8 with a few errors
+
+
+class Site:
+    """A page for each file below `folder`, by its relative path. Raises TaskError if there is none.
+
+    Links lead to such paths, or out of the folder. `inline` gives what stands in the text before a link to a page.
+    """
+
+    def __init__(self, folder: Path, inline: Callable[[str], str] = lambda _: "") -> None:
+        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        if not files:
+            raise TaskError(f"{folder} holds no .md, .html or .txt file")
+        self._inline = inline
+        self._paths = {file.relative_to(folder).as_posix(): file for file in files}
+        self._folded = {_folded(path): path for path in reversed(self._paths)}
+        self.pages = {path: self._page(path, file) for path, file in self._paths.items()}
+
+    def resolve(self, address: str) -> str | None:
+        """The path of the page that a link or a path leads to, as a web server would find it; None if there is none."""
+        if address in self._paths:
+            return address
+        try:
+            parts = urlsplit(urljoin("file:///", address.strip()))
+        except ValueError:
+            return None
+        if parts.scheme != "file" or parts.netloc:
+            return None
+        path = unquote(parts.path).strip("/")
+        tries = [path, *(f"{path}{end}" for end in ENDINGS), *(f"{path}/index{end}".lstrip("/") for end in ENDINGS)]
+        found = (name if name in self._paths else self._folded.get(_folded(name)) for name in tries)
+        return next(filter(None, found), None)
+
+    def _page(self, path: str, file: Path) -> Html:
+        text, address = decoded(file.read_bytes()), f"file:///{quote(path)}"
+        if file.suffix.lower() in HTML:
+            found = read(text, address, lambda link: self._before(path, link))
+        else:
+            links = read(_rendered(text), address).links if file.suffix.lower() == ".md" else ()
+            found = Html("", plain(text), links)
+        return found._replace(links=self._reachable(path, found.links))
+
+    def _before(self, path: str, link: str) -> str:
+        target = self.resolve(link)
+        return self._inline(target) if target and target != path else ""
+
+    def _reachable(self, path: str, links: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        found: dict[str, str] = {}
+        for said, link in links:
+            target = self.resolve(link) if link.startswith("file:") else link
+            if target and target != path:
+                found.setdefault(target, target if said == link else said)
+        return tuple((said, target) for target, said in found.items())
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _rendered(markdown: str) -> str:
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - only for folders with Markdown
+
+    return str(MarkdownIt().render(markdown))
+
+
+def plain(text: str) -> str:
+    """Its lines that are not blank, as they stand."""
+    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+def decoded(data: bytes, label: str = "") -> str:
+    """The text of a page, by its byte order mark, else the label of a server (one of the WHATWG's), else UTF-8 if it is
+    that, else what the page itself declares, else what its bytes look like.
+    """
+    import webencodings  # noqa: PLC0415
+
+    named = webencodings.lookup(label) or (webencodings.UTF8 if _is_utf8(data) else None)
+    if named is None and (found := _DECLARED.search(data[:4096])):
+        named = webencodings.lookup(found[1].decode())
+    return _guessed(data) if named is None else str(webencodings.decode(data, named)[0])
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Whether it can only be that; the last character may be cut off."""
+    try:
+        codecs.utf_8_decode(data)
+    except UnicodeDecodeError:
+        return False
+    return not {0, 27} & set(data)  # UTF-16 and ISO-2022, which make valid UTF-8 too
+
+
+def _guessed(data: bytes) -> str:
+    import chardet  # noqa: PLC0415
+
+    guess = chardet.detect(data, encoding_era=chardet.EncodingEra.MODERN_WEB, prefer_superset=True, compat_names=False)
+    text = data.decode("utf-8", "replace")
+    if guess["encoding"] is None:
+        return text
+    errors, beyond = text.count("\ufffd"), sum(not character.isascii() for character in text)
+    if guess["confidence"] < _SURE and errors * 4 <= beyond:
+        return text  # UTF-8 with some errors
+    return data.decode(guess["encoding"], "replace")
