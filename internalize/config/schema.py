@@ -114,7 +114,9 @@ class EvaluateConfig(Section):
 
     split: str = Field("dev", description="Suite measured at every iteration.")
     tasks: Count = Field(48, description="Tasks of that suite.")
-    final_splits: tuple[str, ...] = Field(("test",), description="Suites of the starter and the final policy alone.")
+    final_splits: tuple[str, ...] = Field(
+        ("test",), description="Suites of the starter and the final policy alone; none of their tasks is in `split`."
+    )
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
     further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(
         default_factory=dict, description="Suites measured without experience after every kept iteration."

@@ -125,6 +125,8 @@ def _state(report: RunReport) -> list[str]:
     said = []
     if report.finished < report.planned:
         said.append(f"The run is not finished: {report.finished} of {report.planned} iterations.")
+    if report.gated:
+        said.append(f"The gate chose by {report.suite}: only a suite that chose nothing can report the final policy.")
     dropped = [str(i.number) for i in report.iterations if i.decision is not None and not i.decision.promote]
     if dropped:
         said.append(f"Rolled back by the gate: iteration {', '.join(dropped)}.")

@@ -82,6 +82,12 @@ class RunReport(Record):
         return tuple(i for i in self.iterations if i.decision is None or i.decision.promote)
 
     @property
+    def gated(self) -> bool:
+        """Whether a gate chose between checkpoints by the main suite."""
+        gate = self.info.config.get("gate")
+        return isinstance(gate, dict) and gate.get("rule", "always") != "always"
+
+    @property
     def finished(self) -> int:
         """Iterations that have trained and been measured."""
         return sum(iteration.number > 0 for iteration in self.iterations)

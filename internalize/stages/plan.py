@@ -1,4 +1,8 @@
-"""Which tasks a run plays and measures. Those of suites never reach extraction or training (invariant 12)."""
+"""Which tasks a run plays and measures.
+
+Those of suites never reach extraction or training (invariant 12). Those of final suites are in no suite that a
+checkpoint is chosen by (invariant 14).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ class TaskPlan(NamedTuple):
 
 
 def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment]) -> TaskPlan:
-    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task in training and in a suite.
+    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task that is where it must not be.
 
     UserError for an environment that cannot be made.
     """
@@ -50,13 +54,18 @@ def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment])
         if not tasks:
             raise TaskError(f"{of}: the split {split!r} holds no tasks")
     require_disjoint(training, [task for tasks in suites.values() for task in tasks])
+    for final in settings.final_splits:
+        both = f"in the final suite {final!r} and in {settings.split!r}, by which iterations are chosen"
+        require_disjoint(suites[final], suites[settings.split], both)
     random.Random(config.seed).shuffle(training)
     return TaskPlan(env, suites, training, others)
 
 
-def require_disjoint(training: Sequence[Task], measured: Sequence[Task]) -> None:
-    """Raises TaskError naming a task that stands in both, by id or by question (invariant 12)."""
-    ids, questions = {t.id for t in measured}, {" ".join(t.question.split()).lower() for t in measured}
-    for task in training:
+def require_disjoint(
+    tasks: Sequence[Task], others: Sequence[Task], both: str = "in training and in an evaluation suite"
+) -> None:
+    """Raises TaskError naming a task that stands in both, by id or by question."""
+    ids, questions = {t.id for t in others}, {" ".join(t.question.split()).lower() for t in others}
+    for task in tasks:
         if task.id in ids or " ".join(task.question.split()).lower() in questions:
-            raise TaskError(f"task {task.id} ({task.question[:60]!r}) is both in training and in an evaluation suite")
+            raise TaskError(f"task {task.id} ({task.question[:60]!r}) is both {both}")
