@@ -76,11 +76,11 @@ def rollout(
     _require_source(config)
     settings = config.rollout
     with going_on_by(AGAIN):
-        from internalize.stages.standalone import Amount, Given, play
+        from internalize.stages.standalone import Inputs, TaskSlice, play
 
-        amount = Amount(settings.split, settings.tasks, settings.attempts)
+        amount = TaskSlice(settings.split, settings.tasks, settings.attempts)
         with progress() as show:
-            found = play(config, amount, out, Given(pool_file, checkpoint), show)
+            found = play(config, amount, out, Inputs(pool_file, checkpoint), show)
     scored = [t.score for t in found if t.score is not None]
     success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
     click.echo(f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, {success}")
@@ -124,10 +124,10 @@ def distill(
     config = load_config(recipe, overrides)
     _require_source(config)
     with going_on_by(AGAIN):
-        from internalize.stages.standalone import Given, distill_file
+        from internalize.stages.standalone import Inputs, distill_file
 
         with progress() as show:
-            summary = distill_file(config, trajectories, out, Given(pool_file, checkpoint), show)
+            summary = distill_file(config, trajectories, out, Inputs(pool_file, checkpoint), show)
     first, last = summary.first_loss, summary.last_loss
     loss = "nothing to train on" if first is None or last is None else f"loss {first:.4f} -> {last:.4f}"
     before, after = summary.held_out_before, summary.held_out_after
@@ -149,10 +149,10 @@ def evaluate(
     config = load_config(recipe, overrides)
     _require_source(config)
     with going_on_by(AGAIN):
-        from internalize.stages.standalone import Given, evaluate_file
+        from internalize.stages.standalone import Inputs, evaluate_file
 
         with progress() as show:
-            line = evaluate_file(config, suite, out, Given(pool_file, checkpoint), show)
+            line = evaluate_file(config, suite, out, Inputs(pool_file, checkpoint), show)
     interval = line.success
     shown = (
         "nothing scored"

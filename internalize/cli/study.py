@@ -57,7 +57,7 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
     from internalize.loop import run as run_loop
     from internalize.report.publish import write as write_report
     from internalize.report.terminal import plain_text
-    from internalize.stages.study import Part, study
+    from internalize.stages.study import StudyPart, study
 
     def note(said: str) -> None:
         Console(stderr=True).print(plain_text(said), soft_wrap=True)
@@ -69,7 +69,7 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
             write_report(folder)
 
-        study(grid, out, play, overrides, note, Part(cells, seeds))
+        study(grid, out, play, overrides, note, StudyPart(cells, seeds))
 
 
 @click.command("diagnose")

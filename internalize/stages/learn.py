@@ -11,7 +11,7 @@ from internalize.records import Checkpoint, DistillExample, Stage, TrainSummary
 from internalize.runs import names
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 
-from .refresh import clear, learnt, parts, replayed, together, without_held_out
+from .refresh import merge_summaries, read_examples, remove_round_state, replayed, split_held_out, training_rounds
 from .run import Run
 
 
@@ -27,7 +27,7 @@ async def distill(
         summary = summary.model_copy(update={"accepted": len(trained), "rejected": run.rejected})
         write_json(folder / names.TRAINING, summary)
         write_json(folder / names.CHECKPOINT, found.model_copy(update={"parent": policy.id}))
-        clear(folder, len(run.rounds(k)))
+        remove_round_state(folder, len(run.rounds(k)))
         run.store.mark(stage)
     return run.checkpoint(k)
 
@@ -39,10 +39,10 @@ async def _rounds(
     folder, plan, config = run.store.iteration(k), run.rounds(k), run.config.distill
     if len(plan) == 1:
         return *await train(run, policy, examples, k, names.WEIGHTS), examples
-    examples, held = without_held_out(config, plan, examples, run.config.seed * 1000 + k)
+    examples, held = split_held_out(config, plan, examples, run.config.seed * 1000 + k)
     current, trained, summaries = policy, [*examples], []
-    earlier = len(learnt(earlier_examples(run, k))) if config.replay else 0
-    for number, part in enumerate(parts(config, plan, folder, policy, held, earlier)):
+    earlier = len(read_examples(earlier_examples(run, k))) if config.replay else 0
+    for number, part in enumerate(training_rounds(config, plan, folder, policy, held, earlier)):
         given, stage = folder / names.round_examples(number), Stage(iteration=k, kind="round", round=number)
         if number:  # a finished round is read: the weights that it was collected with may be gone
             examples = (
@@ -61,10 +61,10 @@ async def _rounds(
             run.store.mark(stage)
         current = Checkpoint.model_validate_json(record.read_bytes())
         if (folder / names.round_optimizer(number)).exists():  # a round without examples leaves none
-            clear(folder, number)
+            remove_round_state(folder, number)
         summaries.append(TrainSummary.model_validate_json(kept.read_bytes()))
         run.rejected = summaries[-1].rejected or 0
-    return current, together(summaries), trained
+    return current, merge_summaries(summaries), trained
 
 
 async def train(

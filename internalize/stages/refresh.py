@@ -1,9 +1,7 @@
-"""On-policy distillation in rounds: which tasks are rolled out when, and what the rounds did together.
+"""On-policy distillation in rounds: `distill.refresh` lets the student roll out anew while it is trained.
 
-With `distill.refresh` the student's rollouts are not all made before training: a round plays as many tasks as fill
-`refresh` optimizer steps, trains on them once, and the next round plays with the new weights; an epoch is a pass
-over the tasks. Left out: playing and training themselves (stages.py). What must not change: without `refresh` there
-is one round with every task, and no round holds a task twice.
+A round rolls out as many tasks as fill `refresh` optimizer steps and trains on them once; the next round rolls out
+with the new weights. An epoch is one pass over the tasks. Without `refresh` there is one round with every task.
 """
 
 from __future__ import annotations
@@ -33,16 +31,16 @@ def rounds(config: DistillConfig, tasks: Sequence[Task]) -> list[Sequence[Task]]
     return an_epoch * config.epochs
 
 
-def without_held_out(
+def split_held_out(
     config: DistillConfig, plan: Sequence[Sequence[Task]], first: Sequence[DistillExample], seed: int
 ) -> tuple[list[DistillExample], tuple[DistillExample, ...]]:
-    """The first round's examples without those held out for all rounds: its share, if the rounds have enough in all."""
+    """The first round's examples, and those of them held out in every round (none if all rounds have too few)."""
     enough = sum(len(tasks) for tasks in plan) * config.attempts >= FEWEST_TO_SPLIT and len(first) > FEWEST_HELD
     places = draw_held_out(len(first), config.held_out, seed) if enough else frozenset()
     return [e for i, e in enumerate(first) if i not in places], tuple(e for i, e in enumerate(first) if i in places)
 
 
-def parts(
+def training_rounds(
     config: DistillConfig,
     plan: Sequence[Sequence[Task]],
     folder: Path,
@@ -50,11 +48,11 @@ def parts(
     held: tuple[DistillExample, ...],
     earlier: int = 0,
 ) -> Iterator[Round]:
-    """Each round as part of one training: which steps it is planned to be, whose optimizer it goes on with.
+    """The rounds of one training: the optimizer steps each is planned to take, and the optimizer it continues.
 
-    A round has a step for every `batch` attempts and replayed examples, of which there are `earlier` to draw from,
-    and fewer if some attempts are filtered out; one without any examples leaves no
-    optimizer, and the next goes on with the one before. Ask for a part only when the round before it is finished.
+    A round takes one step for every `batch` attempts and replayed examples (`earlier` says how many there are to draw
+    from), and fewer if attempts are filtered out. A round without examples writes no optimizer, so the next one
+    continues an earlier one: ask for a round only when the one before it is finished.
     """
     fresh = [len(tasks) * config.attempts for tasks in plan]
     steps = [-(-(count + min(round(config.replay * count), earlier)) // config.batch) for count in fresh]
@@ -73,8 +71,8 @@ def parts(
         )
 
 
-def clear(folder: Path, rounds: int) -> None:
-    """Remove the weights and optimizers of the first `rounds` rounds, which a later one has replaced."""
+def remove_round_state(folder: Path, rounds: int) -> None:
+    """Remove the weights and optimizers of the first `rounds` rounds, which a later round has replaced."""
     for number in range(rounds):
         (folder / names.round_optimizer(number)).unlink(missing_ok=True)
         if (weights := folder / names.round_weights(number)).exists():
@@ -82,21 +80,24 @@ def clear(folder: Path, rounds: int) -> None:
 
 
 def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> list[DistillExample]:
-    """`share * count` examples of earlier iterations, drawn without repetition; fewer if there are not so many."""
+    """`share * count` examples of earlier iterations, drawn without replacement; all of them if there are fewer."""
     wanted = round(share * count)
-    held = learnt(earlier) if wanted else []
+    held = read_examples(earlier) if wanted else []
     return random.Random(seed).sample(held, min(wanted, len(held)))
 
 
-def learnt(earlier: Sequence[Path]) -> list[DistillExample]:
-    """What earlier iterations were trained on."""
+def read_examples(earlier: Sequence[Path]) -> list[DistillExample]:
+    """The examples in these files; a file that does not exist holds none."""
     return [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)]
 
 
-async def examples_of(
+async def build_examples(
     kept: Sequence[tuple[Trajectory, float]], renderer: Renderer, injector: Injector | None
 ) -> list[DistillExample]:
-    """Weighted trajectories as examples whose teacher saw what it was shown, or is shown it now by `injector`."""
+    """Weighted trajectories as examples.
+
+    The teacher's context holds what `injector` injects, or without one what was injected when the episode was played.
+    """
     found = []
     for trajectory, weight in kept:
         if injector is None:
@@ -111,8 +112,8 @@ async def examples_of(
     return [example for example in found if example is not None]
 
 
-def together(summaries: Sequence[TrainSummary]) -> TrainSummary:
-    """One summary of several rounds: sums, and the first round's before with the last round's after."""
+def merge_summaries(summaries: Sequence[TrainSummary]) -> TrainSummary:
+    """One summary of several rounds: sums, "before" of the first round, "after" of the last."""
     trained = [summary for summary in summaries if summary.steps]
     if not trained:
         return summaries[0]

@@ -44,7 +44,7 @@ from internalize.training.examples import weighted
 
 from .diagnose import Diagnosis
 from .plan import TaskPlan
-from .refresh import examples_of, rounds
+from .refresh import build_examples, rounds
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -146,7 +146,7 @@ class Run:
         if config.on_policy and config.asks_teacher:
             injector = injector_of(shown, await self.backends.policies.load(policy, self.store.path))
         assert self.backends.renderer, "examples need a renderer"
-        return await examples_of(kept, self.backends.renderer, injector)
+        return await build_examples(kept, self.backends.renderer, injector)
 
     def rounds(self, k: int) -> list[Sequence[Task]]:
         """The training tasks of each round of iteration `k`."""

@@ -1,8 +1,7 @@
-"""One stage at a time, files in and files out: what the single-stage commands call.
+"""Single stages with files in and files out: `internalize rollout`, `extract`, `distill` and `evaluate`.
 
-Left out: run directories (stages.py). What must not change: the stages are the loop's own, not second versions;
-bad input is refused before a model is asked anything; an output file is added to only by the command that began
-it, so that episodes of other weights or settings are neither counted nor lost.
+Bad input is refused before a model is loaded. Only the command that began an output file adds to it, so that episodes
+of other weights or settings are neither counted nor lost.
 """
 
 from __future__ import annotations
@@ -38,17 +37,17 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _FIRST_BYTES = b'{"id": '  # of every file of trajectories
-_NO_PART_OF_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
+_WITHOUT_EFFECT_ON_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
 
 
-class Given(NamedTuple):
-    """What a command may be given besides the recipe: a pool to inject, weights instead of the starter's."""
+class Inputs(NamedTuple):
+    """What a command takes besides the recipe: a pool to inject, and weights in place of the starter's."""
 
     pool: Path | None = None
     checkpoint: Path | None = None
 
 
-class Amount(NamedTuple):
+class TaskSlice(NamedTuple):
     """The first `tasks` tasks of `split`, `attempts` times each."""
 
     split: str
@@ -56,8 +55,8 @@ class Amount(NamedTuple):
     attempts: int
 
 
-def play(config: Config, amount: Amount, out: Path, given: Given, report: Report) -> list[Trajectory]:
-    """Episodes, added to `out`; those of this same command that are there already are kept.
+def play(config: Config, amount: TaskSlice, out: Path, given: Inputs, report: Report) -> list[Trajectory]:
+    """Roll out and add the episodes to `out`; those that an earlier call of this command wrote are kept.
 
     Raises UserError, before anything is played or written, for a missing folder, model or split, and DataError if
     `out` holds anything but episodes of this command.
@@ -85,7 +84,7 @@ def play(config: Config, amount: Amount, out: Path, given: Given, report: Report
     )
     label = Label(spec.stage, 0, config.seed, checkpoint.id, amount.attempts)
     ids = [episode_id(*job, label) for job in jobs_of(tasks, amount.attempts)]
-    _go_on(out, ids)
+    _require_own_episodes(out, ids)
     backend = LocalRollouts(policy, lambda _: env)
     return asyncio.run(
         record(
@@ -104,21 +103,21 @@ def _setting(config: Config, *, injects: bool) -> str:
     is the server that acts, if one does.
     """
     sections = {"model", "env", "rollout", *(("inject",) if injects else ())}
-    shape = config.model_dump(mode="json", include=sections, exclude=_NO_PART_OF_AN_EPISODE)
+    shape = config.model_dump(mode="json", include=sections, exclude=_WITHOUT_EFFECT_ON_AN_EPISODE)
     if config.model.endpoint:
         server = config.endpoints[config.model.endpoint]
         shape["server"] = [server.base_url, server.model]
     return content_hash(shape)
 
 
-def _go_on(out: Path, ids: Collection[str]) -> None:
-    """Make `out` fit to be added to. Raises DataError, and leaves it alone, if it holds anything else."""
+def _require_own_episodes(out: Path, ids: Collection[str]) -> None:
+    """Repair a torn last line of `out`. Raises DataError if it holds anything but episodes with these ids."""
     if not out.exists():
         return
     with out.open("rb") as file:
         first = file.read(len(_FIRST_BYTES))
     if not _FIRST_BYTES.startswith(first):
-        raise DataError(f"{out}: is no file of episodes; choose another --out")
+        raise DataError(f"{out}: this is not a file of episodes; choose another --out")
     recover(out)
     if any(t.id not in set(ids) for t in read_jsonl(out, Trajectory)):
         raise DataError(f"{out}: holds episodes of another checkpoint or setting; choose another --out")
@@ -163,7 +162,7 @@ def _writer(config: Config) -> ChatModel:
     return _policy(config).chat() if name == "self" else endpoint_chat(config, name)
 
 
-def distill_file(config: Config, trajectories: Path, out: Path, given: Given, report: Report) -> TrainSummary:
+def distill_file(config: Config, trajectories: Path, out: Path, given: Inputs, report: Report) -> TrainSummary:
     """Train on the trajectories that pass the recipe's filter and write the weights to the new folder `out`.
 
     With a pool, the teacher is shown its experience at every step; else it sees what stands in the trajectories.
@@ -180,7 +179,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Given, re
         )
     pool = load_pool(given.pool) if given.pool else None
     found = read_jsonl(trajectories, Trajectory)
-    kept = _lessons(config, trajectories, found, pool)
+    kept = _accepted(config, trajectories, found, pool)
     kept = without_secrets(kept, config.redact, out.with_suffix(f".{names.REDACTIONS}"), "train")
     policy = _policy(config, given)
     parent = _given(policy, given.checkpoint)
@@ -217,10 +216,10 @@ async def _examples(
     replies: Path,
 ) -> list[DistillExample]:
     """The trajectories as examples whose teacher is shown the pool, if there is one."""
-    from .refresh import examples_of  # noqa: PLC0415 - it needs the learning half
+    from .refresh import build_examples  # noqa: PLC0415 - it needs the learning half
 
     if pool is None:
-        return await examples_of(kept, policy.renderer, None)
+        return await build_examples(kept, policy.renderer, None)
     shown = RolloutSpec(
         config=spec.config,
         root=spec.root,
@@ -232,7 +231,7 @@ async def _examples(
         replies=replies,
     )
     await policy.load(spec.parent, spec.root)
-    return await examples_of(kept, policy.renderer, injector_of(shown, policy))
+    return await build_examples(kept, policy.renderer, injector_of(shown, policy))
 
 
 def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]) -> list[DistillExample]:
@@ -252,7 +251,7 @@ def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]
     return kept
 
 
-def _lessons(
+def _accepted(
     config: Config, path: Path, found: Sequence[Trajectory], pool: ExperiencePool | None
 ) -> list[tuple[Trajectory, float]]:
     """The trajectories that pass the filter with their weights, if anything can be learnt from them."""
@@ -274,10 +273,10 @@ def _was_shown_experience(trajectory: Trajectory) -> bool:
     return any(injection is not None and injection.text for injection in shown)
 
 
-def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: Report) -> SuiteMetrics:
+def evaluate_file(config: Config, suite: str, out: Path, given: Inputs, report: Report) -> SuiteMetrics:
     """Metrics of one suite in one mode; the results are written beside the episodes."""
     settings = config.evaluate
-    found = play(config, Amount(suite, settings.tasks, settings.attempts), out, given, report)
+    found = play(config, TaskSlice(suite, settings.tasks, settings.attempts), out, given, report)
     env = registry.make(config.env.name, config.env.options)
     mode: Literal["internalized", "in_context"] = "in_context" if given.pool else "internalized"
     results = [eval_result(t, suite, mode, env) for t in found]
@@ -285,7 +284,7 @@ def evaluate_file(config: Config, suite: str, out: Path, given: Given, report: R
     return suite_metrics(results, settings.resamples, config.seed)
 
 
-def _policy(config: Config, given: Given | None = None) -> LocalPolicy:
+def _policy(config: Config, given: Inputs | None = None) -> LocalPolicy:
     if given and given.checkpoint and not given.checkpoint.is_dir():  # before the model is loaded, which takes long
         raise UserError(f"{given.checkpoint}: no such checkpoint folder")
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import; bad input is refused first

@@ -12,10 +12,9 @@
     "distill.divergence" = "sft"
 
 Any number of processes, on any machines that share the folder, may work on one study: a run that another process
-holds is passed over, and one that fails does not keep the others from running. What does not depend on a cell (the
-starter's evaluation, the first rollouts) is played once a seed and copied. Left out: statistics and pages
-(report/comparison.py). What must not change: a shared stage is copied only between runs whose starter, tasks and
-sampling are the same, and its files land before its mark.
+holds is skipped, and a run that fails does not stop the others. Stages that do not depend on the cell (the starter's
+evaluation, the first rollouts) are played once for each seed and copied to the runs with the same starter, tasks and
+sampling; their files are copied before their marks.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def load_grid(path: Path) -> Grid:
         raise ConfigError(f"{path}: {first_problem(error)}") from error
     cells = grid.all_cells()
     if grid.reference and grid.reference not in cells:
-        raise ConfigError(f"{path}: reference = {grid.reference!r} is no cell (there are {'; '.join(cells)})")
+        raise ConfigError(f"{path}: reference = {grid.reference!r} is not a cell (there are {'; '.join(cells)})")
     return grid
 
 
@@ -134,7 +133,7 @@ def configs(grid: Grid, path: Path, overrides: Sequence[str] = ()) -> dict[tuple
 
 
 def _as_overrides(values: Override) -> list[str]:
-    """As `--set` takes them; a table key by key, since JSON of one is no TOML."""
+    """The values as `--set` takes them. A table is written key by key, because a JSON object is not valid TOML."""
     found = []
     for key, value in values.items():
         if isinstance(value, dict):
@@ -144,29 +143,29 @@ def _as_overrides(values: Override) -> list[str]:
     return found
 
 
-class Stop(NamedTuple):
-    """A run that did not reach its end. Of the error only its words: the error itself keeps the run's model alive."""
+class FailedRun(NamedTuple):
+    """A run that did not finish. Only the error's text is kept: its traceback would keep the run's model in memory."""
 
     folder: str
     kind: type[Exception]
     reason: str
 
 
-class Part(NamedTuple):
-    """What of a study is to be played now: cells and seeds; none named = all."""
+class StudyPart(NamedTuple):
+    """The cells and seeds to run now; empty = all."""
 
     cells: Sequence[str] = ()
     seeds: Sequence[int] = ()
 
     def of(self, members: Sequence[Member]) -> list[Member]:
-        """Its runs, seeds first. Raises ConfigError for a cell or a seed that the study does not have."""
+        """The selected runs ordered by seed. Raises ConfigError for a cell or a seed that the study does not have."""
         for name, wanted, known in (
             ("cell", self.cells, dict.fromkeys(m.cell for m in members)),
             ("seed", self.seeds, dict.fromkeys(m.seed for m in members)),
         ):
             if odd := [value for value in wanted if value not in known]:
                 raise ConfigError(
-                    f"{name} {odd[0]!r}: the study has none such (there are {'; '.join(map(str, known))})"
+                    f"{name} {odd[0]!r}: the study has no such {name} (there are {'; '.join(map(str, known))})"
                 )
         found = [m for m in members if m.cell in (self.cells or (m.cell,)) and m.seed in (self.seeds or (m.seed,))]
         return sorted(found, key=lambda m: m.seed)
@@ -178,14 +177,14 @@ def study(
     play: Play,
     overrides: Sequence[str] = (),
     note: Note = lambda _: None,
-    part: Part = Part(),  # noqa: B008 - frozen
+    part: StudyPart = StudyPart(),  # noqa: B008 - frozen
 ) -> Manifest:
-    """Run, or go on with, every cell and seed of the study file `path`, or a part of them, in the folder `out`.
+    """Run or continue every cell and seed of the study file `path`, or the selected `part`, in the folder `out`.
 
-    Seeds go round first, so that a study cut short has every cell with fewer seeds. Raises ConfigError for a bad
-    study file or one that is not the one `out` was begun with. A run that stops is told to `note` and the others go on;
-    after the last one, raises UserError when runs failed that would fail again, else Incomplete when a server broke,
-    work is left or other processes hold runs.
+    All cells of one seed run before the next seed, so that an interrupted study has every cell with fewer seeds. A run
+    that stops is reported to `note` and the others continue. Raises ConfigError for a bad study file, or one that is
+    not the one `out` was begun with; after the last run UserError if runs failed that would fail again, else
+    Incomplete if a server broke, work is left, or other processes hold runs.
     """
     grid = load_grid(path)
     wanted = configs(grid, path, overrides)
@@ -199,20 +198,20 @@ def study(
         config, folder = wanted[member.cell, member.seed], out / member.folder
         others = [(wanted[m.cell, m.seed], out / m.folder) for m in members if m != member]
         try:
-            prepare(config, folder, others)
+            copy_shared_stages(config, folder, others)
             play(config, folder)
         except (InternalizeError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
                 raise  # a fault of ours; torch says with a RuntimeError that there is not enough memory
-            stops.append(Stop(member.folder, type(error), first_line(error)))
+            stops.append(FailedRun(member.folder, type(error), first_line(error)))
             note(f"{member.folder}: {first_line(error)}; the other runs go on")
     if stops:
         raise _ending(out, len(wanted_now), stops)
     return manifest
 
 
-def _ending(out: Path, total: int, stops: Sequence[Stop]) -> InternalizeError:
-    """One sentence on all that stopped; what is the user's to mend comes first and decides the exit code."""
+def _ending(out: Path, total: int, stops: Sequence[FailedRun]) -> InternalizeError:
+    """One sentence about the runs that stopped; what the user must mend comes first and sets the exit code."""
     held = [stop for stop in stops if issubclass(stop.kind, Busy)]
     owed = [stop for stop in stops if issubclass(stop.kind, Incomplete)]
     failed = [stop for stop in stops if stop not in (*held, *owed)]
@@ -227,7 +226,7 @@ def _ending(out: Path, total: int, stops: Sequence[Stop]) -> InternalizeError:
 def _begin(out: Path, manifest: Manifest) -> None:
     file = out / STUDY
     if file.exists() and Manifest.model_validate_json(file.read_bytes()) != manifest:
-        raise ConfigError(f"{out}: was begun with another study file; choose another --out")
+        raise ConfigError(f"{out}: this folder was begun with another study file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         write_json(file, manifest)
@@ -248,8 +247,8 @@ def shared_key(config: Config) -> str:
     return content_hash([sections, config.distill.lora_r])
 
 
-def prepare(config: Config, folder: Path, others: Sequence[tuple[Config, Path]]) -> None:
-    """Give a new run what another run with the same starter has played already."""
+def copy_shared_stages(config: Config, folder: Path, others: Sequence[tuple[Config, Path]]) -> None:
+    """Copy the shared stages that another run with the same starter has finished into a new run."""
     if (folder / RUN).exists():
         return
     key = shared_key(config)
@@ -269,13 +268,13 @@ def _has_rollouts(path: Path) -> bool:
 
 
 def _is_shared(stage: Stage) -> bool:
-    """The starter without experience, and its first rollouts; what was played with a pool is a cell's own."""
+    """Whether a stage does not depend on the cell: the starter without experience, and its first rollouts."""
     measures = stage.kind in {"episodes", "evaluate"} and stage.mode == "internalized"
     return (stage.iteration == 0 and measures) or stage == FIRST_ROLLOUTS
 
 
 def _copy(source: Path, target: Path, stage: Stage) -> None:
-    """The file that a stage wrote: episodes under their own name, results and drift of the starter beside them."""
+    """Copy the files that a shared stage wrote."""
     if stage.kind != "evaluate":
         shutil.copyfile(source / names.episodes(stage), target / names.episodes(stage))
         return

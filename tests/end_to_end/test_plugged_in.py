@@ -54,7 +54,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def play(config: Config, out: Path, tasks: int = 4) -> list[Trajectory]:
     pool = out.with_name("pool.json")
     save_pool(ExperiencePool(ITEMS, 10), pool)
-    return single.play(config, single.Amount("dev", tasks, 1), out, single.Given(pool), lambda *_: None)
+    return single.play(config, single.TaskSlice("dev", tasks, 1), out, single.Inputs(pool), lambda *_: None)
 
 
 def second_item(messages: list[dict[str, object]], _: object) -> str:

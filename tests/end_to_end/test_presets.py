@@ -18,7 +18,7 @@ from internalize.report.run_report import training_of
 from internalize.runs.store import read_jsonl
 from internalize.stages.learn import distill
 from internalize.stages.run import silent
-from internalize.stages.standalone import Given, distill_file
+from internalize.stages.standalone import Inputs, distill_file
 from tests.fluent import fluent_policy, iterate, odd_pool, open_run
 
 CHANGES = {
@@ -87,7 +87,7 @@ def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_r
     run = open_run(tmp_path / "run", "distill.algorithm=on_policy")
     asyncio.run(run.collect(run.backends.starter, odd_pool(), 1))
     file, pool = (tmp_path / "run" / "iter-1" / name for name in ("teacher.jsonl", "pool.json"))
-    summary = distill_file(run.config, file, tmp_path / "weights", Given(pool), silent)
+    summary = distill_file(run.config, file, tmp_path / "weights", Inputs(pool), silent)
     assert summary.held_out_after < summary.held_out_before
     found = find(tmp_path / "weights", _recipe(tmp_path))
     text = card(found.config, "c", "adapter", lineage=found.lineage, alone=training_of(tmp_path / "weights"))
@@ -96,9 +96,9 @@ def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_r
     assert f"| 1 | `{found.lineage[0].id}` |" in text
     short = run.config.model_copy(update={"model": run.config.model.model_copy(update={"max_context": 64})})
     with pytest.raises(DataError, match=r"trajectories are longer than model\.max_context = 64 tokens"):
-        distill_file(short, file, tmp_path / "short", Given(pool), silent)
+        distill_file(short, file, tmp_path / "short", Inputs(pool), silent)
     with pytest.raises(UserError, match="no experience was injected"):
-        distill_file(run.config, file, tmp_path / "other", Given(), silent)
+        distill_file(run.config, file, tmp_path / "other", Inputs(), silent)
     refreshing = load_config(None, ["distill.algorithm=sdft"])
     with pytest.raises(UserError, match=r"distill\.generator\.refresh = 4 rolls out anew"):
-        distill_file(refreshing, file, tmp_path / "other", Given(pool), silent)
+        distill_file(refreshing, file, tmp_path / "other", Inputs(pool), silent)

@@ -17,7 +17,16 @@ from internalize.report.comparison import Comparison, Versus, compare
 from internalize.report.publish import write as write_report
 from internalize.runs.store import RunStore, read_jsonl, read_marks, write_json
 from internalize.stages.backends import in_process
-from internalize.stages.study import Manifest, Member, Part, configs, load_grid, prepare, shared_key, study
+from internalize.stages.study import (
+    Manifest,
+    Member,
+    StudyPart,
+    configs,
+    copy_shared_stages,
+    load_grid,
+    shared_key,
+    study,
+)
 from internalize.training.policy import LocalPolicy
 from tests.command import Call
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -134,7 +143,7 @@ def test_the_drift_of_the_starter_is_shared_and_that_of_another_cell_is_not(grid
     played, fresh = tmp_path / "played", tmp_path / "fresh"
     play(found["none", 0], played)
     assert (played / "iter-1" / "drift.json").exists()
-    prepare(found["bolder", 0], fresh, [(found["none", 0], played)])
+    copy_shared_stages(found["bolder", 0], fresh, [(found["none", 0], played)])
     assert [(fresh / f"iter-{k}" / "drift.json").exists() for k in (0, 1)] == [True, False]
 
 
@@ -245,16 +254,16 @@ def test_a_part_of_a_study_is_played_and_the_rest_is_named(grid: Path, tmp_path:
     def fake(config: Config, folder: Path) -> None:
         played.append(f"{folder.parent.name.split('-')[0]} {folder.name}")
 
-    study(grid, tmp_path / "study", fake, part=Part(cells=("bolder", "stepwise")))
-    study(grid, tmp_path / "study", fake, part=Part(seeds=(1,)))
+    study(grid, tmp_path / "study", fake, part=StudyPart(cells=("bolder", "stepwise")))
+    study(grid, tmp_path / "study", fake, part=StudyPart(seeds=(1,)))
     assert played == [
         "stepwise seed-0", "bolder seed-0", "stepwise seed-1", "bolder seed-1",
         "stepwise seed-1", "none seed-1", "bolder seed-1",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="cell 'bold': the study has none such \\(there are stepwise; none; bolder"):
-        study(grid, tmp_path / "other", fake, part=Part(cells=("bold",)))
-    with pytest.raises(ConfigError, match="seed 7: the study has none such \\(there are 0; 1\\)"):
-        study(grid, tmp_path / "other", fake, part=Part(seeds=(7,)))
+    with pytest.raises(ConfigError, match="cell 'bold': the study has no such cell \\(there are stepwise; none; bolder"):
+        study(grid, tmp_path / "other", fake, part=StudyPart(cells=("bold",)))
+    with pytest.raises(ConfigError, match="seed 7: the study has no such seed \\(there are 0; 1\\)"):
+        study(grid, tmp_path / "other", fake, part=StudyPart(seeds=(7,)))
     assert not (tmp_path / "other").exists()
 
 

@@ -268,7 +268,7 @@ def test_single_stages_go_on_but_never_mix_episodes(recipe: Path, call: Call, tm
     ):  # fmt: skip
         ended = call("rollout", recipe, "--out", "r.jsonl", "--set", "rollout.tasks=3", *change)
         assert refused(ended, "r.jsonl: holds episodes of another checkpoint or setting; choose another --out")
-    assert refused(call("evaluate", recipe, "--out", recipe), "recipe.toml: is no file of episodes")
+    assert refused(call("evaluate", recipe, "--out", recipe), "recipe.toml: this is not a file of episodes")
     assert refused(call("rollout", recipe, "--out", "new", "--checkpoint", "gone"), "gone: no such checkpoint folder")
     assert refused(call("rollout", recipe, "--out", "no/r.jsonl"), "the folder no does not exist")
     assert refused(call("run", recipe, "--out", "new", "--set", "model.source=./gone"), "'./gone' does not exist")
