@@ -260,7 +260,9 @@ def test_a_part_of_a_study_is_played_and_the_rest_is_named(grid: Path, tmp_path:
         "stepwise seed-0", "bolder seed-0", "stepwise seed-1", "bolder seed-1",
         "stepwise seed-1", "none seed-1", "bolder seed-1",
     ]  # fmt: skip
-    with pytest.raises(ConfigError, match="cell 'bold': the study has no such cell \\(there are stepwise; none; bolder"):
+    with pytest.raises(
+        ConfigError, match="cell 'bold': the study has no such cell \\(there are stepwise; none; bolder"
+    ):
         study(grid, tmp_path / "other", fake, part=StudyPart(cells=("bold",)))
     with pytest.raises(ConfigError, match="seed 7: the study has no such seed \\(there are 0; 1\\)"):
         study(grid, tmp_path / "other", fake, part=StudyPart(seeds=(7,)))
