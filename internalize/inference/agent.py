@@ -15,9 +15,9 @@ from internalize.interfaces import ChatModel, Engine, Judge, ToolFormat
 from internalize.records import ActionRequest, ActionTurn, ChatRequest, Message, ToolSpec
 
 from .renderer import Renderer
+from .token_estimate import estimated_tokens
 from .tool_formats import as_user
 
-_CHARACTERS_A_TOKEN = 4  # of new text, where no tokenizer is at hand
 _CONTROL = re.compile(r"<(?=[|\uff5c][^<>\n]{1,40}[|\uff5c]>|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
 
 
@@ -79,8 +79,8 @@ class ChatAgent:
     async def act(self, request: ActionRequest) -> ActionTurn | None:
         """Ask for the next message. The room is judged by length, or by the server when it says it is too much."""
         messages = chat_messages(request)
-        characters = sum(len(message.text) for message in messages)
-        if characters // _CHARACTERS_A_TOKEN + self.limits.max_action_tokens > self.max_context:
+        tokens = sum(estimated_tokens(message.text) for message in messages)
+        if tokens + self.limits.max_action_tokens > self.max_context:
             return None
         try:
             reply = await self.chat.complete(

@@ -23,6 +23,7 @@ from internalize.errors import ConfigError, ContextError, Incomplete, Infrastruc
 from internalize.records import Record
 
 from .retries import Again, Retries, retry_after
+from .token_estimate import estimated_tokens
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -32,7 +33,6 @@ Body = dict[str, Any]  # JSON as it goes over the wire
 _AGAIN = frozenset({408, 409, 429})  # 4xx that a later try may get over; so may every 5xx
 _TOO_LONG = re.compile(r"context[ _](length|size|window)|maximum context|prompt is too long", re.IGNORECASE)
 _WORDS = 240  # most characters of a server's own words in a message
-_A_TOKEN = 4  # bytes of JSON a token is taken for when the server counts none
 
 
 class Malformed(Again):
@@ -228,7 +228,7 @@ class Link:
         prompt, sampled = _counts(answer)
         estimated = not prompt
         if estimated:
-            prompt, sampled = len(json.dumps(body)) // _A_TOKEN + 1, len(text) // _A_TOKEN + 1
+            prompt, sampled = estimated_tokens(json.dumps(body, ensure_ascii=False)), estimated_tokens(text)
         self._count(prompt_tokens=prompt, completion_tokens=sampled, estimated=int(estimated))
         price = (self.usage.prompt_tokens * self.config.price_in, self.usage.completion_tokens * self.config.price_out)
         self.usage = self.usage.model_copy(update={"cost": sum(price) / 1e6})

@@ -67,7 +67,7 @@ def world() -> Iterator[ScienceWorld]:
 
 
 def act(command: str) -> ToolCall:
-    return act("act", command)
+    return ToolCall.of("act", command=command)
 
 
 def gone(pid: int) -> bool:
@@ -165,7 +165,7 @@ def test_two_games_of_one_seed_do_not_touch_each_other(games: TextWorldExpress) 
 def test_an_unknown_command_names_what_is_possible(games: TextWorldExpress) -> None:
     episode = games.episode(next(t for t in games.tasks("train") if t.family == "coin"))
     assert "Possible:" in (episode.step(act("take the whole kitchen coin around")) or "")
-    assert "look around" in (episode.step(act("actions", "")) or "")
+    assert "look around" in (episode.step(ToolCall.of("actions", word="")) or "")
     assert episode.score() == 0.0
     episode.close()
 
@@ -344,7 +344,7 @@ def test_a_run_goes_on_when_a_machine_dies(tmp_path: Path, tokenizer: PreTrained
     env = KillsOnce(games=["simonsays"], subset="short", per_game=4)
     tasks = env.tasks("train")
     renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
-    paths = {episode_id(t, 0, LABEL): [a.argument for a in env.solve(t)] for t in tasks}
+    paths = {episode_id(t, 0, LABEL): [a.values["command"] for a in env.solve(t)] for t in tasks}
     step: Counter[str] = Counter()
 
     def reply(conversation: str, prompt: str) -> str:

@@ -50,7 +50,7 @@ class FakeGame:
 
 
 def act(command: str) -> ToolCall:
-    return act("act", command)
+    return ToolCall.of("act", command=command)
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_possible_commands_are_fetched_only_when_they_are_needed(episode: TextEp
     assert game.asked == 0
     assert episode.step(act("open the door")) == "You open the door.\nPossible: open door to kitchen, open fridge"
     assert episode.step(act("flee")) == "You flee."
-    assert episode.step(act("actions", "take")) == "Possible: take coin, take key"
+    assert episode.step(ToolCall.of("actions", word="take")) == "Possible: take coin, take key"
     assert game.asked == 3
 
 
 def test_only_the_two_tools_do_anything(episode: TextEpisode) -> None:
-    assert episode.step(act("take", "coin")) == "Unknown action."
+    assert episode.step(ToolCall.of("take", command="coin")) == "Unknown action."
     assert episode.score() == 0.0
 
 
@@ -127,6 +127,12 @@ def test_the_first_reference_that_was_made_is_kept(tmp_path: Path, monkeypatch: 
     again = GoldStore("coin", ["easy"])
     assert again.get("1", lambda: ["another way"]) == ("look", "take coin")
     assert GoldStore("coin", ["hard"]).get("1", lambda: ["another way"]) == ("another way",)
+
+    def while_another_process_is_first() -> list[str]:
+        GoldStore("coin", ["easy"]).get("2", lambda: ["the first way"])
+        return ["the second way"]
+
+    assert store.get("2", while_another_process_is_first) == ("the first way",)
 
 
 def test_a_torn_file_of_references_is_repaired_and_a_spoilt_one_made_anew(
@@ -183,6 +189,6 @@ def test_a_walk_sees_every_room_and_ends_where_it_began() -> None:
 
 
 def test_a_reference_with_looks_shows_each_place_and_does_not_end() -> None:
-    path = [act("act", a) for a in ("go to kitchen", "take coin")]
-    looked = [action.argument for action in with_looks(path)]
+    path = [act(a) for a in ("go to kitchen", "take coin")]
+    looked = [action.values["command"] for action in with_looks(path)]
     assert looked == ["look around", "go to kitchen", "look around"]

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from internalize.environments.question_files import Row
 from internalize.environments.validate import replay, validate
 from internalize.environments.web import sources as web_sources
-from internalize.environments.web.pages import passages, pick, tokens_of
+from internalize.environments.web.pages import passages, pick
 from internalize.environments.web.questions import web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.inference.retries import Retries
+from internalize.inference.token_estimate import estimated_tokens
 from internalize.records import ChatRequest, Claim, Reply, ToolCall
 from tests.faulty_server import FaultyServer
 from tests.site import Site
@@ -124,7 +125,13 @@ def test_past_the_limits_only_an_answer_is_taken(site: Site, tmp_path: Path) -> 
 
 
 def test_an_ideograph_is_about_a_token(folder: Path) -> None:
-    assert [tokens_of(text) for text in ("", "abcd", "abcde", "\u9600\u95e8", "\u9600\u95e8abcd")] == [0, 1, 2, 2, 3]
+    assert [estimated_tokens(text) for text in ("", "abcd", "abcde", "\u9600\u95e8", "\u9600\u95e8abcd")] == [
+        0,
+        1,
+        2,
+        2,
+        3,
+    ]
     (folder / "zh.md").write_text("\u9600" * 90)
     episode = start(local(folder, ASKED, tokens=85))
     episode.step(visit("zh.md"))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from internalize.environments.html import Html
+from internalize.inference.token_estimate import IDEOGRAPH
 
 PASSAGE = 400  # characters that a passage aims at
 _MOST_LINKS = 40
-_A_TOKEN = 4  # characters
 _WORD = re.compile(r"[^\W_]+")
-_IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 class Page(NamedTuple):
@@ -31,14 +31,8 @@ def page_of(url: str, found: Html, *, cut: bool = False) -> Page:
 
 def terms(text: str) -> list[str]:
     """Words in lower case; scripts written without spaces by the character."""
-    found = _WORD.findall(_IDEOGRAPH.sub(r" \g<0> ", text.casefold()))
+    found = _WORD.findall(IDEOGRAPH.sub(r" \g<0> ", text.casefold()))
     return found or ["-"]
-
-
-def tokens_of(text: str) -> int:
-    """About how many tokens a text takes: an ideograph is one, of other characters four are."""
-    ideographs = len(_IDEOGRAPH.findall(text))
-    return ideographs + -(-(len(text) - ideographs) // _A_TOKEN)
 
 
 def passages(text: str) -> list[str]:
@@ -76,15 +70,20 @@ def _ranked(parts: list[str], goal: str) -> list[int]:
     """Places of passages, best first; those without a word of the goal in page order at the end."""
     if not goal.strip():
         return list(range(len(parts)))
-    return best([terms(part) for part in parts], terms(goal))
+    return Bm25([terms(part) for part in parts]).ranked(terms(goal))
 
 
-def best(documents: list[list[str]], query: list[str]) -> list[int]:
-    """Places of documents by BM25, best first; equal ones in their order."""
-    import bm25s  # noqa: PLC0415 - half a second to import, and only needed here
+class Bm25:
+    """Documents, each given as its terms, ranked by what they have to do with a query."""
 
-    index = bm25s.BM25()
-    index.index(documents, show_progress=False)
-    known = [term for term in query if term in index.vocab_dict]
-    scores = index.get_scores(known) if known else [0.0] * len(documents)
-    return sorted(range(len(documents)), key=lambda place: (-float(scores[place]), place))
+    def __init__(self, documents: Sequence[list[str]]) -> None:
+        import bm25s  # noqa: PLC0415 - half a second to import, and only needed here
+
+        self._size, self._index = len(documents), bm25s.BM25()
+        self._index.index(list(documents), show_progress=False)
+
+    def ranked(self, query: Sequence[str]) -> list[int]:
+        """Places of documents, best first; equal ones in their order."""
+        known = [term for term in query if term in self._index.vocab_dict]
+        scores = self._index.get_scores(known) if known else [0.0] * self._size
+        return sorted(range(self._size), key=lambda place: (-float(scores[place]), place))

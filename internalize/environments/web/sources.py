@@ -30,7 +30,7 @@ from internalize.environments.site import Site, decoded, plain
 from internalize.errors import InfrastructureError, UserError
 from internalize.inference.retries import Again, Retries, retry_after
 
-from .pages import Page, best, page_of, terms
+from .pages import Bm25, Page, page_of, terms
 
 if TYPE_CHECKING:
     import httpx
@@ -74,14 +74,16 @@ class Folder:
 
     def __init__(self, folder: Path) -> None:
         self._site = Site(folder)
-        self._terms = {path: terms(f"{path} {page.title} {page.text}") for path, page in self._site.pages.items()}
+        self._paths = list(self._site.pages)
+        found = [terms(f"{path} {page.title} {page.text}") for path, page in self._site.pages.items()]
+        self._terms, self._index = [set(words) for words in found], Bm25(found)
 
     def search(self, query: str, limit: int) -> list[Hit]:
         """By BM25 over whole pages; pages without a word of the query are left out."""
-        wanted, paths = set(terms(query)), list(self._terms)
-        ranked = [paths[place] for place in best(list(self._terms.values()), sorted(wanted))]
-        found = [(path, self._site.pages[path]) for path in ranked if wanted & set(self._terms[path])]
-        return [Hit(page.title or path, path, page.text[:160]) for path, page in found[:limit]]
+        wanted = set(terms(query))
+        paths = [self._paths[place] for place in self._index.ranked(sorted(wanted)) if wanted & self._terms[place]]
+        found = [(path, self._site.pages[path]) for path in paths[:limit]]
+        return [Hit(page.title or path, path, page.text[:160]) for path, page in found]
 
     def read(self, url: str) -> Page:
         """The page that a path, or a link to it, leads to."""
