@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers import LlamaForCausalLM
 
 from internalize.config.distill import DistillConfig
 from internalize.config.schema import Config, load_config
@@ -69,9 +70,20 @@ def _weights() -> dict[str, torch.Tensor]:
 
 def fluent_policy(config: Config) -> LocalPolicy:
     """A policy that mostly looks and answers, with a guess for the number."""
+    return LocalPolicy(config, _fluent_model(), tiny_tokenizer())
+
+
+def save_fluent(folder: Path) -> Path:
+    """The model of that policy as a folder, for a recipe's `model.source`."""
+    _fluent_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def _fluent_model() -> LlamaForCausalLM:
     model = tiny_model()
     model.load_state_dict(_weights())
-    return LocalPolicy(config, model, tiny_tokenizer())
+    return model
 
 
 def odd_pool() -> ExperiencePool:

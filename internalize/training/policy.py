@@ -26,7 +26,7 @@ from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import Renderer
 from internalize.inference.self_check import check_policy, in_one_sentence, ordinary_ids
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.interfaces import Agent, ChatModel
+from internalize.interfaces import Agent, ChatModel, Engine
 from internalize.judge import build as build_judge
 from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
 from internalize.runs.store import read_jsonl
@@ -44,11 +44,34 @@ _LOGS = "runs"  # of transformers' logging back-ends, in the folder of a trainin
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+EngineMaker = Callable[["PreTrainedModel", Renderer, Config], Engine]
+
+
+def slot_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
+    """The engine that samples many conversations together and keeps their keys and values."""
+    return LocalEngine(
+        model,
+        renderer,
+        max_action_tokens=config.rollout.max_action_tokens,
+        temperature=config.rollout.temperature,
+        batch=config.model.batch,
+        max_context=config.model.max_context,
+    )
+
 
 class LocalPolicy:
-    """A model with a LoRA adapter (or all weights) to train. `lora_r` 0 trains all weights."""
+    """A model with a LoRA adapter (or all weights) to train, sampled by the engine that `engine` makes for it.
 
-    def __init__(self, config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    `lora_r` 0 trains all weights.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        engine: EngineMaker = slot_engine,
+    ) -> None:
         named = config.model
         self.config = config
         with in_one_sentence(model, "LoRA"):
@@ -57,14 +80,7 @@ class LocalPolicy:
         with in_one_sentence(model, "scoring"):
             require_plain_head(self.model)
         self.renderer = Renderer(tokenizer, TOOL_FORMATS[named.protocol])
-        self._engine = LocalEngine(
-            self.model,
-            self.renderer,
-            max_action_tokens=config.rollout.max_action_tokens,
-            temperature=config.rollout.temperature,
-            batch=named.batch,
-            max_context=named.max_context,
-        )
+        self._engine = engine(self.model, self.renderer, config)
         self._starter = {name: tensor.clone() for name, tensor in trained_state(self.model).items()}
         self.starter = Checkpoint(
             id=checkpoint_id(self._starter),
@@ -83,7 +99,7 @@ class LocalPolicy:
         self.anchor = snapshot(self.model) if config.distill.kl_anchor or config.evaluate.drift else None
 
     @classmethod
-    def of(cls, config: Config, *, check: bool = True) -> LocalPolicy:
+    def of(cls, config: Config, *, check: bool = True, engine: EngineMaker = slot_engine) -> LocalPolicy:
         """The policy that the recipe's [model] section names, checked unless it is neither sampled nor trained.
 
         Raises UserError if there is no such model, if sampling or scoring it would be wrong, or if an endpoint in use
@@ -92,7 +108,7 @@ class LocalPolicy:
         named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
         require_arguments(config.distill, resolve_device(named.device))
-        policy = cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype))
+        policy = cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype), engine)
         if check:
             policy.check()
         return policy
