@@ -6,11 +6,11 @@ run and resumes it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
 from internalize.config.schema import Config
+from internalize.environments.loop_thread import finish
 from internalize.environments.registry import Environments
 from internalize.runs.names import MODES
 from internalize.runs.progress import Report
@@ -24,7 +24,7 @@ from internalize.stages.run import Backends, Run, silent
 
 def run(
     config: Config,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     report: Report = silent,
@@ -37,9 +37,9 @@ def run(
     environments = Environments()
     plan = plan_tasks(config, environments)
     made = backends(config, environments)
-    with RunStore.open(out, config, resume=resume) as store:
+    with RunStore.open(Path(out), config, resume=resume) as store:
         store.keep_check(made.self_check)
-        asyncio.run(iterate(Run(config, store, made, plan, report)))
+        finish(iterate(Run(config, store, made, plan, report)))
 
 
 async def iterate(run: Run) -> None:

@@ -228,7 +228,7 @@ class Config(Section):
         return changed_fields(_shaping(now), _shaping(self.dump()))
 
 
-def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str | None = None, overriding: Sequence[str] = ()) -> Config:
     """Read a recipe (None = all defaults) and apply `section.key=value` overrides, values in TOML.
 
     An algorithm among the overrides outranks the recipe's switches, and the other overrides outrank the algorithm.
@@ -238,7 +238,7 @@ def load_config(path: Path | None, overriding: Sequence[str] = ()) -> Config:
     where = "defaults" if path is None else str(path)
     if path is not None:
         try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

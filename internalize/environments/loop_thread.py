@@ -1,7 +1,6 @@
-"""An event loop in a thread of its own, for asynchronous clients that serve environments, whose steps are plain calls.
+"""An event loop in a thread of its own, for plain calls that wait for asynchronous work.
 
-Left out: what runs in it. What must not change: one loop lives as long as its owner, since clients are bound to the
-loop they were made in; a call that takes too long is cancelled and is an InfrastructureError.
+One loop lives as long as its owner, since asynchronous clients are bound to the loop they were made in.
 """
 
 from __future__ import annotations
@@ -26,16 +25,22 @@ class Background:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def call(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
-        """What `work` returns or raises. Raises InfrastructureError if that takes longer than `seconds`."""
+    def call(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+        """What `work` returns or raises. Raises InfrastructureError after `seconds` (None = no limit).
+
+        A wait that is interrupted cancels the work.
+        """
         future = asyncio.run_coroutine_threadsafe(work, self._started())
         try:
             return future.result(seconds)
         except concurrent.futures.TimeoutError as error:
-            if future.done():  # its own time-out
+            if future.done() or seconds is None:  # its own time-out
                 raise
             future.cancel()
             raise InfrastructureError(f"no answer within {seconds:g} s") from error
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
 
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -64,3 +69,16 @@ async def _end_tasks() -> None:
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises, also where a loop runs already, as in a notebook: then in a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    thread = Background()
+    try:
+        return thread.call(work)
+    finally:
+        thread.close()

@@ -82,12 +82,13 @@ def listing() -> tuple[tuple[str, str], ...]:
     return tuple(sorted(lines.items()))
 
 
-def make(name: str, options: Mapping[str, Any]) -> Environment:
-    """Build an environment.
+def make(name: str, options: Mapping[str, Any] | None = None) -> Environment:
+    """Build an environment by its name in recipes, with the keyword options of its class.
 
     Raises TaskError for an unknown name, options that it does not have or cannot take, or a plug-in that cannot be
     loaded, UserError for an extra that is not installed.
     """
+    options = options or {}
     factory = _builtin(name, options) if name in BUILTIN else _plugin(name)
     try:
         environment: Environment = factory(**options)

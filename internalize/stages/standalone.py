@@ -179,7 +179,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Inputs, r
         )
     pool = load_pool(given.pool) if given.pool else None
     found = read_jsonl(trajectories, Trajectory)
-    kept = _accepted(config, trajectories, found, pool)
+    kept = accepted(config, trajectories, found, pool)
     kept = without_secrets(kept, config.redact, out.with_suffix(f".{names.REDACTIONS}"), "train")
     policy = _policy(config, given)
     parent = _given(policy, given.checkpoint)
@@ -194,7 +194,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Inputs, r
         pool_version=pool.version if pool else None,
     )
     replies = out.with_suffix(f".{names.SELECTIONS}")
-    examples = _short_enough(config, trajectories, asyncio.run(_examples(spec, policy, kept, pool, replies)))
+    examples = short_enough(config, trajectories, asyncio.run(_examples(spec, policy, kept, pool, replies)))
     summary = policy.train(examples, spec, progress=lambda done, total, _: report("distil", done, total))
     summary = summary.model_copy(
         update={
@@ -234,7 +234,7 @@ async def _examples(
     return await build_examples(kept, policy.renderer, injector_of(shown, policy))
 
 
-def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]) -> list[DistillExample]:
+def short_enough(config: Config, path: Path | str, examples: Sequence[DistillExample]) -> list[DistillExample]:
     """Those that fit into the context: an imported log may be of any length. Raises DataError if none does."""
     most = config.model.max_context
     long = [e.trajectory_id for e in examples if max(span.end - span.origin for span in e.spans) > most]
@@ -251,8 +251,8 @@ def _short_enough(config: Config, path: Path, examples: Sequence[DistillExample]
     return kept
 
 
-def _accepted(
-    config: Config, path: Path, found: Sequence[Trajectory], pool: ExperiencePool | None
+def accepted(
+    config: Config, path: Path | str, found: Sequence[Trajectory], pool: ExperiencePool | None
 ) -> list[tuple[Trajectory, float]]:
     """The trajectories that pass the filter with their weights, if anything can be learnt from them."""
     settings = config.distill
