@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -23,13 +24,17 @@ import click
 from internalize.evaluation.metrics import by_task
 from internalize.evaluation.stats import Scores, mean_runs, paired_difference_runs
 from internalize.records import EvalResult
-from internalize.report import comparison, diagnosis, figure, study_page
+from internalize.report.comparison import compare
+from internalize.report.figures import save
 from internalize.report.headline import summary
-from internalize.report.markdown import named, table
+from internalize.report.markdown import render_part
+from internalize.report.page import Column, Item, Items, Page, Part, Picture, Table, Text
+from internalize.report.publish import diagnoses
+from internalize.report.run_page import iterations_table, run_page, suites_table
 from internalize.report.run_report import load
-from internalize.report.signs import LEAD_HEAD, diagnose, lead_rows, verdict
-from internalize.report.tables import SUITE_HEAD, iteration_table, suite_rows
-from internalize.report.text import count, markdown_text, percent, points, share
+from internalize.report.signs import diagnose, leads_table, verdict
+from internalize.report.study_page import cells_table, study_page, versus_table
+from internalize.report.text import count, percent, points, share
 from internalize.runs.store import read_jsonl, write_atomic
 
 BLOCK = re.compile(r"(<!-- (run|study|diagnose|compare): ([^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -70,37 +75,41 @@ def results_file(root: Path, name: str) -> Path:
 def of_run(root: Path, name: str, figures: Path) -> str:
     """Figure, sentence, tables and verdict of one run."""
     report = load(root / name)
-    figures.mkdir(exist_ok=True)
-    drawn = figure.write(report, figures / f"{name}.png")
-    head, rows = iteration_table(report)
-    parts = (
-        f"![Success of the run {name} over its iterations](figures/{drawn.name})" if drawn else "",
-        markdown_text(summary(report), 2000),
-        table(head, rows),
-        table(SUITE_HEAD, named(suite_rows(report))),
-        markdown_text(verdict(diagnose(report, name))),
+    return rendered(
+        Text(summary(report)),
+        iterations_table(report),
+        suites_table(report),
+        Text(verdict(diagnose(report, name))),
+        figure=drawn(run_page(report), figures / f"{name}.png", f"Success of the run {name} over its iterations"),
     )
-    return "\n\n".join(part for part in parts if part)
 
 
 def of_study(root: Path, name: str, figures: Path) -> str:
     """Figure, cells and differences of one study."""
-    found = comparison.compare(root / name)
-    figures.mkdir(exist_ok=True)
-    drawn = study_page.draw(found, figures / f"{name}.png")
-    parts = (
-        f"![Success of every cell over the iterations](figures/{drawn.name})" if drawn else "",
-        table(comparison.CELL_HEAD, named(comparison.cell_rows(found))),
-        table(comparison.VERSUS_HEAD, named(comparison.versus_rows(found))),
-    )
-    return "\n\n".join(part for part in parts if part)
+    found = compare(root / name)
+    page = study_page(found)
+    figure = drawn(page, figures / f"{name}.png", "Success of every cell over the iterations")
+    return rendered(cells_table(found), versus_table(found), figure=figure)
+
+
+def drawn(page: Page, path: Path, words: str) -> str:
+    """The figure of a page, drawn at `path`; "" if it has none."""
+    pictures = (part for section in page.sections for part in section.parts if isinstance(part, Picture) and part.file)
+    path.parent.mkdir(exist_ok=True)
+    is_drawn = any(save(path, picture.plot, picture.size) for picture in pictures)
+    return f"![{words}](figures/{path.name})" if is_drawn else ""
+
+
+def rendered(*parts: Part, figure: str = "") -> str:
+    """Parts of pages without their notes, as Markdown."""
+    bare = (replace(part, note="") if isinstance(part, Table) else part for part in parts)
+    return "\n\n".join(text for text in (figure, *map(render_part, bare)) if text)
 
 
 def of_signs(root: Path, names: str, _: Path) -> str:
     """Verdicts and leads of several runs."""
-    found = diagnosis.diagnoses([root / name for name in names.split()])
-    verdicts = "\n".join(f"- {markdown_text(verdict(one))}" for one in found)
-    return f"{verdicts}\n\n{table(LEAD_HEAD, lead_rows(found), text_columns=(0, 1))}"
+    found = diagnoses([root / name for name in names.split()])
+    return rendered(Items(tuple(Item(verdict(one)) for one in found)), leads_table(found))
 
 
 def of_results(root: Path, names: str, _: Path) -> str:
@@ -110,7 +119,8 @@ def of_results(root: Path, names: str, _: Path) -> str:
     rows = [_row("all", sides, lambda _: True)]
     rows += [_row(family, sides, lambda r, f=family: r.family == f) for family in families]
     habits = " ".join(_habits(when, runs) for when, runs in zip(("Before:", "After:"), sides, strict=True))
-    return f"{table(('tasks', 'before %', 'after %', 'difference, points', 'n'), rows)}\n\n{habits}"
+    columns = (Column("tasks", "text"), *map(Column, ("before %", "after %", "difference, points", "n")))
+    return f"{render_part(Table(columns, tuple(rows)))}\n\n{habits}"
 
 
 def _row(
@@ -119,7 +129,7 @@ def _row(
     before, after = ([_scores(run, of) for run in side] for side in sides)
     change = paired_difference_runs(before, after)
     n = count(change.n if change else None)
-    return (markdown_text(name), percent(mean_runs(before)), percent(mean_runs(after)), points(change), n)
+    return (name, percent(mean_runs(before)), percent(mean_runs(after)), points(change), n)
 
 
 def _scores(run: Sequence[EvalResult], of: Callable[[EvalResult], bool]) -> Scores:

@@ -221,9 +221,9 @@ def _require_source(config: Config) -> None:
 
 
 def _report(run_dir: Path) -> None:
-    from internalize.report.publish import publish
+    from internalize.report.publish import publish_run
 
-    publish(run_dir)
+    publish_run(run_dir)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

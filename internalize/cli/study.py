@@ -39,23 +39,22 @@ def study_command(
     A run that fails does not stop the others; the command then ends with an error that names it.
     Several processes may work on one study: start the command as often as there are machines.
     """
-    from internalize.report import comparison, study_html, study_page
+    from internalize.report.publish import publish_study
+    from internalize.stages.study import STUDY
 
     try:
         if not report_only:
             _run(grid, out, overrides, cells, seeds)
     finally:
-        if (out / "study.json").exists():
-            found = comparison.compare(out)
-            study_page.publish(found, out)
-            study_html.write(found, out)
+        if (out / STUDY).exists():
+            publish_study(out)
 
 
 def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], seeds: Sequence[int]) -> None:
     from rich.console import Console
 
     from internalize.loop import run as run_loop
-    from internalize.report.publish import write as write_report
+    from internalize.report.publish import write_run
     from internalize.report.terminal import plain_text
     from internalize.stages.study import StudyPart, study
 
@@ -67,7 +66,7 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
         def play(config: Config, folder: Path) -> None:
             name = f"{folder.parent.name} {folder.name}"
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
-            write_report(folder)
+            write_run(folder)
 
         study(grid, out, play, overrides, note, StudyPart(cells, seeds))
 
@@ -80,9 +79,9 @@ def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
     from rich.console import Console
 
     from internalize.evaluation.signs import thresholds
-    from internalize.report import diagnosis
+    from internalize.report.publish import publish_diagnoses
 
-    diagnosis.publish(runs, Console(), thresholds(changed))
+    publish_diagnoses(runs, Console(), thresholds(changed))
 
 
 @click.command("view")

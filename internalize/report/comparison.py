@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from statistics import fmean
 
-from pydantic import ValidationError
-
-from internalize.errors import DataError, UserError
+from internalize.errors import UserError
 from internalize.evaluation.metrics import retained
 from internalize.evaluation.stats import (
     Interval,
@@ -22,31 +20,17 @@ from internalize.evaluation.stats import (
     mean_runs,
     paired_difference_runs,
     sign_test,
+    task_means,
     won_and_lost,
 )
 from internalize.records import Record
-from internalize.runs.store import first_problem
-from internalize.stages.study import Manifest, Member
+from internalize.runs.readers import record
+from internalize.runs.store import RUN
+from internalize.stages.study import STUDY, Manifest, Member
 
-from .costs import Costs, cell_cost_row, mean_costs
+from .costs import Costs
 from .run_report import RunReport, load
 from .signs import Diagnosis, diagnose
-from .text import NOTHING, percent, points, ratio, share
-
-CELL_HEAD = (
-    "cell",
-    "seeds",
-    "starter %",
-    "final %",
-    "gain, points",
-    "with pool, points",
-    "best %",
-    "retained %",
-    "premature",
-    "turns",
-)
-VERSUS_HEAD = ("cell", "final minus reference, points", "won", "lost", "p (Holm)", "seen from", "verdict")
-Row = tuple[str, ...]
 
 
 class Curve(Record):
@@ -108,15 +92,13 @@ class Comparison(Record):
     versus: tuple[Versus, ...]
     diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
     unfinished: tuple[str, ...]  # cell, seed and what there is of it
+    runs: tuple[tuple[str, str], ...] = ()  # cell and seed of each that has begun, and its page in the study's folder
 
-
-class Pair(NamedTuple):
-    """The scores that a comparison is made of: reference and cell, one entry a seed."""
-
-    cell: str
-    before: Sequence[Scores]
-    after: Sequence[Scores]
-    change: Interval
+    @property
+    def missing(self) -> str:
+        """Which runs are missing; "" if none is."""
+        named = "; ".join(self.unfinished)
+        return f"Not finished: {len(self.unfinished)} runs: {named}." if named else ""
 
 
 def compare(out: Path, resamples: int = 2000) -> Comparison:
@@ -143,12 +125,18 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
         versus=versus,
         diagnoses=tuple(found),
         unfinished=tuple(unfinished),
+        runs=tuple((f"{m.cell}, seed {m.seed}", _page_of(out, m)) for m in members(out)),
     )
+
+
+def _page_of(out: Path, member: Member) -> str:
+    page = f"{member.folder}/report.html"
+    return page if (out / page).exists() else ""
 
 
 def _read(path: Path) -> tuple[RunReport | None, str]:
     """A run as far as it can be read, and what there is of it; "" when all of it is there."""
-    if not (path / "run.json").exists():
+    if not (path / RUN).exists():
         return None, "not begun"
     try:
         report = load(path)
@@ -159,17 +147,14 @@ def _read(path: Path) -> tuple[RunReport | None, str]:
 
 def members(out: Path) -> tuple[Member, ...]:
     """The runs of a study that have begun. Raises UserError if the folder holds no study."""
-    return tuple(m for m in _manifest(out).members if (out / m.folder / "run.json").exists())
+    return tuple(m for m in _manifest(out).members if (out / m.folder / RUN).exists())
 
 
 def _manifest(out: Path) -> Manifest:
-    file = out / "study.json"
-    try:
-        return Manifest.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{out}: not a study (no study.json)") from error
-    except ValidationError as error:
-        raise DataError(f"{file}: {first_problem(error)}") from error
+    found = record(out / STUDY, Manifest)
+    if found is None:
+        raise UserError(f"{out}: not a study (no {STUDY})")
+    return found
 
 
 def _finished(reports: list[RunReport]) -> list[RunReport]:
@@ -193,115 +178,53 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         gain=paired_difference_runs(plain[0], plain[last], resamples) if last else None,
         context_gains=tuple(paired_difference_runs(*both, resamples) for both in zip(plain, pooled, strict=True)),
         retained=retained(ends, reports[0].suite, resamples),
-        premature=tuple(_mean([line.premature_rate for line in row]) if row else None for row in measured),
-        turns=tuple(_mean([line.turns for line in row]) if row else None for row in measured),
-        costs=mean_costs(reports),
+        premature=tuple(fmean(line.premature_rate for line in row) if row else None for row in measured),
+        turns=tuple(fmean(line.turns for line in row) if row else None for row in measured),
+        costs=Costs.mean([Costs.total(i.costs for i in report.iterations) for report in reports]),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: int) -> tuple[Versus, ...]:
-    pairs = [pair for cell in runs if cell != reference and (pair := _pair(runs, cell, reference, resamples))]
-    found = [_against(pair, len(pairs), resamples) for pair in pairs]
-    adjusted = holm([v.p for v in found])
-    return tuple(v.model_copy(update={"p": p}) for v, p in zip(found, adjusted, strict=True))
-
-
-def _pair(runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str, resamples: int) -> Pair | None:
-    """Scores seed by seed; None where the two have nothing to be compared by."""
-    ours, theirs = ({r.info.seed: r for r in runs.get(name, ())} for name in (cell, reference))
-    seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
-        return None
-    old_last, new_last = _ends([theirs[seed] for seed in seeds], [ours[seed] for seed in seeds])
-    if not (old_last and new_last):
-        return None  # the starter against itself says nothing
-    mode = ours[seeds[0]].mode
-    before = [theirs[seed].scores(theirs[seed].kept_at(old_last), theirs[seed].mode) for seed in seeds]
-    after = [ours[seed].scores(ours[seed].kept_at(new_last), mode) for seed in seeds]
-    change = paired_difference_runs(before, after, resamples)
-    name = cell if mode == "internalized" else f"{cell} (with pool)"
-    return None if change is None else Pair(name, before, after, change)
-
-
-def _against(pair: Pair, comparisons: int, resamples: int) -> Versus:
-    won, lost = won_and_lost(_over_seeds(pair.before), _over_seeds(pair.after))
-    return Versus(
-        cell=pair.cell,
-        change=pair.change,
-        won=won,
-        lost=lost,
-        p=sign_test(won, lost),
-        detectable=detectable_difference(pair.before, pair.after, comparisons, resamples),
-    )
-
-
-def _ends(theirs: Sequence[RunReport], ours: Sequence[RunReport]) -> tuple[int, int]:
-    """The last iteration that both sides have finished; of cells of other lengths each one's own last."""
-    ends = [min(max(i.number for i in report.iterations) for report in side) for side in (theirs, ours)]
-    same = len({report.planned for report in (*theirs, *ours)}) == 1
-    return (min(ends), min(ends)) if same else (ends[0], ends[1])
-
-
-def _over_seeds(runs: Sequence[Scores]) -> dict[str, float | None]:
-    """Mean score of each task over the seeds that scored it: tasks, not episodes, are what is sampled."""
-    tasks = {task: None for run in runs for task in run}
-    scored = {task: [s for run in runs if (s := run.get(task)) is not None] for task in tasks}
-    return {task: _mean(values) if values else None for task, values in scored.items()}
-
-
-def cell_rows(comparison: Comparison) -> list[Row]:
-    """One row under CELL_HEAD for each cell that has begun."""
-    return [_cell_row(curve) for curve in comparison.curves]
-
-
-def _cell_row(curve: Curve) -> Row:
-    best = max((i.mean for i in curve.internalized if i), default=None)
-    return (
-        curve.cell,
-        str(curve.seeds),
-        percent(curve.internalized[0]),
-        percent(curve.internalized[-1]) if curve.last else NOTHING,
-        points(curve.gain),
-        points(curve.context_gain),
-        share(best),
-        ratio(curve.retained),
-        share(curve.premature[-1]),
-        NOTHING if (turns := curve.turns[-1]) is None else f"{turns:.1f}",
-    )
-
-
-def cell_cost_rows(comparison: Comparison) -> list[Row]:
-    """One row under CELL_COST_HEAD for each cell that has begun."""
-    return [cell_cost_row(curve.cell, curve.costs) for curve in comparison.curves]
-
-
-def versus_rows(comparison: Comparison) -> list[Row]:
-    """One row under VERSUS_HEAD for each cell that can be compared with the reference."""
-    return [
-        (
-            v.cell,
-            points(v.change),
-            str(v.won),
-            str(v.lost),
-            f"{v.p:.3f}" if v.p >= 0.001 else "< 0.001",
-            f"{100 * v.detectable:.0f} points",
-            v.verdict,
-        )
-        for v in comparison.versus
+    pairs = [pair for cell in runs if cell != reference and (pair := _paired(runs, cell, reference))]
+    compared = [
+        (cell, before, after, change)
+        for cell, before, after in pairs
+        if (change := paired_difference_runs(before, after, resamples))
     ]
+    counts = [won_and_lost(_over_seeds(before), _over_seeds(after)) for _, before, after, _ in compared]
+    adjusted = holm([sign_test(*count) for count in counts])
+    return tuple(
+        Versus(
+            cell=cell,
+            change=change,
+            won=won,
+            lost=lost,
+            p=p,
+            detectable=detectable_difference(before, after, len(compared), resamples),
+        )
+        for (cell, before, after, change), (won, lost), p in zip(compared, counts, adjusted, strict=True)
+    )
 
 
-def iteration_rows(comparison: Comparison) -> tuple[Row, list[Row]]:
-    """Head and rows: success of every cell and mode at every iteration, %."""
-    longest = max((curve.last for curve in comparison.curves), default=0)
-    head = ("cell", "mode", "starter", *(str(k) for k in range(1, longest + 1)))
-    rows = []
-    for curve in comparison.curves:
-        for mode, intervals in (("without", curve.internalized), ("with pool", curve.in_context)):
-            cells = [f"{100 * i.mean:.1f}" if i else NOTHING for i in intervals]
-            rows.append((curve.cell, mode, *cells, *[""] * (longest + 1 - len(cells))))
-    return head, rows
+def _paired(
+    runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str
+) -> tuple[str, list[Scores], list[Scores]] | None:
+    """Scores of the reference and of a cell, seed by seed; None where the two have nothing to be compared by."""
+    ours, theirs = ({r.info.seed: r for r in runs.get(name, ())} for name in (cell, reference))
+    both = [(theirs[seed], ours[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if not both:
+        return None
+    ends = [min(max(i.number for i in report.iterations) for report in side) for side in zip(*both, strict=True)]
+    if len({report.planned for pair in both for report in pair}) == 1:
+        ends = [min(ends)] * 2  # the last iteration that both have finished; of other lengths each one's own last
+    if not all(ends):
+        return None  # the starter against itself says nothing
+    mode = both[0][1].mode
+    before: list[Scores] = [report.scores(report.kept_at(ends[0]), report.mode) for report, _ in both]
+    after: list[Scores] = [report.scores(report.kept_at(ends[1]), mode) for _, report in both]
+    return cell if mode == "internalized" else f"{cell} (with pool)", before, after
+
+
+def _over_seeds(runs: Sequence[Scores]) -> Scores:
+    """Mean score of each task over the seeds that scored it: tasks, not episodes, are what is sampled."""
+    return task_means((task, score) for run in runs for task, score in run.items())

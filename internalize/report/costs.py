@@ -1,71 +1,96 @@
-"""What runs took altogether: tokens, time by kind of stage, memory.
+"""What a run took: episodes, tokens, time by kind of stage, memory.
 
-Left out: single iterations (tables.py). What must not change: what a run was given by another run of its study (the
+Time in which no process worked on the run is in no stage. What a run was given by another run of its study (the
 starter's evaluation, the first rollouts) is in the time of the one that played it, and in the tokens of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from pydantic import Field
 
-from internalize.records import Record
+from internalize.records import Record, StageKind, StageMark, Trajectory
 
-from .run_report import RunReport
-from .spent import KINDS
 from .text import count, duration, memory
 
-CELL_COST_HEAD = ("cell", "sampled to learn", "sampled to measure", "trained on", *KINDS, "memory")
-Row = tuple[str, ...]
+KINDS = ("rollouts", "extraction", "training", "evaluation")
+_KINDS: dict[StageKind, str] = {
+    "rollout": "rollouts", "collect": "rollouts", "extract": "extraction",
+    "distill": "training", "round": "training", "second": "training",
+}  # fmt: skip
 
 
 class Costs(Record):
-    """Of one run, or the mean of several; memory is the greatest of any, in bytes."""
+    """Of an iteration, of a run, or the mean of several runs; memory is the greatest needed at any time, in bytes."""
 
-    sampled: float = 0  # tokens of episodes that were learnt from
-    measured: float = 0  # tokens of evaluation episodes
-    trained: float = 0
+    episodes: float = 0  # learnt from, as are those without a score and the tokens sampled
+    unscored: float = 0
+    sampled: float = 0
+    measured: float = 0  # tokens of evaluation episodes, also those of rejected candidates
+    trained: float = 0  # tokens
     seconds: dict[str, float] = Field(default_factory=dict, description="By kind; empty if no time was noted.")
     memory: int = 0
+    device_memory: int = 0
+
+    @staticmethod
+    def of(trajectory: Trajectory, *, measuring: bool) -> Costs:
+        """Of one episode."""
+        tokens = sum(len(step.token_ids) for step in trajectory.steps)
+        return (
+            Costs(measured=tokens)
+            if measuring
+            else Costs(episodes=1, unscored=trajectory.score is None, sampled=tokens)
+        )
+
+    @staticmethod
+    def noted(mark: StageMark) -> Costs:
+        """Of a stage, as its mark says."""
+        seconds = {_KINDS.get(mark.stage.kind, "evaluation"): mark.seconds}
+        return Costs(seconds=seconds, memory=mark.memory, device_memory=mark.device_memory)
+
+    @staticmethod
+    def total(parts: Iterable[Costs]) -> Costs:
+        """Of all these together."""
+        found = list(parts)
+        noted = [one.seconds for one in found if one.seconds]
+        return Costs(
+            **{name: sum(getattr(one, name) for one in found) for name in _COUNTED},
+            seconds={
+                kind: sum(one.get(kind, 0.0) for one in noted) for kind in KINDS if any(kind in one for one in noted)
+            },
+            memory=max((one.memory for one in found), default=0),
+            device_memory=max((one.device_memory for one in found), default=0),
+        )
+
+    @staticmethod
+    def mean(runs: Sequence[Costs]) -> Costs:
+        """Of the seeds of a cell; the time is of those runs that noted it."""
+        noted = [one.seconds for one in runs if one.seconds]
+        means = {name: fmean(getattr(one, name) for one in runs) for name in _COUNTED}
+        seconds = {kind: fmean(one.get(kind, 0.0) for one in noted) for kind in KINDS} if noted else {}
+        return Costs.total(runs).model_copy(update={**means, "seconds": seconds})
+
+    @property
+    def episodes_words(self) -> str:
+        """How many episodes, and how many of them have no score."""
+        return count(self.episodes) + (f" ({count(self.unscored)} unscored)" if self.unscored else "")
+
+    @property
+    def peak(self) -> str:
+        """Its memory."""
+        return memory(self.memory) + (f", device {memory(self.device_memory)}" if self.device_memory else "")
+
+    @property
+    def words(self) -> str:
+        """All of it in a sentence or two."""
+        tokens = f"{count(self.sampled)} tokens sampled for learning, {count(self.measured)} for evaluation."
+        if not self.seconds:
+            return tokens
+        parts = ", ".join(f"{kind} {duration(value)}" for kind, value in self.seconds.items())
+        work = f"{duration(sum(self.seconds.values()))} of work: {parts}."
+        return f"{tokens} {work} Memory is the peak of the process so far."
 
 
-def costs(report: RunReport) -> Costs:
-    """Of one run."""
-    spent = [i.spent for i in report.iterations if i.spent]
-    return Costs(
-        sampled=sum(s.action_tokens for i in report.iterations for s in i.sampled),
-        measured=sum(i.measured_tokens for i in report.iterations),
-        trained=sum(t.action_tokens for i in report.iterations for t in (i.training, i.milder) if t),
-        seconds={kind: sum(s.seconds.get(kind, 0.0) for s in spent) for kind in KINDS} if spent else {},
-        memory=max((s.memory for s in spent), default=0),
-    )
-
-
-def mean_costs(runs: Sequence[RunReport]) -> Costs:
-    """Of the seeds of a cell."""
-    found = [costs(report) for report in runs]
-    timed = [one for one in found if one.seconds]
-    return Costs(
-        sampled=sum(one.sampled for one in found) / len(found),
-        measured=sum(one.measured for one in found) / len(found),
-        trained=sum(one.trained for one in found) / len(found),
-        seconds={kind: sum(one.seconds[kind] for one in timed) / len(timed) for kind in KINDS} if timed else {},
-        memory=max(one.memory for one in found),
-    )
-
-
-def cell_cost_row(cell: str, found: Costs) -> Row:
-    """One row under CELL_COST_HEAD."""
-    tokens = (count(found.sampled), count(found.measured), count(found.trained))
-    return (cell, *tokens, *(duration(found.seconds.get(kind)) for kind in KINDS), memory(found.memory))
-
-
-def totals(report: RunReport) -> str:
-    """What a run took altogether, in a sentence or two."""
-    found = costs(report)
-    said = f"{count(found.sampled)} tokens sampled for learning, {count(found.measured)} for evaluation."
-    if not found.seconds:
-        return said
-    parts = ", ".join(f"{kind} {duration(value)}" for kind, value in found.seconds.items())
-    return f"{said} {duration(sum(found.seconds.values()))} of work: {parts}. Memory is the peak of the process so far."
+_COUNTED = ("episodes", "unscored", "sampled", "measured", "trained")

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from internalize.config.distill import DistillConfig
 from internalize.config.schema import Config, load_config
 from internalize.errors import DataError, UserError
 from internalize.records import Checkpoint
 from internalize.runs import names
-from internalize.runs.store import RUN, first_problem, read_run, write_atomic
+from internalize.runs.readers import record
+from internalize.runs.store import RUN, write_atomic
 from internalize.training.policy import LocalPolicy
 
 from .model_card import card
@@ -54,8 +53,8 @@ def find(path: Path, recipe: Path | None = None, overrides: Sequence[str] = ()) 
         return Source(path, _config(report), report, _lineage(run, path))
     if recipe is None:
         raise UserError(f"{path}: lies in no run, so its model is not known; name its recipe with --recipe")
-    record = (_read(path / names.CHECKPOINT),) if (path / names.CHECKPOINT).is_file() else ()
-    return Source(path, load_config(recipe, overrides), lineage=record)
+    beside = record(path / names.CHECKPOINT, Checkpoint)
+    return Source(path, load_config(recipe, overrides), lineage=(beside,) if beside else ())
 
 
 def export(source: Source, out: Path, *, merged: bool) -> str:
@@ -112,31 +111,20 @@ def _of_run(run: Path) -> Source:
     report = load(run)
     if report.final is None:
         raise UserError(f"{run}: no iteration is finished and kept, so there is nothing to export but the starter")
-    record = _record(run, report.final.number)
-    return Source(run / record.path, _config(report), report, _lineage(run, run / record.path))
+    kept = record(run / names.iteration(report.final.number) / names.CHECKPOINT, Checkpoint)
+    if kept is None:
+        raise DataError(f"{run}: iteration {report.final.number} has no {names.CHECKPOINT}")
+    return Source(run / kept.path, _config(report), report, _lineage(run, run / kept.path))
 
 
 def _config(report: RunReport) -> Config:
-    return Config.model_validate(read_run(report.path).config)
+    return Config.model_validate(report.info.config)
 
 
 def _lineage(run: Path, weights: Path) -> tuple[Checkpoint, ...]:
     """The records from the first iteration to these weights, parent by parent."""
-    records = [_read(file) for file in run.glob(f"*/{names.CHECKPOINT}")]
+    records = [one for file in run.glob(f"*/{names.CHECKPOINT}") if (one := record(file, Checkpoint))]
     found = [r for r in records if (run / r.path).resolve() == weights.resolve()]
     while parent := [r for r in records if found and r.id == found[0].parent and r.iteration < found[0].iteration]:
         found.insert(0, max(parent, key=lambda r: r.iteration))
     return tuple(found)
-
-
-def _record(run: Path, iteration: int) -> Checkpoint:
-    return _read(run / names.iteration(iteration) / names.CHECKPOINT)
-
-
-def _read(file: Path) -> Checkpoint:
-    try:
-        return Checkpoint.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise DataError(f"{file}: {first_problem(error)}") from error

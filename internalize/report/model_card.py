@@ -1,24 +1,23 @@
 """The model card (README.md) of exported weights: how to load them, lineage, data, settings, what was measured.
 
-Left out: judgements about use. What must not change: every number is of the run that made the weights; without a
-run the card says nothing of data, and that nothing was measured.
+Every number is of the run that made the weights; without a run the card says nothing of data, and that nothing was
+measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from internalize.config.schema import Config
 from internalize.records import Checkpoint, TrainSummary
 
 from .headline import summary
-from .markdown import named, section, table
+from .markdown import render_section
+from .page import Section, Table, Text
+from .run_page import iterations_table, suites_table
 from .run_report import IterationReport, RunReport
-from .tables import SUITE_HEAD, iteration_table, suite_rows
-from .text import NOTHING, code_span, count, markdown_text
+from .text import NOTHING, code_span, count
 
-Kind = Literal["model", "adapter"]
 _LOAD = {
     "model": "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
     'model = AutoModelForCausalLM.from_pretrained("FOLDER")\n'
@@ -39,25 +38,23 @@ def card(
     alone: TrainSummary | None = None,
 ) -> str:
     """The Markdown text, with the front matter that model hubs read. `alone`: of a training outside a run."""
-    parts = (
-        _front(config, kind),
-        f"# Checkpoint {code_span(checkpoint)}",
-        _origin(config, kind, report),
-        f"```python\n{_LOAD[kind]}\n```",
-        _lineage(lineage),
-        _data(config, report, alone),
-        _settings(config, ("extract", "inject", "distill") if report else ("distill",)),
-        _results(report, lineage, alone),
+    sections = (
+        Section("Lineage", *_lineage(lineage)),
+        Section("Data", *(_data(config, report) if report else [_file(alone)])),
+        Section("Settings", _settings(config, ("extract", "inject", "distill") if report else ("distill",))),
+        Section("Results", *(_results(report, lineage) if report else [_held_out(alone)])),
     )
-    return "\n\n".join(part for part in parts if part) + "\n"
+    head = (_front(config, kind), f"# Checkpoint {code_span(checkpoint)}", _origin(config, kind, report))
+    shown = (*head, f"```python\n{_LOAD[kind]}\n```", *map(render_section, sections))
+    return "\n\n".join(part for part in shown if part) + "\n"
 
 
 def _front(config: Config, kind: str) -> str:
-    lines = ["---", f"library_name: {'transformers' if kind == 'model' else 'peft'}", "tags: [internalize]"]
     source = config.model.source
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        lines.append(f"base_model: {source}")
-    return "\n".join([*lines, "---"])
+    is_hub_name = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+    base = [f"base_model: {source}"] if is_hub_name else []
+    library = "transformers" if kind == "model" else "peft"
+    return "\n".join(["---", f"library_name: {library}", "tags: [internalize]", *base, "---"])
 
 
 def _origin(config: Config, kind: str, report: RunReport | None) -> str:
@@ -78,55 +75,54 @@ def _base(config: Config) -> str:
     return f"{source} with {which} merged"
 
 
-def _lineage(lineage: Sequence[Checkpoint]) -> str:
-    if not lineage:
-        return ""
-    rows = [
-        (str(r.iteration), code_span(r.id), code_span(r.parent or NOTHING), code_span(r.pool_version or NOTHING))
-        for r in lineage
-    ]
-    listed = table(("iteration", "checkpoint", "parent", "pool"), rows, text_columns=(1, 2, 3))
-    return section("Lineage", listed, f"Config digest {code_span(lineage[-1].config_digest)}.")
+def _lineage(lineage: Sequence[Checkpoint]) -> Iterator[Table]:
+    columns: dict[str, Callable[[Checkpoint], str]] = {
+        "iteration": lambda record: str(record.iteration),
+        "checkpoint": lambda record: record.id,
+        "parent": lambda record: record.parent or NOTHING,
+        "pool": lambda record: record.pool_version or NOTHING,
+    }
+    if lineage:
+        note = f"Config digest {lineage[-1].config_digest}."
+        yield Table.of(lineage, columns, code=("checkpoint", "parent", "pool"), note=note)
 
 
-def _data(config: Config, report: RunReport | None, alone: TrainSummary | None) -> str:
-    if report is None and alone is not None:
-        return section("Data", _file(alone))
-    if report is None:
-        return section("Data", "The checkpoint lay in no run, so its data is not known here.")
-    drawn = (
-        f"Environment {code_span(config.env.name)}, split {code_span(config.rollout.split)}: {config.rollout.tasks} "
-        f"tasks an iteration to learn experience from, {config.distill.tasks} to train on."
+def _data(config: Config, report: RunReport) -> Iterator[Text | Table]:
+    yield Text(
+        f"Environment {config.env.name}, split {config.rollout.split}: {config.rollout.tasks} tasks an iteration to "
+        f"learn experience from, {config.distill.tasks} to train on."
     )
-    rows = [row for i in report.iterations if (row := _data_row(i))]
-    head = ("iteration", "accepted", "rejected", "action tokens", "items in the pool", "held-out loss")
-    return section("Data", drawn, table(head, rows))
+    columns: dict[str, Callable[[tuple[IterationReport, TrainSummary]], str]] = {
+        "iteration": lambda pair: str(pair[0].number),
+        "accepted": lambda pair: count(pair[1].accepted),
+        "rejected": lambda pair: count(pair[1].rejected),
+        "action tokens": lambda pair: count(pair[1].action_tokens),
+        "items in the pool": lambda pair: count(None if pair[0].pool is None else len(pair[0].pool)),
+        "held-out loss": lambda pair: _change(pair[1]) or NOTHING,
+    }
+    yield Table.of([(i, i.training) for i in report.iterations if i.training], columns)
 
 
-def _file(alone: TrainSummary) -> str:
-    """One sentence about a training on a file."""
-    shown = f", a teacher shown the pool {code_span(alone.pool)}" if alone.pool else ""
-    return (
-        f"Trajectories of {code_span(alone.trajectories)}: {count(alone.accepted)} trained on, {count(alone.rejected)} "
-        f"left out, {count(alone.action_tokens)} action tokens{shown}."
-    )
-
-
-def _data_row(iteration: IterationReport) -> tuple[str, ...] | None:
-    training = iteration.training
-    if training is None:
-        return None
-    items = None if iteration.pool is None else len(iteration.pool)
-    numbers = (training.accepted, training.rejected, training.action_tokens, items)
+def _change(training: TrainSummary) -> str:
+    """The loss on held-out trajectories before and after; "" if it was not measured."""
     before, after = training.held_out_before, training.held_out_after
-    held = NOTHING if before is None or after is None else f"{before:.3f} to {after:.3f}"
-    return (str(iteration.number), *(NOTHING if n is None else count(n) for n in numbers), held)
+    return "" if before is None or after is None else f"{before:.3f} to {after:.3f}"
 
 
-def _settings(config: Config, sections: Sequence[str]) -> str:
+def _file(alone: TrainSummary | None) -> Text:
+    """One sentence about a training on a file."""
+    if alone is None:
+        return Text("The checkpoint lay in no run, so its data is not known here.")
+    shown = f", a teacher shown the pool {alone.pool}" if alone.pool else ""
+    counts = f"{count(alone.accepted)} trained on, {count(alone.rejected)} left out"
+    return Text(f"Trajectories of {alone.trajectories}: {counts}, {count(alone.action_tokens)} action tokens{shown}.")
+
+
+def _settings(config: Config, sections: Sequence[str]) -> Table:
     values = _leaves({name: getattr(config, name).model_dump(mode="json") for name in sections})
-    rows = [(code_span(key), markdown_text(str(value), 200)) for key, value in values if value not in ("", 0, [], {})]
-    return section("Settings", table(("key", "value"), [*rows, ("`seed`", str(config.seed))], text_columns=(0, 1)))
+    rows = [(key, str(value)) for key, value in values if value not in ("", 0, [], {})]
+    columns: dict[str, Callable[[tuple[str, str]], str]] = {"key": lambda row: row[0], "value": lambda row: row[1]}
+    return Table.of([*rows, ("seed", str(config.seed))], columns, text=("value",), code=("key",))
 
 
 def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -138,15 +134,19 @@ def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{key}", value
 
 
-def _results(report: RunReport | None, lineage: Sequence[Checkpoint], alone: TrainSummary | None) -> str:
-    if report is None and alone is not None and alone.held_out_before is not None and alone.held_out_after is not None:
-        held = f"{alone.held_out_before:.3f} to {alone.held_out_after:.3f} nats an action token"
-        return section("Results", f"Loss on held-out trajectories of the same file: {held}. No task was played.")
-    if report is None or not report.iterations:
-        return section("Results", "Nothing was measured.")
-    head, rows = iteration_table(report)
-    note = ""
+def _held_out(alone: TrainSummary | None) -> Text:
+    if alone is None or not _change(alone):
+        return Text("Nothing was measured.")
+    loss = f"Loss on held-out trajectories of the same file: {_change(alone)} nats an action token."
+    return Text(f"{loss} No task was played.")
+
+
+def _results(report: RunReport, lineage: Sequence[Checkpoint]) -> Iterator[Text | Table]:
+    if not report.iterations:
+        yield Text("Nothing was measured.")
+        return
+    yield Text(summary(report))
     if report.final and lineage and lineage[-1].iteration != report.final.number:
-        note = f"This is the checkpoint of iteration {lineage[-1].iteration}; the run kept {report.final.number}."
-    suites = table(SUITE_HEAD, named(suite_rows(report)))
-    return section("Results", markdown_text(summary(report), 2000), note, table(head, rows), suites)
+        yield Text(f"This is the checkpoint of iteration {lineage[-1].iteration}; the run kept {report.final.number}.")
+    yield iterations_table(report)
+    yield suites_table(report)

@@ -1,22 +1,75 @@
-"""Print the report of a run and write its files."""
+"""Print the report of a run or a study and write its pages: Markdown, HTML with jinja2, figures with matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from . import html, markdown, run_report, terminal
+from internalize.evaluation.signs import Thresholds
+from internalize.runs.files import write_atomic
+from internalize.stages.study import STUDY
+
+from . import html, markdown
+from .comparison import compare, members
+from .page import Page
+from .run_page import run_page
+from .run_report import load
+from .signs import Diagnosis, diagnose, leads_table, signs_table, verdict
+from .study_page import study_page
+from .terminal import plain_text, print_page, print_part
 
 
-def publish(run_dir: Path) -> None:
-    """Print the report of a run; write report.md, and with jinja2 report.html, with matplotlib figure.png, into it."""
-    terminal.print_report(run_report.load(run_dir), Console())
-    for path in write(run_dir):
+def publish_run(run_dir: Path) -> None:
+    """Print the report of a run and write report.md, report.html and figure.png into it."""
+    page = run_page(load(run_dir))
+    print_page(page, Console())
+    _say_written(write(page, run_dir, "report"))
+
+
+def write_run(run_dir: Path) -> None:
+    """Write the files of `publish_run` and print nothing."""
+    write(run_page(load(run_dir)), run_dir, "report")
+
+
+def publish_study(out: Path) -> None:
+    """Print the comparison of a study's cells and write study.md, study.html and study.png into it."""
+    page = study_page(compare(out))
+    print_page(page, Console())
+    _say_written(write(page, out, "study"))
+
+
+def write(page: Page, folder: Path, name: str) -> list[Path]:
+    """Write a page into `folder` in both forms, as far as what they need is installed. Returns what was written."""
+    texts = {"md": markdown.render(page, folder), "html": html.render(page)}
+    written = {folder / f"{name}.{ending}": text for ending, text in texts.items() if text is not None}
+    for path, text in written.items():
+        write_atomic(path, text)
+    return list(written)
+
+
+def _say_written(paths: Sequence[Path]) -> None:
+    for path in paths:
         Console(stderr=True).print(f"Written: {path}", highlight=False, soft_wrap=True)
 
 
-def write(run_dir: Path) -> list[Path]:
-    """Write the files and print nothing. Returns what was written."""
-    report = run_report.load(run_dir)
-    return [path for path in (markdown.write(report), html.write(report)) if path is not None]
+def diagnoses(paths: Sequence[Path], limits: Thresholds = Thresholds()) -> list[Diagnosis]:  # noqa: B008 - frozen
+    """Of every run named, and of every run begun in a study named. Raises UserError for a folder that is neither."""
+    runs = [path for path in paths if not (path / STUDY).exists()]
+    are_distinct = len({path.name for path in runs}) == len(runs)
+    named = [(path.name if are_distinct else str(path), path) for path in runs]
+    for study in (path for path in paths if (path / STUDY).exists()):
+        named += [(f"{m.cell}, seed {m.seed}", study / m.folder) for m in members(study)]
+    return [diagnose(load(path, limits), name) for name, path in named]
+
+
+def publish_diagnoses(paths: Sequence[Path], console: Console, limits: Thresholds = Thresholds()) -> None:  # noqa: B008 - frozen
+    """Print the verdict and signs of each run, and when there are several, all signs against the collapses."""
+    found = diagnoses(paths, limits)
+    for one in found:
+        console.print(plain_text(verdict(one), style="bold"))
+        print_part(signs_table(one.signs), console)
+    if len(found) > 1:
+        console.print(plain_text("All runs: when a sign first fired, and iterations from there to the collapse"))
+        print_part(leads_table(found), console)

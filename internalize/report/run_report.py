@@ -6,10 +6,11 @@ iteration counts only once it has its line in metrics.jsonl (without that file, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.diagnostics import Diagnostics, measured
@@ -24,6 +25,7 @@ from internalize.evaluation.metrics import (
     own_line,
     select,
 )
+from internalize.evaluation.pool_health import PoolHealth, pool_health
 from internalize.evaluation.signs import Caution, Observed, Thresholds, cautions
 from internalize.experience.redact import Redactions
 from internalize.records import Drift, EvalResult, Experience, Mode, Record, TrainSummary
@@ -31,15 +33,32 @@ from internalize.runs import names
 from internalize.runs.readers import record, records
 from internalize.runs.store import RunInfo, read_marks, read_run
 
-from .episodes import Played, Sampled, played
-from .samples import Entry, Sample, pick
-from .spent import Spent, spent
+from .costs import Costs
+from .episodes import Entry, EpisodeFiles, Sample, pick, read_episodes
 
 
 class _Loose(BaseModel):
-    """A file of which a report needs some fields only."""
+    """A file of which a report needs some fields only; versions that had no such field are read too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Settings(_Loose):
+    """What a report needs of the config of a run."""
+
+    iterations: int = 0
+    suite: str = Field("dev", validation_alias=AliasPath("evaluate", "split"))
+    final: tuple[str, ...] = Field((), validation_alias=AliasPath("evaluate", "final_splits"))
+    further: dict[str, object] = Field(default_factory=dict, validation_alias=AliasPath("evaluate", "further"))
+    resamples: int = Field(2000, validation_alias=AliasPath("evaluate", "resamples"))
+    gate: str = Field("always", validation_alias=AliasPath("gate", "rule"))
+    pattern: str = Field("none", validation_alias=AliasPath("inject", "pattern"))
+    epochs: int = Field(1, validation_alias=AliasPath("distill", "epochs"))
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """Names of every suite the run measures at any time."""
+        return (self.suite, *self.final, *self.further)
 
 
 class _PoolItems(_Loose):
@@ -50,12 +69,29 @@ class IterationReport(Observed):
     """One iteration: the policy after `number` updates on the main suite, and what the iteration made."""
 
     milder: TrainSummary | None = Field(None, description="Of a second candidate that was trained anew.")
-    measured_tokens: int = Field(0, description="Of evaluation episodes, also those of rejected candidates.")
-    sampled: tuple[Sampled, ...] = ()
-    spent: Spent | None = None
+    costs: Costs = Costs()
     decision: Decision | None = None
     redactions: Redactions = Redactions()
     cautions: tuple[Caution, ...] = ()
+
+    @property
+    def undone(self) -> bool:
+        """Whether the gate went back to an earlier policy."""
+        return self.decision is not None and not self.decision.promote
+
+    @property
+    def name(self) -> str:
+        """What tables call the policy after it."""
+        return "starter" if self.number == 0 else f"{self.number}{' undone' if self.undone else ''}"
+
+
+class Change(NamedTuple):
+    """What one iteration did to the pool, and what the pool's texts then said."""
+
+    number: int
+    added: tuple[Experience, ...]
+    removed: tuple[Experience, ...]
+    health: PoolHealth
 
 
 class RunReport(Record):
@@ -64,33 +100,36 @@ class RunReport(Record):
     path: Path
     info: RunInfo
     suite: str = Field(description="The suite measured at every iteration.")
-    planned: int
-    iterations: tuple[IterationReport, ...]
+    iterations: tuple[IterationReport, ...] = ()
     metrics: tuple[SuiteMetrics, ...]
     results: tuple[EvalResult, ...]
     samples: tuple[Sample, ...]
     entities: frozenset[str] = Field(frozenset(), description="Names that belong to single tasks.")
 
     @property
-    def resamples(self) -> int:
-        """Bootstrap resamples the run was configured with."""
-        return _setting(self.info, "evaluate", "resamples", 2000)
+    def settings(self) -> Settings:
+        """What matters of its config."""
+        return Settings.model_validate(self.info.config)
 
     @property
-    def kept(self) -> tuple[IterationReport, ...]:
-        """The starter and the iterations that the gate did not roll back."""
-        return tuple(i for i in self.iterations if i.decision is None or i.decision.promote)
+    def planned(self) -> int:
+        """Iterations that the run is to have."""
+        return self.settings.iterations
 
     @property
     def gated(self) -> bool:
         """Whether a gate chose between checkpoints by the main suite."""
-        gate = self.info.config.get("gate")
-        return isinstance(gate, dict) and gate.get("rule", "always") != "always"
+        return self.settings.gate != "always"
 
     @property
     def finished(self) -> int:
         """Iterations that have trained and been measured."""
         return sum(iteration.number > 0 for iteration in self.iterations)
+
+    @property
+    def kept(self) -> tuple[IterationReport, ...]:
+        """The starter and the iterations that the gate did not roll back."""
+        return tuple(i for i in self.iterations if not i.undone)
 
     @property
     def starter(self) -> IterationReport | None:
@@ -103,18 +142,10 @@ class RunReport(Record):
         return next((i for i in reversed(self.kept) if i.number > 0), None)
 
     @property
-    def further(self) -> tuple[str, ...]:
-        """Names of the suites measured at every iteration beside the main one."""
-        section = self.info.config.get("evaluate")
-        held = section.get("further") if isinstance(section, dict) else None
-        return tuple(held) if isinstance(held, dict) else ()
-
-    @property
     def mode(self) -> Mode:
         """Where the run keeps what it learns: in its weights, or, if it trains nothing, in its prompt."""
-        inject = self.info.config.get("inject")
-        shown = isinstance(inject, dict) and inject.get("pattern") != "none"
-        return "in_context" if shown and _setting(self.info, "distill", "epochs", 1) == 0 else "internalized"
+        shown = self.settings.pattern != "none"
+        return "in_context" if shown and self.settings.epochs == 0 else "internalized"
 
     def scores(self, iteration: int, mode: Mode = "internalized") -> dict[str, float | None]:
         """Success of each task of the main suite after `iteration` updates, on its own checkpoint and pool."""
@@ -144,65 +175,74 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     Raises UserError if there is no run.json, DataError naming file and line of a broken record.
     """
     info = read_run(run_dir)
-    folders = names.iterations(run_dir, _planned(info))
+    settings = Settings.model_validate(info.config)
+    folders = names.iterations(run_dir, settings.iterations)
     lines = tuple(records(run_dir / names.METRICS, SuiteMetrics))
     results = gathered(list(records(folder / names.EVALUATIONS, EvalResult)) for folder in folders.values())
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
-    found = _diagnostics(info, folders, results)
+    known = [one for folder in folders.values() for one in records(folder / names.DIAGNOSTICS, Diagnostics)]
+    found = measured(results, known, settings.resamples, info.seed)  # computes what version 1 did not write
     computed = {(one.metrics.iteration, one.metrics.suite, one.metrics.mode) for one in found}
     others = {key: line for line in lines if (key := (line.iteration, line.suite, line.mode)) not in computed}
     metrics = (*(one.metrics for one in found), *others.values())
-    files = played(folders, _suites(info))
+    suites = [line.suite for line in metrics]
+    files = read_episodes(folders, settings.suites)
     report = RunReport(
         path=run_dir,
         info=info,
-        suite=_main_suite(info, metrics),
-        planned=_planned(info),
-        iterations=(),
+        suite=settings.suite if settings.suite in suites or not suites else suites[0],
         metrics=metrics,
         results=results,
         samples=pick(files.entries, {result.checkpoint: result.iteration for result in reversed(results)}),
-        entities=files.entities,
+        entities=files.names.of_tasks(),
     )
-    times = spent(read_marks(run_dir))
     behaviour = {group_of(one.metrics): one.behaviour for one in found}
+    marks = read_marks(run_dir)
     for k in sorted(done):
-        iteration = _iteration(report, k, folders.get(k), files, behaviour)
+        noted = [Costs.noted(mark) for mark in marks if mark.stage.iteration == k and (mark.seconds or mark.memory)]
+        iteration = _iteration(report, k, folders.get(k), files, behaviour, noted)
         now = cautions(report.iterations, iteration, report.entities, limits)
-        iteration = iteration.model_copy(update={"spent": times.get(k), "cautions": now})
+        iteration = iteration.model_copy(update={"cautions": now})
         report = report.model_copy(update={"iterations": (*report.iterations, iteration)})
     return report
 
 
-def episodes(run_dir: Path) -> tuple[Entry, ...]:
+def episodes(run_dir: Path) -> list[Entry]:
     """Where every whole episode of a run lies. Raises UserError if there is no run."""
-    info = read_run(run_dir)
-    return played(names.iterations(run_dir, _planned(info)), _suites(info)).entries
+    settings = Settings.model_validate(read_run(run_dir).config)
+    return read_episodes(names.iterations(run_dir, settings.iterations), settings.suites).entries
 
 
 def _iteration(
-    report: RunReport, k: int, folder: Path | None, found: Played, behaviour: Mapping[Group, Behaviour | None]
+    report: RunReport,
+    k: int,
+    folder: Path | None,
+    files: EpisodeFiles,
+    behaviour: Mapping[Group, Behaviour | None],
+    noted: Sequence[Costs],
 ) -> IterationReport:
     own = {mode: line for mode in names.MODES if (line := report.line(report.suite, mode, k))}
-    further = (report.line(suite, "internalized", k) for suite in report.further)
-    counted = {mode: behaviour.get(group_of(line)) or found.behaviour(line) for mode, line in own.items()}
+    further = (report.line(suite, "internalized", k) for suite in report.settings.further)
+    counted = {mode: behaviour.get(group_of(line)) or files.behaviour(line) for mode, line in own.items()}
     iteration = IterationReport(
         number=k,
         internalized=own.get("internalized"),
         in_context=own.get("in_context"),
         further=tuple(line for line in further if line),
         behaviour={mode: value for mode, value in counted.items() if value.episodes},
-        sampled=found.costs.get(k, ()),
-        measured_tokens=found.measuring.get(k, 0),
     )
     if folder is None:
         return iteration
     pool = record(folder / names.POOL, _PoolItems)
+    training = record(folder / names.TRAINING, TrainSummary)
+    milder = record(folder / names.SECOND_TRAINING, TrainSummary)
+    trained = Costs(trained=sum(one.action_tokens for one in (training, milder) if one))
     read = {
         "pool": pool.items if pool else None,
-        "training": record(folder / names.TRAINING, TrainSummary),
-        "milder": record(folder / names.SECOND_TRAINING, TrainSummary),
+        "training": training,
+        "milder": milder,
+        "costs": Costs.total([files.costs[k], trained, *noted]),
         "decision": record(folder / names.GATE, Decision),
         "drift": record(folder / names.DRIFT, Drift),
         "redactions": record(folder / names.REDACTIONS, Redactions) or Redactions(),
@@ -210,42 +250,17 @@ def _iteration(
     return iteration.model_copy(update=read)
 
 
-def _diagnostics(info: RunInfo, folders: Mapping[int, Path], results: Sequence[EvalResult]) -> tuple[Diagnostics, ...]:
-    """Those that the run wrote; what version 1 did not write is computed."""
-    known = [one for folder in folders.values() for one in records(folder / names.DIAGNOSTICS, Diagnostics)]
-    return measured(results, known, _setting(info, "evaluate", "resamples", 2000), info.seed)
-
-
-def _main_suite(info: RunInfo, metrics: Sequence[SuiteMetrics]) -> str:
-    section = info.config.get("evaluate")
-    split = section.get("split") if isinstance(section, dict) else None
-    suites = [line.suite for line in metrics]
-    if isinstance(split, str) and (split in suites or not suites):
-        return split
-    return suites[0] if suites else "dev"
-
-
-def _setting(info: RunInfo, section: str, name: str, default: int) -> int:
-    """A number of the stored config; reports also read runs of versions that had no such field."""
-    fields = info.config.get(section, {}) if section else info.config
-    value = fields.get(name) if isinstance(fields, dict) else None
-    return value if isinstance(value, int) else default
-
-
-def _planned(info: RunInfo) -> int:
-    return _setting(info, "", "iterations", 0)
-
-
-def _suites(info: RunInfo) -> tuple[str, ...]:
-    """Names of every suite the run measures at any time."""
-    section = info.config.get("evaluate")
-    fields = section if isinstance(section, dict) else {}
-    found = [fields.get("split", "dev"), *_listed(fields.get("final_splits")), *_listed(fields.get("further"))]
-    return tuple(dict.fromkeys(str(name) for name in found))
-
-
-def _listed(value: JsonValue) -> list[JsonValue]:
-    return list(value) if isinstance(value, list | dict) else []
+def changes(iterations: Sequence[IterationReport], entities: Collection[str] = ()) -> list[Change]:
+    """Items that came and went, iteration by iteration; `entities` are names that belong to single tasks."""
+    found, before = [], dict[str, Experience]()
+    for iteration in iterations:
+        if iteration.pool is not None:
+            now = {item.id: item for item in iteration.pool}
+            added = tuple(item for key, item in now.items() if key not in before)
+            removed = tuple(item for key, item in before.items() if key not in now)
+            found.append(Change(iteration.number, added, removed, pool_health(iteration.pool, entities)))
+            before = now
+    return found
 
 
 def training_of(weights: Path) -> TrainSummary | None:

@@ -6,21 +6,19 @@ A sign that fires at the collapse or later has no lead, and one of a run that ne
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from internalize.evaluation.collapse import Collapse, collapse
 from internalize.evaluation.signs import Sign, signs
 from internalize.evaluation.stats import minimum_detectable
 from internalize.records import Mode, Record
 
+from .page import Table
 from .run_report import RunReport
 from .text import NOTHING, change_words
 
 MOST_NAMED = 3  # runs named in a cell of a table
-SIGN_HEAD = ("sign", "where", "iterations", "what it said first")
-LEAD_HEAD = ("sign", "where", "first fired", "lead", "false alarms")
 WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: NOTHING}
-Row = tuple[str, ...]
 
 
 class Diagnosis(Record):
@@ -43,7 +41,7 @@ def diagnose(report: RunReport, name: str = "") -> Diagnosis:
         run=name or report.path.name,
         iterations=report.finished,
         tasks=success.n if success else 0,
-        collapse=collapse(scores, report.resamples),
+        collapse=collapse(scores, report.settings.resamples),
         signs=signs_of(report),
         detectable=minimum_detectable(success.n, success.mean) if success else 1.0,
     )
@@ -67,27 +65,29 @@ def verdict(found: Diagnosis) -> str:
     return f"{found.run}: collapsed at iteration {there.iteration}, {fell}.{last}"
 
 
-def sign_rows(found: Sequence[Sign]) -> list[Row]:
-    """One row under SIGN_HEAD for each sign."""
-    return [(s.name, WHERE[s.mode], ranges(s.iterations), s.message) for s in found]
+def signs_table(found: Sequence[Sign]) -> Table:
+    """Each sign of a run."""
+    columns: dict[str, Callable[[Sign], str]] = {
+        "sign": lambda sign: sign.name,
+        "where": lambda sign: WHERE[sign.mode],
+        "iterations": lambda sign: ranges(sign.iterations),
+        "what it said first": lambda sign: sign.message,
+    }
+    return Table.of(found, columns, text=("sign", "where", "what it said first"))
 
 
-def sign_lines(report: RunReport) -> list[str]:
-    """One line for each sign of a run: when, in which mode, and what it said first."""
-    return [
-        f"iteration {ranges(s.iterations)}{f' ({WHERE[s.mode]})' if s.mode else ''}: {s.message}"
-        for s in signs_of(report)
-    ]
-
-
-def lead_rows(found: Sequence[Diagnosis]) -> list[Row]:
-    """One row under LEAD_HEAD for each sign that fired in any run, the one with the greatest median lead first."""
+def leads_table(found: Sequence[Diagnosis]) -> Table:
+    """Each sign that fired in any run, the one with the greatest median lead first."""
     keys = dict.fromkeys((s.name, s.mode) for one in found for s in one.signs)
-    rows = [(lead_of(found, *key), key) for key in keys]
-    return [
-        (name, WHERE[mode], _first(found, name, mode), _lead(leads, found), _alarms(found, name, mode))
-        for leads, (name, mode) in sorted(rows, key=lambda row: -statistics.median(row[0] or [-99]))
-    ]
+    ordered = sorted(keys, key=lambda key: -statistics.median(lead_of(found, *key) or [-99]))
+    columns: dict[str, Callable[[tuple[str, Mode | None]], str]] = {
+        "sign": lambda key: key[0],
+        "where": lambda key: WHERE[key[1]],
+        "first fired": lambda key: _first(found, *key),
+        "lead": lambda key: _lead(lead_of(found, *key), found),
+        "false alarms": lambda key: _alarms(found, *key),
+    }
+    return Table.of(ordered, columns, text=("sign", "where", "first fired"))
 
 
 def lead_of(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> list[int]:

@@ -1,48 +1,73 @@
-"""The report as a table in the terminal.
+"""A page in the terminal: the parts that fit there, and no section titles.
 
-Left out: episodes and pool items (report.md has them). What must not change: text that came from a
-model or a file is printed as plain text, never read as markup or control codes.
+Text of models and files is printed as plain text, never read as markup or control codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from typing import Literal
 
 from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console, Group
+from rich.table import Table as RichTable
+from rich.text import Text as RichText
 
-from .headline import summary
-from .run_report import RunReport
-from .signs import sign_lines
-from .tables import FAMILY_HEAD, SUITE_HEAD, Row, family_rows, iteration_table, suite_rows
-from .text import one_line
+from .page import Episode, Episodes, Items, Line, Page, Part, Table, Text
+from .text import one_line, plain
 
-
-def print_report(report: RunReport, console: Console) -> None:
-    """Print the sentence, the iterations, the other suites and the cautions."""
-    console.print(plain_text(summary(report)))
-    if report.iterations:
-        print_table(*iteration_table(report), console)
-    for head, rows in ((SUITE_HEAD, suite_rows(report)), (FAMILY_HEAD, family_rows(report))):
-        print_table(head, rows, console)
-    for line in sign_lines(report):
-        console.print(plain_text(f"! {line}", style="yellow"))
+NARROWEST = 36  # columns of a terminal that an episode takes at least
+_LOOKS = {"warning": "yellow"}
+_JUSTIFY: dict[str, Literal["left", "right"]] = {"number": "right", "text": "left", "code": "left"}
+_LINES = {"experience": "yellow", "action": "cyan", "invalid": "red", "result": "dim"}
 
 
-def print_table(head: Row, rows: list[Row], console: Console, text: Collection[int] = (0,)) -> None:
-    """A table whose columns number `text` are text; no rows, no table."""
-    if not rows:
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number in text else "right", header_style="bold", overflow="fold")
-    for row in rows:
-        table.add_row(*(plain_text(cell) for cell in row))
+def print_page(page: Page, console: Console) -> None:
+    """Print what a page has for the terminal."""
+    for section in page.sections:
+        for part in section.parts:
+            if part.place != "pages":
+                print_part(part, console)
+
+
+def print_part(part: Part, console: Console) -> None:
+    """Print one part; nothing of a kind that only pages show."""
+    if isinstance(part, Text):
+        console.print(plain_text(part.text, _LOOKS.get(part.look, "")))
+    elif isinstance(part, Items):
+        for item in part.items:
+            console.print(plain_text(f"! {item.text}", style="yellow"))
+    elif isinstance(part, Table) and part.rows:
+        _print_table(part, console)
+    elif isinstance(part, Episodes):
+        console.print(plain_text(part.question, style="bold"))
+        fitting = max(1, console.width // NARROWEST)
+        for start in range(0, len(part.episodes), fitting):
+            console.print(_side_by_side(part.episodes[start : start + fitting]))
+
+
+def _print_table(part: Table, console: Console) -> None:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in part.columns[: part.fits]:
+        table.add_column(column.name, justify=_JUSTIFY[column.kind], header_style="bold", overflow="fold")
+    for row in part.rows:
+        table.add_row(*(plain_text(cell) for cell in row[: part.fits]))
     console.print(table)
 
 
-def plain_text(text: str, style: str = "") -> Text:
+def _side_by_side(episodes: tuple[Episode, ...]) -> RichTable:
+    """One column an episode, one row a step."""
+    table = RichTable(expand=True, show_lines=True)
+    for one in episodes:
+        table.add_column(plain_text(f"{one.title}: {one.outcome}"), ratio=1, overflow="fold", header_style="bold")
+    for number in range(max(len(one.steps) for one in episodes)):
+        table.add_row(*(Group(*map(_line, one.steps[number] if number < len(one.steps) else ())) for one in episodes))
+    return table
+
+
+def _line(line: Line) -> RichText:
+    return RichText(plain(line.text), style=_LINES[line.kind])
+
+
+def plain_text(text: str, style: str = "") -> RichText:
     """One line of untrusted text: nothing in it is markup or control."""
-    return Text(one_line(text, 2000), style=style)
+    return RichText(one_line(text, 4000), style=style)

@@ -50,6 +50,16 @@ def ratio(value: Share | None) -> str:
     return f"{100 * value.value:.0f} [{100 * value.low:.0f}, {100 * value.high:.0f}]"
 
 
+def probability(p: float) -> str:
+    """A p-value as "0.021" or "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def equals(p: float) -> str:
+    """A p-value in running text: "= 0.021" or "< 0.001"."""
+    return probability(p) if p < 0.001 else f"= {probability(p)}"
+
+
 def count(value: float | None) -> str:
     """A whole number with thousands set apart by commas."""
     return NOTHING if value is None else f"{value:,.0f}"

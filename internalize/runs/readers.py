@@ -21,6 +21,8 @@ def record(path: Path, model: type[RecordT]) -> RecordT | None:
         return None
     try:
         return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         raise DataError(f"{path}: {first_problem(error)}") from error
 

@@ -12,9 +12,10 @@ from internalize.errors import Busy, ConfigError, Incomplete, InfrastructureErro
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.stats import Interval
 from internalize.records import EvalResult, Stage
-from internalize.report import study_html, study_page
+from internalize.report import html, markdown
 from internalize.report.comparison import Comparison, Versus, compare
-from internalize.report.publish import write as write_report
+from internalize.report.publish import publish_study, write_run
+from internalize.report.study_page import study_page
 from internalize.runs.store import RunStore, read_jsonl, read_marks, write_json
 from internalize.stages.backends import in_process
 from internalize.stages.study import (
@@ -109,18 +110,16 @@ def test_a_study_runs_shares_what_is_the_same_and_is_compared(grid: Path, tmp_pa
     ]  # fmt: skip
     assert len({c.internalized[0].mean for c in comparison.curves if c.internalized[0]}) == 1
     assert {v.cell for v in comparison.versus} == {"none", "bolder"}
-    study_page.publish(comparison, out)
+    for folder in out.glob("*/seed-*"):
+        write_run(folder)
+    publish_study(out)
     text = (out / "study.md").read_text()
     assert "Which \\| pattern?" in text
     assert "bolder" in text
-    for folder in out.glob("*/seed-*"):
-        write_report(folder)
-    page = study_html.write(comparison, out)
-    assert page is not None
-    html = page.read_text()
-    assert "Which | pattern?" in html
-    assert html.count('/report.html">') == 6
-    assert not re.search(r"(src|href)=\"(?!#|(none|stepwise|bolder)-)", html)  # nothing is loaded, runs are linked to
+    page = (out / "study.html").read_text()
+    assert "Which | pattern?" in page
+    assert page.count('/report.html">') == 6
+    assert not re.search(r"(src|href)=\"(?!#|(none|stepwise|bolder)-)", page)  # nothing is loaded, runs are linked to
     before = {p: p.stat().st_mtime_ns for p in out.rglob("evaluations.jsonl")}
     assert study(grid, out, play) == manifest  # nothing is left to do
     assert {p: p.stat().st_mtime_ns for p in out.rglob("evaluations.jsonl")} == before
@@ -200,7 +199,7 @@ def test_a_run_that_fails_is_named_at_the_end_and_the_others_go_on(grid: Path, t
     comparison = compare(tmp_path / "study")
     assert comparison.unfinished == ("none, seed 0 (not begun)", "bolder, seed 1 (not begun)")
     assert [(curve.cell, curve.seeds) for curve in comparison.curves] == [("stepwise", 2), ("none", 1), ("bolder", 1)]
-    for page in (study_page.render(comparison, None), study_html.render(comparison, tmp_path / "study", ())):
+    for page in (markdown.render(study_page(comparison)), html.render(study_page(comparison))):
         assert page is not None
         assert "Not finished: 2 runs: none, seed 0 (not begun); bolder, seed 1 (not begun)." in page
 
@@ -286,10 +285,10 @@ def test_the_command_ends_with_one_sentence_and_what_there_is_is_published(
 ) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("model.batch", "model.source = '/nowhere'\nmodel.batch"))
     ended = call("study", grid, "--out", "study")
-    *noted, written, last = ended.err.splitlines()
+    *noted, text, page, last = ended.err.splitlines()
     assert ended.code == 2
     assert len([line for line in noted if line.endswith("the other runs go on")]) == 6
-    assert written == "Written: study/study.md"
+    assert (text, page) == ("Written: study/study.md", "Written: study/study.html")
     assert re.match(r"internalize: study: of 6 runs, 6 failed \(first stepwise-\w{4}/seed-0: .*/nowhere", last)
     assert "none, seed 1 (not begun)" in (tmp_path / "study" / "study.html").read_text()
 
@@ -356,4 +355,4 @@ def test_a_verdict_needs_interval_and_test(mean: float, low: float, high: float,
 
 def test_an_unfinished_study_says_so() -> None:
     comparison = Comparison(question="Q?", reference="a", curves=(), versus=(), unfinished=("a/seed-0",))
-    assert "Not finished: 1 runs" in study_page.render(comparison, None)
+    assert "Not finished: 1 runs" in markdown.render(study_page(comparison))

@@ -22,8 +22,9 @@ from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.judge.model import prompt as judging
 from internalize.records import Claim, Experience, Message, PoolEdit, ToolSpec
 from internalize.report import html, markdown
+from internalize.report.run_page import run_page
 from internalize.report.run_report import load
-from internalize.report.terminal import print_report
+from internalize.report.terminal import print_page
 from tests.steps import step
 from tests.tiny import tiny_tokenizer
 from tests.unit.report_run import NASTY, item, make_run
@@ -99,18 +100,18 @@ class Tags(HTMLParser):
 
 def test_no_text_of_a_run_is_markup_in_its_report(tmp_path: Path) -> None:
     report = load(make_run(tmp_path / "run", items=(item(NASTY),), text=NASTY))
-    page = html.render(report)
+    page = html.render(run_page(report))
     assert page
     assert "evil" in page
     assert not {tag for tag in Tags(page).found if tag in {"script", "img"} or "evil" in tag}
-    plain = Tags(html.render(load(make_run(tmp_path / "plain"))) or "")
+    plain = Tags(html.render(run_page(load(make_run(tmp_path / "plain")))) or "")
     assert Tags(page).found == plain.found
 
-    parsed = MarkdownIt("commonmark").enable("table").parse(markdown.render(report))
+    parsed = MarkdownIt("commonmark").enable("table").parse(markdown.render(run_page(report)))
     inline = [child for token in parsed for child in token.children or []]
     assert not any("html" in token.type for token in (*parsed, *inline))
     assert not any("evil" in str(value) for token in inline for value in token.attrs.values())
 
     shown = io.StringIO()
-    print_report(report, Console(file=shown, width=200, force_terminal=True, color_system=None))
+    print_page(run_page(report), Console(file=shown, width=200, force_terminal=True, color_system=None))
     assert "\x1b[31m" not in shown.getvalue()

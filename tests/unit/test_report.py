@@ -12,11 +12,12 @@ from internalize.evaluation.metrics import SuiteMetrics
 from internalize.evaluation.stats import Interval
 from internalize.experience.redact import RedactionCount, note
 from internalize.records import Stage, StageMark
-from internalize.report import figure, html, markdown, terminal
+from internalize.report import figures, html, markdown, terminal
+from internalize.report.costs import Costs
+from internalize.report.episodes import LEARNED, SAME, UNLEARNED
 from internalize.report.headline import summary
+from internalize.report.run_page import run_page
 from internalize.report.run_report import RunReport, load
-from internalize.report.samples import LEARNED, SAME, UNLEARNED
-from internalize.report.spent import spent
 from internalize.runs.names import REDACTIONS
 from internalize.runs.store import RunInfo, append_jsonl, read_jsonl, write_json, write_jsonl
 from tests.steps import act, step
@@ -30,9 +31,14 @@ def run(tmp_path: Path) -> Path:
 
 def printed(report: RunReport) -> str:
     console = Console(file=io.StringIO(), width=160, force_terminal=False)
-    terminal.print_report(report, console)
+    terminal.print_page(run_page(report), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def written(report: RunReport) -> str:
+    """The Markdown text; the figure is drawn beside the run."""
+    return markdown.render(run_page(report), report.path)
 
 
 def test_known_answers(run):
@@ -49,7 +55,7 @@ def test_known_answers(run):
     assert final.in_context.in_context_gain.mean == pytest.approx(0.1)
     assert [i.internalized.premature_rate for i in report.iterations] == [0.4, 0.2, 0.0]
     assert (len(final.pool), final.training.accepted, final.training.rejected) == (2, 30, 10)
-    assert [(s.episodes, s.unscored, s.action_tokens) for s in final.sampled] == [(3, 1, 15), (1, 0, 5)]
+    assert (final.costs.episodes, final.costs.unscored, final.costs.sampled) == (3 + 1, 1, 15 + 5)
 
 
 def test_the_sentence_states_change_interval_n_and_limits(run):
@@ -101,7 +107,7 @@ def test_zero_finished_iterations(tmp_path):
     assert report.finished == 0
     said = "No iteration has finished yet: nothing can be said about learning. The starter solves 40.0 % of 40 tasks"
     assert said in printed(report).replace("\n", " ")
-    assert said in markdown.write(report).read_text()
+    assert said in written(report)
     assert (tmp_path / "run" / "figure.png").exists()
 
 
@@ -112,7 +118,7 @@ def test_a_run_that_only_just_started(tmp_path):
     report = load(run)
     assert report.iterations == ()
     assert "No iteration has finished yet" in printed(report)
-    text = markdown.write(report).read_text()
+    text = written(report)
     assert "No iteration has finished yet" in text
     assert "How to reproduce" in text
     assert not (run / "figure.png").exists()
@@ -131,7 +137,7 @@ def test_every_optional_file_may_be_missing(run, kept):
     report = load(run)
     assert report.final is not None
     assert report.final.pool is None
-    assert "70.0 [55, 85]" in markdown.write(report).read_text()
+    assert "70.0 [55, 85]" in written(report)
     assert "70.0 [55, 85]" in printed(report)
 
 
@@ -175,7 +181,7 @@ def test_a_rolled_back_iteration_is_not_the_final_policy(run):
     assert "2 undone" in printed(report)
     write_json(run / "iter-1" / "gate.json", Decision(promote=False, reason="worse", interval=None))
     assert summary(load(run)).startswith("None of the 2 finished iterations was kept")
-    assert "None of the 2" in markdown.write(load(run)).read_text()
+    assert "None of the 2" in written(load(run))
 
 
 def test_unscored_tasks_are_left_out_of_both_sides_and_said(run):
@@ -192,7 +198,7 @@ def test_unscored_tasks_are_left_out_of_both_sides_and_said(run):
 
 def test_tables_fit_a_terminal_of_80_columns(run):
     console = Console(file=io.StringIO(), width=80)
-    terminal.print_report(load(run), console)
+    terminal.print_page(run_page(load(run)), console)
     assert isinstance(console.file, io.StringIO)
     rows = [line.split() for line in console.file.getvalue().splitlines()]
     assert ["2", "70.0", "[55,", "85]", "80.0", "[68,", "92]", "57", "[30,", "83]", "0.0", "%", "2", "30/40"] in rows
@@ -205,7 +211,7 @@ def test_cautions_reach_both_reports(run):
     said = "turns an episode grew from 4.0 to 9.0"
     report = load(run)
     assert said in printed(report)
-    assert said in markdown.render(report)
+    assert said in written(report)
 
 
 def test_samples_show_what_was_learned_and_what_was_lost(run):
@@ -215,7 +221,7 @@ def test_samples_show_what_was_learned_and_what_was_lost(run):
     assert [shown.iteration for shown in learned.episodes] == [0, 1]
     assert [shown.trajectory.score for shown in unlearned.episodes] == [1, 0]
     assert [shown.trajectory.steps[0].injection is not None for shown in taught.episodes] == [True]
-    assert "[experience i1, chosen by lexical]" in markdown.render(load(run))
+    assert "[experience i1, chosen by lexical]" in written(load(run))
 
 
 def test_evaluation_episodes_are_samples_too_and_unscored_ones_never(run):
@@ -228,12 +234,12 @@ def test_evaluation_episodes_are_samples_too_and_unscored_ones_never(run):
     assert titles[0] == SAME
     assert len(titles) == 2
     first = load(run).iterations[1]
-    assert [s.episodes for s in first.sampled] == [1, 1]  # rollouts and teacher: measuring is no cost of learning
-    assert first.measured_tokens == 10
+    assert first.costs.episodes == 2  # of rollouts and teacher: measuring is no cost of learning
+    assert first.costs.measured == 10
 
 
 def test_report_has_its_parts(run):
-    text = markdown.write(load(run)).read_text()
+    text = written(load(run))
     for part in ("# Report", "![Success", "## Iterations", "## Families", "## Starter and final policy", "| test |",
                  "## Pool of iteration 2 (2 items)", "visit its target", "## Cost",
                  "1,234 | 15 s | 1 s | 3.3 min | 30 s | 1.5 GiB |", "8.1 min of work: rollouts 30 s",
@@ -242,16 +248,16 @@ def test_report_has_its_parts(run):
         assert part in text, part
     row = next(line for line in text.splitlines() if line.startswith("| 2 |"))
     assert row == "| 2 | 70.0 [55, 85] | 80.0 [68, 92] | 57 [30, 83] | 0.0 % | 2 | 30/40 |"
-    assert markdown.render(load(run)) == markdown.render(load(run))
+    assert written(load(run)) == written(load(run))
 
 
 def test_what_was_redacted_is_counted_in_both_reports(run):
-    assert "Secrets taken out" not in str(markdown.render(load(run))) + str(html.render(load(run)))
+    assert "Secrets taken out" not in str(written(load(run))) + str(html.render(run_page(load(run))))
     count = RedactionCount(removed={"api key": 2, "email": 1})
     note(run / "iter-1" / REDACTIONS, "extract", count)
     note(run / "iter-2" / REDACTIONS, "round 0", RedactionCount(dropped=3))
-    assert "| 1 | extract | 2 api key, 1 email | 0 |\n| 2 | round 0 |  | 3 |" in markdown.render(load(run))
-    assert "<td>2 api key, 1 email</td>" in str(html.render(load(run)))
+    assert "| 1 | extract | 2 api key, 1 email | 0 |\n| 2 | round 0 |  | 3 |" in written(load(run))
+    assert '<td class="text">2 api key, 1 email</td>' in str(html.render(run_page(load(run))))
 
 
 def test_untrusted_text_stays_text_everywhere(tmp_path):
@@ -264,7 +270,7 @@ def test_untrusted_text_stays_text_everywhere(tmp_path):
     terminal_text = printed(report)
     assert "\x1b" not in terminal_text
     assert "[bold red]" in terminal_text
-    text = markdown.write(report).read_text()
+    text = written(report)
     outside = "".join(text.split("```")[::2])  # every second part is a fenced block
     for active in ("<script", "http://", "www.", "@all", "\x1b", "\u202e", "\n# head"):
         assert active not in outside, active
@@ -273,15 +279,14 @@ def test_untrusted_text_stays_text_everywhere(tmp_path):
 
 
 def test_figure_is_drawn_and_its_absence_is_said(run, monkeypatch):
-    report = load(run)
-    drawn = figure.write(report)
-    assert drawn == run / "figure.png"
+    report, drawn = load(run), run / "figure.png"
+    assert "figure.png" in written(report)
     assert drawn.read_bytes().startswith(b"\x89PNG")
     drawn.unlink()
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert figure.write(report) is None
-    text = markdown.write(report).read_text()
-    assert figure.NOTE in text
+    text = written(report)
+    assert not drawn.exists()
+    assert figures.NOTE in text
     assert "figure.png" not in text
 
 
@@ -292,7 +297,7 @@ def test_figure_of_a_suite_with_formula_marks_and_nothing_scored(run):
         i.model_copy(update={"internalized": i.internalized.model_copy(update=unscored), "in_context": None})
         for i in report.iterations
     )
-    assert figure.write(report.model_copy(update={"suite": "$\\frac", "iterations": lines})) is not None
+    assert "figure.png" in written(report.model_copy(update={"suite": "$\\frac", "iterations": lines}))
 
 
 def test_reports_do_not_write_into_a_run_they_only_read(run):
@@ -305,18 +310,18 @@ def test_the_numbers_of_the_gate_are_told_for_both_candidates(run):
     fell = Interval(mean=-0.2, low=-0.35, high=-0.05, n=40)
     first = Decision(promote=False, reason="worse: -0.200", interval=fell, rival=1)
     write_json(run / "iter-2" / "gate.json", Decision(promote=True, reason="no worse", interval=None, first=first))
-    assert "## Gate" not in markdown.render(load(run))  # the rule is to keep every one
+    assert "## Gate" not in written(load(run))  # the rule is to keep every one
     info = RunInfo.model_validate_json((run / "run.json").read_bytes())
     config = {**info.config, "gate": {"rule": "retry"}}
     write_json(run / "run.json", info.model_copy(update={"config": config}))
-    text = markdown.render(load(run))
-    assert r"| 2 | iteration 1 | -20.0 \[-35.0, -5.0\] | not kept | worse: -0.200 |" in text
+    text = written(load(run))
+    assert "| 2 | iteration 1 | -20.0 [-35.0, -5.0] | not kept | worse: -0.200 |" in text
     assert "| 2, milder | - | - | kept | no worse |" in text
 
 
 def test_the_training_of_a_milder_candidate_is_a_cost_too(run):
     write_json(run / "iter-2" / "train-second.json", TrainFile(action_tokens=1000))
-    text = markdown.render(load(run))
+    text = written(load(run))
     assert "| 2 | 4 (1 unscored) | 20 | 2,234 |" in text
 
 
@@ -335,7 +340,7 @@ def test_time_is_counted_by_kind_of_stage():
     kinds = ("rollout", "collect", "extract", "round", "distill", "episodes", "evaluate", "gate")
     took = [(kind, float(1 << place)) for place, kind in enumerate(kinds)]
     marks = [StageMark(stage=Stage(iteration=1, kind=kind), seconds=s, memory=int(s)) for kind, s in took]
-    found = spent([*marks, StageMark(stage=Stage(iteration=2, kind="extract"))])
-    assert found.keys() == {1}  # of the other nothing was noted
-    assert found[1].seconds == {"rollouts": 3.0, "extraction": 4.0, "training": 24.0, "evaluation": 224.0}
-    assert found[1].memory == 128
+    found = Costs.total(map(Costs.noted, marks))
+    assert found.seconds == {"rollouts": 3.0, "extraction": 4.0, "training": 24.0, "evaluation": 224.0}
+    assert found.memory == 128
+    assert Costs.total([Costs(sampled=5)]).seconds == {}  # of which nothing was noted

@@ -8,7 +8,8 @@ import pytest
 from internalize.records import Experience
 from internalize.report import html
 from internalize.report import run_report as data
-from internalize.report.run_report import IterationReport
+from internalize.report.run_page import run_page
+from internalize.report.run_report import IterationReport, changes
 from tests.unit.report_run import make_run
 
 pytest.importorskip("jinja2", reason="the page needs jinja2")
@@ -48,7 +49,7 @@ def report(tmp_path: Path) -> data.RunReport:
 
 
 def page_of(report: data.RunReport) -> Page:
-    text = html.render(report)
+    text = html.render(run_page(report))
     assert text is not None
     return Page(text)
 
@@ -63,7 +64,7 @@ def test_the_page_is_whole_and_loads_nothing(report: data.RunReport) -> None:
 
 def test_hostile_text_stays_text(report: data.RunReport) -> None:
     first, *rest = report.iterations
-    item = report.samples[0].episodes[0].trajectory.steps[0].model_copy(update={"action_text": HOSTILE})
+    item = report.samples[0].episodes[0].trajectory.steps[0].model_copy(update={"text": HOSTILE})
     shown = report.samples[0].episodes[0]
     hostile = shown.model_copy(update={"trajectory": shown.trajectory.model_copy(update={"steps": (item,)})})
     sample = report.samples[0].model_copy(update={"episodes": (hostile,), "title": HOSTILE})
@@ -92,5 +93,5 @@ def test_what_came_and_went_in_the_pool() -> None:
         IterationReport(number=1, pool=(a,)),
         IterationReport(number=2, pool=(b,)),
     ]
-    found = html.changes(iterations)
+    found = changes(iterations)
     assert [(c.number, c.added, c.removed, c.health.items) for c in found] == [(1, (a,), (), 1), (2, (b,), (a,), 1)]

@@ -1,13 +1,14 @@
 """The figure of a study: which panels, how cells are told apart, and that nothing is hidden."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from internalize.evaluation.stats import Interval
-from internalize.report import study_page
+from internalize.report import figures
 from internalize.report.comparison import Comparison, Curve
+from internalize.report.page import Picture
+from internalize.report.study_page import study_page
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
 CELLS = ("reference", "all of the trajectories of all earlier iterations at once, $x$ of them", *"cdefgh")
@@ -28,15 +29,15 @@ def curve(cell: str) -> Curve:
 def figure() -> Any:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    made = Figure(figsize=study_page.SIZE, layout="constrained")
+    made = Figure(figsize=figures.STUDY_SIZE, layout="constrained")
     curves = tuple(curve(cell) for cell in CELLS)
-    study_page.plot(made, Comparison(question="?", reference="reference", curves=curves, versus=(), unfinished=()))
+    figures.plot_study(made, Comparison(question="?", reference="reference", curves=curves, versus=(), unfinished=()))
     made.draw_without_rendering()
     return made
 
 
 def test_every_panel_says_what_it_shows_on_its_scale(figure: Any) -> None:
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(study_page.TITLES)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(figures.STUDY_TITLES)
     limits = [axes.get_ylim() for axes in figure.axes]
     assert [limits[place] for place in (0, 1, 3)] == [(0, 100)] * 3
     assert limits[2][0] <= -10 < 10 <= limits[2][1]
@@ -61,6 +62,7 @@ def test_the_legend_names_every_cell_and_hides_no_panel(figure: Any) -> None:
     assert not any(axes.get_tightbbox().overlaps(box) for axes in figure.axes)
 
 
-def test_a_study_without_measurements_has_no_figure(tmp_path: Path) -> None:
+def test_a_study_without_measurements_has_no_figure() -> None:
     empty = Comparison(question="?", reference="a", curves=(), versus=(), unfinished=())
-    assert study_page.draw(empty, tmp_path / "study.png") is None
+    page = study_page(empty)
+    assert not any(isinstance(part, Picture) for section in page.sections for part in section.parts)

@@ -9,10 +9,10 @@ from internalize.errors import UserError
 from internalize.evaluation.collapse import collapse
 from internalize.evaluation.signs import Caution, signs
 from internalize.records import EvalResult
-from internalize.report import diagnosis
 from internalize.report.headline import summary
+from internalize.report.publish import publish_diagnoses
 from internalize.report.run_report import load
-from internalize.report.signs import Diagnosis, diagnose, lead_of, lead_rows, ranges, verdict
+from internalize.report.signs import Diagnosis, diagnose, lead_of, leads_table, ranges, verdict
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 from internalize.stages.study import Manifest, Member
 from tests.unit.report_run import make_run, remeasure
@@ -82,15 +82,15 @@ def test_leads_and_false_alarms_by_hand():
     ]
     assert lead_of(runs, "early", None) == [3, 1]
     assert lead_of(runs, "late", None) == []
-    assert lead_rows(runs) == [
+    assert leads_table(runs).rows == (
         ("early", "-", "2 (x), 3 (y), 1 (z)", "3, 1 (in time in 2 of 2)", "2 of 10 iterations"),
         ("late", "-", "5 (x), 4 (y)", "none (in time in 0 of 2)", "0 of 10 iterations"),
-    ]
+    )
 
 
 def test_many_runs_are_counted_and_not_named():
     runs = [diagnosed(str(n), None, caution("a", 1 + n % 2)) for n in range(4)]
-    assert lead_rows(runs) == [("a", "-", "4 runs, at 1-2", "-", "4 of 20 iterations")]
+    assert leads_table(runs).rows == (("a", "-", "4 runs, at 1-2", "-", "4 of 20 iterations"),)
 
 
 def test_ranges():
@@ -129,13 +129,13 @@ def test_runs_and_studies_are_printed_together(tmp_path):
     members = tuple(Member(cell="cell", seed=s, folder=f"cell-1/seed-{s}") for s in (0, 1))  # seed 1 has not begun
     write_json(study / "study.json", Manifest(question="?", reference="cell", members=members))
     console = Console(file=io.StringIO(), width=120)
-    diagnosis.publish([collapsed_run(tmp_path / "bad"), study], console)
+    publish_diagnoses([collapsed_run(tmp_path / "bad"), study], console)
     text = console.file.getvalue()
     assert "bad: collapsed at iteration 2" in text
     assert "cell, seed 0: no collapse shown" in text
     assert "0 of 2 iterations" in text
     with pytest.raises(UserError):
-        diagnosis.publish([tmp_path / "nowhere"], console)
+        publish_diagnoses([tmp_path / "nowhere"], console)
 
 
 def test_a_threshold_decides_which_signs_are_told(tmp_path, call):

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from internalize.errors import UserError
-from internalize.report import panels, view
+from internalize.report import figures, panels, view
 from internalize.report.run_report import episodes, load
 from internalize.runs.store import write_jsonl
 from tests.unit.report_run import NASTY, make_run, trajectory
@@ -37,8 +37,8 @@ def printed(run: Path, task: str = "", iterations: tuple[int, ...] = (), width: 
 
 
 def test_tasks_of_the_suite_with_a_mark_an_iteration(run: Path) -> None:
-    rows = view.task_rows([entry for entry in episodes(run) if entry.suite == "dev"])
-    assert rows == [("dev1", "+-", "+", "question 1"), ("dev2", "?", "", "question 2")]
+    rows = view.tasks_table([entry for entry in episodes(run) if entry.suite == "dev"]).rows
+    assert rows == (("dev1", "+-", "+", "question 1"), ("dev2", "?", "", "question 2"))
     text = printed(run)
     assert "question 1" in text
     assert "train" not in text
@@ -80,7 +80,7 @@ def test_panels_hold_what_was_measured_and_no_others(run: Path) -> None:
     assert found["items in the pool"][""] == [(1, 2.0), (2, 2.0)]
     assert found["accepted to train on, %"][""] == [(1, pytest.approx(75.0)), (2, pytest.approx(75.0))]
     assert "action entropy, nats" not in found
-    assert panels.size(9) == (12.0, pytest.approx(5.7))
+    assert figures.panels_size(9) == (12.0, pytest.approx(5.7))
 
 
 def test_each_iteration_has_one_mark_with_its_own_pool_and_its_last_candidate(run: Path) -> None:
@@ -93,5 +93,5 @@ def test_each_iteration_has_one_mark_with_its_own_pool_and_its_last_candidate(ru
     for name, (k, score) in played.items():
         one = trajectory(90, f"c{k}", score).model_copy(update={"iteration": k, "split": "dev"})
         write_jsonl(run / f"{name}.jsonl", [one])
-    rows = view.task_rows([entry for entry in episodes(run) if entry.task_id == "train90"])
+    rows = view.tasks_table([entry for entry in episodes(run) if entry.task_id == "train90"]).rows
     assert [row[:3] for row in rows] == [("train90", "-", "++-")]

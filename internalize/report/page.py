@@ -1,0 +1,154 @@
+"""What a report shows, as data: a page of sections whose parts `terminal`, `markdown` and `html` each know how to show.
+
+Every text in a page may come from a model, an environment or a recipe. Escaping it is the renderers' work alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+ItemT = TypeVar("ItemT")
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Anything that stands in a section; `place` says where. Pages are Markdown and HTML."""
+
+    place: Literal["pages", "everywhere", "terminal"] = "pages"
+
+    @property
+    def kind(self) -> str:
+        """The name by which the template of HTML knows it."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Text(Part):
+    """A paragraph."""
+
+    text: str
+    look: Literal["plain", "lead", "soft", "warning"] = "plain"
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column; the cells of a `number` are made here and hold no text of others."""
+
+    name: str
+    kind: Literal["number", "text", "code"] = "number"
+
+
+@dataclass(frozen=True)
+class Table(Part):
+    """Rows of text cells. `fits`: columns that a terminal has room for. `folded`: a title that HTML hides it behind."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    note: str = ""
+    fits: int | None = None
+    folded: str = ""
+
+    @staticmethod
+    def of(
+        things: Iterable[ItemT],
+        cells: Mapping[str, Callable[[ItemT], str]],
+        text: Iterable[str] = (),
+        code: Iterable[str] = (),
+        **rest: Any,
+    ) -> Table:
+        """One row a thing. `cells` gives the columns; those of `text` and `code` are no numbers."""
+        texts, codes = set(text), set(code)
+        columns = (Column(name, "text" if name in texts else "code" if name in codes else "number") for name in cells)
+        rows = (tuple(cell(thing) for cell in cells.values()) for thing in things)
+        return Table(tuple(columns), tuple(rows), **rest)
+
+    def __bool__(self) -> bool:
+        return bool(self.rows)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of a list; `mark` says whether it came or went, `link` names a page beside this one."""
+
+    text: str
+    mark: Literal["", "+", "-"] = ""
+    code: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Items(Part):
+    """A list."""
+
+    items: tuple[Item, ...]
+    title: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.items)
+
+
+@dataclass(frozen=True)
+class Picture(Part):
+    """What `plot` draws into an empty figure of `size` inches; HTML holds it, Markdown shows `file`, if it has one."""
+
+    plot: Callable[[Any], None]
+    size: tuple[float, float]
+    legend: str
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Code(Part):
+    """Text shown as it is. `folded`: a title that HTML hides it behind."""
+
+    text: str
+    folded: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a policy was shown, did or saw at one step."""
+
+    kind: Literal["experience", "action", "invalid", "result"]
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One column of episodes side by side."""
+
+    title: str
+    outcome: str
+    won: bool
+    steps: tuple[tuple[Line, ...], ...]
+
+
+@dataclass(frozen=True)
+class Episodes(Part):
+    """Episodes of one task, to be compared step by step."""
+
+    question: str
+    episodes: tuple[Episode, ...]
+
+
+class Section:
+    """The parts that hold anything under a title; "" = none is shown."""
+
+    def __init__(self, title: str, *parts: Part | None) -> None:
+        self.title = title
+        self.parts = tuple(part for part in parts if part)
+
+
+class Page:
+    """The sections that hold anything, under the title of all."""
+
+    def __init__(self, title: str, *sections: Section) -> None:
+        self.title = title
+        self.sections = tuple(section for section in sections if section.parts)
