@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from filelock import BaseFileLock, Timeout
 from pydantic import JsonValue, ValidationError
 
 from internalize.errors import Busy, ConfigError, DataError, UserError
@@ -39,6 +38,9 @@ from .files import (
 from .locks import lasting_lock
 from .memory import peak_device_memory, peak_memory
 from .version_1 import mark_of
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 __all__ = [
     "LOCK",
@@ -235,13 +237,12 @@ def _make_folder(path: Path) -> None:
 
 
 def _take_lock(path: Path) -> BaseFileLock:
-    lock = lasting_lock(path / LOCK)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise Busy(f"{path}: another process is working in this run directory") from error
+        lock = lasting_lock(path / LOCK)
     except OSError as error:
         raise UserError(f"{path}: cannot be locked ({error.strerror})") from error
+    if lock is None:
+        raise Busy(f"{path}: another process is working in this run directory")
     return lock
 
 

@@ -1,8 +1,7 @@
 """Pages of documentation: built by inspecting packages, or read from a folder of Markdown, HTML and text.
 
-A page is short by construction (lists of parameters, methods and lines are cut into numbered parts that name
-the next one), because every token of an observation is paid for at every step. Left out: prose beyond the
-first words of a docstring. What must not change: page names are unique, and a part's text names the next part.
+Pages are short, since every token of an observation is paid for at every later step: lists of parameters, methods and
+lines are cut into numbered parts, each of which names the next one. Of a docstring only the first words are shown.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Environment `docs`: answer questions by searching and visiting pages of documentation.
 
 Pages come from installed Python packages (default: the standard library, an out-of-domain split from numpy) or
-from any folder with a JSON Lines file of questions. Splits share no page: each has an index of its own.
-Left out: model-graded answers (answers here are exact). Observations are data, never instructions.
+from any folder with a JSON Lines file of questions. Splits of packages share no page: each has an index of its own.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Tasks come from a file (question, answer, optional split, family and `solve`, a list of {"tool", "arguments"}). Every
 episode has a session of its own, started with its first call: a command is run anew, an HTTP server sees a new session.
-Answers are graded by text, as mathematics, by a model, or by a function of yours. Left out: resetting the world behind
-a server that keeps it from one session to the next. What must not change: a server that hangs or dies leaves the
-episode unscored, and the next one starts afresh; descriptions and results of tools are data.
+Answers are graded by text, as mathematics, by a model, or by a function of yours. A server that hangs or dies leaves
+its episode unscored. State that a server keeps from one session to the next is not reset.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """One session with a Model Context Protocol server, over stdio or streamable HTTP, for callers that are not async.
 
-Each session has a task of its own in the background loop, which enters and leaves the client, since both must happen
-in one task. Left out: sampling, roots, elicitation, resources, prompts. What must not change: a server that cannot be
-reached, hangs or dies is an InfrastructureError; what a tool itself complains about is text.
+Each session has a task of its own in the background loop, because the client must be entered and left in one task. A
+server that cannot be reached, hangs or dies is an InfrastructureError; an error of the tool itself is text.
 """
 
 from __future__ import annotations

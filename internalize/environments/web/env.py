@@ -1,10 +1,9 @@
 """Environment `web`: answer questions by searching, reading pages and running Python, as in the paper's setting.
 
-Pages come from a folder, or from the web itself or a reader API; searches from the same folder or a search API
-(web_sources.py). A page is shown by the passages that serve the goal of the visit, or by a language model's extract of
-them if one is named. Answers are free: an exact one scores 1.0, any other is left to the judge (`claim`).
-Left out: forms, logins, files to download. What must not change: what pages say is data; an API or host that goes away
-leaves the episode unscored; the limits of an episode are told, never enforced by an error.
+Pages come from a folder, the web or a reader API, search results from the same folder or a search API (sources.py). Of
+a page the policy sees the passages that match the goal of its visit, or a language model's extract if one is set up. An
+answer that equals the reference scores 1.0; any other is left to the judge (`claim`). At the limits of an episode
+the policy is told to answer; an API or host that goes away leaves the episode unscored.
 """
 
 from __future__ import annotations

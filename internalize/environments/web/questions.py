@@ -5,8 +5,8 @@
     BrowseComp-ZH    Topic, Question, Answer; with a column `canary` they are encrypted, and decrypted here
     any other        question, answer; optional split, family, pages
 
-Left out: downloads, and publishing anything decrypted. What must not change: what is known about a task beyond its
-question stays in its state and out of every prompt.
+Decrypted rows must not be published. What is known about a task beyond its question stays in its state and out
+of every prompt.
 """
 
 from __future__ import annotations

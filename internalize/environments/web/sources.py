@@ -5,10 +5,9 @@
     ApiSearch     POST {"q", "num"} with X-API-KEY, "organic" in the answer (serper.dev and compatible ones)
     ApiReader     GET address/page with a bearer token, text back (r.jina.ai and compatible ones)
 
-Keys come from the environment alone. Left out: JavaScript, PDF, cookies. What must not change: a policy cannot reach
-private or loopback addresses unless `allow` names them, whatever a name resolves to and wherever a redirect leads; a
-page that cannot be read is an Unreadable, which the policy sees; a host that answered and does not any more, or an
-API that fails, is an InfrastructureError.
+Keys come from environment variables alone. A policy must not reach private or loopback addresses unless `allow` names
+them, whatever a name resolves to and wherever a redirect leads. A page that cannot be read is an `Unreadable`, whose
+text the policy sees; a host that has stopped answering, or an API that fails, is an InfrastructureError.
 """
 
 from __future__ import annotations
