@@ -79,8 +79,8 @@ class Episode(Protocol):
         """System and user message the policy starts from, without experience and without tool descriptions."""
         ...
 
-    def step(self, action: ToolCall | None) -> str | None:
-        """Observation after `action` (None = the turn held no valid call), or None when the episode is over.
+    def step(self, call: ToolCall | None) -> str | None:
+        """Observation after `call` (None = the turn held no valid call), or None when the episode is over.
 
         Raises InfrastructureError when the environment broke.
         """

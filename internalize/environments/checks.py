@@ -1,8 +1,4 @@
-"""What an environment said, checked: one that says something odd breaks its episode and not the run.
-
-Left out: what it raises (rollout.py). What must not change: nothing odd becomes a score, an empty observation or a
-text of the environment; observations hold no half characters, which no tokenizer takes.
-"""
+"""Checks of the values that an environment returns: an invalid one fails the episode, not the run."""
 
 from __future__ import annotations
 
@@ -15,48 +11,50 @@ from internalize.interfaces import Episode
 from internalize.records import Claim, Message
 
 
-def episode_of(name: str, said: Any) -> Episode:
-    """An episode. Raises InfrastructureError for what is none."""
-    if not all(callable(getattr(said, member, None)) for member in ("prompt", "step", "score")):
-        raise InfrastructureError(f"{name}: its episode has not prompt, step and score ({_kind(said)})")
-    found: Episode = said
-    return found
+def episode_of(env: str, value: Any) -> Episode:
+    """The episode. Raises InfrastructureError if it lacks a method."""
+    if not all(callable(getattr(value, method, None)) for method in ("prompt", "step", "score")):
+        raise _invalid(env, "episode", "an object with prompt, step and score", value)
+    episode: Episode = value
+    return episode
 
 
-def prompt_of(name: str, said: Any) -> tuple[Message, ...]:
-    """The messages that an episode begins with. Raises InfrastructureError if they are none."""
-    if not isinstance(said, Sequence) or not said or not all(isinstance(message, Message) for message in said):
-        raise InfrastructureError(f"{name}: its prompt is no sequence of messages ({_kind(said)})")
-    return tuple(message.model_copy(update={"content": whole(message.text)}) for message in said)
+def prompt_of(env: str, value: Any) -> tuple[Message, ...]:
+    """The messages of a prompt. Raises InfrastructureError for anything else or for none."""
+    if not isinstance(value, Sequence) or not value or not all(isinstance(message, Message) for message in value):
+        raise _invalid(env, "prompt", "a sequence of messages", value)
+    return tuple(message.model_copy(update={"content": without_surrogates(message.text)}) for message in value)
 
 
-def observation_of(name: str, said: Any) -> str | None:
-    """What a step answered; None = the episode is over. Raises InfrastructureError for anything else than text."""
-    if said is not None and not isinstance(said, str):
-        raise InfrastructureError(f"{name}: its observation is no text ({_kind(said)})")
-    return None if said is None else whole(said)
-
-
-def score_of(name: str, said: Any) -> float | None:
-    """A score from 0 to 1; None = it cannot grade. Raises InfrastructureError for anything else."""
-    if said is None:
+def observation_of(env: str, value: Any) -> str | None:
+    """An observation; None = the episode is over. Raises InfrastructureError for anything but text."""
+    if value is None:
         return None
-    if isinstance(said, Real) and 0 <= float(said) <= 1:  # written so that NaN fails; numpy's numbers are Real
-        return float(said)
-    raise InfrastructureError(f"{name}: its score is no number from 0 to 1 ({_kind(said)})")
+    if not isinstance(value, str):
+        raise _invalid(env, "observation", "text", value)
+    return without_surrogates(value)
 
 
-def claim_of(name: str, said: Any) -> Claim | None:
-    """What a judge is asked; None = nothing. Raises InfrastructureError for anything else."""
-    if said is None or isinstance(said, Claim):
-        return said
-    raise InfrastructureError(f"{name}: its claim is none ({_kind(said)})")
+def score_of(env: str, value: Any) -> float | None:
+    """A score from 0 to 1; None = the environment cannot grade. Raises InfrastructureError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, Real) and 0 <= float(value) <= 1:  # false for NaN; numpy's numbers are Real
+        return float(value)
+    raise _invalid(env, "score", "a number from 0 to 1", value)
 
 
-def whole(text: str) -> str:
-    """The text with a question mark for every half of a surrogate pair."""
+def claim_of(env: str, value: Any) -> Claim | None:
+    """The claim for a judge, or None. Raises InfrastructureError for anything else."""
+    if value is None or isinstance(value, Claim):
+        return value
+    raise _invalid(env, "claim", "a Claim", value)
+
+
+def without_surrogates(text: str) -> str:
+    """The text with a question mark for each half of a surrogate pair, which no tokenizer accepts."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _kind(said: Any) -> str:
-    return f"{type(said).__name__} {str(said)[:40]!r}"
+def _invalid(env: str, what: str, expected: str, value: Any) -> InfrastructureError:
+    return InfrastructureError(f"{env}: its {what} is not {expected} ({type(value).__name__} {str(value)[:40]!r})")

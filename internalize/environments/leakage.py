@@ -1,10 +1,10 @@
-"""Tasks of different splits that cannot be told apart: equal prompts, and equal answers to the same actions.
+"""Finds tasks of different splits that show the same world: equal prompts, and equal answers to the same calls.
 
-Ids and questions may differ in a hidden seed alone, and then a test set is a training set. Of tasks with equal prompts
-one after the other lends its reference, which all of them play; those that answer alike stay together. So a reference
-that comes out another way each time does not hide that two worlds are one.
-Left out: what no reference shows. An environment whose references look at little may have `looks(task)`, actions to be
-played instead. What must not change: a prompt that many tasks share is no proof by itself, something has to be shown.
+Their ids and questions may differ in a hidden seed alone, and then the test set is a training set. Of tasks with equal
+prompts, one after the other lends its reference solution, all of them play it, and those that answer alike stay
+together. Several are played, so that a reference that comes out differently each time hides nothing. Equal prompts
+alone prove nothing: the calls must have shown something. An environment whose references look at little may have
+`looks(task)`, which gives the calls to play instead.
 """
 
 from __future__ import annotations
@@ -17,95 +17,90 @@ from typing import NamedTuple
 from internalize.interfaces import Environment, Episode
 from internalize.records import Task, ToolCall
 
-_ENOUGH = 5  # references of those that still stay together
-_MOST_PLAYED = 20_000  # episodes; what is left then is not compared
-_Path = tuple[ToolCall, ...]
+_ENOUGH = 5  # references played by tasks that still cannot be told apart
+_MOST_EPISODES = 20_000  # tasks that would need more are not compared
+_Calls = tuple[ToolCall, ...]
 
 
-class Alike(NamedTuple):
-    """Tasks that are like one of another split, and how many could not be compared for want of episodes."""
+class Overlap(NamedTuple):
+    """Tasks that show the world of a task in another split, and how many tasks were not compared."""
 
     tasks: list[Task]
-    left: int
+    not_compared: int
 
 
-class Shown(NamedTuple):
-    """A task, what its episodes begin with, and what may be played to see more."""
+class TaskView(NamedTuple):
+    """A task, the prompt of its episodes, and the calls that show more of its world."""
 
     task: Task
     prompt: str
-    actions: _Path
+    calls: _Calls
 
 
-def alike(env: Environment, shown: Sequence[Shown]) -> Alike:
-    """Tasks that are like one of another split, which comes earlier in `shown`."""
+def find_overlap(env: Environment, views: Sequence[TaskView]) -> Overlap:
+    """Tasks that cannot be told apart from one of another split that comes earlier in `views`."""
     looks: Callable[[Task], Sequence[ToolCall]] | None = getattr(env, "looks", None)
-    compared = _Compared(env)
-    for group in _mixed(shown, lambda one: (" ".join(one.prompt.split()).casefold(), one.task.answer)):
-        best = [one._replace(actions=tuple(looks(one.task))) for one in group] if looks else group
-        compared.tell(best)
-    found = {(task.split, task.id) for task in compared.found}
-    return Alike([one.task for one in shown if (one.task.split, one.task.id) in found], compared.left)
+    comparison = _Comparison(env)
+    for group in _across_splits(views, lambda view: (" ".join(view.prompt.split()).casefold(), view.task.answer)):
+        comparison.add([view._replace(calls=tuple(looks(view.task))) for view in group] if looks else group)
+    found = {(task.split, task.id) for task in comparison.found}
+    return Overlap([v.task for v in views if (v.task.split, v.task.id) in found], comparison.not_compared)
 
 
-def _mixed(group: Iterable[Shown], mark: Callable[[Shown], Hashable]) -> list[list[Shown]]:
-    """Parts of a group with the same mark, of more than one split."""
-    parts: defaultdict[Hashable, list[Shown]] = defaultdict(list)
-    for one in group:
-        parts[mark(one)].append(one)
-    return [part for part in parts.values() if len({one.task.split for one in part}) > 1]
+def _across_splits(group: Iterable[TaskView], key: Callable[[TaskView], Hashable]) -> list[list[TaskView]]:
+    """The parts of a group that have the same key and tasks of more than one split."""
+    parts: defaultdict[Hashable, list[TaskView]] = defaultdict(list)
+    for view in group:
+        parts[key(view)].append(view)
+    return [part for part in parts.values() if len({view.task.split for view in part}) > 1]
 
 
-class _Compared:
+class _Comparison:
     def __init__(self, env: Environment) -> None:
         self.found: list[Task] = []
-        self.left = 0  # tasks that were not compared to the end
+        self.not_compared = 0
         self._env, self._episodes = env, 0
 
-    def tell(self, group: Sequence[Shown]) -> None:
-        """Split a group up, and what comes of it, and note what stays together."""
-        waiting: list[tuple[Sequence[Shown], dict[_Path, bool]]] = [(group, {})]
+    def add(self, group: Sequence[TaskView]) -> None:
+        """Split a group until its parts cannot be told apart, and note the tasks of those parts."""
+        waiting: list[tuple[Sequence[TaskView], dict[_Calls, bool]]] = [(group, {})]
         while waiting:
             part, played = waiting.pop()
-            own = {one.actions for one in part if one.actions}
-            left, lent = own - played.keys(), own & played.keys()
-            if left and len(lent) < _ENOUGH:
-                waiting += self._parted(part, played, max(left, key=lambda path: (len(path), repr(path))))
-            elif any(played[path] for path in lent):
-                self.found += [one.task for one in part if one.task.split != part[0].task.split]
+            own = {view.calls for view in part if view.calls}
+            unplayed, lent = own - played.keys(), own & played.keys()
+            if unplayed and len(lent) < _ENOUGH:
+                waiting += self._split(part, played, max(unplayed, key=lambda calls: (len(calls), repr(calls))))
+            elif any(played[calls] for calls in lent):
+                self.found += [view.task for view in part if view.task.split != part[0].task.split]
 
-    def _parted(
-        self, part: Sequence[Shown], played: Mapping[_Path, bool], path: _Path
-    ) -> list[tuple[Sequence[Shown], dict[_Path, bool]]]:
-        """Those that answer alike to a path, with what was played so far and whether it showed them anything."""
+    def _split(
+        self, part: Sequence[TaskView], played: Mapping[_Calls, bool], calls: _Calls
+    ) -> list[tuple[Sequence[TaskView], dict[_Calls, bool]]]:
+        """The parts that answer `calls` alike, each with the calls played so far and whether they showed anything."""
         self._episodes += len(part)
-        if self._episodes > _MOST_PLAYED:
-            self.left += len(part)
+        if self._episodes > _MOST_EPISODES:
+            self.not_compared += len(part)
             return []
-        answers = {one.task.id: _answers(self._env, one.task, path) for one in part}
-        parts = _mixed(part, lambda one: answers[one.task.id])
-        return [(same, {**played, path: any(answers[same[0].task.id])}) for same in parts]
+        answers = {view.task.id: _observations(self._env, view.task, calls) for view in part}
+        parts = _across_splits(part, lambda view: answers[view.task.id])
+        return [(same, {**played, calls: any(answers[same[0].task.id])}) for same in parts]
 
 
-def _answers(env: Environment, task: Task, actions: Sequence[ToolCall]) -> tuple[str | None, ...]:
-    """What an episode says to the actions; what breaks is like nothing else."""
-    answers: list[str | None] = []
+def _observations(env: Environment, task: Task, calls: _Calls) -> tuple[str | None, ...]:
+    """What an episode answers. One that breaks equals no other; the proof of the references reports it."""
+    observations: list[str | None] = []
     episode: Episode | None = None
     try:
         episode = env.episode(task)
-        for action in actions:
-            answers.append(episode.step(action))
-            if answers[-1] is None:
+        for call in calls:
+            observations.append(episode.step(call))
+            if observations[-1] is None:
                 break
-    except Exception:  # noqa: BLE001 - that it breaks is said elsewhere
+    except Exception:  # noqa: BLE001 - an environment of another package may raise anything
         return (f"broke: {task.id}",)
     finally:
-        _close(episode)
-    return tuple(answers)
-
-
-def _close(episode: Episode | None) -> None:
-    close: Callable[[], None] | None = getattr(episode, "close", None)
-    with suppress(Exception):  # that it does not close is said elsewhere
-        if close:
-            close()
+        close: Callable[[], None] | None = getattr(episode, "close", None)
+        with suppress(Exception):
+            if close:
+                close()
+    return tuple(observations)

@@ -1,6 +1,6 @@
-"""An event loop in a thread of its own, for plain calls that wait for asynchronous work.
+"""An event loop in a thread of its own, for plain calls that wait for async work.
 
-One loop lives as long as its owner, since asynchronous clients are bound to the loop they were made in.
+One loop lives as long as its owner, since an async client is bound to the loop it was made in.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Coroutine
+from contextlib import closing
 from typing import Any, TypeVar
 
 from internalize.errors import InfrastructureError
 
 T = TypeVar("T")
-_LEAVING = 5.0  # seconds that what still runs may take to end
+_CLOSING = 5.0  # seconds that unfinished work may take to end
 
 
-class Background:
-    """The loop starts with the first call."""
+class LoopThread:
+    """Runs coroutines from any thread; the loop starts with the first call."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -26,15 +27,20 @@ class Background:
         self._lock = threading.Lock()
 
     def call(self, work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
-        """What `work` returns or raises. Raises InfrastructureError after `seconds` (None = no limit).
+        """The result of `work`, or what it raises. Raises InfrastructureError after `seconds` (None = no limit).
 
-        A wait that is interrupted cancels the work.
+        A KeyboardInterrupt while waiting cancels the work.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        with self._lock:  # several threads may call, and one loop must serve them all
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="internalize", daemon=True)
+                self._thread.start()
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(seconds)
         except concurrent.futures.TimeoutError as error:
-            if future.done() or seconds is None:  # its own time-out
+            if future.done() or seconds is None:  # `work` itself raised a TimeoutError
                 raise
             future.cancel()
             raise InfrastructureError(f"no answer within {seconds:g} s") from error
@@ -42,43 +48,31 @@ class Background:
             future.cancel()
             raise
 
-    def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="internalize", daemon=True)
-                self._thread.start()
-            return self._loop
-
     def close(self) -> None:
-        """End what still runs, then the loop."""
+        """Cancel unfinished work, then end the loop and its thread."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is None or thread is None:
             return
-        ended = asyncio.run_coroutine_threadsafe(_end_tasks(), loop)
-        concurrent.futures.wait([ended], _LEAVING)
+        concurrent.futures.wait([asyncio.run_coroutine_threadsafe(_cancel_tasks(), loop)], _CLOSING)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(_LEAVING)
+        thread.join(_CLOSING)
         if not thread.is_alive():
             loop.close()
 
 
-async def _end_tasks() -> None:
-    running = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+async def _cancel_tasks() -> None:
+    running = asyncio.all_tasks() - {asyncio.current_task()}
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or raises, also where a loop runs already, as in a notebook: then in a thread of its own."""
+    """The result of `work`, or what it raises. Where a loop runs already, as in a notebook, it runs in a LoopThread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    thread = Background()
-    try:
+    with closing(LoopThread()) as thread:
         return thread.call(work)
-    finally:
-        thread.close()

@@ -1,18 +1,17 @@
-"""Questions from files of others: JSON Lines, a JSON list or Parquet, whatever their fields are called.
+"""Reads files of questions: JSON Lines, a JSON list or Parquet, with the field names of common data sets.
 
-Left out: what a row means (the environment says which names a field may have). What must not change: a row that
-cannot be used is named by file and line; without a split the hash of the question decides, so that it never moves.
+Without a named split, the hash of the question decides, so that a question never moves to another split.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from internalize.errors import DataError, TaskError, UserError
+from internalize.errors import DataError, UserError
 from internalize.records import Task
 from internalize.runs.files import json_lines
 
@@ -29,7 +28,7 @@ class Row(NamedTuple):
     cells: Mapping[str, Any]
 
     def get(self, names: Sequence[str]) -> str:
-        """The first cell of these names that holds something, as text; "" if none does. Raises DataError for a list."""
+        """The text of the first of these fields that is not empty; "" if none is. Raises DataError for a list."""
         for name in names:
             value = self.cells.get(name)
             if isinstance(value, list | tuple | dict):
@@ -47,26 +46,32 @@ class Row(NamedTuple):
 
 def rows(path: Path) -> Iterator[Row]:
     """The rows of a .jsonl, .json or .parquet file. Raises DataError for a file or line that cannot be read."""
+    unit: str
+    numbered: Iterable[tuple[int, Any]]
     if path.suffix == ".parquet":
-        yield from (Row(f"{path}, row {n}", cells) for n, cells in enumerate(_parquet(path), 1))
-        return
-    if path.suffix == ".json":
-        yield from (Row(f"{path}, item {n}", _object(f"{path}, item {n}", cells)) for n, cells in _items(path))
+        unit, numbered = "row", enumerate(_parquet(path), 1)
+    elif path.suffix == ".json":
+        unit, numbered = "item", enumerate(_json_list(path), 1)
     else:
-        for number, line in json_lines(path):
-            where = f"{path}, line {number}"
-            yield Row(where, _object(where, _parsed(where, line)))
+        unit, numbered = "line", json_lines(path)
+    for number, cells in numbered:
+        where = f"{path}, {unit} {number}"
+        if unit == "line":
+            cells = _parsed(where, cells)  # noqa: PLW2901
+        if not isinstance(cells, dict):
+            raise DataError(f"{where}: is no JSON object")
+        yield Row(where, cells)
 
 
-def _items(path: Path) -> Iterator[tuple[int, Any]]:
+def _json_list(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot read the questions ({error})") from error
-    found = _parsed(str(path), text)
-    if not isinstance(found, list):
+    items = _parsed(str(path), text)
+    if not isinstance(items, list):
         raise DataError(f"{path}: is no JSON list of questions")
-    yield from enumerate(found, 1)
+    return items
 
 
 def _parsed(where: str, text: str | bytes) -> Any:
@@ -74,12 +79,6 @@ def _parsed(where: str, text: str | bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})") from error
-
-
-def _object(where: str, cells: Any) -> dict[str, Any]:
-    if not isinstance(cells, dict):
-        raise DataError(f"{where}: is no JSON object")
-    return cells
 
 
 def _parquet(path: Path) -> list[dict[str, Any]]:
@@ -94,7 +93,7 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def home(question: str) -> str:
+def split_of(question: str) -> str:
     """train, dev or test by the hash of the question (60 / 20 / 20)."""
     number = int(hashlib.sha256(" ".join(question.split()).casefold().encode()).hexdigest()[:8], 16) % 10
     return SPLITS[0 if number < 6 else 1 if number < 8 else 2]
@@ -103,24 +102,16 @@ def home(question: str) -> str:
 def tasks_of(files: str | Mapping[str, str], make: Callable[[Row, str], Task]) -> dict[str, tuple[Task, ...]]:
     """Tasks by split. `files` is one file, whose rows may name a split, or a file for each split.
 
-    `make(row, split)` builds one task. Raises DataError for a question asked twice.
+    `make(row, split)` builds one task. Raises DataError for a question that comes twice.
     """
-    listed = {"": files} if isinstance(files, str) else files
-    found: dict[str, list[Task]] = {}
-    asked: dict[str, str] = {}
-    for name, file in listed.items():
+    tasks: dict[str, list[Task]] = {}
+    first_rows: dict[str, str] = {}
+    for name, file in ({"": files} if isinstance(files, str) else files).items():
         for row in rows(Path(file).expanduser()):
-            split = name or row.get(("split",)) or home(row.need(QUESTION))
+            split = name or row.get(("split",)) or split_of(row.need(QUESTION))
             task = make(row, split)
             question = " ".join(task.question.split()).casefold()
-            if (first := asked.setdefault(question, row.where)) != row.where:
+            if (first := first_rows.setdefault(question, row.where)) != row.where:
                 raise DataError(f"{row.where}: asks the question of {first} again")
-            found.setdefault(split, []).append(task)
-    return {split: tuple(tasks) for split, tasks in found.items()}
-
-
-def of_split(env: str, made: Mapping[str, tuple[Task, ...]], split: str) -> tuple[Task, ...]:
-    """The tasks of one split. Raises TaskError for one that is not there."""
-    if split not in made:
-        raise TaskError(f"{env}: no split {split!r} (there are {', '.join(made) or 'none'})")
-    return made[split]
+            tasks.setdefault(split, []).append(task)
+    return {split: tuple(listed) for split, listed in tasks.items()}

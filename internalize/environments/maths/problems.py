@@ -1,33 +1,34 @@
 """Mathematical problems with exact answers, generated from a seed, in families that deepen with the difficulty.
 
     arithmetic   nested sums, products and fractions          modular    powers and remainders, simultaneous ones
-    numbers      divisors, totients, primes in an interval    linear     systems of 2 to 5 equations, whole solutions
+    numbers      divisors, totients, primes in an interval    linear     systems of 2 to 5 equations in integers
     sequences    recurrences                                  counting   paths around holes, change, divisibility
     calendar     weekdays, days between dates
 
-Each problem brings a Python program that finds its answer in another way than the generator does, so that playing
-them proves both. Left out: proofs, geometry, words. What must not change: a problem depends on seed, family,
-difficulty and its number alone; the split of a problem depends on its text alone.
+Each problem brings a Python program that finds its answer in another way than the generator does, so that running it
+checks both. A problem depends on seed, family, difficulty and its number alone, and its split on its text alone: the
+order of the random draws below must not change.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from random import Random
 from typing import NamedTuple
 
-from internalize.environments.question_files import SPLITS, home
+from internalize.environments.question_files import SPLITS, split_of
 from internalize.errors import TaskError
 
-_MOST_DRAWS = 200  # draws for each problem wanted, before a family is taken to be too small
+_MAX_DRAWS = 200  # draws for each wanted problem before a family counts as too small
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class Problem(NamedTuple):
-    """What is asked, what is right, and a program that prints it."""
+    """A question, its answer, and a program that prints the answer."""
 
     question: str
     answer: str
@@ -35,14 +36,14 @@ class Problem(NamedTuple):
 
 
 def arithmetic(rng: Random, difficulty: int) -> Problem:
-    """A nested expression of whole numbers, from difficulty 3 on of fractions."""
+    """A nested expression of integers, from difficulty 3 on of fractions."""
     value, shown, code = _expression(rng, difficulty + 1, fractions=difficulty >= 3)
     hint = " Give an exact fraction." if value.denominator > 1 else ""
     return Problem(f"What is {shown}?{hint}", str(value), f"from fractions import Fraction\nprint({code})")
 
 
 def _expression(rng: Random, depth: int, *, fractions: bool) -> tuple[Fraction, str, str]:
-    """Its value, how it is written, and as a program."""
+    """The value of a random expression, its text, and its Python code."""
     if depth == 0:
         value = Fraction(rng.randint(2, 30), rng.choice((2, 3, 4, 5, 6)) if fractions else 1)
         return value, str(value), f"Fraction({value.numerator}, {value.denominator})" if fractions else str(value)
@@ -65,9 +66,11 @@ def modular(rng: Random, difficulty: int) -> Problem:
     moduli = rng.sample((3, 4, 5, 7, 11, 13, 17, 19), min(2 + difficulty // 2, 4))
     answer = rng.randrange(1, math.prod(moduli))
     pairs = [(answer % m, m) for m in moduli]
-    said = ", ".join(f"{r} when divided by {m}" for r, m in pairs)
+    remainders = ", ".join(f"{r} when divided by {m}" for r, m in pairs)
     program = f"print(next(n for n in range(1, 10**6) if all(n % m == r for r, m in {pairs})))"
-    return Problem(f"Which is the least positive integer that leaves the remainders {said}?", str(answer), program)
+    return Problem(
+        f"Which is the least positive integer that leaves the remainders {remainders}?", str(answer), program
+    )
 
 
 def numbers(rng: Random, difficulty: int) -> Problem:
@@ -99,29 +102,31 @@ def numbers(rng: Random, difficulty: int) -> Problem:
 
 
 def linear(rng: Random, difficulty: int) -> Problem:
-    """A system with one solution, in whole numbers; asked for one unknown or a sum of all."""
+    """A system with one solution, in integers; asks for one unknown or the sum of all."""
     size = min(2 + difficulty // 2, 5)
     names = "xyzuv"[:size]
     solution = [rng.randint(-9, 9) for _ in range(size)]
     rows = [[rng.randint(1, 3 + 2 * difficulty) * rng.choice((1, -1)) for _ in range(size)] for _ in range(size)]
-    for i in range(size):  # a strong diagonal makes the solution the only one
+    for i in range(size):  # a dominant diagonal makes the solution unique
         rows[i][i] = sum(map(abs, rows[i])) + 1
     sums = [sum(a * s for a, s in zip(row, solution, strict=True)) for row in rows]
-    said = "; ".join(f"{_side(row, names)} = {total}" for row, total in zip(rows, sums, strict=True))
-    whole = rng.random() < 0.3
-    answer = sum(solution) if whole else solution[(place := rng.randrange(size))]
-    asked = " + ".join(names) if whole else names[place]
+    equations = "; ".join(f"{_left_side(row, names)} = {total}" for row, total in zip(rows, sums, strict=True))
+    if rng.random() < 0.3:
+        answer, wanted = sum(solution), " + ".join(names)
+    else:
+        place = rng.randrange(size)
+        answer, wanted = solution[place], names[place]
     matrix = [[*row, total] for row, total in zip(rows, sums, strict=True)]
     program = (
         f"from fractions import Fraction\nm = [[Fraction(c) for c in r] for r in {matrix}]\n"
         f"for i in range({size}):\n    m[i] = [c / m[i][i] for c in m[i]]\n"
         f"    m = [r if j == i else [a - r[i] * b for a, b in zip(r, m[i])] for j, r in enumerate(m)]\n"
-        f"{', '.join(names)} = [r[-1] for r in m]\nprint({asked})"
+        f"{', '.join(names)} = [r[-1] for r in m]\nprint({wanted})"
     )
-    return Problem(f"What is {asked} if {said}?", str(answer), program)
+    return Problem(f"What is {wanted} if {equations}?", str(answer), program)
 
 
-def _side(row: list[int], names: str) -> str:
+def _left_side(row: list[int], names: str) -> str:
     text = " ".join(f"{'-' if a < 0 else '+'} {abs(a)}{n}" for a, n in zip(row, names, strict=True))
     return text.removeprefix("+ ").replace("- ", "-", 1) if text[0] == "-" else text.removeprefix("+ ")
 
@@ -215,27 +220,23 @@ def calendar(rng: Random, difficulty: int) -> Problem:
 
 
 FAMILIES: dict[str, Callable[[Random, int], Problem]] = {
-    made.__name__: made for made in (arithmetic, modular, numbers, linear, sequences, counting, calendar)
+    make.__name__: make for make in (arithmetic, modular, numbers, linear, sequences, counting, calendar)
 }
 
 
 def problems(family: str, difficulty: int, seed: int) -> Iterator[Problem]:
-    """Problems without end; some may come again."""
-    number = 0
-    while True:
+    """Problems without end; some may repeat."""
+    for number in itertools.count():
         yield FAMILIES[family](Random(f"{seed} {family} {difficulty} {number}"), difficulty)
-        number += 1
 
 
-def share(family: str, difficulty: int, seed: int, wanted: dict[str, int]) -> dict[str, list[Problem]]:
-    """As many different problems for each split as wanted. Raises TaskError if the family has too few."""
+def problems_by_split(family: str, difficulty: int, seed: int, sizes: dict[str, int]) -> dict[str, list[Problem]]:
+    """As many different problems for each split as `sizes` asks for. Raises TaskError if the family has too few."""
     found: dict[str, dict[str, Problem]] = {split: {} for split in SPLITS}
-    draws = problems(family, difficulty, seed)
-    for _ in range(_MOST_DRAWS * sum(wanted.values())):
-        if all(len(found[split]) >= wanted[split] for split in SPLITS):
-            return {split: list(kept.values()) for split, kept in found.items()}
-        problem = next(draws)
-        kept = found[home(problem.question)]
-        if len(kept) < wanted[home(problem.question)]:
-            kept.setdefault(problem.question, problem)
+    for problem in itertools.islice(problems(family, difficulty, seed), _MAX_DRAWS * sum(sizes.values())):
+        split = split_of(problem.question)
+        if len(found[split]) < sizes[split]:
+            found[split].setdefault(problem.question, problem)
+            if all(len(found[split]) >= sizes[split] for split in SPLITS):
+                return {split: list(listed.values()) for split, listed in found.items()}
     raise TaskError(f"maths: too few problems in {family!r} at difficulty {difficulty}; lower size or raise difficulty")

@@ -8,31 +8,31 @@ its episode unscored. State that a server keeps from one session to the next is 
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.util
 import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
 from internalize.config.regime import Section
-from internalize.environments.loop_thread import Background
-from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, of_split, tasks_of
-from internalize.errors import DataError, InfrastructureError, TaskError, UserError, first_line
+from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, graded, read_options
+from internalize.environments.loop_thread import LoopThread
+from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, tasks_of
+from internalize.errors import DataError, TaskError, UserError, first_line
 from internalize.inference import tool_schema
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
-from internalize.records import Claim, Message, Task, ToolCall, ToolSpec
-from internalize.runs.store import first_problem
+from internalize.records import Task, ToolCall, ToolSpec
 
 from .session import Server, Session
 
-Steps = tuple[tuple[ToolCall, str], ...]  # the calls of an episode and what came back
+Steps = tuple[tuple[ToolCall, str], ...]  # the calls of an episode and their results
 Verifier = Callable[[Task, str, Steps], float | None]
 _LOG = logging.getLogger(__name__)
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
@@ -61,47 +61,31 @@ class McpOptions(Section):
     characters: int = Field(4000, ge=10, le=1_000_000, description="Characters shown of a result.")
 
 
-class McpEpisode:
-    """One task. Ends with `answer`; to be closed, since it may hold a server."""
+class McpEpisode(AnswerEpisode):
+    """One task. Ends with `answer`; it must be closed, since it may hold a server."""
 
     def __init__(self, task: Task, env: Mcp) -> None:
-        self._task, self._env = task, env
+        super().__init__("mcp", env.options.system, task)
+        self._environment = env
         self._session: Session | None = None
-        self._answer: str | None = None
         self._steps: list[tuple[ToolCall, str]] = []
 
-    def prompt(self) -> tuple[Message, ...]:
-        """The system message and the question."""
-        system = Message(role="system", content=self._env.options.system)
-        return (system, Message(role="user", content=self._task.question))
-
-    def step(self, action: ToolCall | None) -> str | None:
-        """What the tool answers, or None after `answer`."""
-        if self._answer is not None:
-            raise InfrastructureError("mcp: the episode is over; episodes are single-use")
-        if action is None:
-            return "Unknown action."
-        if action.name == _ANSWER.name:
-            self._answer = action.argument
-            return None
-        self._session = self._session or self._env.session()
-        said = self._session.call(action.name, action.values) or "(nothing)"
-        if len(said) > (most := self._env.options.characters):
-            said = f"{said[:most]}\n(cut: {len(said)} characters)"
-        self._steps.append((action, said))
-        return said
+    def observe(self, call: ToolCall | None) -> str:
+        """The result of the tool."""
+        if call is None:
+            return UNKNOWN
+        self._session = self._session or self._environment.session()
+        result = self._session.call(call.name, call.values) or "(nothing)"
+        if len(result) > (longest := self._environment.options.characters):
+            result = f"{result[:longest]}\n(cut: {len(result)} characters)"
+        self._steps.append((call, result))
+        return result
 
     def score(self) -> float | None:
-        """0.0 without an answer, else what the verifier says; None if a judge is to decide."""
+        """0.0 without an answer, else the verifier's score; None if a judge is to decide."""
         if self._answer is None:
             return 0.0
-        return self._env.verifier(self._task, self._answer, tuple(self._steps))
-
-    def claim(self) -> Claim | None:
-        """What a judge is asked."""
-        if not self._answer or not self._task.answer:
-            return None
-        return Claim(question=self._task.question, reference=self._task.answer, answer=self._answer)
+        return self._environment.verifier(self._task, self._answer, tuple(self._steps))
 
     def close(self) -> None:
         """End the session."""
@@ -110,11 +94,11 @@ class McpEpisode:
             session.close()
 
 
-class Mcp:
+class Mcp(SplitTasks):
     """The environment. The server is asked for its tools once, when it is built.
 
-    Raises TaskError for options that make no sense, UserError for a verifier or key that is not there,
-    InfrastructureError for a server that does not start.
+    Raises TaskError for invalid options, UserError for a verifier or key that does not exist, InfrastructureError for
+    a server that does not start.
     """
 
     name = "mcp"
@@ -122,10 +106,7 @@ class Mcp:
     waits = True
 
     def __init__(self, **options: Any) -> None:
-        try:
-            self.options = McpOptions(**options)
-        except ValidationError as error:
-            raise TaskError(f"env.options of mcp: {first_problem(error)}") from error
+        self.options = read_options("mcp", McpOptions, options)
         if bool(self.options.command) == bool(self.options.url):
             raise TaskError("env.options of mcp: give command or url")
         if self.options.key_env and not os.environ.get(self.options.key_env):
@@ -140,21 +121,18 @@ class Mcp:
             self.options.starting,
             self.options.seconds,
         )
-        self._background = Background()
+        self._loop = LoopThread()
         try:
             offered = self._offered()
-        except BaseException:
+        except BaseException:  # the thread would outlive an environment that nobody got
             self.close()
             raise
         self.tools: tuple[ToolSpec, ...] = (*offered, _ANSWER)
         self.evidence_actions = frozenset(self.options.evidence or (tool.name for tool in offered))
 
     def _offered(self) -> tuple[ToolSpec, ...]:
-        session = self.session()
-        try:
+        with closing(self.session()) as session:
             found = {tool.name: tool for tool in session.tools()}
-        finally:
-            session.close()
         wanted = self.options.tools or tuple(found)
         if unknown := [name for name in (*wanted, *self.options.evidence) if name not in found]:
             raise TaskError(f"mcp: the server has no tool {unknown[0]!r} (it has {', '.join(found) or 'none'})")
@@ -163,21 +141,13 @@ class Mcp:
         for name in wanted:
             if reason := tool_schema.defect(found[name].parameters or {}):
                 _LOG.warning(
-                    "mcp: the schema of the tool %r is faulty (%s); the server alone judges its calls", name, reason
+                    "mcp: the schema of the tool %r is invalid (%s); only the server checks its calls", name, reason
                 )
         return tuple(found[name] for name in wanted)
 
     def session(self) -> Session:
         """A new session."""
-        return Session(self._server, self._background)
-
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(self._tasks)
-
-    def tasks(self, split: str) -> tuple[Task, ...]:
-        """Tasks of `split` in a fixed order. Raises TaskError for an unknown split."""
-        return of_split(self.name, self._tasks, split)
+        return Session(self._server, self._loop)
 
     def episode(self, task: Task) -> McpEpisode:
         """A fresh episode."""
@@ -185,16 +155,15 @@ class Mcp:
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The calls that the row of the task lists, and its answer; empty if it lists none."""
-        calls = task.state.get("solve")
-        if not isinstance(calls, list):
+        if not isinstance(listed := task.state.get("solve"), list):
             return ()
-        made = [call for call in calls if isinstance(call, dict)]
-        actions = [ToolCall(name=str(c["tool"]), arguments=json.dumps(c.get("arguments", {}))) for c in made]
-        return (*actions, ToolCall.of(_ANSWER.name, answer=task.answer or ""))
+        rows = [row for row in listed if isinstance(row, dict)]
+        calls = [ToolCall(name=str(row["tool"]), arguments=json.dumps(row.get("arguments", {}))) for row in rows]
+        return (*calls, ToolCall.of(_ANSWER.name, answer=task.answer or ""))
 
     def close(self) -> None:
         """End every session."""
-        self._background.close()
+        self._loop.close()
 
 
 def _row_task(row: Row, split: str) -> Task:
@@ -205,52 +174,32 @@ def _row_task(row: Row, split: str) -> Task:
     return Task.new("mcp", split, row.need(QUESTION), row.get(ANSWER) or None, row.get(FAMILY), **state)
 
 
-def _verifier(named: str) -> Verifier:
-    """The built-in or own function. Raises UserError for one that cannot be had."""
-    if named == "maths":
-        return _Mathematical()
-    if named in {"exact", "model"}:
-        return _exact if named == "exact" else _left_to_a_judge
-    place, colon, name = named.partition(":")
+def _verifier(name: str) -> Verifier:
+    """The built-in function of this name, or the user's own. Raises UserError if it cannot be loaded."""
+    if name == "maths":
+        judge = MathJudge()
+        return lambda task, answer, _: None if task.answer is None else graded("mcp", judge, task, answer)
+    if name == "exact":
+        return lambda task, answer, _: None if task.answer is None else float(same(task.answer, answer))
+    if name == "model":  # only the very words of the reference need no judge
+        return lambda task, answer, _: 1.0 if task.answer is not None and same(task.answer, answer) else None
+    module, colon, function = name.partition(":")
     try:
-        found: Verifier | None = getattr(_module(place), name, None) if colon else None
+        loaded: Verifier | None = getattr(_module(module), function, None) if colon else None
     except Exception as error:  # the file is run, and may raise anything
-        said = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"mcp: verify = {named!r} cannot be loaded ({said})") from error
-    if not callable(found):
-        raise UserError(f"mcp: verify = {named!r} is no 'exact', 'maths', 'model' or 'module:function'")
-    return found
+        problem = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"mcp: verify = {name!r} cannot be loaded ({problem})") from error
+    if not callable(loaded):
+        raise UserError(f"mcp: verify = {name!r} is no 'exact', 'maths', 'model' or 'module:function'")
+    return loaded
 
 
-def _module(place: str) -> Any:
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(Path(place).stem, Path(place).expanduser())
+def _module(name: str) -> Any:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).expanduser())
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _exact(task: Task, answer: str, _steps: Steps) -> float | None:
-    return None if task.answer is None else float(same(task.answer, answer))
-
-
-def _left_to_a_judge(task: Task, answer: str, _steps: Steps) -> float | None:
-    return 1.0 if task.answer is not None and same(task.answer, answer) else None
-
-
-class _Mathematical:
-    """As the judge `maths`."""
-
-    def __init__(self) -> None:
-        self._judge = MathJudge()
-
-    def __call__(self, task: Task, answer: str, _steps: Steps) -> float | None:
-        if task.answer is None:
-            return None
-        found = asyncio.run(self._judge.judge(Claim(question=task.question, reference=task.answer, answer=answer)))
-        if found.score is None:
-            raise InfrastructureError(f"mcp: {found.reason}")
-        return found.score

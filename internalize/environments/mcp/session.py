@@ -1,7 +1,7 @@
 """One session with a Model Context Protocol server, over stdio or streamable HTTP, for callers that are not async.
 
-Each session has a task of its own in the background loop, because the client must be entered and left in one task. A
-server that cannot be reached, hangs or dies is an InfrastructureError; an error of the tool itself is text.
+A session keeps its client in a task of its own on the loop thread, since a client must be entered and left in the same
+task. A server that cannot be reached, hangs or dies is an InfrastructureError; an error that a tool reports is text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +17,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from internalize.environments.loop_thread import Background
+from internalize.environments.loop_thread import LoopThread
 from internalize.errors import InfrastructureError, TaskError
 from internalize.records import ToolSpec
 from internalize.runs.store import first_problem
 
-_REFUSED = frozenset({-32602, -32601, -32600})  # JSON-RPC: the call was wrong, not the server
-_PAGES = 100  # of tools, before a server that never ends its list is given up
-_LEAVING = 10.0  # seconds a server may take to go
+_REFUSED = frozenset({-32602, -32601, -32600})  # JSON-RPC codes for a wrong call rather than a broken server
+_PAGES = 100  # of the list of tools: some servers never end it
+_CLOSING = 10.0  # seconds a server may take to end
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it is: a command (stdio) or an address (HTTP). `passed`: variables of ours that the command may see."""
+    """A command (stdio) or an address (HTTP). `passed`: environment variables that the command may see."""
 
     command: tuple[str, ...] = ()
     url: str = ""
@@ -39,7 +39,7 @@ class Server:
     seconds: float = 30.0  # a call may take
 
     async def client(self, stack: AsyncExitStack) -> Any:
-        """A client that is not yet connected; what it needs is left with `stack`."""
+        """A client that is not yet connected; `stack` closes what it uses."""
         from mcp import Client, StdioServerParameters  # noqa: PLC0415 - an extra
         from mcp.client.stdio import stdio_client  # noqa: PLC0415
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
@@ -53,7 +53,7 @@ class Server:
         return Client(streamable_http_client(self.url, http_client=await stack.enter_async_context(self.http())))
 
     def http(self) -> Any:
-        """The HTTP client. No reading of it times out: `seconds` ends a call, and between calls nothing is said."""
+        """The HTTP client. It has no read time-out: `seconds` ends a call, and between calls the stream is silent."""
         import httpx2  # noqa: PLC0415 - what mcp itself uses
 
         bearer = {"Authorization": f"Bearer {os.environ.get(self.key_env, '')}"} if self.key_env else {}
@@ -63,43 +63,43 @@ class Server:
 class Session:
     """A connection. Raises InfrastructureError if there is none within `server.starting` seconds."""
 
-    def __init__(self, server: Server, background: Background) -> None:
-        self._server, self._background = server, background
+    def __init__(self, server: Server, loop: LoopThread) -> None:
+        self._server, self._loop = server, loop
         self._client: Any = None
         self._task: asyncio.Task[None] | None = None
-        self._ending: asyncio.Event | None = None
+        self._closing: asyncio.Event | None = None
         try:
-            background.call(self._open(), server.starting)
+            loop.call(self._open(), server.starting)
         except InfrastructureError as error:
             self.close()
             raise InfrastructureError(f"mcp: the server does not start ({error})") from error
 
     async def _open(self) -> None:
-        self._ending = asyncio.Event()
+        self._closing = asyncio.Event()
         ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._live(ready, self._ending))
+        self._task = asyncio.create_task(self._live(ready, self._closing))
         self._client = await ready
 
-    async def _live(self, ready: asyncio.Future[Any], ending: asyncio.Event) -> None:
-        """Connect, stay until the end, leave."""
+    async def _live(self, ready: asyncio.Future[Any], closing: asyncio.Event) -> None:
+        """Connect, wait until the session is closed, disconnect."""
         try:
             async with AsyncExitStack() as stack:
                 client = await stack.enter_async_context(await self._server.client(stack))
                 ready.set_result(client)
-                await ending.wait()
+                await closing.wait()
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - clients raise groups of many kinds, and none may be lost
+        except BaseException as error:  # noqa: BLE001 - clients raise groups of many kinds; a lost one would hang `_open`
             if not ready.done():
-                ready.set_exception(InfrastructureError(_words(error)))
+                ready.set_exception(InfrastructureError(_first_error(error)))
         finally:
             if not ready.done():
                 ready.cancel()
 
     def tools(self) -> tuple[ToolSpec, ...]:
-        """What the server offers, in its order. Raises TaskError for a list that is not as the protocol has it."""
+        """The server's tools, in its order. Raises TaskError for a list that violates the protocol."""
         try:
-            return self._background.call(self._listed(), self._server.starting)
+            return self._loop.call(self._list_tools(), self._server.starting)
         except InfrastructureError as error:
             if isinstance(error.__cause__, ValidationError):
                 raise TaskError(
@@ -107,12 +107,12 @@ class Session:
                 ) from error
             raise
 
-    async def _listed(self) -> tuple[ToolSpec, ...]:
-        found: list[ToolSpec] = []
+    async def _list_tools(self) -> tuple[ToolSpec, ...]:
+        tools: list[ToolSpec] = []
         cursor = None
         for _ in range(_PAGES):
-            page = await self._until_dead(self._client.list_tools(cursor=cursor))
-            found += [
+            page = await self._while_connected(self._client.list_tools(cursor=cursor))
+            tools += [
                 ToolSpec(
                     name=tool.name,
                     argument="arguments",
@@ -124,71 +124,66 @@ class Session:
             cursor = page.next_cursor
             if not cursor:
                 break
-        return tuple(found)
+        return tuple(tools)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """What the tool answers, errors of its own included. Raises InfrastructureError."""
+        """The result of a tool, errors that it reports included. Raises InfrastructureError."""
         try:
-            return self._background.call(self._called(name, dict(arguments)), self._server.seconds)
+            return self._loop.call(self._call_tool(name, dict(arguments)), self._server.seconds)
         except InfrastructureError as error:
             raise InfrastructureError(f"mcp: {name}: {error}") from error
 
-    async def _called(self, name: str, arguments: dict[str, Any]) -> str:
+    async def _call_tool(self, name: str, arguments: dict[str, Any]) -> str:
         from mcp import MCPError  # noqa: PLC0415 - an extra
 
         try:
-            result = await self._until_dead(self._client.call_tool(name, arguments))
+            result = await self._while_connected(self._client.call_tool(name, arguments))
         except MCPError as error:
             if error.code not in _REFUSED:
                 raise InfrastructureError(f"{error.message} ({error.code})") from error
             return f"Error: {error.message}"
-        text = _text(result.content, result.structured_content)
+        parts = [block.text if block.type == "text" else f"[{block.type}]" for block in result.content]
+        text = "\n".join(parts)
+        if not parts and result.structured_content is not None:
+            text = json.dumps(result.structured_content, ensure_ascii=False)
         return f"Error: {text}" if result.is_error else text
 
-    async def _until_dead(self, work: Any) -> Any:
-        """What `work` gives, unless the connection ends first."""
+    async def _while_connected(self, work: Any) -> Any:
+        """The result of `work`. Raises InfrastructureError if the connection ends first."""
         from mcp import MCPError  # noqa: PLC0415 - an extra
 
-        asked = asyncio.ensure_future(work)
+        future = asyncio.ensure_future(work)
         assert self._task
         try:
-            await asyncio.wait({asked, self._task}, return_when=asyncio.FIRST_COMPLETED)
-            if asked.done():
-                return asked.result()
+            await asyncio.wait({future, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                return future.result()
         except MCPError:
             raise
         except Exception as error:
-            raise InfrastructureError(_words(error)) from error
+            raise InfrastructureError(_first_error(error)) from error
         finally:
-            asked.cancel()
+            future.cancel()
         raise InfrastructureError("the server has gone")
 
     def close(self) -> None:
-        """Leave; a server that was started is ended. A second time does nothing."""
+        """Disconnect, and end a server that was started; closing twice is harmless."""
         task, self._task = self._task, None
         if task is not None:
             with suppress(InfrastructureError):
-                self._background.call(self._leave(task), 3 * _LEAVING)
+                self._loop.call(self._disconnect(task), 3 * _CLOSING)
 
-    async def _leave(self, task: asyncio.Task[None]) -> None:
-        if self._ending:
-            self._ending.set()
-        if self._client is not None:  # else it is still connecting, and waits for nothing of ours
-            await asyncio.wait({task}, timeout=_LEAVING)
+    async def _disconnect(self, task: asyncio.Task[None]) -> None:
+        if self._closing:
+            self._closing.set()
+        if self._client is not None:  # else it is still connecting, and does not wait for the event
+            await asyncio.wait({task}, timeout=_CLOSING)
         task.cancel()
-        await asyncio.wait({task}, timeout=_LEAVING)  # the client ends the process first, politely
+        await asyncio.wait({task}, timeout=_CLOSING)  # the client asks the process to end before it kills it
 
 
-def _text(content: Sequence[Any], structured: Any) -> str:
-    """The text blocks; other kinds are named."""
-    parts = [block.text if block.type == "text" else f"[{block.type}]" for block in content]
-    if not parts and structured is not None:
-        return json.dumps(structured, ensure_ascii=False)
-    return "\n".join(parts)
-
-
-def _words(error: BaseException) -> str:
-    """The first plain error in a group, in one line."""
+def _first_error(error: BaseException) -> str:
+    """The first error of a group, in one line."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
     lines = str(error).strip().splitlines()

@@ -1,22 +1,23 @@
 """Environment `tau2`: support tickets of tau2-bench's telecom domain, solved alone (extra `tau2`).
 
-The agent has the ticket, the user's phone and the operator's systems, finds the faults, repairs them and says `done`,
-or hands over to a human. The reward is the benchmark's own: 1.0 if what the task asserts holds (and, for the tickets
-that cannot be repaired, if it was handed over). Splits are in tau2_tasks.py, the benchmark itself in telecom.py. Left
-out: the dialogue with a simulated user, so scores are not those of the benchmark's leaderboard.
-What must not change: set-up and assertion methods are no tools; an observation is cut and says so.
+The agent has the ticket, the user's phone and the operator's systems, finds the faults, repairs them and calls `done`,
+or hands over to a human. The reward is the benchmark's own: 1.0 if the task's assertions hold (and, for the tickets
+that cannot be repaired, if they were handed over). There is no dialogue with a simulated user, so scores are not
+comparable with the benchmark's leaderboard. Splits are in tasks.py, the benchmark itself is in telecom.py.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Message, Task, ToolCall, ToolSpec
+from pydantic import Field
 
-from . import tasks as tau2_tasks
-from .tasks import SplitBy, Subset
+from internalize.environments.base import SingleUseEpisode, SplitTasks, checked
+from internalize.errors import TaskError
+from internalize.records import Task, ToolCall, ToolSpec
+
+from .tasks import SplitBy, Subset, tasks_by_split
 from .telecom import DONE, TRANSFER, World, policy_text, task_records, tool_specs
 
 Policy = Literal["workflow", "main", "short"]
@@ -51,69 +52,62 @@ _LOOKS = (  # the one customer is the same in every ticket; a SIM that is out hi
 )
 
 
-class Tau2Episode:
+class Tau2Episode(SingleUseEpisode):
     """One ticket. Ends with `done` or with the hand-over."""
 
     def __init__(self, task: Task, env: Tau2) -> None:
-        self._env = env
         self._record = task_records()[str(task.state["tau2_id"])]
-        self._known = {tool.name: tool for tool in env.tools}
+        system = SHORT_POLICY if env.policy == "short" else policy_text(env.policy)
+        super().__init__("tau2", system, self._record["ticket"])
+        self._longest = env.longest
+        self._tools = {tool.name: tool for tool in env.tools}
         self._world = World(self._record)
-        self._over = False
 
-    def prompt(self) -> tuple[Message, ...]:
-        """The policy and the ticket."""
-        system = SHORT_POLICY if self._env.policy == "short" else policy_text(self._env.policy)
-        return (Message(role="system", content=system), Message(role="user", content=self._record["ticket"]))
-
-    def step(self, action: ToolCall | None) -> str | None:
-        """What the tool says, cut to the environment's longest; None after `done` or the hand-over."""
-        if self._over:
-            raise InfrastructureError("tau2: the episode is over; episodes are single-use")
-        if action is None or action.name not in self._known:
+    def observe(self, call: ToolCall | None) -> str | None:
+        """What the tool answers, cut to the environment's longest; None after `done` or the hand-over."""
+        if call is None or call.name not in self._tools:
             return "Error: no such call."
-        arguments = arguments_of(action, self._known[action.name])
-        if isinstance(arguments, str):
-            return arguments
-        if action.name == DONE:
-            self._over = True
+        if problem := argument_problem(call, self._tools[call.name]):
+            return problem
+        if call.name == DONE:
             return None
-        said = self._world.call(action.name, arguments)
-        self._over = action.name == TRANSFER
-        return None if self._over else _cut(said, self._env.longest)
+        observation = self._world.call(call.name, call.values)
+        if call.name == TRANSFER:
+            return None
+        cut = self._longest and len(observation) > self._longest
+        return f"{observation[: self._longest]}... (cut)" if cut else observation
 
     def score(self) -> float:
-        """1.0 if what the benchmark asserts holds now."""
+        """1.0 if the benchmark's assertions hold now."""
         return float(self._world.repaired())
 
 
-class Tau2:
+class Tau2(SplitTasks):
     """The environment.
 
-    `subset`: all, two_faults (at most two) or one_fault. `split_by`: see tau2_tasks.py ("" = official for all, else
+    `subset`: all, two_faults (at most two) or one_fault. `split_by`: see tasks.py ("" = official for all, else
     content). `policy`: workflow (the benchmark's rules and its guide to repairs), main (the rules alone: the guide is
     left to experience) or short (a few sentences of ours). `longest`: characters of an observation, 0 = all. The small
-    subsets take short texts and 31 of 44 tools, without descriptions, unless told otherwise.
+    subsets default to the short policy and shorter observations, and offer 31 of 44 tools, without descriptions.
     """
 
     name = "tau2"
     evidence_actions = frozenset(_EVIDENCE)
     final_actions = frozenset({DONE, TRANSFER})
 
+    @checked
     def __init__(
         self,
         subset: Subset = "all",
         split_by: SplitBy | Literal[""] = "",
         policy: Policy | Literal[""] = "",
-        longest: int | None = None,
+        longest: Annotated[int, Field(ge=0)] | None = None,
     ) -> None:
         small = subset != "all"
-        self.subset = _one_of("subset", subset, Subset)
-        self.split_by = _one_of("split_by", split_by or ("content" if small else "official"), SplitBy)
-        self.policy = _one_of("policy", policy or ("short" if small else "workflow"), Policy)
+        self.subset: Subset = subset
+        self.split_by: SplitBy = split_by or ("content" if small else "official")
+        self.policy: Policy = policy or ("short" if small else "workflow")
         self.longest = longest if longest is not None else SHORT_LONGEST if small else LONGEST
-        if self.longest < 0:
-            raise TaskError(f"tau2: longest = {longest}; 0 is no limit")
         if small and self.split_by != "content":
             raise TaskError(
                 f"tau2: subset = {subset!r} is too small for split_by = {split_by!r}; it has 'content' alone"
@@ -121,20 +115,14 @@ class Tau2:
 
     @cached_property
     def tools(self) -> tuple[ToolSpec, ...]:
-        """What can be called; importing the benchmark takes seconds."""
+        """The tools; a property, since importing the benchmark takes seconds."""
         if self.subset == "all":
             return tool_specs()
         return tuple(tool.model_copy(update={"description": ""}) for tool in tool_specs() if tool.name in _SHORT_TOOLS)
 
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tau2_tasks.split_names(self.split_by)
-
-    def tasks(self, split: str) -> tuple[Task, ...]:
-        """Tasks of `split` in a fixed order. Raises TaskError for an unknown split."""
-        if split not in self.splits():
-            raise TaskError(f"tau2: no split {split!r} (there are {', '.join(self.splits())})")
-        return tau2_tasks.tasks(self.subset, self.split_by, split)
+    @cached_property
+    def _tasks(self) -> dict[str, tuple[Task, ...]]:  # type: ignore[override] # made when they are first asked for
+        return tasks_by_split(self.subset, self.split_by)
 
     def episode(self, task: Task) -> Tau2Episode:
         """A fresh phone and operator."""
@@ -142,36 +130,23 @@ class Tau2:
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:
         """The benchmark's own repairs, without any diagnosis, then `done` unless they end with the hand-over."""
-        gold = task_records()[str(task.state["tau2_id"])]["evaluation_criteria"]["actions"] or []
-        actions = [ToolCall.of(a["name"], **a["arguments"]) for a in gold]
-        return tuple(actions if actions and actions[-1].name == TRANSFER else [*actions, ToolCall.of(DONE)])
+        repairs = task_records()[str(task.state["tau2_id"])]["evaluation_criteria"]["actions"] or []
+        calls = [ToolCall.of(repair["name"], **repair["arguments"]) for repair in repairs]
+        return tuple(calls if calls and calls[-1].name == TRANSFER else [*calls, ToolCall.of(DONE)])
 
     def looks(self, task: Task) -> tuple[ToolCall, ...]:
-        """What tells a ticket from others: everything that can be looked at, then the repairs."""
-        known = {tool.name for tool in self.tools}
-        looked = [ToolCall.of(name, **given) for name, given in _LOOKS if name in known]
-        return (*looked, *self.solve(task))
+        """Calls that tell tickets apart: everything that can be looked at, then the repairs."""
+        names = {tool.name for tool in self.tools}
+        looks = [ToolCall.of(name, **arguments) for name, arguments in _LOOKS if name in names]
+        return (*looks, *self.solve(task))
 
 
-def arguments_of(action: ToolCall, tool: ToolSpec) -> dict[str, Any] | str:
-    """The arguments of a call, or what is wrong with them."""
-    schema = tool.parameters or {}
-    known, held = schema.get("properties"), action.values
-    names = list(known) if isinstance(known, dict) else []
-    required = schema.get("required")
-    missing = [name for name in (required if isinstance(required, list) else []) if name not in held]
-    unknown = [name for name in held if name not in names]
-    if missing or unknown:
-        what = f"missing {missing[0]}" if missing else f"unknown {unknown[0]}"
-        return f"Error: {action.name} takes {', '.join(names) or 'no arguments'} ({what})."
-    return held
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if not longest or len(text) <= longest else f"{text[:longest]}... (cut)"
-
-
-def _one_of(option: str, value: Any, choices: Any) -> Any:
-    if value not in get_args(choices):
-        raise TaskError(f"tau2: {option} = {value!r}; there are {', '.join(get_args(choices))}")
-    return value
+def argument_problem(call: ToolCall, tool: ToolSpec) -> str:
+    """What is wrong with the arguments of a call, or ""."""
+    schema: dict[str, Any] = tool.parameters or {}
+    names, arguments = schema.get("properties") or {}, call.values
+    missing = [f"missing {name}" for name in schema.get("required") or [] if name not in arguments]
+    unknown = [f"unknown {name}" for name in arguments if name not in names]
+    if not missing and not unknown:
+        return ""
+    return f"Error: {call.name} takes {', '.join(names) or 'no arguments'} ({(missing + unknown)[0]})."

@@ -1,4 +1,4 @@
-"""Which telecom tickets are trained on, developed on and tested on.
+"""Splits of the telecom tickets.
 
     split_by  train / dev / test / ...                                                   what `ood` holds
     official  the benchmark's 74 train tasks less `dev` (one in five); its 40 test tasks; `rest`, the 2,171 others
@@ -7,10 +7,10 @@
     count     tasks of at most `FEW` faults, 60 / 20 / 20                                tasks with more
     family    tickets about service and picture messages, 60 / 20 / 20                   tickets about mobile data
 
-The small subsets (at most two faults, one fault) have `content` alone: the whole's `content` splits, less all else.
-Outside `official`, the benchmark's own test tasks may stand in any split: figures are not comparable with it. Only
-five tickets exist, so a task is known by what is hidden; no two are alike in that. What must not change: a task's
-place depends on its content alone.
+The small subsets (at most two faults, one fault) have `content` alone: the splits of all tasks, restricted to the
+subset. Outside `official`, the benchmark's own test tasks may stand in any split: figures are not comparable with it.
+Only five ticket texts exist, so a task is identified by its hidden start and assertions, in which no two are alike. The
+split of a task depends on its content alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HELD_OUT_PAIRS = (
 HELD_OUT_FAMILY = "mobile_data_issue"
 FEW = 3
 _MOST_FAULTS = {"all": 99, "two_faults": 2, "one_fault": 1}
-_SALT = "2718"  # chosen so that every family stands in every split of every subset
+_SALT = "2718"  # chosen so that every split of every subset has every family
 
 
 def faults(name: str) -> tuple[str, ...]:
@@ -46,32 +46,34 @@ def family(name: str) -> str:
     return name[1:].partition("]")[0]
 
 
-def split_names(split_by: SplitBy) -> tuple[str, ...]:
-    """The splits there are."""
-    further = {"official": ("rest",), "content": ()}.get(split_by, ("ood",))
-    return ("train", "dev", "test", *further)
-
-
 @cache
-def tasks(subset: Subset, split_by: SplitBy, split: str) -> tuple[Task, ...]:
-    """The tasks of a split, in an order that depends on their content alone."""
-    found = [
-        Task.new("tau2", split, question(name), family=family(name), tau2_id=name, faults=list(faults(name)))
-        for name in task_records()
-        if len(faults(name)) <= _MOST_FAULTS[subset] and _place(name, split_by) == split
-    ]
-    return tuple(sorted(found, key=lambda task: content_hash(["order", task.id])))
+def tasks_by_split(subset: Subset, split_by: SplitBy) -> dict[str, tuple[Task, ...]]:
+    """The tasks of every split, in an order that depends on their content alone."""
+    last = {"official": ("rest",), "content": ()}.get(split_by, ("ood",))
+    found: dict[str, list[Task]] = {split: [] for split in ("train", "dev", "test", *last)}
+    for name in task_records():
+        if len(faults(name)) <= _MOST_FAULTS[subset]:
+            task = Task.new(
+                "tau2",
+                split := _split_of(name, split_by),
+                question(name),
+                family=family(name),
+                tau2_id=name,
+                faults=list(faults(name)),
+            )
+            found[split].append(task)
+    return {s: tuple(sorted(listed, key=lambda t: content_hash(["order", t.id]))) for s, listed in found.items()}
 
 
 @cache
 def question(name: str) -> str:
-    """The ticket and a number for what is hidden behind it: its start and what it asserts."""
+    """The ticket, with a hash of what is hidden behind it: its start and its assertions."""
     record = task_records()[name]
     hidden = content_hash([record["initial_state"], record["evaluation_criteria"]])
     return f"Case {hidden}. {record['ticket']}"
 
 
-def _place(name: str, split_by: SplitBy) -> str:
+def _split_of(name: str, split_by: SplitBy) -> str:
     if split_by == "official":
         sets = official_splits()
         if name in sets["train"]:

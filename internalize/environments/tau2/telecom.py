@@ -1,9 +1,8 @@
 """The telecom world of tau2-bench as the package inspect-evals ships it: tasks, policies, tools, states, assertions.
 
-The only module that knows that package. Everything is its own: which tools an agent is given (methods that set states
-up or assert them are no tools), what they answer, how a task starts and what it asserts. Left out: the simulated user
-of the benchmark's dialogue form; whoever acts here has the ticket and both sets of tools (its solo form). What must
-not change: importing this module and listing tasks imports nothing of that package, which takes seconds.
+Whoever acts here has the ticket and both sets of tools, the phone's and the operator's (the benchmark's solo form); the
+methods that set states up or assert them are no tools. Importing this module and listing tasks imports nothing of that
+package, which takes seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import gzip
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -72,8 +71,9 @@ def official_splits() -> Mapping[str, tuple[str, ...]]:
     return {name: tuple(ids) for name, ids in json.loads(data_file("split_tasks.json").read_text("utf-8")).items()}
 
 
+@cache
 def policy_text(kind: Literal["workflow", "main"]) -> str:
-    """What the benchmark tells a solo agent: rules of the company, and (`workflow`) how to find and repair faults."""
+    """The benchmark's instructions for a solo agent: the company's rules and, for `workflow`, the guide to repairs."""
     main = data_file("main_policy_solo.txt").read_text("utf-8").strip()
     if kind == "main":
         return main
@@ -82,13 +82,13 @@ def policy_text(kind: Literal["workflow", "main"]) -> str:
 
 @cache
 def _package() -> SimpleNamespace:
-    """What is used of inspect-evals; seconds to import."""
+    """The names of `_USED`; importing them takes seconds."""
     return SimpleNamespace(**{name: getattr(import_module(module), name) for name, module in _USED.items()})
 
 
 @cache
 def _databases() -> tuple[Any, Any]:
-    """Operator's and phone's data before anything is broken; to be copied."""
+    """Operator's and phone's data before anything is broken. They are mutable: copy them before use."""
     package = _package()
     return (
         package.TelecomDB.load(str(data_file("db.toml"))),
@@ -100,25 +100,15 @@ def _databases() -> tuple[Any, Any]:
 def tool_specs() -> tuple[ToolSpec, ...]:
     """The benchmark's tools for operator and phone, and `done`, with which a solo agent says that it has finished."""
     package = _package()
-    specs = [_spec(package.ToolDef(make())) for make in _makers()]
-    done = ToolSpec(
-        name=DONE, argument="", description="Call this when the ticket is resolved.", parameters=_NO_ARGUMENTS
-    )
-    return (*specs, done)
-
-
-_NO_ARGUMENTS: Json = {"type": "object", "properties": {}, "required": []}
-
-
-def _makers() -> Sequence[Any]:
-    package = _package()
-    return [*package.all_telecom_agent_tools, *package.all_telecom_user_tools]
-
-
-def _spec(tool: Any) -> ToolSpec:
-    schema = tool.parameters.model_dump(mode="json", exclude_none=True)
-    description = " ".join(str(tool.description).split())
-    return ToolSpec(name=tool.name, argument="", description=description, parameters=schema)
+    specs = []
+    for make in (*package.all_telecom_agent_tools, *package.all_telecom_user_tools):
+        tool = package.ToolDef(make())
+        schema = tool.parameters.model_dump(mode="json", exclude_none=True)
+        description = " ".join(str(tool.description).split())
+        specs.append(ToolSpec(name=tool.name, argument="", description=description, parameters=schema))
+    none: Json = {"type": "object", "properties": {}, "required": []}
+    done = "Call this when the ticket is resolved."
+    return (*specs, ToolSpec(name=DONE, argument="", description=done, parameters=none))
 
 
 class World:
@@ -143,7 +133,7 @@ class World:
         return self._phone if env_type == "user" else self._operator
 
     def call(self, name: str, arguments: Json) -> str:
-        """What the tool `name` answers; a call that it refuses gives a text that starts with "Error:"."""
+        """The answer of a tool; for a call that it refuses, a text that starts with "Error:"."""
         package = _package()
         self._calls.append(package.ToolCall(id=str(len(self._calls)), function=name, arguments=arguments))
         if name == TRANSFER:
@@ -158,22 +148,21 @@ class World:
         return answer if isinstance(answer, str) else str(package.safe_json_dumps(answer))
 
     def repaired(self) -> bool:
-        """Whether everything holds that the task asserts, and its actions were taken where they count."""
+        """Whether the task's assertions hold and, where they count, its actions were taken."""
         criteria = self._task.evaluation_criteria
-        wanted = [
+        assertions = [
             getattr(self._side(a.env_type), a.func_name)(**a.arguments) == a.assert_value
             for a in criteria.env_assertions or []
         ]
-        return all(wanted) and not ("ACTION" in criteria.reward_basis and self._missing())
-
-    def _missing(self) -> list[Any]:
-        """Required actions that were not taken; the agent called operator's and phone's tools alike."""
-        package = _package()
-        said = SimpleNamespace(messages=[package.ChatMessageAssistant(content="", tool_calls=list(self._calls))])
-        return list(package.find_unused_actions(said, said, self._task))
+        if not all(assertions) or "ACTION" not in criteria.reward_basis:
+            return all(assertions)
+        package = _package()  # the agent called the operator's and the phone's tools alike: one log serves for both
+        calls = [package.ChatMessageAssistant(content="", tool_calls=list(self._calls))]
+        log = SimpleNamespace(messages=calls)
+        return not package.find_unused_actions(log, log, self._task)
 
     def _name_new_bills(self) -> None:
-        """Bills made since the start are numbered, so that the same actions give the same observations."""
+        """Number the bills made since the start, so that the same calls give the same observations."""
         for bill in self._operator.db.bills:
             if _TIMED_ID.fullmatch(bill.bill_id):
                 self._bills += 1
@@ -189,7 +178,7 @@ def _phone_tools() -> frozenset[str]:
 
 
 def _converted(method: Any, arguments: Json) -> Json:
-    """Numbers given as text become numbers where the tool wants some. Raises ValueError for a text that is none."""
+    """The arguments, with text converted where the tool takes a number. Raises ValueError for text that is none."""
     types = inspect.signature(method).parameters
     kinds = {"float": float, "int": int, float: float, int: int}
     return {

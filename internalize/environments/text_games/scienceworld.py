@@ -1,22 +1,26 @@
 """Environment `scienceworld`: 30 kinds of primary-school experiments in a text world (extra `textgames`).
 
 The splits are the package's own: of the n variations of a kind, with q = n // 4, the first 2q are train, the next q
-dev, the rest test. Left out: the package's own limit of steps (the recipe has one). What must not change: a focus on
-the wrong thing ends the episode; the score is the package's (0 to 100) over 100, a negative one is 0.
+dev, the rest test. To focus on the wrong thing ends an episode. The score is the package's (0 to 100) over 100; a
+negative one is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from itertools import chain, zip_longest
+from typing import Annotated, Literal
 
-from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Task, ToolCall, ToolSpec
+from pydantic import Field
 
-from .episode import ACT, LONGEST, TOOLS, Answer, TextEpisode, check_limits, with_looks
-from .jvm import TIMEOUT, Held, Jvm, jar_of
-from .reference_cache import GoldStore
+from internalize.environments.base import check_names, checked
+from internalize.errors import TaskError
+from internalize.records import Task, ToolCall
+
+from .env import Characters, JavaGame, JavaGames, Seconds
+from .episode import LONGEST, Answer, with_looks
+from .jvm import TIMEOUT
 
 VARIATIONS = {
     "boil": 30, "change-the-state-of-matter-of": 30, "chemistry-mix": 32, "chemistry-mix-paint-secondary-color": 36,
@@ -31,23 +35,18 @@ VARIATIONS = {
     "test-conductivity-of-unknown-substances": 600, "use-thermometer": 540,
 }  # fmt: skip
 SIMPLIFICATIONS = (
-    "easy",
-    "noElectricalAction",
-    "openContainers",
-    "openDoors",
-    "selfWateringFlowerPots",
-    "teleportAction",
-)
+    "easy", "noElectricalAction", "openContainers", "openDoors", "selfWateringFlowerPots", "teleportAction",
+)  # fmt: skip
 _SHORT = (
     "find-non-living-thing", "lifespan-longest-lived", "lifespan-shortest-lived",
     "lifespan-longest-lived-then-shortest-lived",
 )  # fmt: skip
 _SHORT_PER_KIND = 25
 _NOT_UNDERSTOOD = ("No known action", "Unknown action")
-_EXACTLY = 1e-6
+_TOLERANCE = 1e-6
 
 
-class ScienceWorld:
+class ScienceWorld(JavaGames):
     """The environment.
 
     `kinds`: which experiments (default: all 30). `simplifications`: of `SIMPLIFICATIONS`, joined by commas; `easy` is
@@ -56,113 +55,57 @@ class ScienceWorld:
     """
 
     name = "scienceworld"
-    tools: tuple[ToolSpec, ...] = TOOLS
-    evidence_actions = frozenset({ACT})
-    final_actions: frozenset[str] = frozenset()
-    waits = True
+    package, jar = "scienceworld", "scienceworld.jar"
+    entry = "scienceworld.runtime.pythonapi.PythonInterface"
 
+    @checked
     def __init__(
         self,
         kinds: Sequence[str] = (),
         subset: Literal["", "short"] = "",
         simplifications: str | None = None,
-        per_kind: int | None = None,
+        per_kind: Annotated[int, Field(ge=0)] | None = None,
         *,
-        longest: int = LONGEST,
-        timeout: float = TIMEOUT,
+        longest: Characters = LONGEST,
+        timeout: Seconds = TIMEOUT,
     ) -> None:
-        if subset not in {"", "short"}:
-            raise TaskError(f"{self.name}: subset = {subset!r}; there is 'short'")
+        super().__init__(longest, timeout)
         self.kinds = tuple(kinds) or (_SHORT if subset else tuple(VARIATIONS))
         self.simplifications = simplifications if simplifications is not None else "easy" if subset else ""
-        self._check()
-        check_limits(self.name, longest, timeout)
-        if per_kind is not None and per_kind < 0:
-            raise TaskError(f"{self.name}: per_kind = {per_kind}; 0 is all of them")
-        self._most = per_kind if per_kind is not None else _SHORT_PER_KIND if subset else 0
-        self._longest, self._timeout = longest, timeout
-        self._idle: list[Held] = []
-
-    def _check(self) -> None:
-        if unknown := [kind for kind in self.kinds if kind not in VARIATIONS]:
-            raise TaskError(f"{self.name}: kinds: no kind {unknown[0]!r} (there are {', '.join(VARIATIONS)})")
+        self._per_kind = per_kind if per_kind is not None else _SHORT_PER_KIND if subset else 0
         chosen = [name for name in self.simplifications.split(",") if name]
-        if unknown := [name for name in chosen if name not in SIMPLIFICATIONS]:
-            raise TaskError(f"{self.name}: simplifications: {unknown[0]!r} (there are {', '.join(SIMPLIFICATIONS)})")
+        check_names(self.name, "kinds", self.kinds, VARIATIONS)
+        check_names(self.name, "simplifications", chosen, SIMPLIFICATIONS)
         electrical = [kind for kind in self.kinds if "power-component" in kind or "conductivity" in kind]
         if "noElectricalAction" in chosen and electrical:
             raise TaskError(f"{self.name}: {electrical[0]} cannot be done with the simplification noElectricalAction")
 
     @cached_property
-    def jvm(self) -> Jvm:
-        """The machine, which starts when the first episode does."""
-        jar = jar_of("scienceworld", "scienceworld.jar")
-        return Jvm(jar, "scienceworld.runtime.pythonapi.PythonInterface", timeout=self._timeout)
-
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return ("train", "dev", "test")
-
-    def tasks(self, split: str) -> tuple[Task, ...]:
-        """The variations of a split, kinds by turns. Raises TaskError for an unknown split."""
-        if split not in self.splits():
-            raise TaskError(f"{self.name}: no split {split!r} (there are {', '.join(self.splits())})")
-        listed = [self._tasks(split, kind) for kind in self.kinds]
-        rounds = max(len(tasks) for tasks in listed)
-        return tuple(tasks[i] for i in range(rounds) for tasks in listed if i < len(tasks))
-
-    def _tasks(self, split: str, kind: str) -> list[Task]:
-        own = variations(kind, split)
-        return [self._task(split, kind, number) for number in (own[: self._most] if self._most else own)]
+    def _tasks(self) -> dict[str, tuple[Task, ...]]:  # type: ignore[override] # made when they are first asked for
+        """The variations of each split, kinds in turn."""
+        found = {}
+        for split in ("train", "dev", "test"):
+            numbers = [variations(kind, split)[: self._per_kind or None] for kind in self.kinds]
+            pairs = chain.from_iterable(zip(self.kinds, turn, strict=True) for turn in zip_longest(*numbers))
+            found[split] = tuple(self._task(split, kind, number) for kind, number in pairs if number is not None)
+        return found
 
     def _task(self, split: str, kind: str, number: int) -> Task:
         setting = self.simplifications
         question = f"{kind} number {number}" + (f" with {setting}" if setting else "")
         return Task.new(self.name, split, question, family=kind, kind=kind, setting=setting, number=number)
 
-    def episode(self, task: Task) -> TextEpisode:
-        """A fresh world. Raises InfrastructureError if no machine can be had."""
-        return TextEpisode(self.name, _World(self, task), self._longest)
+    def game(self, task: Task, *, gold: bool = False) -> JavaGame:
+        """The experiment of a task."""
+        return _Experiment(self, task, gold=gold)
 
-    def solve(self, task: Task) -> tuple[ToolCall, ...]:
-        """The package's own solution, up to the command that wins."""
-        store = GoldStore(self.name, [str(task.state["kind"]), str(task.state["setting"])])
-        commands = store.get(str(task.state["number"]), lambda: self._gold(task))
-        return tuple(ToolCall.of(ACT, command=command) for command in commands)
+    def reference_name(self, task: Task) -> str:
+        """The number of the variation."""
+        return str(task.state["number"])
 
     def looks(self, task: Task) -> tuple[ToolCall, ...]:
-        """What tells the world of a task from others: the reference, with a look around after each command."""
+        """Calls that tell worlds apart: the reference, with a look around after each command."""
         return with_looks(self.solve(task))
-
-    def _gold(self, task: Task) -> list[str]:
-        world = _World(self, task, gold=True)
-        try:
-            world.start()
-            kept = []
-            for command in world.gold():
-                kept.append(command)
-                if world.send(command).over:
-                    break
-            return kept
-        finally:
-            world.close()
-
-    def borrow(self) -> Held:
-        """A world that was given back, or a new one."""
-        while self._idle:
-            held = self._idle.pop()
-            if self.jvm.holds(held):
-                return held
-        return self.jvm.new()
-
-    def give_back(self, held: Held) -> None:
-        """For the next episode."""
-        self._idle.append(held)
-
-    def close(self) -> None:
-        """End the machine; the next episode starts another."""
-        self._idle.clear()
-        self.jvm.close()
 
 
 def variations(kind: str, split: str) -> range:
@@ -173,47 +116,25 @@ def variations(kind: str, split: str) -> range:
     return range(first, last)
 
 
-class _World:
+class _Experiment(JavaGame):
     """One variation of one experiment."""
-
-    def __init__(self, env: ScienceWorld, task: Task, *, gold: bool = False) -> None:
-        self._env, self._gold, self._state = env, gold, task.state
-        self._held: Held | None = env.borrow()
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        return self._env.jvm.call(self._own(), method, *arguments)
-
-    def _own(self) -> Held:
-        if self._held is None:
-            raise InfrastructureError(f"{self._env.name}: the world was given back")
-        return self._held
 
     def start(self) -> tuple[str, str]:
         """The task and the first room."""
-        number = int(str(self._state["number"]))
-        self._call("load", str(self._state["kind"]), number, str(self._state["setting"]), self._gold)
-        self._call("reset")
-        first = str(self._call("step", "look around"))
-        return str(self._call("freeActionTaskDesc")), first
-
-    def gold(self) -> list[str]:
-        """The package's own solution."""
-        return self._env.jvm.lines(self._own(), "getGoldActionSequence")
+        kind, number = str(self._task.state["kind"]), int(str(self._task.state["number"]))
+        self.call("load", kind, number, self._setting, self._gold)
+        self.call("reset")
+        first = str(self.call("step", "look around"))
+        return str(self.call("freeActionTaskDesc")), first
 
     def send(self, command: str) -> Answer:
         """The answer; over when the experiment is done, or spoilt."""
-        text = str(self._call("step", command))
-        raw = float(self._call("getScore"))
-        over = bool(self._call("getCompleted")) or raw < 0
-        score = 1.0 if raw >= 1 - _EXACTLY else max(raw, 0.0)
+        text = str(self.call("step", command))
+        points = float(self.call("getScore"))
+        over = bool(self.call("getCompleted")) or points < 0
+        score = 1.0 if points >= 1 - _TOLERANCE else max(points, 0.0)
         return Answer(text, score, over, not text.startswith(_NOT_UNDERSTOOD))
 
-    def possible(self) -> Sequence[str]:
+    def possible(self) -> list[str]:
         """Every command that makes sense: hundreds, and slow to find."""
-        return sorted(set(self._env.jvm.lines(self._own(), "getValidActionObjectCombinations")))
-
-    def close(self) -> None:
-        """Lend the world to the next episode."""
-        held, self._held = self._held, None
-        if held is not None:
-            self._env.give_back(held)
+        return sorted(set(self._env.jvm.lines(self.world, "getValidActionObjectCombinations")))

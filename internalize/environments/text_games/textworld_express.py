@@ -1,29 +1,31 @@
 """Environment `textworld_express`: eight short text games, 1,000 seeds of each in every fold (extra `textgames`).
 
-Options choose the games, how many seeds of each, and how hard they are. Left out: the game's own limit of steps (the
-recipe has one). What must not change: a task is a game, its setting, its fold and its seed; folds share no seed.
+A task is a game, its setting, its fold and its seed; folds share no seed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from internalize.errors import InfrastructureError, TaskError
-from internalize.records import Task, ToolCall, ToolSpec
+from pydantic import Field
 
-from .episode import ACT, LONGEST, TOOLS, Answer, TextEpisode, check_limits, walked
-from .jvm import TIMEOUT, Held, Jvm, jar_of
-from .reference_cache import GoldStore
+from internalize.environments.base import check_names, checked
+from internalize.errors import TaskError
+from internalize.records import Task, ToolCall
+
+from .env import Characters, JavaGame, JavaGames, Seconds
+from .episode import ACT, LONGEST, Answer, walk
+from .jvm import TIMEOUT, JavaObject
 
 GAMES = ("cookingworld", "twc", "coin", "mapreader", "arithmetic", "sorting", "simonsays", "peckingorder")
 SEEDS = 1000  # of each fold
 _FIRST_SEED = {"train": 0, "dev": 10_000, "test": 20_000}
-_EASY = {  # of coin, with fewer rooms or things, worlds of dev are worlds of train
+_EASY = {  # with fewer rooms or things, coin has the same worlds in dev as in train
     "cookingworld": "numLocations=1,numIngredients=2,numDistractorItems=2,includeDoors=0,limitInventorySize=0",
     "twc": "numLocations=1,numItemsToPutAway=1,includeDoors=0",
     "coin": "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0",
@@ -31,13 +33,13 @@ _EASY = {  # of coin, with fewer rooms or things, worlds of dev are worlds of tr
     "simonsays": "gameLength=4,numDistractors=2",
 }
 _SHORT = ("twc", "coin", "mapreader", "simonsays")
-_SHARED = frozenset({"sorting"})  # two games of one seed share their objects
+_SHARED = frozenset({"sorting"})  # games of one seed share their objects: one changes what another sees
 _NOT_UNDERSTOOD = ("Unknown action", "I'm not sure")
 _SENTENCE_END = re.compile(r"(?<=\.) +(?=[A-Z])")
 Difficulty = Literal["default", "easy"]
 
 
-class TextWorldExpress:
+class TextWorldExpress(JavaGames):
     """The environment.
 
     `games`: which (default: all eight). `difficulty`: `default` is the package's, `easy` has one to four rooms and few
@@ -47,182 +49,112 @@ class TextWorldExpress:
     """
 
     name = "textworld_express"
-    tools: tuple[ToolSpec, ...] = TOOLS
-    evidence_actions = frozenset({ACT})
-    final_actions: frozenset[str] = frozenset()
-    waits = True
+    package, jar = "textworld_express", "textworld-express.jar"
+    entry = "textworldexpress.runtime.PythonInterface"
 
+    @checked
     def __init__(
         self,
         games: Sequence[str] = (),
         subset: Literal["", "short"] = "",
         difficulty: Difficulty | Literal[""] = "",
         settings: Mapping[str, str] | None = None,
-        per_game: int = 100,
+        per_game: Annotated[int, Field(ge=1, le=SEEDS)] = 100,
         *,
-        longest: int = LONGEST,
-        timeout: float = TIMEOUT,
+        longest: Characters = LONGEST,
+        timeout: Seconds = TIMEOUT,
     ) -> None:
-        self._check(games, subset, difficulty, per_game)
-        check_limits(self.name, longest, timeout)
+        super().__init__(longest, timeout)
+        settings = settings or {}
+        check_names(self.name, "games", games, GAMES)
         self.games = tuple(games) or (_SHORT if subset else GAMES)
-        if unknown := [game for game in settings or {} if game not in self.games]:
-            raise TaskError(f"{self.name}: settings: no game {unknown[0]!r} (there are {', '.join(self.games)})")
+        check_names(self.name, "settings", settings, self.games)
         easy = difficulty == "easy" or (bool(subset) and not difficulty)
-        self.settings = {g: (settings or {}).get(g, _EASY.get(g, "") if easy else "") for g in self.games}
-        self._per_game, self._longest = per_game, longest
-        self._timeout = timeout
-        self._idle: defaultdict[str, list[Held]] = defaultdict(list)
-
-    def _check(self, games: Sequence[str], subset: str, difficulty: str, per_game: int) -> None:
-        unknown = [game for game in games if game not in GAMES]
-        if unknown:
-            raise TaskError(f"{self.name}: games: no game {unknown[0]!r} (there are {', '.join(GAMES)})")
-        if subset not in {"", "short"}:
-            raise TaskError(f"{self.name}: subset = {subset!r}; there is 'short'")
-        if difficulty not in {"", "default", "easy"}:
-            raise TaskError(f"{self.name}: difficulty = {difficulty!r}; there are 'default' and 'easy'")
-        if not 1 <= per_game <= SEEDS:
-            raise TaskError(f"{self.name}: per_game = {per_game}; a fold has {SEEDS} seeds of a game")
+        self.settings = {game: settings.get(game, _EASY.get(game, "") if easy else "") for game in self.games}
+        self._per_game = per_game
 
     @cached_property
-    def jvm(self) -> Jvm:
-        """The machine, which starts when the first game does."""
-        jar = jar_of("textworld_express", "textworld-express.jar")
-        return Jvm(jar, "textworldexpress.runtime.PythonInterface", timeout=self._timeout)
-
-    def splits(self) -> tuple[str, ...]:
-        """Names of the folds."""
-        return tuple(_FIRST_SEED)
-
-    def tasks(self, split: str) -> tuple[Task, ...]:
-        """The games of a fold, by turns. Raises TaskError for an unknown fold."""
-        if split not in _FIRST_SEED:
-            raise TaskError(f"{self.name}: no split {split!r} (there are {', '.join(_FIRST_SEED)})")
-        seeds = range(_FIRST_SEED[split], _FIRST_SEED[split] + self._per_game)
-        return tuple(self._task(split, game, seed) for seed in seeds for game in self.games)
+    def _tasks(self) -> dict[str, tuple[Task, ...]]:  # type: ignore[override] # made when they are first asked for
+        """The games of each fold, in turn."""
+        return {
+            fold: tuple(
+                self._task(fold, game, seed) for seed in range(first, first + self._per_game) for game in self.games
+            )
+            for fold, first in _FIRST_SEED.items()
+        }
 
     def _task(self, split: str, game: str, seed: int) -> Task:
         setting = self.settings[game]
         question = f"{game} number {seed}" + (f" with {setting}" if setting else "")
         return Task.new(self.name, split, question, family=game, game=game, setting=setting, seed=seed)
 
-    def episode(self, task: Task) -> TextEpisode:
-        """A fresh game. Raises InfrastructureError if no machine can be had."""
-        return TextEpisode(self.name, _Game(self, task), self._longest)
+    def game(self, task: Task, *, gold: bool = False) -> JavaGame:
+        """The game of a task."""
+        return _Game(self, task, gold=gold)
 
-    def solve(self, task: Task) -> tuple[ToolCall, ...]:
-        """The package's own solution, up to the command that wins."""
-        game, setting = str(task.state["game"]), str(task.state["setting"])
-        name = f"{game} {task.state['seed']}"
-        commands = GoldStore(self.name, [game, setting]).get(name, lambda: self._gold(task))
-        return tuple(ToolCall.of(ACT, command=command) for command in commands)
+    def reference_name(self, task: Task) -> str:
+        """The game and its seed."""
+        return f"{task.family} {task.state['seed']}"
 
     def looks(self, task: Task) -> tuple[ToolCall, ...]:
-        """What tells the world of a task from others: a walk through every room and back, then the reference."""
-        game = _Game(self, task)
-        try:
+        """Calls that tell worlds apart: a walk through every room and back, then the reference."""
+        with closing(self.game(task)) as game:
             game.start()
-            walk = walked(game)
-        finally:
-            game.close()
-        return (*(ToolCall.of(ACT, command=command) for command in walk), *self.solve(task))
-
-    def _gold(self, task: Task) -> list[str]:
-        game = _Game(self, task, gold=True)
-        try:
-            game.start()
-            commands, kept = game.gold(), []
-            for command in commands:
-                kept.append(command)
-                if game.send(command).over:
-                    break
-            return kept
-        finally:
-            game.close()
-
-    def borrow(self, game: str, setting: str) -> Held:
-        """A loaded game: one that was given back, or a new one."""
-        idle = self._idle[f"{game} {setting}"]
-        while idle:
-            held = idle.pop()
-            if self.jvm.holds(held):
-                return held
-        held = self.jvm.new()
-        said = self.jvm.call(held, "load", game, setting)
-        if said:
-            raise TaskError(f"{self.name}: settings of {game}: {' '.join(str(said).split())}")
-        return held
-
-    def give_back(self, held: Held, game: str, setting: str) -> None:
-        """For the next episode of the same game and setting."""
-        self._idle[f"{game} {setting}"].append(held)
-
-    def close(self) -> None:
-        """End the machine; the next episode starts another."""
-        self._idle.clear()
-        self.jvm.close()
+            commands = walk(game)
+        return (*(ToolCall.of(ACT, command=command) for command in commands), *self.solve(task))
 
 
 def in_lines(text: str) -> str:
-    """A sentence a line: nothing else about what the game says is changed."""
+    """The text with a sentence a line and no other change."""
     return _SENTENCE_END.sub("\n", text)
 
 
-class _Game:
+class _Game(JavaGame):
     """One game of one seed."""
 
-    def __init__(self, env: TextWorldExpress, task: Task, *, gold: bool = False) -> None:
-        self._env, self._gold = env, gold
-        self._name, self._setting = str(task.state["game"]), str(task.state["setting"])
-        self._seed, self._fold = int(str(task.state["seed"])), task.split
-        self._held: Held | None = env.borrow(self._name, self._setting)
+    def __init__(self, env: TextWorldExpress, task: Task, *, gold: bool) -> None:
+        self._name = str(task.state["game"])
+        super().__init__(env, task, f"{self._name} {task.state['setting']}", gold=gold)
         self._sent: list[str] = []
         self._possible: list[str] = []
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        if self._held is None:
-            raise InfrastructureError(f"{self._env.name}: the game was given back")
-        return self._env.jvm.call(self._held, method, *arguments)
-
-    def _read(self, text: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(text)
-        if str(found["observation"]).startswith("ERROR"):  # such as a setting that is no number
-            raise TaskError(f"{self._env.name}: settings of {self._name} make no game: {self._setting!r}")
-        self._possible = list(found["validActions"])
-        return found
+    def make(self) -> JavaObject:
+        """A world with the game loaded. Raises TaskError for settings that the game does not have."""
+        world = super().make()
+        if problem := self._env.jvm.call(world, "load", self._name, self._setting):
+            raise TaskError(f"{self._env.name}: settings of {self._name}: {' '.join(str(problem).split())}")
+        return world
 
     def start(self) -> tuple[str, str]:
         """The task and the first room."""
-        said = self._read(self._call("generateNewGameJSON", self._seed, self._fold, self._gold))
-        return str(self._call("getTaskDescription")), in_lines(str(said["observation"]))
+        state = self._generate()
+        return str(self.call("getTaskDescription")), in_lines(str(state["observation"]))
 
-    def gold(self) -> list[str]:
-        """The package's own solution; another one each time for some games."""
-        if self._held is None:
-            return []
-        return self._env.jvm.lines(self._held, "getGoldActionSequence")
+    def _generate(self) -> dict[str, Any]:
+        seed = int(str(self._task.state["seed"]))
+        return self._read(self.call("generateNewGameJSON", seed, self._task.split, self._gold))
+
+    def _read(self, text: str) -> dict[str, Any]:
+        state: dict[str, Any] = json.loads(text)
+        if str(state["observation"]).startswith("ERROR"):  # such as a setting that is no number
+            raise TaskError(f"{self._env.name}: settings of {self._name} make no game: {self._setting!r}")
+        self._possible = list(state["validActions"])
+        return state
 
     def send(self, command: str) -> Answer:
         """The answer; where games share their objects, the game so far is played again first."""
-        with self._env.jvm.alone():
+        with self._env.jvm.lock:  # no other game may move shared objects between the replay and this command
             if self._name in _SHARED:
-                self._call("generateNewGameJSON", self._seed, self._fold, self._gold)
+                self._generate()
                 for earlier in self._sent:
-                    self._call("stepJSON", earlier)
-            said = self._read(self._call("stepJSON", command))
+                    self.call("stepJSON", earlier)
+            state = self._read(self.call("stepJSON", command))
         self._sent.append(command)
-        won, lost = bool(said["tasksuccess"]), bool(said["taskfailure"])
-        score = 1.0 if won else min(max(float(said["score"]), 0.0), 0.99)
-        text = in_lines(str(said["observation"]))
+        won, lost = bool(state["tasksuccess"]), bool(state["taskfailure"])
+        score = 1.0 if won else min(max(float(state["score"]), 0.0), 0.99)
+        text = in_lines(str(state["observation"]))
         return Answer(text, score, won or lost, not text.startswith(_NOT_UNDERSTOOD))
 
-    def possible(self) -> Sequence[str]:
-        """They come with every answer."""
+    def possible(self) -> list[str]:
+        """Every command that makes sense now, from the last answer."""
         return sorted(self._possible)
-
-    def close(self) -> None:
-        """Lend the game to the next episode."""
-        held, self._held = self._held, None
-        if held is not None:
-            self._env.give_back(held, self._name, self._setting)

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from internalize.config.regime import Section
 from internalize.config.schema import EndpointConfig, RedactConfig
-from internalize.environments.checks import whole
-from internalize.environments.loop_thread import Background
+from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, read_options
+from internalize.environments.checks import without_surrogates
+from internalize.environments.loop_thread import LoopThread
 from internalize.environments.python_tool.sandbox import Choice
 from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
-from internalize.environments.question_files import of_split, tasks_of
-from internalize.errors import ContextError, InfrastructureError, TaskError
+from internalize.environments.question_files import tasks_of
+from internalize.errors import ContextError
 from internalize.experience.redact import Redactor
 from internalize.inference.client import Link
 from internalize.inference.server import ServerChat
@@ -30,8 +31,7 @@ from internalize.inference.structured import CleanedChat, fenced
 from internalize.inference.token_estimate import CHARACTERS_A_TOKEN, estimated_tokens
 from internalize.interfaces import ChatModel
 from internalize.judge.match import same
-from internalize.records import ChatRequest, Claim, Message, Task, ToolCall, ToolSpec
-from internalize.runs.store import first_problem
+from internalize.records import ChatRequest, Message, Task, ToolCall, ToolSpec
 
 from .pages import Page, pick
 from .questions import web_task
@@ -67,7 +67,7 @@ class World:
     reader: Reader
     python: PythonTool | None
     chat: ChatModel | None
-    background: Background
+    loop: LoopThread
     calls: int  # tool calls an episode
     tokens: int  # of observations an episode
     minutes: float  # of an episode, on the wall
@@ -75,47 +75,38 @@ class World:
     seconds: float  # an extract may take
 
 
-class WebEpisode:
+class WebEpisode(AnswerEpisode):
     """One question. Ends with `answer`."""
 
     def __init__(self, task: Task, world: World) -> None:
-        self._task, self._world = task, world
-        self._answer: str | None = None
+        super().__init__("web", SYSTEM, task)
+        self._world = world
         self._calls, self._seen, self._began = 0, 0, time.monotonic()
 
-    def prompt(self) -> tuple[Message, ...]:
-        """The system message and the question."""
-        return (Message(role="system", content=SYSTEM), Message(role="user", content=self._task.question))
-
-    def step(self, action: ToolCall | None) -> str | None:
-        """The observation, or None after `answer`. Past the limits only an answer is taken."""
-        if self._answer is not None:
-            raise InfrastructureError("web: the episode is over; episodes are single-use")
-        if action is not None and action.name == "answer":
-            self._answer = action.argument
-            return None
+    def observe(self, call: ToolCall | None) -> str:
+        """The observation. Past the limits only an answer is accepted."""
         if self._spent():
             return "The limit of this episode is reached: give your answer."
         self._calls += 1
-        said = "Unknown action." if action is None else self._use(action)
-        self._seen += estimated_tokens(said)
-        return said
+        observation = UNKNOWN if call is None else self._use(call)
+        self._seen += estimated_tokens(observation)
+        return observation
 
     def _spent(self) -> bool:
         world, minutes = self._world, (time.monotonic() - self._began) / 60
         return self._calls >= world.calls or self._seen >= world.tokens or minutes >= world.minutes
 
-    def _use(self, action: ToolCall) -> str:
-        if action.name == "python" and self._world.python:
-            return self._world.python.run(code_of(action))
-        if action.name == "search":
-            return self._found(whole(action.argument))
-        wanted = action.values
+    def _use(self, call: ToolCall) -> str:
+        if call.name == "python" and self._world.python:
+            return self._world.python.run(code_of(call))
+        if call.name == "search":
+            return self._found(without_surrogates(call.argument))
+        wanted = call.values
         try:
             page = self._world.reader.read(str(wanted["url"]).strip())
         except Unreadable as error:
             return str(error)
-        return self._shown(page, whole(str(wanted.get("goal", ""))))
+        return self._shown(page, without_surrogates(str(wanted.get("goal", ""))))
 
     def _found(self, query: str) -> str:
         hits = self._world.search.search(query, _RESULTS) if query.strip() else []
@@ -126,7 +117,7 @@ class WebEpisode:
         world = self._world
         body = pick(page.text, goal, world.characters)
         if world.chat is not None and goal:
-            body = world.background.call(_extract(world.chat, page, goal, world.characters), world.seconds) or body
+            body = world.loop.call(_extract(world.chat, page, goal, world.characters), world.seconds) or body
         links = "\n".join(f"{said}: {url}" for said, url in page.links)
         parts = [page.title, body, "(The page is longer than what was read.)" if page.cut else ""]
         parts += [f"Links:\n{links[: world.characters // 2]}" if links else ""]
@@ -139,12 +130,6 @@ class WebEpisode:
         if self._answer is None or not self._answer.strip():
             return 0.0
         return 1.0 if same(self._task.answer, self._answer) else None
-
-    def claim(self) -> Claim | None:
-        """What a judge is asked."""
-        if not self._answer or self._task.answer is None:
-            return None
-        return Claim(question=self._task.question, reference=self._task.answer, answer=self._answer)
 
 
 async def _extract(chat: ChatModel, page: Page, goal: str, characters: int) -> str:
@@ -196,7 +181,7 @@ class WebOptions(Section):
     seconds: float = Field(20.0, gt=0, le=600, description="Time limit of a page or request.")
 
 
-class Web:
+class Web(SplitTasks):
     """The environment. Raises TaskError for options that make no sense, UserError for a key that is not set."""
 
     name = "web"
@@ -205,12 +190,9 @@ class Web:
     waits = True
 
     def __init__(self, **options: Any) -> None:
-        try:
-            wanted = WebOptions(**options)
-        except ValidationError as error:
-            raise TaskError(f"env.options of web: {first_problem(error)}") from error
+        wanted = read_options("web", WebOptions, options)
         self.tools: tuple[ToolSpec, ...] = (_SEARCH, _VISIT, *((TOOL,) if wanted.python else ()), _ANSWER)
-        self._local, self._background = bool(wanted.folder), Background()
+        self._local, self._loop = bool(wanted.folder), LoopThread()
         self._tasks = tasks_of(wanted.questions, web_task)
         search, reader = _sources(wanted)
         self.world = World(
@@ -218,7 +200,7 @@ class Web:
             reader=reader,
             python=PythonTool.of(wanted.sandbox) if wanted.python else None,
             chat=_summarizer(wanted),
-            background=self._background,
+            loop=self._loop,
             calls=wanted.calls,
             tokens=wanted.tokens,
             minutes=wanted.minutes,
@@ -230,14 +212,6 @@ class Web:
     def notes(self) -> tuple[str, ...]:
         """What `env validate` says about this machine."""
         return (self.world.python.note,) if self.world.python else ()
-
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(self._tasks)
-
-    def tasks(self, split: str) -> tuple[Task, ...]:
-        """Tasks of `split` in a fixed order. Raises TaskError for an unknown split."""
-        return of_split(self.name, self._tasks, split)
 
     def episode(self, task: Task) -> WebEpisode:
         """A fresh episode."""
@@ -253,7 +227,7 @@ class Web:
 
     def close(self) -> None:
         """End connections and what still runs."""
-        self._background.close()
+        self._loop.close()
         for source in (self.world.search, self.world.reader):
             getattr(source, "close", lambda: None)()
 
