@@ -1,1 +1,1 @@
-"""The command line: one module for each group of commands. What is heavy is imported by the command that needs it."""
+"""The command line, one module for each group of commands. Heavy modules are imported inside the commands."""

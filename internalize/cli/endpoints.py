@@ -1,7 +1,6 @@
-"""`internalize endpoints`: what the servers of a recipe can do, asked with a few small requests.
+"""`internalize endpoints`: probes the servers of a recipe with a few small requests and reports what they support.
 
-Left out: any model of this process; tokenizers are compared when a run begins. What must not change: nothing but
-the probe's requests is sent, and a server that cannot be asked does not hide the others.
+A server that fails does not keep the others from being probed.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from internalize.errors import InfrastructureError, UserError
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
-    """Ask every endpoint of RECIPE what it can do, and print a line for each."""
+    """Probe every endpoint of RECIPE and print one line about what each of them supports."""
     from internalize.inference.capabilities import probe
     from internalize.inference.endpoints import Endpoints
 
@@ -29,8 +28,8 @@ def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
     endpoints, failed = Endpoints(config), 0
     for name in config.endpoints:
         try:
-            link = endpoints.link(name)
-            click.echo(f"{asyncio.run(probe(link)).text}; {link.usage.text}")
+            client = endpoints.link(name)
+            click.echo(f"{asyncio.run(probe(client)).text}; {client.usage.text}")
         except (UserError, InfrastructureError) as error:
             click.echo(str(error), err=True)
             failed += 1

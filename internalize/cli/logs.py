@@ -1,7 +1,4 @@
-"""`internalize logs`: other agents' logs to trajectories, and trajectories to such logs.
-
-Left out: any work of its own. What must not change: an input file is never written over.
-"""
+"""`internalize logs`: converts logs of other agents to trajectories and back. An input file is never overwritten."""
 
 from __future__ import annotations
 
@@ -27,23 +24,23 @@ _format = click.option(
 
 @click.group("logs")
 def logs_group() -> None:
-    """Logs of other agents."""
+    """Convert logs of other agents to trajectories and back."""
 
 
 @logs_group.command("import")
 @click.argument("file", type=_FILE)
 @_format
 @click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines.")
-@click.option("--env", default="chat", show_default=True, help="Name of the environment they come from.")
-@click.option("--split", default="train", show_default=True, help="Split that their tasks belong to.")
+@click.option("--env", default="chat", show_default=True, help="Name of the environment that produced the logs.")
+@click.option("--split", default="train", show_default=True, help="Split that the tasks belong to.")
 @click.option(
     "--protocol", type=click.Choice(["json", "bracket"]), default="json", show_default=True,
-    help="How calls are written: that of the model to be trained (model.protocol).",
+    help="Text format of tool calls; use the model.protocol of the model to be trained.",
 )  # fmt: skip
 @click.option("--thinking", is_flag=True, help="Keep reasoning_content, in <think> tags.")
-@click.option("--score", type=click.FloatRange(0, 1), help="Score of episodes that have none.")
+@click.option("--score", type=click.FloatRange(0, 1), help="Score of episodes whose log has none.")
 def import_(file: Path, kind: Format, out: Path, **reading: Any) -> None:
-    """Logs to trajectories that `extract` and `distill` take."""
+    """Convert logs to trajectories that `extract` and `distill` read."""
     from internalize.formats import chat, official
     from internalize.runs.store import require_folder, write_jsonl
 
@@ -54,9 +51,9 @@ def import_(file: Path, kind: Format, out: Path, **reading: Any) -> None:
         "official-rollout": official.read_rollouts,
         "official-eval": official.read_evaluation,
     }
-    found = readers[kind](file, chat.Reading(**reading))
-    write_jsonl(out, found)
-    click.echo(f"{out}: {_summary(found)}")
+    trajectories = readers[kind](file, chat.Reading(**reading))
+    write_jsonl(out, trajectories)
+    click.echo(f"{out}: {_summary(trajectories)}")
 
 
 @logs_group.command("export")
@@ -64,16 +61,15 @@ def import_(file: Path, kind: Format, out: Path, **reading: Any) -> None:
 @_format
 @click.option("--out", type=_FILE, required=True, help="Logs, JSON Lines.")
 def export(trajectories: Path, kind: Format, out: Path) -> None:
-    """Trajectories to logs: clean history, without the experience shown step by step and without token ids."""
+    """Convert trajectories to logs: the clean history, without step-wise experience and token ids."""
     from internalize.formats import chat, official
     from internalize.records import Trajectory
     from internalize.runs.store import read_jsonl, require_folder, write_jsonl
 
     require_folder(out)
     _require_other(out, trajectories)
-    found = read_jsonl(trajectories, Trajectory)
     lines: list[BaseModel] = []
-    for number, trajectory in enumerate(found):
+    for number, trajectory in enumerate(read_jsonl(trajectories, Trajectory)):
         if kind == "chat":
             lines.append(chat.to_chat(trajectory))
         elif kind == "official-rollout":
@@ -89,11 +85,12 @@ def _require_other(out: Path, file: Path) -> None:
         raise UserError(f"{out}: is the file that is read; choose another --out")
 
 
-def _summary(found: list[Trajectory]) -> str:
-    scored = [t.score for t in found if t.score is not None]
-    steps = [step for t in found for step in t.steps]
+def _summary(trajectories: list[Trajectory]) -> str:
+    scored = [t.score for t in trajectories if t.score is not None]
+    steps = [step for t in trajectories for step in t.steps]
+    tasks = {t.task_id for t in trajectories}
     success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
     return (
-        f"{len(found)} trajectories of {len({t.task_id for t in found})} tasks, {len(found) - len(scored)} unscored, "
+        f"{len(trajectories)} trajectories of {len(tasks)} tasks, {len(trajectories) - len(scored)} unscored, "
         f"{success}; {len(steps)} steps, {sum(not (step.calls or step.ended) for step in steps)} without a call"
     )

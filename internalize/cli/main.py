@@ -1,7 +1,8 @@
-"""The command line. Exit codes: 0 done, 2 wrong use or bad input, 3 stopped early; 2 and 3 say why in one sentence.
+"""The entry point of the command line.
 
-Left out: any work of its own. Everything heavy is imported where it is used, so that `--help` answers at once.
-What must not change: results go to standard output, progress and errors to standard error.
+Exit codes: 0 = done, 2 = wrong usage or bad input, 3 = stopped early; with 2 and 3 one sentence on standard error says
+why. Results go to standard output, progress and errors to standard error. Heavy modules are imported inside the
+commands, because `--help` has to answer at once.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ _recipe = click.argument("recipe", type=_FILE)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(versions().get("internalize", "(not installed)"))
 def cli() -> None:
-    """LLM agents that learn from their own experience, again and again."""
+    """Train LLM agents on their own experience, over many iterations."""
 
 
 @cli.command()
 @_recipe
 @click.option("--out", type=_FOLDER, required=True, help="Run directory.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out (or start it).")
+@click.option("--resume", is_flag=True, help="Continue the run in --out, or start it.")
 @_set
 def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) -> None:
-    """The whole loop: K iterations, each measured with and without the pool, and a report."""
+    """Run the whole loop: K iterations, each evaluated with and without the pool, then the report."""
     config = load_config(recipe, overrides)
     _require_source(config)
     with going_on_by("run the same command with --resume"):
@@ -64,14 +65,14 @@ def report(run_dir: Path) -> None:
 
 @cli.command()
 @_recipe
-@click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines; those already there are kept.")
+@click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines; those already in the file are kept.")
 @click.option("--pool", "pool_file", type=_FILE, help="Pool to inject as the recipe says (default: none).")
 @click.option("--checkpoint", type=_FOLDER, help="Weights to use instead of the starter's.")
 @_set
 def rollout(
     recipe: Path, out: Path, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Episodes on the recipe's training split."""
+    """Play episodes on the training split of the recipe."""
     config = load_config(recipe, overrides)
     _require_source(config)
     settings = config.rollout
@@ -80,22 +81,24 @@ def rollout(
 
         amount = TaskSlice(settings.split, settings.tasks, settings.attempts)
         with progress() as show:
-            found = play(config, amount, out, Inputs(pool_file, checkpoint), show)
-    scored = [t.score for t in found if t.score is not None]
+            trajectories = play(config, amount, out, Inputs(pool_file, checkpoint), show)
+    scored = [t.score for t in trajectories if t.score is not None]
     success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
-    click.echo(f"{out}: {len(found)} trajectories, {len(found) - len(scored)} unscored, {success}")
+    click.echo(f"{out}: {len(trajectories)} trajectories, {len(trajectories) - len(scored)} unscored, {success}")
 
 
 @cli.command()
 @click.argument("trajectories", type=_FILE)
-@click.option("--out", type=_FILE, required=True, help="pool.json to write; its edits go beside it.")
+@click.option(
+    "--out", type=_FILE, required=True, help="pool.json to write; a file with its edits is written next to it."
+)
 @click.option("--pool", "pool_file", type=_FILE, help="Pool to edit (default: an empty one).")
 @click.option("--recipe", type=_FILE, help="Recipe whose [extract] section is used.")
 @_set
 def extract(
     trajectories: Path, out: Path, pool_file: Path | None, recipe: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Trajectories to a pool of experience."""
+    """Extract a pool of experience from trajectories."""
     config = load_config(recipe, overrides)
     with going_on_by(AGAIN):
         from internalize.stages.standalone import extract_file
@@ -109,7 +112,12 @@ def extract(
 @_recipe
 @click.argument("trajectories", type=_FILE)
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the new checkpoint.")
-@click.option("--pool", "pool_file", type=_FILE, help="Pool to show the teacher (default: what each step was shown).")
+@click.option(
+    "--pool",
+    "pool_file",
+    type=_FILE,
+    help="Pool for the teacher (default: what each step was shown during the rollout).",
+)
 @click.option("--checkpoint", type=_FOLDER, help="Weights to start from instead of the starter's.")
 @_set
 def distill(
@@ -120,7 +128,7 @@ def distill(
     checkpoint: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Trajectories with injected experience to weights that act so without it."""
+    """Train the policy to act without experience in the prompt as it acted with it."""
     config = load_config(recipe, overrides)
     _require_source(config)
     with going_on_by(AGAIN):
@@ -131,21 +139,22 @@ def distill(
     first, last = summary.first_loss, summary.last_loss
     loss = "nothing to train on" if first is None or last is None else f"loss {first:.4f} -> {last:.4f}"
     before, after = summary.held_out_before, summary.held_out_after
-    held = "" if before is None or after is None else f"; {summary.held_out} held out: {before:.4f} -> {after:.4f}"
-    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}{held}")
+    if before is not None and after is not None:
+        loss += f"; {summary.held_out} held out: {before:.4f} -> {after:.4f}"
+    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}")
 
 
 @cli.command()
 @_recipe
-@click.option("--out", type=_FILE, required=True, help="Episodes, JSON Lines; results go beside it.")
-@click.option("--suite", default="dev", show_default=True, help="Split to measure on.")
+@click.option("--out", type=_FILE, required=True, help="Episodes, JSON Lines; the results are written next to it.")
+@click.option("--suite", default="dev", show_default=True, help="Split to evaluate on.")
 @click.option("--pool", "pool_file", type=_FILE, help="Pool to inject as the recipe says (default: none).")
 @click.option("--checkpoint", type=_FOLDER, help="Weights to use instead of the starter's.")
 @_set
 def evaluate(
     recipe: Path, out: Path, suite: str, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Success on a suite, with its interval."""
+    """Measure the success on a suite, with its confidence interval."""
     config = load_config(recipe, overrides)
     _require_source(config)
     with going_on_by(AGAIN):
@@ -166,12 +175,12 @@ def evaluate(
 
 @cli.group()
 def env() -> None:
-    """Environments."""
+    """List and validate environments."""
 
 
 @env.command("list")
 def env_list() -> None:
-    """Every environment with one line about it, and what to install for it if something is missing."""
+    """List the environments, one line each, with what to install if something is missing."""
     from internalize.environments import registry
 
     for name, about in registry.listing():
@@ -180,11 +189,13 @@ def env_list() -> None:
 
 @env.command("validate")
 @click.argument("name")
-@click.option("--split", "splits", multiple=True, help="Splits to check (default: all that the environment names).")
-@click.option("--tokens", is_flag=True, help="Count tokens too, with the tokenizer of model.source.")
+@click.option(
+    "--split", "splits", multiple=True, help="Split to check (repeatable; default: all splits of the environment)."
+)
+@click.option("--tokens", is_flag=True, help="Also count tokens with the tokenizer of model.source.")
 @_set
 def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...], *, tokens: bool) -> None:
-    """Prove every task: its reference solution scores 1.0, no task stands in two splits; what guessing scores."""
+    """Check that every reference solution scores 1.0 and that no task is in two splits; show what guessing scores."""
     from internalize.environments import registry
     from internalize.environments.validate import token_counter, validate
 
@@ -196,7 +207,7 @@ def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...],
         problems += row.failed
     getattr(environment, "close", lambda: None)()
     if problems:
-        raise UserError(f"{name}: not proved, {problems} problems")
+        raise UserError(f"{name}: validation found {problems} problems")
 
 
 cli.add_command(pool_group)
@@ -210,14 +221,14 @@ cli.add_command(endpoints_command)
 
 
 def _require_source(config: Config) -> None:
-    """Answer at once for a file or folder that is not there; everything else is seen when the model is loaded."""
+    """Refuse a model file or folder that does not exist before anything slow starts."""
     source = Path(config.model.source).expanduser()
     if source.suffix == ".gguf" and not source.is_file():
-        raise UserError(f"model.source: no file {source}")
+        raise UserError(f"model.source: the file {source} does not exist")
     if source.suffix == ".gguf" and source.open("rb").read(4) != b"GGUF":
-        raise UserError(f"model.source: {source} is no GGUF file")
+        raise UserError(f"model.source: {source} is not a GGUF file")
     if source.is_absolute() and not source.exists():
-        raise UserError(f"model.source: no folder {source}")
+        raise UserError(f"model.source: the folder {source} does not exist")
 
 
 def _report(run_dir: Path) -> None:
@@ -227,14 +238,14 @@ def _report(run_dir: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: errors become one sentence and an exit code. `arguments` None = those of the process."""
+    """Run the command line; an error becomes one sentence and an exit code. `arguments` None = sys.argv."""
     try:
         cli.main(arguments, standalone_mode=False)
     except click.ClickException as error:
-        if "\n" in error.format_message():  # no error but the help of a group that was called without a command
+        if "\n" in error.format_message():  # the help of a group that was called without a command; not an error
             error.show()
             sys.exit(2)
-        _stop(_pointed(error), 2)
+        _stop(_usage_message(error), 2)
     except UserError as error:
         _stop(str(error), 2)
     except InternalizeError as error:
@@ -243,8 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop("interrupted", 3)
 
 
-def _pointed(error: click.ClickException) -> str:
-    """What was wrong with the call, and where the right one is described."""
+def _usage_message(error: click.ClickException) -> str:
+    """What was wrong with the call, and which help describes the right one."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     message = error.format_message().rstrip(".")
     return f"{message}; see {context.command_path} --help" if context else message

@@ -1,7 +1,4 @@
-"""`internalize pool`: look at a pool, compare two, find what is odd in one, read and write those of the paper's code.
-
-Left out: any work of its own. What must not change: a pool file is only ever written whole, with its edits beside it.
-"""
+"""`internalize pool`: shows, compares and lints pools, and converts them from and to the format of the paper's code."""
 
 from __future__ import annotations
 
@@ -22,13 +19,13 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _trajectories = click.option(
-    "--trajectories", "files", type=_FILE, multiple=True, metavar="FILE", help="Episodes, JSON Lines; may be repeated."
+    "--trajectories", "files", type=_FILE, multiple=True, metavar="FILE", help="Episodes, JSON Lines (repeatable)."
 )
 
 
 @click.group("pool")
 def pool_group() -> None:
-    """Pools of experience."""
+    """Inspect, compare and convert pools of experience."""
 
 
 @pool_group.command("show")
@@ -36,11 +33,11 @@ def pool_group() -> None:
 @_trajectories
 @click.argument("more", type=_FILE, nargs=-1)
 def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
-    """Items and where they come from; with --trajectories FILE... what showing them was worth."""
+    """Show the items and their origin; with --trajectories FILE..., also the success with and without each item."""
     from internalize.experience.pool import load_pool
 
     if more and not files:
-        raise UserError(f"{more[0]}: one pool is shown; episodes follow --trajectories")
+        raise UserError(f"{more[0]}: only one pool can be shown; files of episodes follow --trajectories")
     pool, trajectories = load_pool(file), _episodes([*files, *more])
     click.echo(f"version {pool.version}, {len(pool.items)} of at most {pool.cap} items")
     for item in pool.items:
@@ -54,7 +51,7 @@ def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
 def diff(old: Path, new: Path) -> None:
-    """Items that came, went and changed between two pools; with the edits beside NEW, why and from what."""
+    """Show which items were added, removed and changed between two pools, with reasons if the edits lie next to NEW."""
     from internalize.experience.pool import diff as difference
     from internalize.experience.pool import load_pool
 
@@ -63,27 +60,27 @@ def diff(old: Path, new: Path) -> None:
     edits = _edits_beside(new)
     for item in change.removed:
         click.echo(f"- {item.id}  {item.text}")
-        for line in _gone(item.id, edits, after):
+        for line in _removal(item.id, edits, after):
             click.echo(f"    {line}")
     for item in change.added:
         click.echo(f"+ {item.id}  {item.text}")
-        for line in _come(item, edits):
+        for line in _addition(item, edits):
             click.echo(f"    {line}")
-    was = {item.id: item for item in before.items}
+    old_items = {item.id: item for item in before.items}
     for item in change.changed:
-        click.echo(f"~ {item.id}  {_numbers(was[item.id])} -> {_numbers(item)}")
+        click.echo(f"~ {item.id}  {_numbers(old_items[item.id])} -> {_numbers(item)}")
 
 
 @pool_group.command("lint")
 @click.argument("file", type=_FILE)
 @_trajectories
 @click.argument("more", type=_FILE, nargs=-1)
-@click.option("--words", default=32, show_default=True, type=click.IntRange(1), help="Longest principle.")
-@click.option("--strict", is_flag=True, help="Exit with 2 if anything is flagged.")
+@click.option("--words", default=32, show_default=True, type=click.IntRange(1), help="Most words of a principle.")
+@click.option("--strict", is_flag=True, help="Exit with code 2 if any item is flagged.")
 def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int, *, strict: bool) -> None:
-    """What is odd: items without a strategy, with details of single tasks, near duplicates, long ones, orders.
+    """Flag items without a strategy, with details of single tasks, near duplicates, long items and instructions.
 
-    With --trajectories FILE... also names that belong to the tasks of these episodes, and orders of their pages.
+    With --trajectories FILE..., also flag names from the tasks of these episodes and instructions from their pages.
     """
     from internalize.evaluation.pool_health import pool_health
     from internalize.experience.lint import lint as flags_of
@@ -91,15 +88,15 @@ def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int
     from internalize.experience.pool import load_pool
 
     if more and not files:
-        raise UserError(f"{more[0]}: one pool is checked; episodes follow --trajectories")
+        raise UserError(f"{more[0]}: only one pool can be checked; files of episodes follow --trajectories")
     items, trajectories = load_pool(file).items, _episodes([*files, *more])
     health = pool_health(items, task_entities(trajectories))
     flags = flags_of(items, trajectories, words)
     click.echo(f"{file}: {len(items)} items, strategy {health.strategy_share:.0%}, leaks {health.leak_share:.0%}")
     texts = {item.id: item.text for item in items}
-    for name, found in groupby(flags, key=lambda flag: flag.item_id):
-        click.echo(f"{name}  {texts[name]}")
-        for flag in found:
+    for item_id, item_flags in groupby(flags, key=lambda flag: flag.item_id):
+        click.echo(f"{item_id}  {texts[item_id]}")
+        for flag in item_flags:
             click.echo(f"    {flag.sign.replace('_', ' ')}: {flag.detail}")
     if strict and flags:
         raise UserError(f"{file}: {len({flag.item_id for flag in flags})} of {len(items)} items are flagged")
@@ -107,18 +104,22 @@ def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int
 
 @pool_group.command("import")
 @click.argument("file", type=_FILE)
-@click.option("--out", type=_FILE, required=True, help="pool.json to write; its edits go beside it.")
+@click.option(
+    "--out", type=_FILE, required=True, help="pool.json to write; a file with its edits is written next to it."
+)
 @click.option("--pool", "pool_file", type=_FILE, help="Pool to add to (default: an empty one).")
 @click.option(
     "--granularity", type=click.Choice(["principle", "instance"]), default="principle", show_default=True,
-    help="What its items are.",
+    help="Granularity of the items.",
 )  # fmt: skip
-@click.option("--source", default="external", show_default=True, help="Who wrote them.")
-@click.option("--cap", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Most items of a new pool.")
+@click.option("--source", default="external", show_default=True, help="Source recorded for the items.")
+@click.option(
+    "--cap", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Most items that a new pool may hold."
+)
 def import_(
     file: Path, out: Path, pool_file: Path | None, granularity: Literal["principle", "instance"], source: str, cap: int
 ) -> None:
-    """A pool of the paper's released code, {"G0": text} or [{"id", "full_text"}], to pool.json."""
+    """Convert a pool of the paper's released code, {"G0": text} or [{"id", "full_text"}], to pool.json."""
     from internalize.experience.pool import empty, load_official, load_pool, save_pool
     from internalize.runs import names
     from internalize.runs.store import require_folder, write_jsonl
@@ -138,11 +139,11 @@ def import_(
 @click.argument("file", type=_FILE)
 @click.option(
     "--style", type=click.Choice(["dict", "list", "text"]), default="dict", show_default=True,
-    help="For the paper's extraction, for its agent, or one item a line.",
+    help="For the paper's extraction, for its agent, or plain text with one item a line.",
 )  # fmt: skip
 @click.option("--out", type=_FILE, help="File to write (default: standard output).")
 def export(file: Path, style: Literal["dict", "list", "text"], out: Path | None) -> None:
-    """A pool as the paper's released code reads it, or as plain text."""
+    """Write a pool in the format of the paper's released code, or as plain text."""
     from internalize.experience.pool import export_official, load_pool
     from internalize.runs.store import require_folder, write_atomic
 
@@ -178,15 +179,15 @@ def _episodes(files: Sequence[Path]) -> list[Trajectory]:
 
 
 def _utility_table(pool: ExperiencePool, trajectories: Sequence[Trajectory]) -> Iterator[str]:
-    """One line an item, its numbers explained by the head."""
+    """One line for each item, between a header and a legend."""
     from internalize.experience.utility import utilities
 
     yield f"{'item':12}  {'shown at':>8}  {'episodes':>8}  {'with it':>15}  {'without':>15}  difference, points"
     for use in utilities(pool.items, trajectories):
         shown, without = _rate(use.success, use.tasks), _rate(use.success_without, use.tasks_without)
         yield f"{use.item_id}  {use.selected:8}  {use.episodes:8}  {shown:>15}  {without:>15}  {_points(use)}"
-    yield "shown at: decisions. with it, without: mean success of tasks (number of tasks). difference: 95 % interval;"
-    yield "an association: where an item is shown depends on what was done before, and on what is shown with it."
+    yield "shown at: steps. with it, without: mean success over tasks (number of tasks). difference: 95 % interval;"
+    yield "an association, not an effect: where an item is shown depends on earlier steps and on the other items."
 
 
 def _rate(success: float | None, tasks: int) -> str:
@@ -194,26 +195,26 @@ def _rate(success: float | None, tasks: int) -> str:
 
 
 def _points(use: Utility) -> str:
-    found = use.difference
-    if found is None:
+    change = use.difference
+    if change is None:
         return "-"
-    interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]" if use.sure else "(too few tasks)"
-    return f"{100 * found.mean:+.1f} {interval}"
+    interval = f"[{100 * change.low:+.1f}, {100 * change.high:+.1f}]" if use.sure else "(too few tasks)"
+    return f"{100 * change.mean:+.1f} {interval}"
 
 
 def _edits_beside(pool_file: Path) -> list[PoolEdit]:
-    """The edits that a run or a command left beside a pool; none if there is no such file."""
+    """The edits that a run or a command stored next to a pool; empty if there is no such file."""
     from internalize.experience.pool import read_edits
     from internalize.runs import names
 
     files = [pool_file.with_suffix(f".{names.EDITS}")]
-    if pool_file.name == names.POOL:  # in a run's folder
+    if pool_file.name == names.POOL:  # the pool of a run's iteration
         files.append(pool_file.with_name(names.EDITS))
     return next((read_edits(file) for file in files if file.is_file()), [])
 
 
-def _gone(name: str, edits: Sequence[PoolEdit], after: ExperiencePool) -> Iterator[str]:
-    """What became of a removed item: the last edit that names it, or the item that says it is its child."""
+def _removal(name: str, edits: Sequence[PoolEdit], after: ExperiencePool) -> Iterator[str]:
+    """Why an item was removed: the last edit that names it, else the item that lists it as a parent."""
     edit = next((edit for edit in reversed(edits) if name in edit.targets), None)
     if edit is not None:
         into = f" into {edit.item.id}" if edit.item else ""
@@ -222,7 +223,7 @@ def _gone(name: str, edits: Sequence[PoolEdit], after: ExperiencePool) -> Iterat
         yield f"replaced by {child.id}"
 
 
-def _come(item: Experience, edits: Sequence[PoolEdit]) -> Iterator[str]:
+def _addition(item: Experience, edits: Sequence[PoolEdit]) -> Iterator[str]:
     yield _origin(item)
     edit = next((edit for edit in reversed(edits) if edit.item is not None and edit.item.id == item.id), None)
     if edit is not None and edit.reason:

@@ -1,8 +1,4 @@
-"""`study` runs a grid of recipes and compares them; `diagnose` and `view` read finished runs.
-
-Left out: how a run is run (loop.py). What must not change: the comparison is printed also when the study is stopped
-before its end or runs of it failed, for what is there.
-"""
+"""`study` runs a grid of recipes and compares them; `diagnose` and `view` read finished runs."""
 
 from __future__ import annotations
 
@@ -20,11 +16,11 @@ if TYPE_CHECKING:
 
 @click.command("study")
 @click.argument("grid", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the study.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the study.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of every cell.")
-@click.option("--cell", "cells", multiple=True, help="Play only this cell (repeatable; default: all).")
-@click.option("--seed", "seeds", multiple=True, type=int, help="Play only this seed (repeatable; default: all).")
-@click.option("--report-only", is_flag=True, help="Run nothing: compare what is there.")
+@click.option("--cell", "cells", multiple=True, help="Run only this cell (repeatable; default: all).")
+@click.option("--seed", "seeds", multiple=True, type=int, help="Run only this seed (repeatable; default: all).")
+@click.option("--report-only", is_flag=True, help="Run nothing; compare the finished runs.")
 def study_command(
     grid: Path,
     out: Path,
@@ -34,10 +30,10 @@ def study_command(
     *,
     report_only: bool,
 ) -> None:
-    """Every cell of a grid with every seed, and one comparison; the same command again goes on.
+    """Run every cell of a grid with every seed and compare them; the same command continues a stopped study.
 
     A run that fails does not stop the others; the command then ends with an error that names it.
-    Several processes may work on one study: start the command as often as there are machines.
+    Several processes may work on one study: start the command once on each machine.
     """
     from internalize.report.publish import publish_study
     from internalize.stages.study import STUDY
@@ -45,7 +41,7 @@ def study_command(
     try:
         if not report_only:
             _run(grid, out, overrides, cells, seeds)
-    finally:
+    finally:  # also compare what is there when the study was interrupted or runs of it failed
         if (out / STUDY).exists():
             publish_study(out)
 
@@ -58,8 +54,8 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
     from internalize.report.terminal import plain_text
     from internalize.stages.study import StudyPart, study
 
-    def note(said: str) -> None:
-        Console(stderr=True).print(plain_text(said), soft_wrap=True)
+    def note(message: str) -> None:
+        Console(stderr=True).print(plain_text(message), soft_wrap=True)
 
     with going_on_by("run the same command again"), progress() as show:
 
@@ -73,9 +69,9 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
 
 @click.command("diagnose")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="When a sign fires (repeatable).")
+@click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="Threshold of a sign (repeatable).")
 def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
-    """When success collapsed in RUNS (run or study folders), and which warning signs came first."""
+    """Report when success collapsed in RUNS (run or study folders) and which warning signs came first."""
     from rich.console import Console
 
     from internalize.evaluation.signs import thresholds
@@ -89,7 +85,7 @@ def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
 @click.argument("task", default="")
 @click.option("--iteration", "iterations", type=int, multiple=True, help="Only these iterations (default: all).")
 def view_command(run_dir: Path, task: str, iterations: tuple[int, ...]) -> None:
-    """Which tasks were won when; with TASK (the start of an id) all its episodes side by side."""
+    """Show which tasks succeeded at which iteration; with TASK (the start of an id), its episodes side by side."""
     from rich.console import Console
 
     from internalize.report import view

@@ -109,7 +109,8 @@ def test_a_bad_override_is_refused(override: str, said: str, call: Call, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("source", "said"), [("/no/such/folder", "no folder /no/such/folder"), ("m/gone.gguf", "no file m/gone.gguf")]
+    ("source", "said"),
+    [("/no/such/folder", "folder /no/such/folder does not"), ("m/gone.gguf", "file m/gone.gguf does not")],
 )
 @pytest.mark.parametrize("command", [("run",), ("rollout",), ("distill", "t.jsonl"), ("evaluate",)])
 def test_a_model_that_is_not_there(
@@ -124,7 +125,7 @@ def test_a_model_that_is_not_there(
 def test_a_model_file_of_another_kind(call: Call, tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text('model.source = "junk.gguf"')
     (tmp_path / "junk.gguf").write_text("not a model")
-    assert refused(call("run", "recipe.toml", "--out", "new"), "model.source: junk.gguf is no GGUF file")
+    assert refused(call("run", "recipe.toml", "--out", "new"), "model.source: junk.gguf is not a GGUF file")
     assert not (tmp_path / "new").exists()
 
 
@@ -202,7 +203,7 @@ def test_environments_are_listed_and_proved(call: Call) -> None:
     assert refused(call("env", "validate", "nowhere"), "no such environment", "docs")
     assert refused(call("env", "validate", "toy", "--set", "env.options.colour=1"), "env.options of toy")
     unproved = call("env", "validate", "toy", "--set", "env.options.size=0")
-    assert (unproved.code, unproved.err) == (2, "internalize: toy: not proved, 3 problems\n")
+    assert (unproved.code, unproved.err) == (2, "internalize: toy: validation found 3 problems\n")
 
 
 @pytest.mark.usefixtures("toy")
