@@ -1,4 +1,4 @@
-"""Who acts in an episode: an engine of token ids (`TokenAgent`) or a chat endpoint without them (`ChatAgent`).
+"""Agents over an engine of token ids (`TokenAgent`) and over a chat endpoint that gives text only (`ChatAgent`).
 
 Both turn the clean history and a hint into the next turn. The hint ends the last message and stays out of the history.
 """
@@ -23,7 +23,7 @@ _CONTROL = re.compile(r"<(?=[|\uff5c][^<>\n]{1,40}[|\uff5c]>|/?s>|(?:start|end)_
 
 @dataclass(frozen=True)
 class TokenAgent:
-    """An engine of token ids with its renderer. `independent`: the engine is a server, which batches as it likes."""
+    """An engine of token ids with its renderer. `independent`: the engine is a server, which forms its own batches."""
 
     engine: Engine
     renderer: Renderer
@@ -34,35 +34,30 @@ class TokenAgent:
     independent: bool = False
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """What the tool format says about the tools."""
+        """The tool format's description of the tools."""
         return self.renderer.tool_format.instructions(tools)
 
     async def act(self, request: ActionRequest) -> ActionTurn | None:
-        """Sample from the rendered ids."""
+        """Sample a continuation of the rendered context."""
         ids = self.renderer.context(request.prompt, request.steps, request.hint).ids
         if len(ids) + self.limits.max_action_tokens > self.max_context:
             return None
-        found = await self.engine.generate(ids, conversation=request.episode, seed=request.seed)
-        return ActionTurn(
-            text=found.text,
-            message=self.renderer.tool_format.parse(found.text, request.tools),
-            token_ids=found.token_ids,
-            logprobs=found.logprobs,
-            finish=found.finish,
-        )
+        generation = await self.engine.generate(ids, conversation=request.episode, seed=request.seed)
+        message = self.renderer.tool_format.parse(generation.text, request.tools)
+        return ActionTurn(message=message, **dict(generation))
 
     def release(self, episode: str) -> None:
-        """The engine may forget the conversation."""
+        """Let the engine forget the conversation."""
         self.engine.release(episode)
 
     def reset(self) -> None:
-        """Forget every prefix: reused ones would change the last bits of logprobs from a run to its resumption."""
+        """Forget every prefix: reusing one changes the last bits of logprobs, so a resumed run would differ."""
         self.engine.reset()
 
 
 @dataclass(frozen=True)
 class ChatAgent:
-    """A chat model that is told of its tools in the prompt. Its turns have text and no token ids."""
+    """A chat model that reads about its tools in the prompt. Its turns have text and no token ids."""
 
     chat: ChatModel
     tool_format: ToolFormat
@@ -73,11 +68,11 @@ class ChatAgent:
     independent: bool = True
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """What the tool format says about the tools."""
+        """The tool format's description of the tools."""
         return self.tool_format.instructions(tools)
 
     async def act(self, request: ActionRequest) -> ActionTurn | None:
-        """Ask for the next message. The room is judged by length, or by the server when it says it is too much."""
+        """Request the next message. The context is full by its estimated length, or when the server says so."""
         messages = chat_messages(request)
         tokens = sum(estimated_tokens(message.text) for message in messages)
         if tokens + self.limits.max_action_tokens > self.max_context:
@@ -99,26 +94,24 @@ class ChatAgent:
         return ActionTurn(text=reply.text, message=message, finish=reply.finish)
 
     def release(self, episode: str) -> None:
-        """A chat endpoint holds nothing of an episode."""
+        """Do nothing: a chat endpoint keeps no state of an episode."""
 
     def reset(self) -> None:
-        """A chat endpoint holds nothing of a wave."""
+        """Do nothing: a chat endpoint keeps no state of a wave."""
 
 
 def chat_messages(request: ActionRequest) -> list[Message]:
-    """The messages of a request, the hint at the end of the last one after a line break, as in local rendering.
+    """The messages of a request, with the hint on a new line at the end of the last one, as the renderer places it.
 
-    Marks that chat templates use for control are broken up: text of an environment must not end its own turn.
+    Control marks of chat templates are broken up, so that text of an environment cannot end its own turn.
     """
     messages = list(request.prompt)
     for step in request.steps:
         messages += [Message(role="assistant", content=step.text), as_user(step.results)]
-    plain = [message.model_copy(update={"content": _plain(message.text)}) for message in messages]
+    texts = [message.text for message in messages]
     if request.hint:
-        last = plain[-1]
-        plain[-1] = last.model_copy(update={"content": f"{last.text}\n{_plain(request.hint)}"})
-    return plain
-
-
-def _plain(text: str) -> str:
-    return _CONTROL.sub(lambda match: f"{match.group()} ", text)
+        texts[-1] += f"\n{request.hint}"
+    return [
+        message.model_copy(update={"content": _CONTROL.sub(r"\g<0> ", text)})
+        for message, text in zip(messages, texts, strict=True)
+    ]

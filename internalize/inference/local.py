@@ -1,14 +1,13 @@
-"""The local engine: samples many conversations at once with a Hugging Face model, keys and values kept.
+"""The local engine: samples many conversations at once with a Hugging Face model and keeps their keys and values.
 
-Every pass carries the next token of each running conversation and the unread prompt tokens of those
-that just joined, as one flattened sequence; a conversation that finishes its action leaves and the
-next one joins without waiting for the others. Between turns a conversation keeps its keys and values
-up to the first id that differs (a step's hint is cut away at the next step). It exists because, for
-8 conversations of 3 turns on a CPU, transformers' continuous batching took 3.2 times its processor
-time and padded `generate`, which reads the history again every turn, 1.8 times
-(benchmarks/rollout_engine.py). Left out: threads, CUDA graphs, speculative decoding; serve large models.
-What must not change: a sample depends on prompt, seed and weights, not on who else is in the batch
-(beyond float rounding); stored logprobs are raw (temperature 1); training never sees slot attention.
+Every pass carries the next token of each running conversation and the unread prompt tokens of those that just joined,
+as one flattened sequence; a conversation that finishes its action leaves, and the next joins without waiting for the
+others. Between turns a conversation keeps its keys and values up to the first id that differs (the hint of a step is
+cut away at the next). For 8 conversations of 3 turns on a CPU, transformers' continuous batching took 3.2 times its
+processor time and padded `generate` 1.8 times (benchmarks/rollout_engine.py).
+
+A sample depends on prompt, seed and weights, and on other conversations of its batch by float rounding only; stored
+log-probabilities are those of temperature 1. Training must never see slot attention.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from transformers import AttentionInterface
 from internalize.errors import UserError
 from internalize.records import Generation, Sampling
 
-from .kv_cache import ATTENTION, Chunk, KeyValues, Plan, Slot, slot_attention
+from .kv_cache import ATTENTION, BatchPlan, Chunk, KeyValues, Slot, slot_attention
 from .renderer import Renderer, common_prefix
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class _Request:
 
     conversation: str
     prompt: tuple[int, ...]
-    room: int  # most ids it may sample
+    max_tokens: int
     temperature: float
     rng: np.random.Generator
     future: asyncio.Future[Generation]
@@ -56,17 +55,15 @@ class _Request:
 
     def unread(self) -> Sequence[int]:
         """Ids whose keys and values are not in the slot yet."""
-        held = 0 if self.slot is None else len(self.slot.ids)
-        if held < len(self.prompt):
-            return self.prompt[held:]
-        return self.sampled[held - len(self.prompt) :]
+        cached = 0 if self.slot is None else len(self.slot.ids)
+        return self.prompt[cached:] if cached < len(self.prompt) else self.sampled[cached - len(self.prompt) :]
 
 
 class LocalEngine:
     """`interfaces.Engine` on a model in this process.
 
-    `batch` conversations run together and keep their keys and values; more wait their turn. A prompt
-    that leaves no room in `max_context` is answered with no ids and finish "length".
+    `batch` conversations run together and keep their keys and values; others queue. A prompt that leaves no room in
+    `max_context` gives no ids and finish "length".
     """
 
     def __init__(
@@ -79,64 +76,60 @@ class LocalEngine:
         batch: int = 48,
         max_context: int = 1536,
     ) -> None:
-        self.model = model
-        self.renderer = renderer
-        self.max_action_tokens = max_action_tokens
-        self.temperature = temperature
-        self.max_context = max_context
+        self.model, self.renderer, self.max_context = model, renderer, max_context
+        self._sampling = Sampling(max_tokens=max_action_tokens, temperature=temperature)
         self._cache = KeyValues(batch)
         self._waiting: list[_Request] = []
         self._running: list[_Request] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._armed = False
+        self._scheduled = False
 
     async def generate(
         self, prompt_ids: Sequence[int], *, conversation: str, seed: int, sampling: Sampling | None = None
     ) -> Generation:
         """Continue `prompt_ids` until an end of turn, `sampling.max_tokens` or `max_context`."""
-        wanted = sampling or Sampling(max_tokens=self.max_action_tokens, temperature=self.temperature)
-        room = min(wanted.max_tokens, self.max_context - len(prompt_ids))
-        if room <= 0 or not prompt_ids:
+        sampling = sampling or self._sampling
+        max_tokens = min(sampling.max_tokens, self.max_context - len(prompt_ids))
+        if max_tokens <= 0 or not prompt_ids:
             return Generation(token_ids=(), logprobs=(), text="", finish="length")
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # requests of a loop that was closed can never be answered
-            self._loop, self._waiting, self._running, self._armed = loop, [], [], False
+        if loop is not self._loop:  # requests of a closed loop can never be answered
+            self._loop, self._waiting, self._running, self._scheduled = loop, [], [], False
         rng, future = np.random.default_rng(seed), loop.create_future()
-        request = _Request(conversation, tuple(prompt_ids), room, wanted.temperature, rng, future)
+        request = _Request(conversation, tuple(prompt_ids), max_tokens, sampling.temperature, rng, future)
         self._waiting.append(request)
-        if not self._armed:
-            self._armed = True
+        if not self._scheduled:
+            self._scheduled = True
             loop.call_soon(self._gather, 0)
         return await request.future
 
     def release(self, conversation: str) -> None:
-        """Give up the slot of a finished conversation; unknown names are ignored."""
+        """Free the slot of a finished conversation; unknown names are ignored."""
         self._cache.release(conversation)
 
     def reset(self) -> None:
-        """Forget all keys and values. Call it whenever the weights change or an adapter is switched."""
+        """Forget all keys and values. Must be called whenever the weights change or an adapter is switched."""
         self._cache.clear()
 
-    def _gather(self, seen: int) -> None:
-        """Wait while conversations keep joining, so that the first pass has all that are ready."""
-        loop = asyncio.get_running_loop()
-        if len(self._waiting) > seen:
-            loop.call_soon(self._gather, len(self._waiting))
+    def _gather(self, waiting: int) -> None:
+        """Put the first pass off while conversations keep joining, so that it carries all that are ready."""
+        if len(self._waiting) > waiting:
+            asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
         else:
             self._tick()
 
     def _tick(self) -> None:
-        """One pass, then the event loop may run whoever got an answer, then the next pass."""
+        """Run one pass, and schedule the next behind the callers that this one answered."""
         try:
             self._admit()
             if self._running:
                 self._pass()
         except torch.OutOfMemoryError:
             self._fail(UserError("sampling does not fit in device memory; lower model.batch or model.max_context"))
-        except Exception as error:  # noqa: BLE001 - a caller left without an answer would wait for ever
+        except Exception as error:  # noqa: BLE001 - callers whose future is never set would wait for ever
             self._fail(error)
-        self._armed = bool(self._running or self._waiting)
-        if self._armed:
+        self._scheduled = bool(self._running or self._waiting)
+        if self._scheduled:
             asyncio.get_running_loop().call_soon(self._tick)
 
     def _fail(self, error: Exception) -> None:
@@ -147,34 +140,33 @@ class LocalEngine:
         self.reset()
 
     def _admit(self) -> None:
-        """Give slots to waiting requests in order, but let those with a long common start wait for it once."""
+        """Assign slots to waiting requests in order; a request that would soon share a long prefix waits one pass."""
         self._running = [request for request in self._running if not request.future.done()]
-        self._waiting = [request for request in self._waiting if not request.future.done()]
         busy = {request.conversation for request in self._running}
         reading: list[tuple[int, ...]] = []
-        left: list[_Request] = []
+        waiting: list[_Request] = []
         for request in self._waiting:
-            if request.conversation in busy or self._better_later(request, reading):
-                left.append(request)
+            if request.future.done():  # its caller was cancelled
                 continue
-            request.slot = self._cache.claim(request.conversation, request.prompt, busy)
+            if request.conversation not in busy and not self._better_later(request, reading):
+                request.slot = self._cache.claim(request.conversation, request.prompt, busy)
             if request.slot is None:
-                left.append(request)
+                waiting.append(request)
                 continue
             busy.add(request.conversation)
             reading.append(request.prompt)
             self._running.append(request)
-        self._waiting = left
+        self._waiting = waiting
 
     def _better_later(self, request: _Request, reading: Sequence[tuple[int, ...]]) -> bool:
-        """Whether a prompt read in this pass will offer a new conversation a much longer start than any slot now."""
+        """Whether a prompt read in this pass will offer a new conversation a much longer prefix than any slot now."""
         if not reading or self._cache.find(request.conversation) is not None:
             return False
         soon = max(common_prefix(prompt, request.prompt) for prompt in reading)
         return soon >= self._cache.longest_prefix(request.prompt)[1] + _WORTH_SHARING
 
     def _pass(self) -> None:
-        """Read up to `_PASS_TOKENS` unread ids and sample for every request that is read to its end."""
+        """Read up to `_PASS_TOKENS` unread ids, and sample for every request whose ids are all read."""
         chunks, finishing, budget = [], [], _PASS_TOKENS
         for request in sorted(self._running, key=lambda request: len(request.unread())):
             unread = request.unread()
@@ -186,14 +178,18 @@ class LocalEngine:
         logits_CV = self._forward(chunks)
         for chunk in chunks:
             chunk.slot.ids.extend(chunk.ids)
-        rows = [row for row, request in enumerate(finishing) if request is not None]
-        if rows:
-            self._sample([request for request in finishing if request is not None], logits_CV[rows])
+        rows: dict[float, list[int]] = {}  # by temperature
+        for row, finished in enumerate(finishing):
+            if finished is not None:
+                rows.setdefault(finished.temperature, []).append(row)
+        for temperature, same in rows.items():
+            self._sample([r for row in same if (r := finishing[row])], logits_CV[same], temperature)
+        self._running = [request for request in self._running if not request.future.done()]
 
     def _forward(self, chunks: Sequence[Chunk]) -> torch.Tensor:
         """Next-token logits [C, V] after each chunk."""
         self._cache.reserve(max(len(chunk.slot.ids) + len(chunk.ids) for chunk in chunks))
-        plan = Plan(self._cache, chunks, self.model.device)
+        plan = BatchPlan(self._cache, chunks, self.model.device)
         ids = torch.tensor([[token for chunk in chunks for token in chunk.ids]], device=self.model.device)
         with torch.no_grad(), _slot_attention(self.model):
             output = self.model(
@@ -206,41 +202,29 @@ class LocalEngine:
         logits: torch.Tensor = output.logits[0].float()
         return logits
 
-    def _sample(self, requests: Sequence[_Request], logits_RV: torch.Tensor) -> None:
-        """One id for each request; rows of one temperature together, which nearly always are all."""
-        temperatures = [request.temperature for request in requests]
-        for temperature in dict.fromkeys(temperatures):
-            rows = [row for row, own in enumerate(temperatures) if own == temperature]
-            some = logits_RV if len(rows) == len(requests) else logits_RV[rows]
-            self._sample_alike([requests[row] for row in rows], some, temperature)
-        self._running = [request for request in self._running if not request.future.done()]
-
-    def _sample_alike(self, requests: Sequence[_Request], logits_RV: torch.Tensor, temperature: float) -> None:
+    def _sample(self, requests: Sequence[_Request], logits_RV: torch.Tensor, temperature: float) -> None:
+        """Sample one id for each request, and answer those that are complete."""
         draws = [request.rng.random() for request in requests]
-        tokens, logprobs = sample(logits_RV, draws, temperature)
-        for request, token, logprob in zip(requests, tokens, logprobs, strict=True):
+        for request, token, logprob in zip(requests, *sample(logits_RV, draws, temperature), strict=True):
             request.sampled.append(token)
             request.logprobs.append(logprob)
             stopped = token in self.renderer.stop_ids
-            if stopped or len(request.sampled) == request.room:
-                self._answer(request, stopped=stopped)
-
-    def _answer(self, request: _Request, *, stopped: bool) -> None:
-        request.future.set_result(
-            Generation(
-                token_ids=tuple(request.sampled),
-                logprobs=tuple(request.logprobs),
-                text=self.renderer.decode(request.sampled),
-                finish="stop" if stopped else "length",
-            )
-        )
+            if stopped or len(request.sampled) == request.max_tokens:
+                request.future.set_result(
+                    Generation(
+                        token_ids=tuple(request.sampled),
+                        logprobs=tuple(request.logprobs),
+                        text=self.renderer.decode(request.sampled),
+                        finish="stop" if stopped else "length",
+                    )
+                )
 
 
 def sample(logits_RV: torch.Tensor, draws: Sequence[float], temperature: float) -> tuple[list[int], list[float]]:
     """One token a row by inverse CDF of softmax(logits / temperature), and its raw log-probability.
 
-    `draws` are uniform in [0, 1). Temperature 0 takes the most likely token. Sums run in float64, so
-    that a token changes only if its draw lies within rounding of a boundary.
+    `draws` are uniform in [0, 1). Temperature 0 takes the most likely token. Sums run in float64, so that a token
+    changes only if its draw lies within rounding of a boundary.
     """
     if temperature == 0:
         tokens = logits_RV.argmax(-1)
@@ -252,7 +236,7 @@ def sample(logits_RV: torch.Tensor, draws: Sequence[float], temperature: float) 
 
 
 def _inverse_cdf(weights_RV: torch.Tensor, draws: Sequence[float]) -> torch.Tensor:
-    """First the block of `_BLOCK` entries that holds the draw, then the entry: faster than summing all in float64."""
+    """Find the block of `_BLOCK` entries that contains the draw, then the entry: cheaper than a float64 sum of all."""
     rows = torch.arange(len(draws), device=weights_RV.device)
     padding = -weights_RV.shape[1] % _BLOCK
     blocks = torch.nn.functional.pad(weights_RV, (0, padding)).view(len(draws), -1, _BLOCK)
@@ -267,12 +251,12 @@ def _inverse_cdf(weights_RV: torch.Tensor, draws: Sequence[float]) -> torch.Tens
 
 @contextmanager
 def _slot_attention(model: Any) -> Iterator[None]:
-    """Switch the model to slot attention and evaluation mode, and back: training must not notice."""
+    """Switch the model to slot attention and evaluation mode, and back afterwards, for training."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     before, training = base.config._attn_implementation, model.training  # noqa: SLF001 - it has no public name
     base.set_attn_implementation(ATTENTION)
     if base.config._attn_implementation != ATTENTION:  # noqa: SLF001
-        raise UserError(f"{type(base).__name__} has no exchangeable attention; choose another model")
+        raise UserError(f"{type(base).__name__} does not let its attention be replaced; choose another model")
     if training:
         model.eval()
     try:

@@ -1,6 +1,6 @@
-"""The policy asked for text: a chat model over the engine and the renderer that sample its actions.
+"""A chat model over the engine and renderer that sample the policy's actions.
 
-Nothing here constrains decoding: a response schema is only what the messages say of it.
+Decoding is not constrained: a response schema has no effect beyond what the messages say about it.
 """
 
 from __future__ import annotations
@@ -25,21 +25,16 @@ class PolicyChat:
         self._numbers = itertools.count()
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """One answer. Raises ContextError if the messages leave no room for one."""
+        """Sample one reply. Raises ContextError if the messages leave no room for one."""
         ids = self._renderer.context(request.messages, ()).ids
         conversation = f"chat {next(self._numbers)}"
         sampling = Sampling(max_tokens=request.max_tokens, temperature=request.temperature)
         try:
-            found = await self._engine.generate(ids, conversation=conversation, seed=request.seed, sampling=sampling)
+            sampled = await self._engine.generate(ids, conversation=conversation, seed=request.seed, sampling=sampling)
         finally:
             self._engine.release(conversation)
-        if not found.token_ids:
+        if not sampled.token_ids:
             raise ContextError(f"{len(ids)} tokens of prompt leave the policy no room for an answer")
-        reasoning, text = split_reasoning(found.text)
-        return Reply(
-            text=text,
-            reasoning=reasoning,
-            finish=found.finish,
-            prompt_tokens=len(ids),
-            completion_tokens=len(found.token_ids),
-        )
+        reasoning, text = split_reasoning(sampled.text)
+        counts = {"prompt_tokens": len(ids), "completion_tokens": len(sampled.token_ids)}
+        return Reply(text=text, reasoning=reasoning, finish=sampled.finish, **counts)

@@ -1,8 +1,8 @@
-"""Messages to token ids and back: chat templates, sampled ids spliced in, hints.
+"""Renders messages as token ids through a chat template; sampled ids are spliced in, never encoded again.
 
-A context is rendered as text with a marker in place of every sampled turn; the text between markers is tokenized
-piece by piece and the sampled ids are put in, so they are never encoded again. Without a hint the ids are those of
-the clean context; a hint stands at the end of the last message, before its end of turn and the generation prompt.
+A context is rendered as text with a marker in place of every sampled turn, and the text between markers is tokenized
+piece by piece. Without a hint the ids are those of the clean context; a hint stands at the end of the last message,
+before its end of turn and the generation prompt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from .tool_formats import as_user
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_PIECES_KEPT = 16_384  # tokenized pieces of text kept for reuse
+_CACHED_PIECES = 16_384  # tokenized pieces of text in the cache
+_MARKER = "@@action@@"
 _END_OF_THINKING = "</think>"
 
 
@@ -41,11 +42,15 @@ class Renderer:
             raise UserError("the tokenizer has no chat template; use an instruction-tuned model")
         self.tokenizer = tokenizer
         self.tool_format = tool_format
-        self._encode = lru_cache(_PIECES_KEPT)(self._encode_piece)
+        self._encode = lru_cache(_CACHED_PIECES)(
+            lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)),
+        )
         self._specials = tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._end_of_turn = self._find_end_of_turn()
         self.stop_ids: frozenset[int] = frozenset({self._end_of_turn, int(tokenizer.eos_token_id)})
-        self._strips_thinking = self._find_strips_thinking()
+        user, thought = {"role": "user", "content": "a"}, "@@thought@@"
+        turn = {"role": "assistant", "content": f"<think>{thought}{_END_OF_THINKING}b"}
+        self._strips_thinking = thought not in self._render([user, turn, user])
 
     def context(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str = "") -> Context:
         """What the policy sees before its next action.
@@ -61,8 +66,8 @@ class Renderer:
     def prefix_stable(self, prompt: Sequence[Message], steps: Sequence[Step]) -> bool:
         """Whether each context starts with the one before it plus the action sampled there.
 
-        False for templates that rewrite earlier turns (strip thinking, say): then no single sequence
-        holds the whole trajectory and each step has to be scored by itself.
+        False for templates that rewrite earlier turns (they strip thinking, say): then no single sequence contains the
+        whole trajectory, and each step has to be scored by itself.
         """
         seen: tuple[int, ...] = ()
         for number in range(len(steps) + 1):
@@ -83,12 +88,12 @@ class Renderer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled ids without their end of turn."""
-        kept = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
-        return str(self.tokenizer.decode(list(kept), clean_up_tokenization_spaces=False))
+        content = ids[:-1] if ids and ids[-1] in self.stop_ids else ids
+        return str(self.tokenizer.decode(list(content), clean_up_tokenization_spaces=False))
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of a whole turn with its end of turn: for scripted and imported data, never for sampled text."""
-        return (*self._encode(self._plain(text)), self._end_of_turn)
+        return (*self._encode(self._escaped(text)), self._end_of_turn)
 
     def encode_call(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
         """`encode_text` of the call in this tool format."""
@@ -98,7 +103,7 @@ class Renderer:
         pieces = self._pieces(prompt, steps, hint)
         ids = list(self._encode(pieces[0]))
         for step, piece in zip(steps, pieces[1:], strict=True):
-            action, following = self._kept(step.token_ids), self._encode(piece)
+            action, following = self._shown_again(step.token_ids), self._encode(piece)
             ends_itself = bool(action) and action[-1] in self.stop_ids
             ids += action
             ids += following[1:] if ends_itself and following[:1] == (self._end_of_turn,) else following
@@ -106,16 +111,16 @@ class Renderer:
 
     def _pieces(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str) -> list[str]:
         """The rendered text between the places of the actions: one piece more than there are steps."""
-        messages = [chat_dict(message, self._plain(message.text)) for message in prompt]
-        observations = [self._plain(as_user(step.results).text) for step in steps]
-        marker = "@@action@@"
-        while any(marker in str(message["content"]) for message in messages) or any(marker in o for o in observations):
+        messages = [chat_dict(message, self._escaped(message.text)) for message in prompt]
+        observations = [self._escaped(as_user(step.results).text) for step in steps]
+        marker = _MARKER
+        while any(marker in text for text in (*(str(message["content"]) for message in messages), *observations)):
             marker += "@"
         for observation in observations:
             messages.append({"role": "assistant", "content": marker})
             messages.append({"role": "user", "content": observation})
         if hint:
-            messages[-1]["content"] += "\n" + self._plain(hint)
+            messages[-1]["content"] += "\n" + self._escaped(hint)
         pieces = self._render(messages).split(marker)
         if len(pieces) != len(steps) + 1:
             raise UserError(
@@ -123,44 +128,31 @@ class Renderer:
             )
         return pieces
 
-    def _plain(self, text: str) -> str:
-        """`text` in which no special token can be read, so that an observation cannot end its own turn."""
+    def _escaped(self, text: str) -> str:
+        """`text` with its special tokens broken up, so that an observation cannot end its own turn."""
         for special in self._specials:
             if special in text:
                 text = text.replace(special, f"{special[0]} {special[1:]}")
         return text
 
-    def _kept(self, action: tuple[int, ...]) -> tuple[int, ...]:
-        """The ids of a past action that the template shows again: all, or those after the thinking."""
+    def _shown_again(self, action: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids of a past action that the template shows: all, or those after the thinking if it strips that."""
         if not self._strips_thinking or _END_OF_THINKING not in self.decode(action):
             return action
-        start = len(action)
-        while _END_OF_THINKING not in self.decode(action[start:]):
-            start -= 1
-        end = start + 1
-        while _END_OF_THINKING not in self.decode(action[start:end]):
-            end += 1
+        # The last start and then the first end between which the mark decodes: its ids depend on what surrounds it.
+        start = next(n for n in range(len(action), -1, -1) if _END_OF_THINKING in self.decode(action[n:]))
+        end = next(n for n in range(start + 1, len(action) + 1) if _END_OF_THINKING in self.decode(action[start:n]))
         return action[end:]
 
     def _render(self, messages: list[dict[str, Any]], *, generation_prompt: bool = True) -> str:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
         return str(text)
 
-    def _encode_piece(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-
     def _find_end_of_turn(self) -> int:
-        marker = "@@action@@"
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": marker}]
-        following = self._render(messages, generation_prompt=False).partition(marker)[2]
-        ids = self._encode(following)
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARKER}]
+        ids = self._encode(self._render(messages, generation_prompt=False).partition(_MARKER)[2])
         special = bool(ids) and ids[0] in self.tokenizer.all_special_ids
         return ids[0] if special else int(self.tokenizer.eos_token_id)
-
-    def _find_strips_thinking(self) -> bool:
-        user = {"role": "user", "content": "a"}
-        turn = {"role": "assistant", "content": f"<think>@@thought@@{_END_OF_THINKING}b"}
-        return "@@thought@@" not in self._render([user, turn, user])
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

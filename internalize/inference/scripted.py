@@ -1,7 +1,7 @@
-"""Public fakes of an engine and a chat model: answers come from a script, failures on demand; no torch is needed.
+"""Public fakes of an engine and a chat model: replies come from a script, failures on demand; no torch is needed.
 
-For tests of everything above an engine, and to try an environment without a model. The n-th reply of a conversation
-depends on that conversation alone, so that scheduling cannot change a test; it has probability 1 (logprobs are 0).
+The n-th reply of a conversation depends on that conversation alone, so that scheduling cannot change a test; it has
+probability 1 (logprobs are 0).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ Replies = Callable[[str, str], str] | Mapping[str, Sequence[str]] | Sequence[str
 class ScriptedEngine:
     """`interfaces.Engine` with scripted replies.
 
-    `replies` is a function of conversation and prompt text, or the replies of each conversation in
-    order, or one list that every conversation goes through. `failures` are numbers of calls (from 0,
-    counted over all conversations) that raise InfrastructureError instead. Read `prompts` to see what
-    was asked: (conversation, prompt ids) in order of the calls.
+    `replies` is a function of conversation and prompt text, a list for each conversation, or one list that every
+    conversation goes through. `failures` are numbers of calls (from 0, over all conversations) that raise
+    InfrastructureError instead. `prompts` holds conversation and prompt ids of every call, in order.
     """
 
     def __init__(self, replies: Replies, renderer: Renderer, *, failures: Collection[int] = ()) -> None:
@@ -41,39 +40,37 @@ class ScriptedEngine:
         seed: int,  # noqa: ARG002
         sampling: Sampling | None = None,  # noqa: ARG002
     ) -> Generation:
-        """The next reply of `conversation`, its end of turn included. Raises UserError when the script is over."""
+        """The next reply of `conversation`, its end of turn included. Raises UserError at the end of the script."""
         call = len(self.prompts)
         self.prompts.append((conversation, tuple(prompt_ids)))
         if call in self._failures:
             raise InfrastructureError(f"scripted failure of call {call}")
-        text = self._reply(conversation, prompt_ids)
+        if callable(self._replies):
+            text = self._replies(conversation, str(self.renderer.tokenizer.decode(list(prompt_ids))))
+        else:
+            script = self._replies.get(conversation, ()) if isinstance(self._replies, Mapping) else self._replies
+            number = self._answered.get(conversation, 0)
+            if number >= len(script):
+                raise UserError(f"the script of conversation {conversation!r} has no reply number {number}")
+            self._answered[conversation] = number + 1
+            text = script[number]
         ids = self.renderer.encode_text(text)
         return Generation(token_ids=ids, logprobs=(0.0,) * len(ids), text=text, finish="stop")
 
     def release(self, conversation: str) -> None:
-        """Note the end of a conversation; its script starts anew if the name comes again."""
+        """Record the end of a conversation; its script starts again if the name comes back."""
         self.released.append(conversation)
         self._answered.pop(conversation, None)
 
     def reset(self) -> None:
-        """Nothing is cached here."""
-
-    def _reply(self, conversation: str, prompt_ids: Sequence[int]) -> str:
-        if callable(self._replies):
-            return self._replies(conversation, str(self.renderer.tokenizer.decode(list(prompt_ids))))
-        script = self._replies.get(conversation, ()) if isinstance(self._replies, Mapping) else self._replies
-        number = self._answered.get(conversation, 0)
-        if number >= len(script):
-            raise UserError(f"the script of conversation {conversation!r} has no reply number {number}")
-        self._answered[conversation] = number + 1
-        return script[number]
+        """Do nothing: there is no cache."""
 
 
 class ScriptedChat:
-    """`interfaces.ChatModel` with scripted answers.
+    """`interfaces.ChatModel` with scripted replies.
 
-    `replies` is a function of the messages, or a list that the calls go through. A Reply stands for itself, a text for
-    a Reply of whole words as tokens, an exception is raised. `requests` holds what was asked.
+    `replies` is a function of the messages, or a list that the calls go through. A text becomes a Reply with words
+    counted as tokens; an exception is raised. `requests` holds every request.
     """
 
     def __init__(
@@ -84,12 +81,12 @@ class ScriptedChat:
         self._replies = replies
 
     @property
-    def asked(self) -> list[tuple[Message, ...]]:
-        """The messages of every request so far."""
+    def prompts(self) -> list[tuple[Message, ...]]:
+        """The messages of every request."""
         return [request.messages for request in self.requests]
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """The next answer. Raises UserError when the script is over."""
+        """The next reply. Raises UserError at the end of the script."""
         number = len(self.requests)
         self.requests.append(request)
         if callable(self._replies):
@@ -102,5 +99,5 @@ class ScriptedChat:
             raise reply
         if isinstance(reply, Reply):
             return reply
-        read = sum(len(message.text.split()) for message in request.messages)
-        return Reply(text=reply, prompt_tokens=read, completion_tokens=len(reply.split()))
+        words = sum(len(message.text.split()) for message in request.messages)
+        return Reply(text=reply, prompt_tokens=words, completion_tokens=len(reply.split()))

@@ -1,9 +1,9 @@
-"""The check at load that sampling and scoring a model give what plain forward passes of the same model give.
+"""Checks at load that sampling and scoring agree with plain forward passes of the same model.
 
-Random ids run through the engine (two conversations of three turns, each with a hint that is gone in the next turn)
-and through the scorer (one trajectory with a hint at every step: values, and one gradient of the trained weights).
-Engine and scorer exchange a model's attention and know nothing of its other layers, and no name tells for which models
-that is right: only a comparison does.
+Random ids run through the engine (a conversation of two turns whose hint is dropped in between, and a second one that
+joins it and reuses its prefix) and through the scorer (one trajectory with a hint at each step: logits, and one
+gradient of the trained weights). Engine and scorer replace a model's attention and leave its other layers as they are.
+Whether that is right for an architecture cannot be told by its name, so it is measured.
 """
 
 from __future__ import annotations
@@ -26,45 +26,50 @@ from internalize.records import ActionSpan, DistillExample, Generation, Sampling
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Logits at the action tokens: [A, V] of the clean trajectory, then [A, V] of what the teacher is shown.
+# Logits at the action tokens: [A, V] of the clean trajectory, then [A, V] of the contexts with hints.
 Scores = Callable[[nn.Module, DistillExample], Tensor]
-Turn = tuple[tuple[int, ...], Generation]  # prompt, answer
+Draw = Callable[[int], tuple[int, ...]]  # so many random ids
+Turn = tuple[tuple[int, ...], Generation]  # prompt and sampled continuation
 Gradient = Sequence[Tensor | None]
 
-_TURNS = 3
-_START, _OWN, _HINT, _ACTION, _OBSERVATION = 8, 2, 2, 2, 2  # every token costs a large model a second on a CPU
-# Beyond so many tokens a model attends to fewer, which no short context shows.
+# Every token counts: a large model on a CPU takes a second for one. Two sampled tokens are the fewest of which one is
+# fed back, two turns the fewest in which a prefix is kept.
+_START, _TASK, _HINT, _ACTION, _OBSERVATION = 4, 2, 2, 2, 2
+# The scorer's trajectory, as ids at its start and turns. It is longer where rounding is coarse: of few tokens, one that
+# a router sends to another expert may turn a gradient by a third.
+_TRAJECTORY, _LONGER_TRAJECTORY = (4, 2), (8, 3)
+# Config keys with a number of tokens beyond which a model attends to fewer; no short context shows it.
 _WINDOWS = ("sliding_window", "attention_window_size", "local_attention", "attention_chunk_size", "index_topk")
 _LAYER_TYPES = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
-_SMALL_SHARE = 0.01  # a tensor's gradient below this share of the whole is compared with that: it may be rounding alone
+_SMALL_SHARE = 0.01  # gradients below this share of the total norm are compared with that share: they may be rounding
 
 
 class Tolerance(NamedTuple):
-    """Largest differences taken for rounding: log-probabilities in nats, scores and gradients relative."""
+    """Largest differences that count as rounding: log-probabilities in nats, scores and gradients relative."""
 
     logprobs: float
     scores: float
     gradients: float
-    share: float  # of the tokens that are so close
+    share: float  # of tokens that must be within these limits
 
 
-# Measured on 75 exact families: below 2e-4 in float32, where others are above 0.03. In bfloat16 a router may send a few
-# tokens to another expert; three of four tokens stay below 0.09 nats and 4 %, and wrong families are above 0.2 nats.
+# Measured on 75 families that are right: below 2e-4 in float32, where wrong ones are above 0.03. In bfloat16 a router
+# may send a few tokens to another expert; three of four tokens stay below 0.09 nats and 4 %, wrong families above 0.2.
 TOLERANCES = {
     torch.float32: Tolerance(1e-3, 1e-4, 1e-4, share=1.0),
     torch.bfloat16: Tolerance(0.2, 0.06, 0.25, share=0.75),
 }
-_WHAT = {"logprobs": "sampled log-probabilities", "scores": "scores", "gradients": "gradients"}
+_NOUNS = {"logprobs": "sampled log-probabilities", "scores": "scores", "gradients": "gradients"}
 
 
 def check_policy(model: nn.Module, engine: Engine, scores: Scores, ids: Sequence[int], max_context: int) -> SelfCheck:
-    """Compare `engine` and `scores` with plain passes of `model`, which is in evaluation mode, on random ones of `ids`.
+    """Compare `engine` and `scores` with plain passes of `model`, in evaluation mode, on random sequences of `ids`.
 
-    Raises UserError with the model's class, what differs and by how much, also where its code raises anything else.
-    The model is left as it was.
+    Raises UserError with the model's class, the quantity that differs and by how much; whatever else the model's code
+    raises becomes a UserError too. The model is left as it was.
     """
     started = time.monotonic()
-    with _own_attention(model), in_one_sentence(model, "sampling"):
+    with _restored_attention(model), in_one_sentence(model, "sampling"):
         differences_A = _engine_differences(model, engine, ids)
     logprobs = _required(model, "logprobs", differences_A)
     values, gradients = check_scores(model, scores, ids)
@@ -74,10 +79,11 @@ def check_policy(model: nn.Module, engine: Engine, scores: Scores, ids: Sequence
 
 
 def check_scores(model: nn.Module, scores: Scores, ids: Sequence[int]) -> tuple[float, float]:
-    """The scorer's part of `check_policy`: differences of values and gradients (0 where no weight is trained)."""
-    example = _example(_drawing(ids))
+    """The scorer's part of `check_policy`: differences of logits and gradients (0 where no weight is trained)."""
+    exact = next(model.parameters()).dtype == torch.float32
+    example = _example(_random_ids(ids), *(_TRAJECTORY if exact else _LONGER_TRAJECTORY))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    with _own_attention(model), torch.enable_grad():
+    with _restored_attention(model), torch.enable_grad():
         with in_one_sentence(model, "a plain forward pass"):
             plain, slow = _with_gradient(_plain_scores(model, example), example, weights)
         with in_one_sentence(model, "scoring"):
@@ -87,7 +93,7 @@ def check_scores(model: nn.Module, scores: Scores, ids: Sequence[int]) -> tuple[
 
 
 def require_reach(model: Any, max_context: int) -> None:
-    """Raises UserError if contexts of `max_context` tokens are read in a way that short ones do not show."""
+    """Raises UserError if the model reads contexts of `max_context` tokens differently from the short ones checked."""
     for key, tokens in _limits(model.config.get_text_config()):
         if tokens < max_context:
             raise UserError(
@@ -97,14 +103,14 @@ def require_reach(model: Any, max_context: int) -> None:
 
 
 def ordinary_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of both model and tokenizer that are no special tokens: some models do more at one than embed it."""
+    """The ids known to model and tokenizer that are no special tokens, which some models treat in their own way."""
     rows = int(model.get_input_embeddings().weight.shape[0])
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return sorted(token for token in tokenizer.get_vocab().values() if token < rows and token not in special)
 
 
 def _limits(config: Any) -> Iterator[tuple[str, int]]:
-    """Config keys and the lengths, in tokens, beyond which they change how a model reads."""
+    """Config keys that change how a model reads beyond a number of tokens, and that number."""
     kinds = getattr(config, "layer_types", None)
     unused = {key for kind, key in _LAYER_TYPES.items() if kinds is not None and kind not in kinds}
     for key in _WINDOWS:
@@ -120,8 +126,8 @@ def _limits(config: Any) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _own_attention(model: nn.Module) -> Iterator[None]:
-    """Give every part of the model its own attention back afterwards."""
+def _restored_attention(model: nn.Module) -> Iterator[None]:
+    """Restore the attention of every part of the model afterwards."""
     before = [(config, config._attn_implementation_internal) for config in _configs(model)]  # noqa: SLF001
     try:
         yield
@@ -131,20 +137,20 @@ def _own_attention(model: nn.Module) -> Iterator[None]:
 
 
 def _configs(model: nn.Module) -> list[Any]:
-    """Every config that names an attention: those of the model's parts and those inside them."""
+    """Every config that names an attention implementation: those of the model's parts and those nested in them."""
     found: dict[int, Any] = {}
-    left: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
-    while left:
-        config = left.pop()
+    pending: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
+    while pending:
+        config = pending.pop()
         if id(config) not in found and hasattr(config, "_attn_implementation_internal"):
             found[id(config)] = config
-            left += [getattr(config, name, None) for name in config.sub_configs]
+            pending += [getattr(config, name, None) for name in config.sub_configs]
     return list(found.values())
 
 
 @contextmanager
 def in_one_sentence(model: nn.Module, what: str) -> Iterator[None]:
-    """Whatever a model's code raises inside becomes a UserError of one sentence that names the class."""
+    """Turn whatever a model's code raises into a UserError of one sentence that names the class and `what` failed."""
     name = _class(model)
     try:
         yield
@@ -155,14 +161,14 @@ def in_one_sentence(model: nn.Module, what: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be used: {what} fails on it ({reason})") from error
 
 
-def _required(model: nn.Module, what: str, differences: Tensor) -> float:
-    """The difference that counts, if it may be rounding. Raises UserError with the figure if it may not."""
+def _required(model: nn.Module, quantity: str, differences: Tensor) -> float:
+    """The quantile of `differences` that the tolerance applies to. Raises UserError with it if it is no rounding."""
     allowed = TOLERANCES.get(next(model.parameters()).dtype, TOLERANCES[torch.bfloat16])
-    difference, largest = float(differences.quantile(allowed.share)), getattr(allowed, what)
-    if difference <= largest:  # written so that NaN fails
+    difference, largest = float(differences.quantile(allowed.share)), getattr(allowed, quantity)
+    if difference <= largest:  # not `>` and raise: NaN must fail
         return difference
     raise UserError(
-        f"{_class(model)} cannot be used: its {_WHAT[what]} differ from those of plain forward passes by "
+        f"{_class(model)} cannot be used: its {_NOUNS[quantity]} differ from those of plain forward passes by "
         f"{difference:.2g} (rounding explains {largest:g})"
     )
 
@@ -171,7 +177,7 @@ def _class(model: Any) -> str:
     return type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
 
 
-def _drawing(ids: Sequence[int]) -> Callable[[int], tuple[int, ...]]:
+def _random_ids(ids: Sequence[int]) -> Draw:
     rng = random.Random(0)
     return lambda count: tuple(rng.choices(ids, k=count))
 
@@ -179,60 +185,55 @@ def _drawing(ids: Sequence[int]) -> Callable[[int], tuple[int, ...]]:
 def _engine_differences(model: nn.Module, engine: Engine, ids: Sequence[int]) -> Tensor:
     """Differences of the sampled tokens' log-probabilities, in nats: [A].
 
-    Weights that say next to nothing would agree with any others: below 1 the spread of their logits is the unit.
+    They are divided by the spread of the logits where it is below 1: almost uniform models would agree with any other.
     """
-    with ThreadPoolExecutor(1) as thread:  # the caller's thread may have an event loop that runs
-        turns = thread.submit(asyncio.run, _played(engine, _drawing(ids))).result()
+    with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop
+        turns = thread.submit(asyncio.run, _play_conversations(engine, _random_ids(ids))).result()
     with torch.no_grad():
-        passes = _plain(model, [prompt + answer.token_ids for prompt, answer in turns])
-    logits_AV = torch.cat([row[len(prompt) - 1 : -1] for row, (prompt, _) in zip(passes, turns, strict=True)])
-    sampled_A = torch.tensor([token for _, answer in turns for token in answer.token_ids], device=logits_AV.device)
-    said_A = torch.tensor([logprob for _, answer in turns for logprob in answer.logprobs], device=logits_AV.device)
-    plain_A = logits_AV.log_softmax(-1).gather(-1, sampled_A[:, None])[:, 0]
-    return (plain_A - said_A).abs() / logits_AV.std(-1).clamp(max=1.0)
+        logits = _plain(model, [prompt + sampled.token_ids for prompt, sampled in turns])
+    logits_AV = torch.cat([row[len(prompt) - 1 : -1] for row, (prompt, _) in zip(logits, turns, strict=True)])
+    tokens_A = torch.tensor([token for _, sampled in turns for token in sampled.token_ids], device=logits_AV.device)
+    engine_A = torch.tensor([logprob for _, sampled in turns for logprob in sampled.logprobs], device=logits_AV.device)
+    plain_A = logits_AV.log_softmax(-1).gather(-1, tokens_A[:, None])[:, 0]
+    return (plain_A - engine_A).abs() / logits_AV.std(-1).clamp(max=1.0)
 
 
-async def _played(engine: Engine, draw: Callable[[int], tuple[int, ...]]) -> list[Turn]:
-    """Two conversations side by side; the second joins after a turn of the first and takes over its start."""
-    start, sampling, joined = draw(_START), Sampling(max_tokens=_ACTION, temperature=1.0), asyncio.Event()
+async def _play_conversations(engine: Engine, draw: Draw) -> list[Turn]:
+    """A conversation, and the first turn of another that starts as it does and runs beside its second turn."""
+    start, sampling = draw(_START), Sampling(max_tokens=_ACTION, temperature=1.0)
     turns: list[Turn] = []
 
-    async def play(name: str) -> None:
-        prompt = start + draw(_OWN)
-        for number in range(_TURNS):
-            hinted = prompt + draw(_HINT)
-            answer = await engine.generate(hinted, conversation=name, seed=number, sampling=sampling)
-            turns.append((hinted, answer))
-            prompt += answer.token_ids + draw(_OBSERVATION)
-            joined.set()
-        engine.release(name)
-
-    async def join() -> None:
-        await joined.wait()
-        await play("self-check 1")
+    async def turn(conversation: str, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        hinted = prompt + draw(_HINT)
+        sampled = await engine.generate(hinted, conversation=conversation, seed=len(turns), sampling=sampling)
+        turns.append((hinted, sampled))
+        return prompt + sampled.token_ids + draw(_OBSERVATION)
 
     try:
-        await asyncio.gather(play("self-check 0"), join())
+        prompt = await turn("self-check 0", start + draw(_TASK))
+        await asyncio.gather(turn("self-check 0", prompt), turn("self-check 1", start + draw(_TASK)))
     finally:
+        engine.release("self-check 0")
+        engine.release("self-check 1")
         engine.reset()
     return turns
 
 
-def _example(draw: Callable[[int], tuple[int, ...]]) -> DistillExample:
+def _example(draw: Draw, start: int, turns: int) -> DistillExample:
     """A trajectory whose hints stand two ids before the end of each step's context, as in a chat template."""
-    ids = draw(_START)
+    ids = draw(start)
     spans = []
-    for _ in range(_TURNS):
+    for _ in range(turns):
         ids += draw(_OBSERVATION)
-        fork, start = len(ids) - 2, len(ids)
+        fork, action = len(ids) - 2, len(ids)
         branch = draw(_HINT) + ids[fork:]
         ids += draw(_ACTION)
-        spans.append(ActionSpan(start=start, end=len(ids), fork=fork, branch=branch))
+        spans.append(ActionSpan(start=action, end=len(ids), fork=fork, branch=branch))
     return DistillExample(trajectory_id="self-check", token_ids=ids, spans=tuple(spans), prompt_length=spans[0].start)
 
 
 def _plain(model: nn.Module, sequences: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """Logits [T, V] of every sequence in one plain forward pass: what follows a sequence cannot change its logits."""
+    """Logits [T, V] of every sequence in one plain forward pass; padding at the end cannot change causal logits."""
     longest = max(len(ids) for ids in sequences)
     padded = [[*ids, *ids[-1:] * (longest - len(ids))] for ids in sequences]
     device = next(model.parameters()).device
@@ -241,16 +242,17 @@ def _plain(model: nn.Module, sequences: Sequence[tuple[int, ...]]) -> list[Tenso
 
 
 def _plain_scores(model: nn.Module, example: DistillExample) -> Tensor:
-    """`Scores` by plain passes over the clean trajectory and over each step as the teacher is shown it."""
+    """`Scores` by plain passes over the clean trajectory and over each step's context with its hint."""
     ids, spans = example.token_ids, example.spans
-    shown = [ids[: span.fork] + span.branch + ids[span.start : span.end] for span in spans]
-    clean, *hinted = _plain(model, [ids, *shown])
+    clean, *hinted = _plain(
+        model, [ids, *(ids[: span.fork] + span.branch + ids[span.start : span.end] for span in spans)]
+    )
     rows = [clean[span.start - 1 : span.end - 1] for span in spans]
     return torch.cat(rows + [row[-1 - _ACTION : -1] for row in hinted])
 
 
 def _with_gradient(logits_RV: Tensor, example: DistillExample, weights: Sequence[Tensor]) -> tuple[Tensor, Gradient]:
-    """The logits, and the gradient of the mean log-probability of the actions."""
+    """The logits, and the gradient of the actions' mean cross-entropy."""
     if not weights:
         return logits_RV, ()
     actions = [token for span in example.spans for token in example.token_ids[span.start : span.end]]
@@ -260,7 +262,7 @@ def _with_gradient(logits_RV: Tensor, example: DistillExample, weights: Sequence
 
 
 def _relative(packed_RV: Tensor, plain_RV: Tensor) -> Tensor:
-    """Relative difference of each row's logits, whose mean says nothing: [R]."""
+    """Relative difference of each row's logits without their mean, which softmax ignores: [R]."""
     centred_RV = plain_RV - plain_RV.mean(-1, keepdim=True)
     difference_RV = packed_RV - packed_RV.mean(-1, keepdim=True) - centred_RV
     relative_R: Tensor = difference_RV.norm(dim=-1) / centred_RV.norm(dim=-1)

@@ -1,7 +1,6 @@
-"""Ask a chat model for one JSON object, check it, and ask again with what was wrong.
+"""Requests one JSON object from a chat model, validates it, and repeats the request with the validation error.
 
-An answer counts only after the caller's own reader accepted it, whatever schema the server obeyed; one that was cut
-off is never read.
+The caller's own reader validates every reply, whatever schema the server enforces; a truncated reply is never read.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ AGAIN = "That answer is not valid: {problem}. Answer again, with the JSON object
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """`value` None = no valid answer to any of the `requests`; `problem` is what was wrong with the last one."""
+    """`value` None = no reply to any of the `requests` was valid; `problem` says why the last one was not."""
 
     value: T | None
     problem: str
@@ -34,7 +33,7 @@ class Answer(Generic[T]):
 async def ask(
     chat: ChatModel, request: ChatRequest, read: Callable[[dict[str, Any]], T], *, tries: int = 3
 ) -> Answer[T]:
-    """The first answer that `read` accepts, with a seed of its own for each try. A cached chat model is told of none.
+    """The first reply that `read` accepts, with another seed at each try. If there is none, a cache rejects them all.
 
     `read` raises ValueError with a few words on what is wrong. Raises what `ChatModel.complete` raises.
     """
@@ -46,10 +45,10 @@ async def ask(
         except ValueError as error:
             problem = str(error)
         if number < tries:
-            said = Message(role="assistant", content=reply.text)
+            invalid = Message(role="assistant", content=reply.text)
             correction = Message(role="user", content=AGAIN.format(problem=problem))
-            again = {"messages": (*request.messages, said, correction), "seed": request.seed + number}
-            requests.append(request.model_copy(update=again))
+            update = {"messages": (*request.messages, invalid, correction), "seed": request.seed + number}
+            requests.append(request.model_copy(update=update))
     await reject(chat, requests, problem)
     return Answer(None, problem, tuple(requests))
 
@@ -69,10 +68,10 @@ def _object(reply: Reply) -> dict[str, Any]:
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """The reasoning that a text begins with ("" if there is none), and the rest. Reasoning that is cut off has no rest.
+    """The reasoning at the start of a text ("" if there is none), and the rest, which truncated reasoning lacks.
 
-    Some chat templates put <think> into the prompt, so that only </think> is sampled. It counts at the end of a line
-    alone, where no string of a JSON answer can hold it.
+    Some chat templates put <think> into the prompt, so that only </think> is sampled. It counts only at the end of a
+    line, which cannot occur inside a string of a JSON answer.
     """
     opened = text.lstrip().removeprefix("<think>")
     if opened != text.lstrip():
@@ -83,24 +82,25 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 
 def fenced(name: str, text: str) -> str:
-    """`text` between tags that it cannot close itself: their names end in a hash of the text."""
+    """`text` between tags that it cannot contain, because their names end in a hash of the text."""
     tag = f"{name}-{content_hash([name, text])[:8]}"
     return f"<{tag}>\n{text}\n</{tag}>"
 
 
 class CleanedChat:
-    """A chat model that is shown texts only after `clean`, which takes secrets out."""
+    """A chat model whose requests pass through `clean`, which removes secrets."""
 
     def __init__(self, chat: ChatModel, clean: Callable[[str], str]) -> None:
         self.name = chat.name
         self._chat, self._clean = chat, clean
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """The answer to the cleaned messages. Raises what the chat model raises."""
-        messages = tuple(map(self._cleaned, request.messages))
-        return await self._chat.complete(request.model_copy(update={"messages": messages}))
+        """The reply to the cleaned messages. Raises what the chat model raises."""
 
-    def _cleaned(self, message: Message) -> Message:
-        calls = tuple(c.model_copy(update={"arguments": self._clean(c.arguments)}) for c in message.tool_calls)
-        texts = {"content": self._clean(message.text), "reasoning": self._clean(message.reasoning)}
-        return message.model_copy(update={**texts, "tool_calls": calls})
+        def cleaned(message: Message) -> Message:
+            calls = tuple(c.model_copy(update={"arguments": self._clean(c.arguments)}) for c in message.tool_calls)
+            texts = {"content": self._clean(message.text), "reasoning": self._clean(message.reasoning)}
+            return message.model_copy(update={**texts, "tool_calls": calls})
+
+        messages = tuple(map(cleaned, request.messages))
+        return await self._chat.complete(request.model_copy(update={"messages": messages}))

@@ -1,7 +1,7 @@
-"""Tool formats: how a policy writes tool calls as text, and how they are read.
+"""Tool formats: tool calls as text, written and parsed.
 
-`bracket` writes `search[words]`, in the few tokens that the packaged starter was trained on; `json` writes tool calls
-as Hermes and Qwen models do. `parse` of `format` gives the call back.
+`bracket` writes `search[words]`, the short form that the packaged starter was trained on; `json` writes tool calls as
+Hermes and Qwen models do. `parse` inverts `format`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from internalize.records import Message, ToolCall, ToolSpec
 from . import tool_schema as schema
 from .structured import split_reasoning
 
-_THINK, _THOUGHT = "<think>", "</think>"
 _LINE_END = re.compile(r"\][ \t\r]*(?=\n|\Z)")
 _CALL, _CALL_END = re.compile(r"<tool_call>\s*(?=\{)"), re.compile(r"\s*</tool_call>")
 
@@ -26,36 +25,39 @@ _CALL, _CALL_END = re.compile(r"<tool_call>\s*(?=\{)"), re.compile(r"\s*</tool_c
 class BracketFormat:
     """`search[words]`: one line, few tokens.
 
-    A tool with a schema takes one JSON object, `visit[{"url": "u", "goal": "g"}]`; nothing, `look[]`, when there is
-    nothing to say; or the bare value, `python[x = 1]`, over several lines if need be, when it has one argument.
+    A tool with a schema takes one JSON object, `visit[{"url": "u", "goal": "g"}]`; nothing, `look[]`, for no arguments;
+    or, if it has only one argument, its bare value, `python[x = 1]`, which may span lines.
     """
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """One line, because every token of it is paid for in every episode; a line a tool if one has a schema."""
-        if any(tool.parameters is not None for tool in tools):
-            lines = [f"{_bracket_form(tool)} {tool.description}".rstrip() for tool in tools]
-            return "\n".join(["Reply with one action:", *lines])
+        """One line, because every episode pays for its tokens; a line for each tool if one has a schema."""
         forms = [_bracket_form(tool) for tool in tools]
+        if any(tool.parameters is not None for tool in tools):
+            lines = [f"{form} {tool.description}".rstrip() for form, tool in zip(forms, tools, strict=True)]
+            return "\n".join(["Reply with one action:", *lines])
         listed = " or ".join([", ".join(forms[:-1]), forms[-1]] if len(forms) > 1 else forms)
         return f"Reply with one action: {listed}."
 
     def format(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> str:
-        """One line, line breaks in the argument become spaces; with a schema the value as it is, or the object."""
-        own = _schema_of(call.name, tools)
-        if own is None:
+        """One line, with spaces for line breaks; with a schema the bare value if it parses back, else the object."""
+        parameters = next((tool.parameters for tool in tools if tool.name == call.name), None)
+        if parameters is None:
             return f"{call.name}[{' '.join(call.argument.split())}]"
-        values = call.values
-        bare = _bare(own, values)
-        if bare is not None and bare.count("[") == bare.count("]"):  # then nothing that follows can be taken for it
+        values, bare = call.values, None
+        if not values:
+            bare = ""
+        elif list(values) == [schema.only_argument(parameters)]:
+            bare = _text_of(next(iter(values.values())))
+        if bare is not None and bare.count("[") == bare.count("]"):  # else text that follows could be read as its end
             text = f"{call.name}[{bare}]"
-            if any(read.values == values for read in self.parse(text, tools).tool_calls):
+            if any(parsed.values == values for parsed in self.parse(text, tools).tool_calls):
                 return text
         return f"{call.name}[{json.dumps(values, ensure_ascii=False)}]"
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
-        """At most one call: the first line that starts with a tool's name and `[` and whose argument is whole and fits.
+        """At most one call: the first line that starts with a tool's name and `[` and has complete, valid arguments.
 
-        What stands before the call is the content.
+        The text before the call is the content.
         """
         reasoning, answer = split_reasoning(text)
         known = {tool.name: tool for tool in tools}
@@ -64,109 +66,94 @@ class BracketFormat:
             name, bracket, rest = line.strip().partition("[")
             if not bracket or name not in known:
                 continue
-            arguments = _bracket_arguments(known[name], [line.lstrip().partition("[")[2], *lines[number + 1 :]], rest)
+            tool, arguments = known[name], None
+            if tool.parameters is not None:
+                first = line.lstrip().partition("[")[2]
+                arguments = _arguments(tool.parameters, "\n".join([first, *lines[number + 1 :]]))
+            elif rest.endswith("]"):
+                arguments = json.dumps({tool.argument: rest[:-1].strip()}, ensure_ascii=False)
             if arguments is not None:
                 return assistant("\n".join(lines[:number]), reasoning, ToolCall(name=name, arguments=arguments))
         return assistant(answer, reasoning)
 
 
-def _bracket_arguments(tool: ToolSpec, lines: Sequence[str], line: str) -> str | None:
-    """The arguments of a call as JSON text; `lines` follow its bracket, the first of them stripped is `line`."""
-    if tool.parameters is not None:
-        return _called(tool.parameters, "\n".join(lines))
-    return json.dumps({tool.argument: line[:-1].strip()}, ensure_ascii=False) if line.endswith("]") else None
-
-
 def _bracket_form(tool: ToolSpec) -> str:
-    own = tool.parameters
-    if own is None:
+    if tool.parameters is None:
         return f"{tool.name}[{tool.argument}]"
-    only = schema.only_argument(own)
-    if only and only in schema.required(own):
+    only = schema.only_argument(tool.parameters)
+    if only and only in schema.required(tool.parameters):
         return f"{tool.name}[{only}]"
-    return f"{tool.name}[{schema.shape(own)}]"
+    return f"{tool.name}[{schema.shape(tool.parameters)}]"
 
 
-def _schema_of(name: str, tools: Sequence[ToolSpec]) -> schema.Schema | None:
-    return next((tool.parameters for tool in tools if tool.name == name), None)
+def _arguments(parameters: schema.Schema, rest: str) -> str | None:
+    """The arguments, as canonical JSON, of a call whose text after the bracket starts with `rest`; None if invalid.
 
-
-def _bare(own: schema.Schema, held: dict[str, Any]) -> str | None:
-    """How a call is written without its object, or None."""
-    only = schema.only_argument(own)
-    if not held:
-        return ""
-    if only is None or held.keys() != {only}:
-        return None
-    value = held[only]
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _called(own: schema.Schema, rest: str) -> str | None:
-    """The arguments, as canonical JSON, of a call whose text after the bracket starts with `rest`; None if it is none.
-
-    The call ends at a line's end: the first at which its arguments are an object that fits, else the first at which
-    the brackets are balanced, else the last that makes sense.
+    The call ends at the end of a line: the first at which its arguments are an object that fits the schema, else the
+    first at which the brackets are balanced, else the last at which the bare value fits.
     """
     ends = [rest[: found.start()] for found in _LINE_END.finditer(rest)]
-    balanced = [held for held in ends if held.count("[") == held.count("]")]
-    tries = itertools.chain(
-        (_fitting(own, _json_object(held) if held.strip() else {}) for held in ends),
-        (_fitting(own, alone) for held in [*balanced, *reversed(ends)] for alone in _alone(own, held)),
+    balanced = [text for text in ends if text.count("[") == text.count("]")]
+    candidates = itertools.chain(
+        (_json_value(text) if text.strip() else {} for text in ends),
+        (values for text in [*balanced, *reversed(ends)] for values in _bare_value(parameters, text)),
     )
-    return next((found for found in tries if found is not None), None)
+    for values in candidates:
+        if isinstance(values, dict) and not schema.problem(parameters, values):
+            return json.dumps(values, ensure_ascii=False)
+    return None
 
 
-def _fitting(own: schema.Schema, arguments: dict[str, Any] | None) -> str | None:
-    if arguments is None or schema.problem(own, arguments):
-        return None
-    return json.dumps(arguments, ensure_ascii=False)
-
-
-def _alone(own: schema.Schema, held: str) -> list[dict[str, Any]]:
-    """The arguments if `held` is the value of the only one: a text, else a JSON value or, where none fits, a text."""
-    only = schema.only_argument(own)
-    if only is None or not (held.strip() or schema.takes_text(own)):
+def _bare_value(parameters: schema.Schema, text: str) -> list[dict[str, Any]]:
+    """What `text` may stand for as the only argument: a string, else a JSON value or, where none fits, a string."""
+    only = schema.only_argument(parameters)
+    if only is None or not (text.strip() or schema.takes_text(parameters)):
         return []
-    if schema.takes_text(own):
-        return [{only: held.strip("\n")}]
-    return [{only: _json_value(held.strip())}, {only: held.strip()}]
+    if schema.takes_text(parameters):
+        return [{only: text.strip("\n")}]
+    return [{only: _json_value(text.strip())}, {only: text.strip()}]
 
 
 class JsonFormat:
     """`<tool_call>` around one JSON object with `name` and `arguments`, as Hermes and Qwen models write it."""
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """The tools as JSON lines and the form of a call."""
+        """The tools as JSON lines, and the form of a call."""
         lines = [
-            json.dumps({"name": tool.name, "description": tool.description, "arguments": _json_form(tool)})
+            json.dumps(
+                {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "arguments": {tool.argument: "text"} if tool.parameters is None else schema.shapes(tool.parameters),
+                }
+            )
             for tool in tools
         ]
         call = '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>'
         return "\n".join(["Tools:", *lines, "Reply with exactly one call in this form:", call])
 
-    def format(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> str:  # noqa: ARG002 - the call says it all
-        """The call as one JSON object between its marks."""
+    def format(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> str:  # noqa: ARG002 - the call is complete
+        """The call as one JSON object between its tags; arguments that are no JSON object stay as they are."""
         empty = call.arguments.strip() in {"", "{}"}
         arguments = json.dumps(call.values, ensure_ascii=False) if call.values or empty else call.arguments
         name = json.dumps(call.name, ensure_ascii=False)
         return f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>'
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
-        """Calls of known tools whose arguments fit, in order; what stands before the first is the content."""
+        """Calls of known tools with valid arguments, in order; the text before the first is the content."""
         reasoning, answer = split_reasoning(text)
         known = {tool.name: tool for tool in tools}
-        found = []
-        for call in _calls(answer):
-            name, arguments = call.get("name"), call.get("arguments")
-            if not isinstance(name, str) or name not in known or not isinstance(arguments, dict):
+        calls = []
+        for written in _calls(answer):
+            name, values = written.get("name"), written.get("arguments")
+            tool = known.get(name) if isinstance(name, str) else None
+            if tool is None or not isinstance(values, dict):
                 continue
-            tool = known[name]
-            values = _named(arguments, tool.argument) if tool.parameters is None else arguments
+            if tool.parameters is None and len(values) == 1 and values.keys() <= {tool.argument, "argument"}:
+                values = {tool.argument: _text_of(next(iter(values.values())))}  # others are the environment's to judge
             if tool.parameters is None or not schema.problem(tool.parameters, values):
-                found.append(ToolCall.of(name, **values))
-        content = answer.partition("<tool_call>")[0] if found else answer
-        return assistant(content, reasoning, *found)
+                calls.append(ToolCall.of(tool.name, **values))
+        return assistant(answer.partition("<tool_call>")[0] if calls else answer, reasoning, *calls)
 
 
 def assistant(content: str, reasoning: str = "", *calls: ToolCall) -> Message:
@@ -175,7 +162,7 @@ def assistant(content: str, reasoning: str = "", *calls: ToolCall) -> Message:
 
 
 def _calls(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects between the marks of a call."""
+    """The JSON objects between the tags of calls."""
     for match in _CALL.finditer(text):
         try:
             call, end = json.JSONDecoder().raw_decode(text, match.end())
@@ -183,10 +170,6 @@ def _calls(text: str) -> Iterator[dict[str, Any]]:
             continue
         if _CALL_END.match(text, end):
             yield call
-
-
-def _json_form(tool: ToolSpec) -> dict[str, str]:
-    return {tool.argument: "text"} if tool.parameters is None else schema.shapes(tool.parameters)
 
 
 def _json_value(text: str) -> Any:
@@ -197,31 +180,19 @@ def _json_value(text: str) -> Any:
         return text
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _named(arguments: dict[str, Any], own: str) -> dict[str, Any]:
-    """The tool's only argument as text; other arguments are left as they are, for the environment to answer."""
-    if len(arguments) != 1 or not arguments.keys() <= {own, "argument"}:
-        return arguments
-    value = next(iter(arguments.values()))
-    return {own: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}
+def _text_of(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def as_text(message: Message, tool_format: ToolFormat) -> str:
-    """An assistant's turn as text, for models that are shown calls and results as text."""
-    thoughts = [f"{_THINK}\n{message.reasoning}\n{_THOUGHT}"] if message.reasoning else []
+    """An assistant's turn as text, for models that read calls and results as text."""
+    thoughts = [f"<think>\n{message.reasoning}\n</think>"] if message.reasoning else []
     content = [message.text] if message.text else []
     return "\n".join([*thoughts, *content, *(tool_format.format(call) for call in message.tool_calls)])
 
 
 def as_user(results: Sequence[Message]) -> Message:
-    """The results of a turn as one user message: what models expect that were told of their tools in the prompt."""
+    """The results of a turn as one user message, for models that read about their tools in the prompt."""
     return Message(role="user", content="\n".join(result.text for result in results))
 
 

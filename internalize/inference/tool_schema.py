@@ -1,6 +1,6 @@
-"""The JSON schema of a tool's arguments: printed compactly for a policy, and checked before a call counts as an action.
+"""The JSON schema of a tool's arguments: validates calls, and prints the arguments compactly for a policy.
 
-A schema may come from a foreign server: it is never trusted to be well formed, and a reference in it is never fetched.
+A schema may come from an untrusted server: it may be malformed, and a reference in it must never be fetched.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def problem(schema: Schema, arguments: Mapping[str, Any]) -> str | None:
     """Why `arguments` do not fit the schema, in one sentence; None if they do.
 
     This is JSON Schema (2020-12 unless `$schema` says otherwise), except that arguments which the schema does not name
-    are refused unless it allows them explicitly or names none at all. A schema that cannot be applied refuses nothing:
-    then the tool itself has to judge.
+    are refused unless it allows them explicitly or names none at all. A schema that cannot be applied refuses nothing;
+    the tool itself then has to validate.
     """
     from jsonschema.exceptions import SchemaError, best_match  # noqa: PLC0415 - a quarter of a second to import
     from referencing.exceptions import Unresolvable  # noqa: PLC0415
@@ -36,7 +36,7 @@ def problem(schema: Schema, arguments: Mapping[str, Any]) -> str | None:
 
 
 def defect(schema: Schema) -> str | None:
-    """Why calls cannot be checked, or not fully, against this schema; None for a sound one."""
+    """Why calls cannot be validated, or not fully, against this schema; None if they can."""
     from jsonschema.exceptions import SchemaError  # noqa: PLC0415
     from jsonschema_specifications import REGISTRY  # noqa: PLC0415
     from referencing.exceptions import Unresolvable  # noqa: PLC0415
@@ -45,10 +45,10 @@ def defect(schema: Schema) -> str | None:
     resolver = REGISTRY.with_resource("", DRAFT202012.create_resource(schema)).resolver()
     reference = ""
     try:
-        (own, *_) = _validators(json.dumps(schema))
+        validator = _validators(json.dumps(schema))[0]
         for reference in _references(schema):
             resolver.lookup(reference)
-        own.is_valid({})
+        validator.is_valid({})  # finds references that lead back to themselves
     except SchemaError as error:
         return _sentence(error)
     except Unresolvable:
@@ -60,7 +60,7 @@ def defect(schema: Schema) -> str | None:
 
 @lru_cache(maxsize=512)
 def _validators(text: str) -> tuple[Any, ...]:
-    """The validator of a schema, then one that refuses what the first did not name. Raises SchemaError."""
+    """The validator of a schema, then one that refuses arguments the schema does not name. Raises SchemaError."""
     from jsonschema import Draft202012Validator, validators  # noqa: PLC0415
     from jsonschema_specifications import REGISTRY  # noqa: PLC0415
 
@@ -68,12 +68,12 @@ def _validators(text: str) -> tuple[Any, ...]:
     dialect = schema.get("$schema")
     kind = validators.validator_for({"$schema": dialect} if isinstance(dialect, str) else {}, Draft202012Validator)
     kind.check_schema(schema)
-    own = kind(schema, registry=REGISTRY)  # the default registry would fetch what it does not hold
+    validator = kind(schema, registry=REGISTRY)  # the default registry would fetch unknown references
     if not _NAMING & schema.keys():
-        return (own,)
+        return (validator,)
     keyword = "unevaluatedProperties"
     closed = validators.extend(kind, {keyword: Draft202012Validator.VALIDATORS[keyword]})
-    return (own, closed({keyword: False, **schema}, registry=REGISTRY))
+    return (validator, closed({keyword: False, **schema}, registry=REGISTRY))
 
 
 def _sentence(error: Any) -> str:
@@ -82,7 +82,7 @@ def _sentence(error: Any) -> str:
     text = f"{where.removeprefix('.')}: {words}" if where else words
     if len(text) <= _LONGEST:
         return text
-    half = _LONGEST // 2  # the value stands first, what is wrong with it last
+    half = _LONGEST // 2  # the value comes first in the message, and what is wrong with it last
     return f"{text[:half]} ... {text[5 - half :]}"
 
 
@@ -97,27 +97,28 @@ def _references(value: Any) -> Iterator[str]:
 
 
 def properties(schema: Schema) -> dict[str, Any]:
-    """The arguments by name, those of referenced and combined schemas too."""
-    return _named(schema, schema)
+    """The schemas of the arguments by name, including those of referenced and combined schemas."""
+    return _properties(schema, schema)
 
 
 def required(schema: Schema) -> frozenset[str]:
     """Names of the arguments that a call must have."""
-    return _needed(schema, schema)
+    return _required(schema, schema)
 
 
-def _named(schema: Schema, root: Schema) -> dict[str, Any]:
+def _properties(schema: Schema, root: Schema) -> dict[str, Any]:
     parts = _parts(schema, root, ("allOf", "anyOf", "oneOf"))
-    return dict(pair for part in parts for pair in _mapping(part.get("properties")).items())
+    found = [own for part in parts if isinstance(own := part.get("properties"), Mapping)]
+    return {name: argument for own in found for name, argument in own.items()}
 
 
-def _needed(schema: Schema, root: Schema) -> frozenset[str]:
+def _required(schema: Schema, root: Schema) -> frozenset[str]:
     found = [part.get("required") for part in _parts(schema, root, ("allOf",))]
     return frozenset(str(name) for names in found if isinstance(names, list | tuple) for name in names)
 
 
 def _parts(schema: Any, root: Schema, combining: Sequence[str], depth: int = _DEEPEST) -> Iterator[Schema]:
-    """The schema itself, what it refers to, and what it is combined of by the keywords `combining`."""
+    """The schema itself, the schema it refers to, and those it combines by the keywords `combining`."""
     if not isinstance(schema, Mapping) or depth < 0:
         return
     yield schema
@@ -128,10 +129,6 @@ def _parts(schema: Any, root: Schema, combining: Sequence[str], depth: int = _DE
         yield from _parts(part, root, combining, depth - 1)
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def only_argument(schema: Schema) -> str | None:
     """The name of the argument if there is exactly one."""
     names = list(properties(schema))
@@ -139,27 +136,27 @@ def only_argument(schema: Schema) -> str | None:
 
 
 def takes_text(schema: Schema) -> bool:
-    """Whether the only argument is a text."""
-    own = properties(schema).get(only_argument(schema) or "")
-    return isinstance(own, Mapping) and own.get("type") == "string"
+    """Whether there is exactly one argument and its type is string."""
+    arguments = list(properties(schema).values())
+    return len(arguments) == 1 and isinstance(arguments[0], Mapping) and arguments[0].get("type") == "string"
 
 
 def shape(schema: Schema) -> str:
-    """The arguments on one line: `{"url": string, "limit"?: integer}`; `?` marks those that may be left out.
+    """The arguments on one line: `{"url": string, "limit"?: integer}`, where `?` marks optional ones.
 
-    `...` stands for arguments of the caller's choice; a tool without arguments gives "".
+    `...` stands for further arguments of any name; a tool without arguments gives "".
     """
     return "" if (text := _object(schema, schema, _DEEPEST)) == "{}" else text
 
 
 def shapes(schema: Schema) -> dict[str, str]:
-    """Each argument's type in words, `(optional)` after those that may be left out."""
-    wanted = required(schema)
-    found = {
-        name: _type(own, schema, _DEEPEST) + ("" if name in wanted else " (optional)")
-        for name, own in properties(schema).items()
+    """Each argument's type in words, followed by `(optional)` for optional ones."""
+    needed = required(schema)
+    types = {
+        name: _type(argument, schema, _DEEPEST) + ("" if name in needed else " (optional)")
+        for name, argument in properties(schema).items()
     }
-    return found | ({"...": "any (optional)"} if _open(schema) else {})
+    return types | ({"...": "any (optional)"} if _open(schema) else {})
 
 
 def _open(schema: Schema) -> bool:
@@ -168,10 +165,10 @@ def _open(schema: Schema) -> bool:
 
 
 def _object(schema: Schema, root: Schema, depth: int) -> str:
-    wanted = _needed(schema, root)
+    needed = _required(schema, root)
     parts = [
-        f'"{name}"{"" if name in wanted else "?"}: {_type(own, root, depth - 1)}'
-        for name, own in _named(schema, root).items()
+        f'"{name}"{"" if name in needed else "?"}: {_type(argument, root, depth - 1)}'
+        for name, argument in _properties(schema, root).items()
     ]
     return "{" + ", ".join([*parts, *["..."] * _open(schema)]) + "}"
 
@@ -188,7 +185,7 @@ def _type(schema: Any, root: Schema, depth: int) -> str:
         text = " | ".join(_type(choice, root, depth) for choice in choices if choice != {"type": "null"})
     elif kind == "array":
         text = f"[{_type(schema.get('items'), root, depth - 1)}]"
-    elif kind == "object" and _mapping(schema.get("properties")):
+    elif kind == "object" and isinstance(schema.get("properties"), Mapping) and schema["properties"]:
         text = _object(schema, root, depth)
     else:
         text = " | ".join(map(str, kind)) if isinstance(kind, list) else str(kind)
@@ -196,7 +193,7 @@ def _type(schema: Any, root: Schema, depth: int) -> str:
 
 
 def _resolved(reference: str, root: Schema) -> Any:
-    found: Any = root
+    target: Any = root
     for part in reference.removeprefix("#/").split("/"):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+        target = target.get(part) if isinstance(target, Mapping) else None
+    return target

@@ -29,7 +29,7 @@ def asked(*replies: str | Reply | Exception, tries: int = 3) -> tuple[Answer[int
 @pytest.mark.parametrize("text", ['{"n": 3}', ' {"n": 3}\n', '```json\n{"n": 3}\n```', '```\n{"n": 3}\n```'])
 def test_an_object_alone_or_in_a_block(text: str) -> None:
     answer, chat = asked(text)
-    assert (answer.value, answer.problem, len(chat.asked)) == (3, "", 1)
+    assert (answer.value, answer.problem, len(chat.prompts)) == (3, "", 1)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_an_object_alone_or_in_a_block(text: str) -> None:
 def test_what_is_wrong_is_said_and_asked_again(bad: str) -> None:
     answer, chat = asked(bad, '{"n": 4}')
     assert answer.value == 4
-    first, said, refusal = chat.asked[1]
+    first, said, refusal = chat.prompts[1]
     assert (first, said.content) == (ASKED.messages[0], bad)
     assert refusal.role == "user"
     assert "not valid" in refusal.content
@@ -47,7 +47,7 @@ def test_what_is_wrong_is_said_and_asked_again(bad: str) -> None:
 def test_only_the_last_refusal_is_shown() -> None:
     answer, chat = asked("a", "b", '{"n": 5}')
     assert answer.value == 5
-    assert [m.content for m in chat.asked[2]][:2] == ["A number?", "b"]
+    assert [m.content for m in chat.prompts[2]][:2] == ["A number?", "b"]
     assert [request.seed for request in answer.requests] == [0, 1, 2]
 
 
@@ -59,7 +59,7 @@ def test_a_cut_off_answer_is_not_read() -> None:
 
 def test_no_valid_answer() -> None:
     answer, chat = asked("a", "b", "c")
-    assert (answer.value, answer.problem, len(chat.asked)) == (None, "it is not JSON", 3)
+    assert (answer.value, answer.problem, len(chat.prompts)) == (None, "it is not JSON", 3)
 
 
 @pytest.mark.parametrize("error", [InfrastructureError("down"), Incomplete("budget")])

@@ -361,7 +361,7 @@ def test_both_askings_must_agree(first: object, second: object, score: float | N
 def test_the_order_is_changed() -> None:
     chat = ScriptedChat([verdict(correct=True)] * 2)
     judged(ModelJudge(chat), "REFERENCE", "ANSWER")
-    places = [(m[1].content.index("REFERENCE"), m[1].content.index("ANSWER")) for m in chat.asked]
+    places = [(m[1].content.index("REFERENCE"), m[1].content.index("ANSWER")) for m in chat.prompts]
     assert [a < b for a, b in places] == [True, False]
 
 
@@ -390,10 +390,10 @@ def test_a_secret_is_not_shown() -> None:
     chat = ScriptedChat([verdict(correct=True)] * 2)
     judge = ModelJudge(chat, clean=clean)
     hidden = judged(judge, "Paris", "hunter2")
-    assert (hidden.score, chat.asked) == (None, [])
+    assert (hidden.score, chat.prompts) == (None, [])
     assert "secret" in hidden.reason
     assert judged(judge, "Paris", "Lutetia", "Who is hunter2?").score == 1.0
-    assert all("hunter2" not in m.content for asked in chat.asked for m in asked)
+    assert all("hunter2" not in m.content for asked in chat.prompts for m in asked)
 
 
 def test_an_empty_answer_needs_no_model() -> None:

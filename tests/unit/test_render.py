@@ -123,7 +123,7 @@ def test_sampled_ids_are_spliced_and_hints_leave_no_trace(turns: list[Step], hin
     assert hinted.ids[: hinted.fork] == clean.ids[: hinted.fork]
     assert hinted.ids[hinted.fork] != clean.ids[hinted.fork]
     end = "<|im_end|>\n<|im_start|>assistant\n"
-    assert RENDERER.tokenizer.decode(hinted.ids).endswith(f"\n{RENDERER._plain(hint)}{end}")
+    assert RENDERER.tokenizer.decode(hinted.ids).endswith(f"\n{RENDERER._escaped(hint)}{end}")
     following = RENDERER.context(PROMPT, [*turns, turn((5, 6, 2), "stop", "next")])
     assert following.ids[: len(clean.ids) + 3] == (*clean.ids, 5, 6, 2)
 
@@ -164,7 +164,7 @@ def test_with_system_appends_or_adds() -> None:
 def test_decode_undoes_encode(text: str) -> None:
     ids = RENDERER.encode_text(text)
     assert ids[-1] in RENDERER.stop_ids
-    assert RENDERER.decode(ids) == RENDERER._plain(text)
+    assert RENDERER.decode(ids) == RENDERER._escaped(text)
 
 
 def test_importing_render_needs_no_torch() -> None:
@@ -290,7 +290,7 @@ def test_protocols_read_the_calls_they_write(name: str, call: tuple[str, dict[st
 def test_a_call_can_be_written_and_read_as_ids(call: tuple[str, dict[str, JsonValue]]) -> None:
     action = act(call[0], json.dumps(call[1], ensure_ascii=True))
     text = RENDERER.decode(RENDERER.encode_call(action, MANY))
-    assert text == RENDERER._plain(RENDERER.tool_format.format(action, MANY))
+    assert text == RENDERER._escaped(RENDERER.tool_format.format(action, MANY))
 
 
 def test_types_are_spelled_out_and_references_followed() -> None:

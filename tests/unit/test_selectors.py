@@ -56,7 +56,7 @@ def run(chat: ChatModel, messages: Sequence[Message], k: int = 2, **rest: object
 def test_a_valid_answer_is_served_in_its_order() -> None:
     chat = ScriptedChat([answer(IDS[3], IDS[0])], "judge-7b")
     assert run(chat, conversation(1)) == ((IDS[3], IDS[0]), "llm:judge-7b")
-    assert len(chat.asked) == 1
+    assert len(chat.prompts) == 1
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_bad_answer_is_asked_again_then_falls_back(bad: str, caplog: pytest.Lo
     chat = ScriptedChat([bad] * 3)
     wanted, _ = asyncio.run(LexicalSelector().select(conversation(1), ITEMS, 2))
     assert run(chat, conversation(1)) == (wanted, "lexical after llm failed: invalid")
-    assert len(chat.asked) == 3
+    assert len(chat.prompts) == 3
     assert "scripted failed (invalid: " in caplog.text
 
 
@@ -173,9 +173,9 @@ def test_no_injection_is_ever_in_the_conversation_shown() -> None:
     task = env.tasks("train")[0]
     agent = TokenAgent(engine, renderer, RolloutConfig(), 8192, 1)
     trajectory = asyncio.run(run_episode(task, 0, env, agent, injector, Label("s", 0, 0, "c")))
-    assert len(chat.asked) == len(trajectory.steps) == 4
+    assert len(chat.prompts) == len(trajectory.steps) == 4
     assert all(step.injection and step.injection.item_ids == (IDS[3],) for step in trajectory.steps)
-    for asked in chat.asked:
+    for asked in chat.prompts:
         seen = asked[1].content.partition("Conversation:\n")[2]
         assert "Experience:" not in seen
         assert ITEMS[3].text not in seen
@@ -191,7 +191,7 @@ def test_a_run_that_goes_on_asks_only_for_what_failed(tmp_path: Path) -> None:
     second = LLMSelector(CachedChat(again, path, checkpoint="w1"))
     found = [asyncio.run(second.select(conversation(steps), ITEMS, 2)) for steps in (1, 2, 2)]
     assert [ids for ids, _ in found] == [(IDS[0],), (IDS[4],), (IDS[4],)]
-    assert len(again.asked) == 1
+    assert len(again.prompts) == 1
     assert len(read_jsonl(path, CachedReply)) == 2
     other = LLMSelector(CachedChat(ScriptedChat([answer(IDS[2])]), path, checkpoint="w2"))
     assert asyncio.run(other.select(conversation(1), ITEMS, 2))[0] == (IDS[2],)
@@ -210,7 +210,7 @@ def test_the_same_request_at_the_same_time_is_made_once() -> None:
         return list(await asyncio.gather(*(selector.select(conversation(1), ITEMS, 2) for _ in range(5))))
 
     assert {ids for ids, _ in asyncio.run(both())} == {(IDS[0],)}
-    assert len(chat.asked) == 1
+    assert len(chat.prompts) == 1
 
 
 def test_build_follows_the_recipe() -> None:
@@ -234,7 +234,7 @@ def test_an_endpoint_is_shown_no_secrets_and_the_policy_is_shown_all() -> None:
         selector = build(InjectConfig(selector="llm", endpoint=endpoint), lambda _, chat=chat: chat, clean=clean)
         ids, served_by = asyncio.run(selector.select(conversation(1, "Log in with hunter2"), ITEMS, 2))
         assert (ids, served_by) == ((IDS[0],), f"llm:{endpoint}")
-        assert ("hunter2" in chat.asked[0][1].content) is not hidden
+        assert ("hunter2" in chat.prompts[0][1].content) is not hidden
 
 
 # -- embeddings ---------------------------------------------------------------------------------------------------
