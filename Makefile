@@ -1,5 +1,6 @@
 # make demo    the whole loop on a laptop, then its report; again: goes on where it stopped
 # make test    every test            make check   linter, formatter, type checker
+# make test-fast   about a minute: unit, semantics and seams without servers, Java, sandboxes and installed models
 # make clean   removes .venv and caches, keeps runs/
 #
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to every pip install, for an index of your own.
@@ -12,13 +13,17 @@ DEMO := .venv/.installed
 ALL := .venv/.installed-all
 EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,dev
 
-.PHONY: demo test check clean
+.PHONY: demo test test-fast check clean
 
 demo: $(DEMO)
 	$(BIN)/internalize run recipes/demo.toml --out runs/demo --resume
 
 test: $(ALL)
 	$(BIN)/python -m pytest
+
+test-fast: $(ALL)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/semantics tests/seams \
+		-m "not (server or java or sandbox or builtin or slow)"
 
 check: $(ALL)
 	$(BIN)/ruff check .

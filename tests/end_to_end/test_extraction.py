@@ -173,3 +173,6 @@ def test_the_loop_stops_at_an_outage_of_the_writer_and_resumes_without_asking_tw
     for name in ("edits.jsonl", "pool.json", "extraction.json", "train.jsonl"):
         assert (tmp_path / "run" / "iter-1" / name).read_bytes() == (tmp_path / "quiet" / "iter-1" / name).read_bytes()
     assert len(load_pool(tmp_path / "run" / "iter-1" / "pool.json").items) == 3
+
+
+pytestmark = pytest.mark.server

@@ -26,6 +26,8 @@ from tests.faulty_server import NO_ANSWER, FaultyServer
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.writer import ANSWERS, stage_of
 
+pytestmark = pytest.mark.server
+
 OFTEN = [kind for kind in NO_ANSWER if kind != "slow"]  # a slow one takes its whole time-out
 MIXED = ("slow", *OFTEN * 16, "wrong ids")  # three wrong answers in a row would have the lexical selector serve
 REPLIES = ("selections.jsonl", "extraction.jsonl")  # with answers that were asked for again, in any order

@@ -27,6 +27,8 @@ from tests.real_servers import RealServer
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.writer import ANSWERS, stage_of
 
+pytestmark = pytest.mark.server
+
 RECIPE = """
 iterations = 1
 model = { source = "MODEL", adapter = "none", endpoint = "actor", max_context = CONTEXT, batch = 2 }

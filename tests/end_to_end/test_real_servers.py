@@ -25,6 +25,8 @@ from internalize.rollout.episode import Label
 from internalize.rollout.record import rollout
 from tests.real_servers import RealServer
 
+pytestmark = pytest.mark.server
+
 ASKED = (Message(role="user", content="What is the capital of France? One word."),)
 
 

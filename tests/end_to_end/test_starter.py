@@ -11,7 +11,7 @@ from internalize.stages.standalone import Inputs, evaluate_file
 CONFIG = ["evaluate.tasks=20", "rollout.max_steps=7"]
 
 
-@pytest.mark.starter
+@pytest.mark.builtin
 def test_a_right_pool_keeps_the_starter_from_answering_without_evidence(tmp_path: Path) -> None:
     config = load_config(None, CONFIG)
     pool = Path(__file__).parents[2] / "recipes" / "correct_pool.json"

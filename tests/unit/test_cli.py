@@ -247,6 +247,7 @@ def recipe(tmp_path: Path) -> Path:
     return tmp_path / "recipe.toml"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_single_stages_go_on_but_never_mix_episodes(recipe: Path, call: Call, tmp_path: Path) -> None:
     played = call("rollout", recipe, "--out", "r.jsonl")

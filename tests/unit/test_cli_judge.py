@@ -97,6 +97,7 @@ def recipe(path: Path, url: str, tries: int) -> Path:
 ROWS = [("Paris", f"{'P' if n % 2 else 'R'}{n}") for n in range(12)]
 
 
+@pytest.mark.server
 def test_no_failure_of_a_server_becomes_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openai")
     claims, out = write(tmp_path / "c.jsonl", ROWS), tmp_path / "v.jsonl"
@@ -121,6 +122,7 @@ def test_no_failure_of_a_server_becomes_a_score(tmp_path: Path, capsys: pytest.C
     assert [verdict.score for verdict in read_jsonl(tmp_path / "w.jsonl", Verdict)] == wanted
 
 
+@pytest.mark.server
 def test_only_what_is_unscored_is_judged_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("openai")
     claims, out = write(tmp_path / "c.jsonl", ROWS), tmp_path / "v.jsonl"

@@ -32,6 +32,8 @@ from tests.faulty_server import Answer, FaultyServer
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
+pytestmark = pytest.mark.server
+
 QUICK = Retries(first=0.002, longest=0.01)
 RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 SAMPLING = Sampling(max_tokens=24, temperature=1.0)

@@ -44,6 +44,8 @@ try:
 except UserError as error:
     pytest.skip(str(error), allow_module_level=True)
 
+pytestmark = pytest.mark.java
+
 LABEL = Label("rollout", 1, 0, "none")
 
 

@@ -209,6 +209,9 @@ def test_json_lists_and_parquet_files_are_read(tmp_path: Path) -> None:
         Maths(file=str(tmp_path / "bad.parquet"))
 
 
+pytestmark = pytest.mark.sandbox
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILTIN, "maths", registry.BUILTIN["maths"]._replace(needs=("no_such_package",)))
     with pytest.raises(UserError, match=r"'maths' needs an extra: pip install 'internalize\[maths\]'"):

@@ -174,6 +174,9 @@ def test_maths_verifies(env: Mcp, monkeypatch: pytest.MonkeyPatch) -> None:
     assert replay(env, half, (answer("1/3"),)) == 0.0
 
 
+pytestmark = pytest.mark.server
+
+
 # -- HTTP --------------------------------------------------------------------------------------------------------------
 
 

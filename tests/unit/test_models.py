@@ -154,7 +154,7 @@ def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
         resolve_device(device)
 
 
-@pytest.mark.starter
+@pytest.mark.builtin
 def test_the_builtin_model_knows_a_capital() -> None:
     model, tokenizer = load_policy("builtin", "none", "cpu")
     renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])

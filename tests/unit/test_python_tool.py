@@ -127,6 +127,9 @@ def test_the_environment_is_refused_where_programs_cannot_be_confined() -> None:
     assert "sandbox 'unsafe'" in done.stdout
 
 
+pytestmark = pytest.mark.sandbox
+
+
 def test_threads_and_libraries_work(tool: PythonTool) -> None:
     assert tool.run("import threading as t\nx = t.Thread(target=print, args=['in it'])\nx.start(); x.join()") == "in it"
     assert tool.run("import numpy\nprint(int(numpy.arange(10).sum()))") == "45"

@@ -251,6 +251,7 @@ def test_report_has_its_parts(run):
     assert written(load(run)) == written(load(run))
 
 
+@pytest.mark.slow
 def test_what_was_redacted_is_counted_in_both_reports(run):
     assert "Secrets taken out" not in str(written(load(run))) + str(html.render(run_page(load(run))))
     count = RedactionCount(removed={"api key": 2, "email": 1})

@@ -46,6 +46,7 @@ def filled(tmp_path: Path) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_tables_come_from_the_runs_and_the_rest_stays(filled: str, tmp_path: Path) -> None:
     assert "old" not in filled
     for kept in ("# Mine\n", "\nbetween\n", "\nkept\n", "\nafter\n", "<!-- run: a -->"):
@@ -57,6 +58,7 @@ def test_tables_come_from_the_runs_and_the_rest_stays(filled: str, tmp_path: Pat
     assert "| cell | 1 | 40.0 [" in filled
 
 
+@pytest.mark.slow
 def test_figures_lie_beside_the_page(filled: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
     assert "](figures/a.png)" in filled

@@ -17,6 +17,8 @@ from tests import old_kernel
 
 seccomp = pytest.importorskip("pyseccomp", reason="needs the extra 'maths' or 'web', and libseccomp")
 
+pytestmark = pytest.mark.sandbox
+
 
 @pytest.fixture(scope="module", params=["bubblewrap", "landlock"])
 def tool(request: pytest.FixtureRequest) -> PythonTool:

