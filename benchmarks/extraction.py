@@ -183,7 +183,7 @@ def run_ours(server: Timed, setting: Setting, folder: Path) -> tuple[list[str], 
     )
     (folder / "recipe.toml").write_text(RECIPE.format(url=server.base_url, at_once=setting.at_once))
     files = [folder / "rollouts.jsonl", "--out", folder / "pool.json", "--pool", folder / "held.json"]
-    command = [sys.executable, "-m", "internalize", "extract", *files, "--recipe", folder / "recipe.toml"]
+    command = [sys.executable, "-m", "internalize.cli", "extract", *files, "--recipe", folder / "recipe.toml"]
     return [str(part) for part in command], folder / "pool.json"
 
 

@@ -1,4 +1,4 @@
-"""Makes the packaged starter policy: `python recipes/starter.py --out internalize/starter`.
+"""Makes the packaged starter policy: `python recipes/starter.py --out internalize/inference/starter`.
 
 SmolLM2-135M-Instruct and a LoRA adapter trained on decision trees (starter_data.py) from the train split of the
 `docs` environment only. Cost: about 35 minutes on two cores for the default number of trees.

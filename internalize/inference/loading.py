@@ -193,7 +193,7 @@ def _no_answer(url: str) -> str:
 def _adapter_folder(source: str, adapter: str) -> Path | None:
     if adapter == "none" or (not adapter and source != "builtin"):
         return None
-    folder = Path(adapter).expanduser() if adapter else Path(str(files("internalize") / "starter"))
+    folder = Path(adapter).expanduser() if adapter else Path(str(files("internalize.inference") / "starter"))
     if not (folder / "adapter_config.json").is_file():
         where = f"adapter folder {adapter!r}" if adapter else "the packaged starter adapter"
         raise UserError(f"{where} is missing; set model.adapter to a PEFT folder, or to 'none'")

@@ -25,7 +25,7 @@ def rows(heading: str) -> str:
 
 
 def validate(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "internalize", "env", "validate", *arguments]
+    command = [sys.executable, "-m", "internalize.cli", "env", "validate", *arguments]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # the example says `python`
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     done = subprocess.run(

@@ -41,7 +41,7 @@ def installed(tmp_path: Path) -> Path:
 
 def internalize(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(folder), str(ROOT)])
-    command = [sys.executable, "-m", "internalize", *arguments]
+    command = [sys.executable, "-m", "internalize.cli", *arguments]
     return subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=120
     )

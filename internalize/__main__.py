@@ -1,5 +1,0 @@
-"""`python -m internalize` is the command line."""
-
-from internalize.cli.main import main
-
-main()

@@ -1,0 +1,5 @@
+"""`python -m internalize.cli` is the command line."""
+
+from internalize.cli.main import main
+
+main()
