@@ -1,1 +1,1 @@
-"""Logs, pools and trajectories of other tools, one file a format."""
+"""Readers and writers for the logs of other tools, one module for each format."""

@@ -1,15 +1,15 @@
-"""Chat logs in the OpenAI format: one JSON object with `messages` a line; in as trajectories, and out again.
+"""Converts chat logs in the OpenAI format (one JSON object with `messages` a line) to trajectories and back.
 
-- Everything before the first assistant turn after a user message is the prompt. `developer` is `system`; the texts
-  of leading system messages are joined. With `tools` in the line, the system message says how to call them.
-- An assistant turn with all its calls is one step; assistant messages that follow each other are one turn.
-- Results are matched to calls by `tool_call_id`, without ids in their order. A missing result is an empty text. What
-  a user says besides comes after the results. A turn that nothing follows ends the episode.
-- Content null is empty text; text parts are joined; another part (an image) is refused. Thinking
-  (`reasoning_content`) is dropped unless asked for: most chat templates do not show it again.
-- `score`, else `reward`, is the success in [0, 1]; missing or null = unscored. A line with an `error` is unscored too.
+- The prompt is everything before the first assistant message that follows a user message. The role `developer` is read
+  as `system`, and leading system messages are joined. `tools` in the line become instructions in the system message.
+- Consecutive assistant messages with all their calls form one step.
+- Results are matched to calls by `tool_call_id`, or by position when there are no ids. A missing result is an empty
+  text. User messages come after the results. A last turn without a reply ends the episode.
+- Content null is empty text; text parts are joined, and any other part (an image) is refused. `reasoning_content` is
+  dropped unless `thinking` is set, because most chat templates do not render it for past turns.
+- `score`, or else `reward`, is the success in [0, 1]. Without either, or with an `error`, the episode is unscored.
 
-`from_chat` of `to_chat` of an imported trajectory gives its prompt, steps and score back.
+Writing an imported trajectory and reading it again preserves its prompt, steps and score.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Protocol = Literal["bracket", "json"]
 
 
 class Reading(BaseModel):
-    """How logs are read. `protocol` is that of the model to be trained on them."""
+    """Options for reading logs. `protocol` is the tool format of the model that will be trained on them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,11 +52,11 @@ class Reading(BaseModel):
     split: str = "train"
     protocol: Protocol = "json"
     thinking: bool = False
-    score: Score | None = None  # of episodes that have none
+    score: Score | None = None  # for episodes whose log has none
 
 
 class Episode(BaseModel):
-    """What a line of any format says, before it is a trajectory."""
+    """Prompt, steps and termination of one conversation, in any log format."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,12 +66,12 @@ class Episode(BaseModel):
 
 
 def read_chat(path: Path, reading: Reading) -> list[Trajectory]:
-    """The episodes of a file of chat logs. Raises DataError naming file, line and field."""
+    """The episodes in a file of chat logs. Raises DataError naming file, line and field."""
     return read_lines(path, ChatLine, lambda line, attempts: from_chat(line, reading, attempts))
 
 
 def from_chat(line: ChatLine, reading: Reading = Reading(), attempts: Counter[str] | None = None) -> Trajectory:  # noqa: B008 - frozen
-    """One line as a trajectory; `attempts` counts the episodes of each task so far. Raises DataError."""
+    """The trajectory of one line; `attempts` counts the earlier episodes of each task. Raises DataError."""
     episode = episode_of(line.messages, reading, failed=bool(line.error))
     prompt = episode.prompt
     if line.tools:
@@ -99,7 +99,7 @@ def from_chat(line: ChatLine, reading: Reading = Reading(), attempts: Counter[st
 
 
 def to_chat(trajectory: Trajectory) -> ChatLine:
-    """The clean history as a chat log: no experience, no token ids."""
+    """A chat log of the clean history, without experience and token ids."""
     history = [message for step in trajectory.steps for message in (step.message, *step.results)]
     return ChatLine(
         id=trajectory.id,
@@ -116,39 +116,39 @@ def to_chat(trajectory: Trajectory) -> ChatLine:
 
 
 def first_known(*scores: float | None) -> float | None:
-    """The first score that is one."""
+    """The first score that is not None."""
     return next((score for score in scores if score is not None), None)
 
 
 def question_of(prompt: Sequence[Message]) -> str:
-    """The last user message of a prompt."""
+    """The text of the last user message in a prompt."""
     return next((m.text for m in reversed(prompt) if m.role == "user"), "")
 
 
 def episode_of(messages: Sequence[ChatMessage], reading: Reading, *, failed: bool = False) -> Episode:
-    """Prompt and steps of a whole conversation. `failed` ones may have no turn. Raises DataError naming the field."""
+    """The episode of a whole conversation; only a `failed` one may lack an assistant turn. Raises DataError."""
     start = _first_turn(messages)
     if start == len(messages) and not failed:
-        raise DataError("messages: no user message with an assistant's turn after it")
+        raise DataError("messages: no assistant message follows a user message")
     steps: list[Step] = []
     place = start
     while place < len(messages):
-        said = list(takewhile(lambda m: m.role == "assistant", messages[place:]))
-        answers = list(takewhile(lambda m: m.role != "assistant", messages[place + len(said) :]))
-        steps.append(_step(said, answers, place + len(said), len(steps), reading))
-        place += len(said) + len(answers)
+        turn = list(takewhile(lambda m: m.role == "assistant", messages[place:]))
+        place += len(turn)
+        replies = list(takewhile(lambda m: m.role != "assistant", messages[place:]))
+        steps.append(_step(turn, replies, place, len(steps), reading))
+        place += len(replies)
     ended = bool(steps) and steps[-1].ended
     termination: Termination = "failed" if failed else "answered" if ended else "max_steps"
     return Episode(prompt=_prompt(messages[:start]), steps=tuple(steps), termination=termination)
 
 
 def _first_turn(messages: Sequence[ChatMessage]) -> int:
-    asked = False
-    for number, message in enumerate(messages):
-        asked = asked or message.role == "user"
-        if asked and message.role == "assistant":
-            return number
-    return len(messages)
+    """The index of the first assistant message after a user message; the length if there is none."""
+    roles = [message.role for message in messages]
+    if "user" not in roles or "assistant" not in roles[roles.index("user") :]:
+        return len(messages)
+    return roles.index("assistant", roles.index("user"))
 
 
 def _prompt(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
@@ -159,7 +159,7 @@ def _prompt(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 def _message(number: int, message: ChatMessage) -> Message:
     if message.role == "tool":
-        raise DataError(f"messages.{number}.role: a tool's result before any assistant's turn")
+        raise DataError(f"messages.{number}.role: a tool result before the first assistant message")
     calls = tuple(
         ToolCall(id=c.id or "", name=c.function.name, arguments=c.function.arguments) for c in message.tool_calls
     )
@@ -181,55 +181,55 @@ def _from_message(message: Message) -> ChatMessage:
 
 
 def _step(
-    said: Sequence[ChatMessage], answers: Sequence[ChatMessage], place: int, number: int, reading: Reading
+    turn: Sequence[ChatMessage], replies: Sequence[ChatMessage], place: int, number: int, reading: Reading
 ) -> Step:
-    """Turn `number` and what came back; `place` is the index of the first answering message."""
-    asked = [call for message in said for call in message.tool_calls]
+    """Step `number`: an assistant turn and the replies to it; `place` is the index of the first reply."""
+    logged_calls = [call for message in turn for call in message.tool_calls]
     calls = tuple(
         ToolCall(id=f"call_{number}_{i}", name=call.function.name, arguments=call.function.arguments)
-        for i, call in enumerate(asked)
+        for i, call in enumerate(logged_calls)
     )
-    thoughts = "\n".join(m.reasoning_content for m in said if m.reasoning_content) if reading.thinking else ""
-    content = "\n".join(m.content for m in said if m.content)
+    thoughts = "\n".join(m.reasoning_content for m in turn if m.reasoning_content) if reading.thinking else ""
+    content = "\n".join(m.content for m in turn if m.content)
     message = Message(role="assistant", content=content, reasoning=thoughts, tool_calls=calls)
-    results = _results([call.id for call in asked], calls, answers, place) if answers else ()
+    results = _results([call.id for call in logged_calls], calls, replies, place) if replies else ()
     return Step(text=as_text(message, TOOL_FORMATS[reading.protocol]), message=message, results=results)
 
 
 def _results(
-    ids: Sequence[str | None], calls: Sequence[ToolCall], answers: Sequence[ChatMessage], place: int
+    ids: Sequence[str | None], calls: Sequence[ToolCall], replies: Sequence[ChatMessage], place: int
 ) -> tuple[Message, ...]:
-    """A result for each call, "" where there is none, then what a user said."""
+    """One result for each call ("" if the log has none), then the joined user messages."""
     results: list[str | None] = [None] * len(ids)
-    for number, message in enumerate(answers, start=place):
+    for number, message in enumerate(replies, start=place):
         if message.role == "tool":
-            results[_call_of(message, number, ids, results)] = message.content
-    users = [m.content for m in answers if m.role != "tool"]
-    said = (Message(role="user", content="\n\n".join(users)),) if users else ()
-    return (*(result_of(calls, number, result or "") for number, result in enumerate(results)), *said)
+            results[_call_index(message, number, ids, results)] = message.content
+    user_texts = [m.content for m in replies if m.role != "tool"]
+    user = (Message(role="user", content="\n\n".join(user_texts)),) if user_texts else ()
+    return (*(result_of(calls, number, result or "") for number, result in enumerate(results)), *user)
 
 
-def _call_of(message: ChatMessage, number: int, ids: Sequence[str | None], results: Sequence[str | None]) -> int:
-    """Which call a result answers."""
-    name = message.tool_call_id
-    if name is not None and name not in ids:
-        raise DataError(f"messages.{number}.tool_call_id: {name!r} is no call of the turn before it")
-    fitting = [i for i, result in enumerate(results) if result is None and (name is None or ids[i] == name)]
-    if not fitting:
+def _call_index(message: ChatMessage, number: int, ids: Sequence[str | None], results: Sequence[str | None]) -> int:
+    """The index of the call that a result belongs to."""
+    call_id = message.tool_call_id
+    if call_id is not None and call_id not in ids:
+        raise DataError(f"messages.{number}.tool_call_id: the turn before it has no call {call_id!r}")
+    open_calls = [i for i, result in enumerate(results) if result is None and call_id in {None, ids[i]}]
+    if not open_calls:
         raise DataError(f"messages.{number}: more results than calls in the turn before it")
-    return fitting[0]
+    return open_calls[0]
 
 
 def _tool(tool: ChatTool) -> ToolSpec:
-    named = ChatTool.model_validate(tool.function) if tool.function is not None else tool
-    if not named.name:
+    function = ChatTool.model_validate(tool.function) if tool.function is not None else tool
+    if not function.name:
         raise DataError("tools: a function without a name")
-    properties = (named.parameters or {}).get("properties")
+    properties = (function.parameters or {}).get("properties")
     names = list(properties) if isinstance(properties, dict) else []
     single = names[0] if len(names) == 1 else ""
     return ToolSpec(
-        name=named.name,
+        name=function.name,
         argument=single or "arguments",
-        description=named.description,
-        parameters=None if single else named.parameters,
+        description=function.description,
+        parameters=None if single else function.parameters,
     )

@@ -1,13 +1,13 @@
-"""The logs of the paper's released code: `rollout.jsonl` of its extraction, `iterN.jsonl` of its evaluation.
+"""Converts the logs of the paper's released code: `rollout.jsonl` of its extraction, `iterN.jsonl` of its evaluation.
 
     rollout.jsonl  problem, groundtruth, prompt, response, reward, error, trajectories: [{agent, trajectory: messages}]
     iterN.jsonl    question, answer, messages, prediction, termination, exp_selections?; is_correct, judgement if graded
 
-Experience in the prompt is taken out of it and becomes the episode's global injection, so that history is clean. An
-episode with an error is unscored, though that code writes a reward of 0; so is one that was not run or not graded.
-What cannot be undone: a judge's failure and a wrong answer are both 0 there, and where a budget ran out the last
-observation had been written over. Left out: the reference answers, which a trajectory does not hold: written files
-have "". What must not change: reading what was written gives the prompt, the steps and the score back.
+Experience in the prompt becomes the global injection of the episode, so that the stored history is clean. An episode
+that has an error, was not run or was not graded is unscored, even where that code writes a reward of 0. Two losses
+cannot be undone: those logs score a failure of the judge as 0, like a wrong answer, and overwrite the last observation
+when a budget runs out. Trajectories hold no reference answers, so written files have "" for them. Writing a trajectory
+and reading it again preserves its prompt, steps and score.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from internalize.records import (
 from .chat import Reading, episode_of, first_known, question_of, to_chat
 from .wire import ChatMessage, Score, Wire, read_lines
 
-_ENDED: dict[str, Termination] = {
+_TERMINATIONS: dict[str, Termination] = {
     "answer": "answered",
     "exceed available llm calls": "max_steps",
     "generate an answer as token limit reached": "context_full",
     "format error: generate an answer as token limit reached": "context_full",
 }
-_ENDS: dict[Termination, str] = {
+_OFFICIAL_TERMINATIONS: dict[Termination, str] = {
     "answered": "answer",
     "max_steps": "exceed available llm calls",
     "context_full": "generate an answer as token limit reached",
@@ -55,11 +55,11 @@ _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _CODE = re.compile(r"<code>(.*?)</code>", re.DOTALL)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _RESULT = re.compile(r"<tool_response>\n(.*)\n</tool_response>", re.DOTALL)
-_FALLBACK = "Fallback"  # its selector's five fixed ids carry a rationale that begins so
+_FALLBACK = "Fallback"  # start of the rationale of selections that its selector replaced by five fixed ids
 
 
 class AgentLog(Wire):
-    """Messages of one agent in an episode."""
+    """The messages of one agent in an episode."""
 
     agent: str = "internalize"
     trajectory: tuple[ChatMessage, ...]
@@ -80,7 +80,7 @@ class RolloutLine(Wire):
 
 
 class Selection(Wire):
-    """What its selector chose at one round."""
+    """The items that the selector chose in one round."""
 
     round: int
     selected_ids: tuple[str, ...]
@@ -88,7 +88,7 @@ class Selection(Wire):
 
 
 class EvalLine(Wire):
-    """One line of iterN.jsonl, or of its graded twin."""
+    """One line of iterN.jsonl, or of the graded copy of that file."""
 
     question: str
     answer: JsonValue = ""
@@ -102,17 +102,17 @@ class EvalLine(Wire):
 
 
 def read_rollouts(path: Path, reading: Reading) -> list[Trajectory]:
-    """The episodes of a rollout.jsonl. Raises DataError naming file, line and field."""
+    """The episodes in a rollout.jsonl. Raises DataError naming file, line and field."""
     return read_lines(path, RolloutLine, lambda line, attempts: from_rollout(line, reading, attempts))
 
 
 def read_evaluation(path: Path, reading: Reading) -> list[Trajectory]:
-    """The episodes of an iterN.jsonl. Raises DataError naming file, line and field."""
+    """The episodes in an iterN.jsonl. Raises DataError naming file, line and field."""
     return read_lines(path, EvalLine, lambda line, attempts: from_evaluation(line, reading, attempts))
 
 
 def from_rollout(line: RolloutLine, reading: Reading, attempts: Counter[str]) -> Trajectory:
-    """One line of rollout.jsonl as a trajectory. Raises DataError for an episode of several agents."""
+    """The trajectory of one line of rollout.jsonl. Raises DataError for an episode of several agents."""
     if line.trajectories and len(line.trajectories) > 1:
         raise DataError(f"trajectories: {len(line.trajectories)} agents in one episode; only one can be read")
     failure = _failure(line.error) or (None if line.trajectories else "not run")
@@ -120,34 +120,37 @@ def from_rollout(line: RolloutLine, reading: Reading, attempts: Counter[str]) ->
     episode = episode_of(messages, reading, failed=failure is not None)
     prompt, shown = _without_experience(episode.prompt, line.problem)
     score = None if failure else first_known(line.reward, reading.score)
-    told = _Told(line.problem, line.groundtruth, score, failure)
-    return _trajectory(told, prompt, episode.steps, episode.termination, shown, reading, attempts)
+    outcome = _Outcome(line.problem, line.groundtruth, score, failure)
+    return _trajectory(outcome, prompt, episode.steps, episode.termination, shown, reading, attempts)
 
 
 def from_evaluation(line: EvalLine, reading: Reading, attempts: Counter[str]) -> Trajectory:
-    """One line of iterN.jsonl as a trajectory."""
+    """The trajectory of one line of iterN.jsonl."""
     failure = None if line.messages else _failure(line.error) or "no messages"
     episode = episode_of(line.messages, reading, failed=failure is not None)
     prompt, shown = _without_pool(episode.prompt)
     chosen = {s.round: s for s in line.exp_selections}
-    steps = tuple(_acted(step, chosen.get(number)) for number, step in enumerate(episode.steps, start=1))
+    steps = tuple(_parsed_step(step, chosen.get(number)) for number, step in enumerate(episode.steps, start=1))
     answered = bool(steps) and bool(_ANSWER.search(steps[-1].text))
-    ended = _ENDED.get(line.termination or "", "answered" if answered else "max_steps")
+    termination = _TERMINATIONS.get(line.termination or "", "answered" if answered else "max_steps")
     ungraded = failure or _failure(line.error) or line.judgement == "Error"
     score = None if ungraded or line.is_correct is None else float(line.is_correct)
-    told = _Told(line.question, line.answer, score if ungraded else first_known(score, reading.score), failure)
-    return _trajectory(told, prompt, steps, "failed" if failure else ended, shown, reading, attempts)
+    score = score if ungraded else first_known(score, reading.score)
+    outcome = _Outcome(line.question, line.answer, score, failure)
+    return _trajectory(outcome, prompt, steps, "failed" if failure else termination, shown, reading, attempts)
 
 
 def to_rollout(trajectory: Trajectory, number: int = 0) -> RolloutLine:
-    """A line of rollout.jsonl; global experience stands in its prompt as that code writes it."""
+    """A line of rollout.jsonl; its prompt includes the global experience as the released code writes it."""
     problem = question_of(trajectory.prompt)
     shown = trajectory.global_injection
-    prompt = f"{_headed(shown.text)}{_PROBLEM}{problem}" if shown else problem
+    prompt = problem
+    if shown:
+        prompt = f"{'' if _POOL in shown.text else _POOL}{shown.text}{_PROBLEM}{problem}"
     messages = list(to_chat(trajectory).messages)
-    asked = [place for place, message in enumerate(trajectory.prompt) if message.role == "user"]
-    if asked:
-        messages[asked[-1]] = messages[asked[-1]].model_copy(update={"content": prompt})
+    user = [place for place, message in enumerate(trajectory.prompt) if message.role == "user"]
+    if user:
+        messages[user[-1]] = messages[user[-1]].model_copy(update={"content": prompt})
     last = trajectory.steps[-1].text if trajectory.steps else ""
     return RolloutLine(
         runid=number,
@@ -162,7 +165,7 @@ def to_rollout(trajectory: Trajectory, number: int = 0) -> RolloutLine:
 
 
 def to_evaluation(trajectory: Trajectory) -> EvalLine:
-    """A line of iterN.jsonl: actions and observations as text; graded if the score is 0 or 1."""
+    """A line of iterN.jsonl, with actions and observations as text; it is graded if the score is 0 or 1."""
     messages = [ChatMessage(role=m.role, content=m.text) for m in trajectory.prompt]
     for step in trajectory.steps:
         messages.append(ChatMessage(role="assistant", content=step.text))
@@ -173,7 +176,7 @@ def to_evaluation(trajectory: Trajectory) -> EvalLine:
         question=question_of(trajectory.prompt),
         messages=tuple(messages) if trajectory.steps else (),
         prediction="No answer found." if trajectory.answer is None else trajectory.answer,
-        termination=_ENDS[trajectory.termination],
+        termination=_OFFICIAL_TERMINATIONS[trajectory.termination],
         is_correct=trajectory.score == 1.0 if trajectory.score in {0.0, 1.0} else None,
         exp_selections=tuple(
             Selection(round=number, selected_ids=step.injection.item_ids)
@@ -184,8 +187,8 @@ def to_evaluation(trajectory: Trajectory) -> EvalLine:
     )
 
 
-class _Told(NamedTuple):
-    """What a line says of an episode besides its messages."""
+class _Outcome(NamedTuple):
+    """What a line says about an episode apart from its messages."""
 
     question: str
     answer: JsonValue
@@ -194,7 +197,7 @@ class _Told(NamedTuple):
 
 
 def _trajectory(
-    told: _Told,
+    outcome: _Outcome,
     prompt: tuple[Message, ...],
     steps: tuple[Step, ...],
     termination: Termination,
@@ -202,8 +205,8 @@ def _trajectory(
     reading: Reading,
     attempts: Counter[str],
 ) -> Trajectory:
-    answer = told.answer if isinstance(told.answer, str) else json.dumps(told.answer, ensure_ascii=False)
-    task = Task.new(reading.env, reading.split, told.question, answer).id
+    answer = outcome.answer if isinstance(outcome.answer, str) else json.dumps(outcome.answer, ensure_ascii=False)
+    task = Task.new(reading.env, reading.split, outcome.question, answer).id
     stepwise = any(step.injection for step in steps)
     return Trajectory(
         id=content_hash([reading.env, task, attempts[task], [step.model_dump(mode="json") for step in steps]]),
@@ -215,17 +218,13 @@ def _trajectory(
         attempt=attempts[task],
         pattern="global" if shown else "stepwise" if stepwise else "none",
         checkpoint="imported",
-        prompt=prompt or (Message(role="user", content=told.question),),
+        prompt=prompt or (Message(role="user", content=outcome.question),),
         global_injection=shown,
         steps=steps,
         termination=termination,
-        score=told.score,
-        failure=told.failure,
+        score=outcome.score,
+        failure=outcome.failure,
     )
-
-
-def _headed(text: str) -> str:
-    return text if _POOL in text else f"{_POOL}{text}"
 
 
 def _failure(error: JsonValue) -> str | None:
@@ -235,35 +234,35 @@ def _failure(error: JsonValue) -> str | None:
 
 
 def _without_experience(prompt: tuple[Message, ...], problem: str) -> tuple[tuple[Message, ...], Injection | None]:
-    """The prompt with the problem alone as its last message, and the experience that stood before it."""
+    """The prompt with only the problem as its last message, and the experience that preceded the problem."""
     if not prompt or not prompt[-1].text.endswith(_PROBLEM + problem) or _POOL not in prompt[-1].text:
         return prompt, None
     text = prompt[-1].text.removesuffix(_PROBLEM + problem)
     clean = (*prompt[:-1], prompt[-1].model_copy(update={"content": problem}))
-    return clean, _whole(text)
+    return clean, _global_injection(text)
 
 
 def _without_pool(prompt: tuple[Message, ...]) -> tuple[tuple[Message, ...], Injection | None]:
-    """The prompt without the pool at the end of its system message; the date that ends it stays."""
+    """The prompt without the pool at the end of its system message, and the pool; a date after the pool stays."""
     if not prompt or prompt[0].role != "system" or _POOL not in prompt[0].text:
         return prompt, None
     head, _, rest = prompt[0].text.partition(_POOL)
     body, _, lead = head.removesuffix("\n\n").rpartition("\n\n")
     date = found.group() if (found := re.search(r"\d{4}-\d\d-\d\d$", rest)) else ""
     clean = prompt[0].model_copy(update={"content": body + date})
-    return (clean, *prompt[1:]), _whole(f"{lead}\n\n{_POOL}{rest.removesuffix(date)}")
+    return (clean, *prompt[1:]), _global_injection(f"{lead}\n\n{_POOL}{rest.removesuffix(date)}")
 
 
-def _whole(text: str) -> Injection | None:
-    """Experience as a global injection; None if the pool was empty."""
+def _global_injection(text: str) -> Injection | None:
+    """A global injection of this text; None if the pool in it is empty."""
     items = text.partition(_POOL)[2].strip()
     if items in {"", "None"}:
         return None
     return Injection(item_ids=tuple(_ITEM.findall(items)), text=text, served_by="global")
 
 
-def _acted(step: Step, chosen: Selection | None) -> Step:
-    """A step whose action is read from its text, with what its selector chose; the items' texts are not in the log."""
+def _parsed_step(step: Step, chosen: Selection | None) -> Step:
+    """A step with the calls in its text and the chosen item ids; the log does not hold the texts of the items."""
     calls = _calls(step.text)
     results = tuple(result_of(calls, number, _unwrapped(result.text)) for number, result in enumerate(step.results))
     served = "fixed" if chosen and chosen.rationale.startswith(_FALLBACK) else "llm"
@@ -277,13 +276,13 @@ def _acted(step: Step, chosen: Selection | None) -> Step:
     )
 
 
-def _unwrapped(seen: str) -> str:
-    wrapped = _RESULT.fullmatch(seen)
-    return wrapped[1] if wrapped else seen
+def _unwrapped(observation: str) -> str:
+    wrapped = _RESULT.fullmatch(observation)
+    return wrapped[1] if wrapped else observation
 
 
 def _calls(text: str) -> tuple[ToolCall, ...]:
-    """The first call in a text, else its answer, else nothing."""
+    """The first call in a text, or else its answer as a call; empty if there is neither."""
     if block := _CALL.search(text):
         call = ToolCall(name="", arguments=block[1].partition("<code>")[0].strip()).values
         name, arguments = call.get("name"), call.get("arguments")
@@ -296,5 +295,5 @@ def _calls(text: str) -> tuple[ToolCall, ...]:
 
 
 def _bare(arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Lists of one entry as that entry: its search takes lists of queries."""
+    """Arguments with one-element lists replaced by the element, because that search tool takes lists of queries."""
     return {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in arguments.items()}

@@ -1,7 +1,6 @@
-"""Lines of other programs' logs as checked records, and the way from such a file to trajectories.
+"""The schema of log lines written by other programs, and the reader that turns a file of them into trajectories.
 
-Left out: what a line means (chat.py, official.py). What must not change: fields we do not know are ignored, since
-logs are full of them; those we read are checked, and an error names file, line and field.
+Unknown fields are ignored. The fields that are read are validated, and an error names file, line and field.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(val
 
 
 class Wire(BaseModel):
-    """What others write: fields we do not know are theirs; ours are left out where they hold nothing."""
+    """Base of the log records: unknown fields are ignored, and empty ones are not written."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     @model_serializer(mode="wrap")
-    def _without_nothing(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_empty_fields(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {
             key: value for key, value in write(self).items() if value is not None and (value != [] or key == "messages")
         }
 
 
 class ChatFunction(Wire):
-    """Name and arguments of a call; arguments given as an object become JSON text."""
+    """Name and arguments of a call; an object of arguments becomes JSON text."""
 
     name: str
     arguments: str = "{}"
@@ -68,7 +67,7 @@ class ChatCall(Wire):
 
 
 class ChatMessage(Wire):
-    """One message."""
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
@@ -90,7 +89,7 @@ class ChatMessage(Wire):
 
 
 class ChatTool(Wire):
-    """One entry of `tools`, in its `function` or bare."""
+    """One entry of `tools`, with the fields inside `function` or at the top level."""
 
     function: dict[str, JsonValue] | None = None
     name: str | None = None
@@ -99,7 +98,7 @@ class ChatTool(Wire):
 
 
 class ChatLine(Wire):
-    """One line: the messages of one episode and what is known of it. `task` names it, `id` this episode."""
+    """One line: the messages and metadata of one episode. `task` identifies the task, `id` the episode."""
 
     id: Name | None = None
     task: Name | None = None
@@ -119,21 +118,22 @@ LineT = TypeVar("LineT", bound=BaseModel)
 
 
 def read_lines(path: Path, model: type[LineT], read: Callable[[LineT, Counter[str]], Trajectory]) -> list[Trajectory]:
-    """Every line of a file through `read`, which is given how often each task came before.
+    """The trajectories that `read` makes of the lines; it also gets the count of earlier episodes for each task.
 
-    Raises DataError naming file, line and field, also for an episode id that stands twice.
+    Raises DataError naming file, line and field, also for an episode id that occurs twice.
     """
     attempts: Counter[str] = Counter()
-    found: dict[str, int] = {}
+    line_of: dict[str, int] = {}  # by episode id
     trajectories = []
     for number, line in read_numbered(path, model):
         try:
             trajectory = read(line, attempts)
         except DataError as error:
             raise DataError(f"{path}, line {number}: {error}") from error
-        if trajectory.id in found:
-            raise DataError(f"{path}, line {number}: id: {trajectory.id!r} stands in line {found[trajectory.id]} too")
-        found[trajectory.id] = number
+        if trajectory.id in line_of:
+            first = line_of[trajectory.id]
+            raise DataError(f"{path}, line {number}: id: {trajectory.id!r} is also the id in line {first}")
+        line_of[trajectory.id] = number
         attempts[trajectory.task_id] += 1
         trajectories.append(trajectory)
     return trajectories
@@ -143,5 +143,5 @@ def _text_part(number: int, part: object) -> str:
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     text = part.get("text") if isinstance(part, dict) else part
     if kind not in {"text", "input_text", "output_text", "str"} or not isinstance(text, str):
-        raise ValueError(f"part {number} is of type {kind}; only text can be read")
+        raise ValueError(f"part {number} has type {kind}; only text is supported")
     return text
