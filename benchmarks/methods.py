@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ from internalize.inference.loading import load_policy, resolve_device
 from internalize.records import ActionSpan, DistillExample
 from internalize.training import teachers
 from internalize.training.distill import new_adapter
-from internalize.training.hf_trainer import Lossy, trainer_of
+from internalize.training.hf_trainer import PolicyWithLoss, build_trainer
 from internalize.training.losses import divergence
 from internalize.training.scoring import Packed, head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
-from internalize.training.teachers import Given, Lessons, TrainItem, prepare
+from internalize.training.teachers import References, TrainingSet, TrainItem, build_training_set
 from internalize.training.weights import trained
 
 Ids = Sequence[int]
@@ -100,7 +101,7 @@ class Work:
         self.set_examples()
         self.model = new_adapter(self._base(), 16, 0)
         self.config = DistillConfig(epochs=1, lr=1e-5, batch=job.trajectories, held_out=0.0)
-        self.folder = tempfile.mkdtemp()
+        self.folder = Path(tempfile.mkdtemp())
 
     def shortened(self) -> Work:
         """The same model with one trajectory of one step."""
@@ -128,20 +129,20 @@ class Work:
     def tokenizer(self) -> Any:
         return AutoTokenizer.from_pretrained(self.model.get_base_model().config._name_or_path)  # noqa: SLF001
 
-    def train(self, items: Sequence[TrainItem], kind: type[Lossy] = Lossy, **change: Any) -> None:
+    def train(self, items: Sequence[TrainItem], kind: type[PolicyWithLoss] = PolicyWithLoss, **change: Any) -> None:
         """One optimizer step of the package's own trainer over all items."""
         config = self.config.model_copy(update={"batch": len(items), **change})
         trained(self.model)
-        trainer_of(kind(self.model, Lessons(items), config), config, 0, self.folder, None, None).train()
+        build_trainer(kind(self.model, TrainingSet(items), config), 0, self.folder).train()
 
 
 def ours(work: Work) -> None:
-    work.train(prepare(work.model, work.examples, work.config, Given(), 0).items)
+    work.train(build_training_set(work.model, work.examples, work.config, References(), 0).items)
 
 
 def ours_sft(work: Work) -> None:
     config = work.config.model_copy(update={"divergence": CrossEntropy()})
-    work.train(prepare(work.model, work.examples, config, Given(), 0).items, divergence=CrossEntropy())
+    work.train(build_training_set(work.model, work.examples, config, References(), 0).items, divergence=CrossEntropy())
 
 
 def ours_teacher(work: Work) -> None:
@@ -163,13 +164,13 @@ def step_by_step(work: Work) -> None:
     work.train([TrainItem(packed, answer) for packed, answer in zip(clean, answers, strict=True)])
 
 
-class FullLogits(Lossy):
+class FullLogits(PolicyWithLoss):
     """The logits of every position of both sides at once, as one writes it first."""
 
     def token_losses(self, item: TrainItem) -> Tensor:
         student = head(self.policy)(hidden_states(self.policy, everywhere(item.packed)))[item.packed.rows]
         with torch.no_grad():
-            teacher = head(self.policy)(item.teacher)[item.hinted.rows]
+            teacher = head(self.policy)(item.teacher_AD)[item.teacher_input.rows]
         return divergence(student, teacher, "forward")
 
 
@@ -182,7 +183,7 @@ def full_logits(work: Work) -> None:
     for example in work.examples:
         hinted = pack(example)
         answer = teacher_hidden(work.model, everywhere(hinted))
-        items.append(TrainItem(pack_clean(example.token_ids, example.spans), answer, hinted=hinted))
+        items.append(TrainItem(pack_clean(example.token_ids, example.spans), answer, teacher_input=hinted))
     work.train(items, FullLogits)
 
 
@@ -190,7 +191,7 @@ def _trl_arguments(work: Work, rows: int) -> dict[str, Any]:
     job, on_cpu = work.job, resolve_device(work.job.device).type == "cpu"
     together = min(job.rows, rows)
     return {
-        "output_dir": work.folder, "num_train_epochs": 1, "per_device_train_batch_size": together,
+        "output_dir": str(work.folder), "num_train_epochs": 1, "per_device_train_batch_size": together,
         "gradient_accumulation_steps": math.ceil(rows / together), "learning_rate": work.config.lr,
         "max_grad_norm": work.config.max_grad_norm, "optim": "adamw_torch", "weight_decay": 0.0, "use_cpu": on_cpu,
         "bf16": job.dtype == "bfloat16", "gradient_checkpointing": False, "save_strategy": "no", "report_to": "none",

@@ -21,10 +21,11 @@ from internalize.stages.backends import in_process
 from internalize.stages.learn import distill
 from internalize.stages.plan import plan_tasks
 from internalize.stages.run import Run, silent
-from internalize.training.distill import TrainItem, fit
+from internalize.training.distill import fit
 from internalize.training.examples import build_example
 from internalize.training.policy import LocalPolicy
 from internalize.training.scoring import pack_clean
+from internalize.training.teachers import TrainItem
 from tests.steps import step
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy

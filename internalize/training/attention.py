@@ -1,11 +1,10 @@
 """Attention over a trunk and its branches: every token of a branch sees the trunk up to its fork, then itself.
 
 One function, registered with transformers and left switched on: a pass that brings no `layout` is plain sdpa. With a
-layout, a CPU attends segment by segment, so that work and memory go with what is visible and not with the square
-of the packed length; on CUDA the layout is a block mask of flex attention, which skips what is hidden. Left out:
-sliding windows and other attention variants (refused). What must not change: values and gradients are those of
-separate passes; a layout covers every token once, in order; gradient checkpointing, which runs attention again during
-the backward pass, finds the same layout, because it is an argument and not a state of the model.
+layout, a CPU attends segment by segment, so that work and memory grow with what is visible and not with the square of
+the packed length; on CUDA the layout is a block mask of flex attention, which skips what is hidden. Sliding windows and
+other attention variants are refused. The layout is an argument and no state of the model, because gradient
+checkpointing runs attention again during the backward pass and must find the same one.
 
 Dimensions: `_T` packed tokens.
 """

@@ -1,10 +1,8 @@
 """Weights on disk: the adapter alone for a PEFT model, else the whole model, always safetensors.
 
-A folder is complete or absent: it is written under another name and renamed. The folder loads with
-`PeftModel.from_pretrained` or `AutoModelForCausalLM.from_pretrained` too. Left out: where the
-weights came from (that is the `Checkpoint` record) and optimizer state (a stage is run again). What
-must not change: an id is the hash of names, types, shapes and bytes of the trained weights, so the
-same weights have the same id in memory, on disk and in a resumed run.
+A folder is complete or absent: it is written under another name and renamed. It loads with
+`PeftModel.from_pretrained` or `AutoModelForCausalLM.from_pretrained` too. An id is the hash of names, types, shapes and
+bytes of the trained weights, so the same weights have the same id in memory, on disk and in a resumed run.
 """
 
 from __future__ import annotations

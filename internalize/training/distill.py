@@ -1,9 +1,6 @@
-"""Training on packed trajectories with transformers' `Trainer`: no loop of our own.
+"""The stage `distill`: the teacher scores every example, then the student trains. `fit` is the part below it.
 
-`distill` is the stage: the teacher's answers to every example, then the student's epochs. `fit` is the part below
-it, for recipes that bring their own targets. Left out: what a step is (`fitting`), who teaches (`teachers`), files
-of the result (`checkpoint.py`). What must not change: the same seed, examples and settings give the same weights,
-whether the training was killed and gone on with or not.
+The same seed, examples and settings give the same weights, whether or not the training was killed and resumed.
 """
 
 from __future__ import annotations
@@ -23,13 +20,10 @@ from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.records import DistillExample, TrainSummary, content_hash
 
-from .hf_trainer import Fit, Lossy, Progress, trainer_of
-from .teachers import Given, Lessons, TrainItem, own_head, prepare
+from .hf_trainer import DistillTrainer, PolicyWithLoss, Progress, build_trainer
+from .teachers import References, TrainingSet, TrainItem, build_training_set, head_snapshot
 from .weights import trained
 
-__all__ = ["Given", "Progress", "Round", "TrainItem", "distill", "fit", "new_adapter"]
-
-NOTHING = Given()
 _STATE, _INPUTS = "trainer_state.json", "inputs.json"
 
 
@@ -44,7 +38,7 @@ def new_adapter(model: nn.Module, r: int, seed: int) -> PeftModel:
         return get_peft_model(model, config)
 
 
-def distill(
+def distill(  # noqa: PLR0913 - the state of a run beside model, data and settings
     model: nn.Module,
     examples: Sequence[DistillExample],
     config: DistillConfig,
@@ -52,21 +46,22 @@ def distill(
     seed: int,
     output_dir: Path,
     progress: Progress | None = None,
-    given: Given = NOTHING,
+    references: References = References(),  # noqa: B008 - frozen
+    part: Round | None = None,
 ) -> TrainSummary:
-    """Move the student (clean context) towards the teacher (with experience), in place.
+    """Move the student (without experience) towards the teacher (with it), in place.
 
-    `model` is a PEFT model, whose adapter 'default' is trained, or a plain one, trained whole. With `save_steps` a
-    killed call, made again with the same arguments, goes on from the state in `output_dir`.
-    Raises InternalizeError when the teacher finds its own action tokens hopelessly unlikely, UserError when the
-    model named as teacher has other tokens.
+    `model` is a PEFT model, whose adapter 'default' is trained, or a plain one, trained whole. `part` is one round of
+    several (None: the whole training). With `save_steps` a killed call, repeated with the same arguments, resumes from
+    the state in `output_dir`. Raises InternalizeError if the teacher's NLL is no better than a uniform guess, UserError
+    if the model named as teacher has another tokenizer.
     """
     started = time.monotonic()
     examples = [example for example in examples if any(span.end > span.start for span in example.spans)]
     if not examples or not config.epochs:
         return TrainSummary()
-    lessons = prepare(model, examples, config, given, seed)
-    summary = _train(model, lessons, config, seed=seed, output_dir=output_dir, progress=progress, part=given.part)
+    data = build_training_set(model, examples, config, references, seed, part)
+    summary = _train(model, data, config, seed=seed, output_dir=output_dir, progress=progress, part=part)
     return summary.model_copy(update={"seconds": time.monotonic() - started})
 
 
@@ -79,21 +74,21 @@ def fit(
     output_dir: Path,
     progress: Progress | None = None,
 ) -> TrainSummary:
-    """Train on `items` in place: AdamW, linear decay to 0, seeded order. Seeds the global generators.
+    """Train on `items` in place, for recipes with targets of their own. Seeds the global generators.
 
-    Items with `teacher` None take cross-entropy. The model is left in eval mode. Raises
-    InternalizeError as soon as the loss is not finite; the weights are then lost.
+    The model is left in evaluation mode. Raises InternalizeError as soon as the loss is not finite; then the weights
+    are lost.
     """
     if not items:
         return TrainSummary()
-    taught = any(item.teacher is not None for item in items)
-    lessons = Lessons(items, teacher_head=own_head(model) if taught else None)
-    return _train(model, lessons, config, seed=seed, output_dir=output_dir, progress=progress)
+    taught = any(item.teacher_AD is not None for item in items)
+    data = TrainingSet(items, teacher_head=head_snapshot(model) if taught else None)
+    return _train(model, data, config, seed=seed, output_dir=output_dir, progress=progress)
 
 
 def _train(
     model: nn.Module,
-    lessons: Lessons,
+    data: TrainingSet,
     config: DistillConfig,
     *,
     seed: int,
@@ -103,74 +98,64 @@ def _train(
 ) -> TrainSummary:
     started = time.monotonic()
     trained(model)  # turns their gradients on
-    lossy = Lossy(model, lessons, config)
-    trainer = trainer_of(lossy, config, seed, output_dir, part, progress)
-    inputs = content_hash(
-        [config.model_dump(mode="json"), seed, lessons.source, part and part.first_step, _sums(model)]
-    )
-    found = _state_to_go_on_from(inputs, output_dir) if config.save_steps else None
-    if found is None and lessons.held:
-        lossy.held.append(lossy.held_out_loss())
-    _run(trainer, found)
+    student = PolicyWithLoss(model, data, config)
+    trainer = build_trainer(student, seed, output_dir, part, progress)
+    state = None
+    if config.save_steps:
+        # Frozen weights are among the inputs: the same adapter on another base is another training.
+        sums = {name: float(weight.detach().double().sum()) for name, weight in model.named_parameters()}
+        inputs = [config.model_dump(mode="json"), seed, data.digest, part and part.first_step, sums]
+        state = _state_to_resume(content_hash(inputs), output_dir)
+    if state is None and data.held_out:
+        student.held_out_losses.append(student.held_out_loss())
+    _run(trainer, state)
     model.eval()
     if part and part.carried_out:
-        trainer.carry(part.carried_out)
-    return _summary(lossy, trainer).model_copy(update={"seconds": time.monotonic() - started})
+        trainer.save_for_next_round(part.carried_out)
+    return _summary(student, trainer).model_copy(update={"seconds": time.monotonic() - started})
 
 
-def _run(trainer: Fit, found: str | None) -> None:
-    """Train to the end, unless the state found had stopped early already."""
-    if found is not None:
-        trainer._load_from_checkpoint(found)  # noqa: SLF001 - our own subclass
+def _run(trainer: DistillTrainer, state: Path | None) -> None:
+    """Train to the end, unless the state had stopped early already."""
+    if state is not None:
+        trainer._load_from_checkpoint(str(state))  # noqa: SLF001 - our own subclass
         if trainer.model.stopped:
-            trainer.state = type(trainer.state).load_from_json(str(Path(found) / _STATE))
+            trainer.state = type(trainer.state).load_from_json(str(state / _STATE))
             return
-    trainer.train(resume_from_checkpoint=found)
+    trainer.train(resume_from_checkpoint=state and str(state))
 
 
-def _sums(model: nn.Module) -> dict[str, float]:
-    """What tells the weights at the start of one training, frozen ones too, from those of another."""
-    return {name: float(weight.detach().double().sum()) for name, weight in model.named_parameters()}
-
-
-def _state_to_go_on_from(inputs: str, folder: Path) -> str | None:
-    """The last whole state in `folder` of the training with these inputs; others, and torn ones, are removed."""
+def _state_to_resume(inputs: str, folder: Path) -> Path | None:
+    """The last complete state in `folder` of the training with these inputs; all others are removed."""
     mark = folder / _INPUTS
     if not mark.is_file() or mark.read_text(encoding="utf-8") != inputs:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         mark.write_text(inputs, encoding="utf-8")
-    while (last := get_last_checkpoint(str(folder))) is not None and not _is_whole(Path(last)):
+    while last := get_last_checkpoint(str(folder)):
+        file = Path(last) / _STATE  # written after all others: a state with its last byte is complete
+        if file.is_file() and file.read_text(encoding="utf-8").rstrip().endswith("}"):
+            return Path(last)
         shutil.rmtree(last)
-    return str(last) if last else None
-
-
-def _is_whole(state: Path) -> bool:
-    """Its last file is there to the last byte: it is written after all others."""
-    try:
-        return (state / _STATE).read_text(encoding="utf-8").rstrip().endswith("}")
-    except OSError:
-        return False
+    return None
 
 
 @torch.no_grad()
-def _summary(lossy: Lossy, trainer: Fit) -> TrainSummary:
-    lessons = lossy.lessons[0]
+def _summary(student: PolicyWithLoss, trainer: DistillTrainer) -> TrainSummary:
+    items, held_out, before = student.data.items, student.data.held_out, student.first_losses
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    before = lossy.probed
-    probe = sum(len(lessons.items[index].packed.targets) for index in before)
-    summary = TrainSummary(
+    tokens = sum(len(items[index].packed.targets) for index in before)
+    return TrainSummary(
         steps=len(losses),
-        accepted=len(lessons.items),
-        action_tokens=sum(len(item.packed.targets) for item in lessons.items),
+        accepted=len(items),
+        action_tokens=sum(len(item.packed.targets) for item in items),
         first_loss=losses[0],
         last_loss=losses[-1],
-        divergence_before=sum(before.values()) / probe,
-        divergence_after=sum(lossy.total(lessons.items[index]) for index in before) / probe,
-        stopped_early=lossy.stopped,
-        teacher_nll=lessons.teacher_nll,
+        divergence_before=sum(before.values()) / tokens,
+        divergence_after=sum(student.total(items[index]) for index in before) / tokens,
+        held_out=len(held_out),
+        held_out_before=student.held_out_losses[0] if held_out else None,
+        held_out_after=student.held_out_loss() if held_out else None,
+        stopped_early=student.stopped,
+        teacher_nll=student.data.teacher_nll,
     )
-    if not lessons.held:
-        return summary
-    measured = {"held_out": len(lessons.held), "held_out_before": lossy.held[0]}
-    return summary.model_copy(update={**measured, "held_out_after": lossy.held_out_loss()})

@@ -1,11 +1,11 @@
-"""The training loop as transformers' `Trainer` sees it: one module with the loss, rows of items, states to go on from.
+"""Training with transformers' `Trainer`: the policy with its loss as one module, rows of items, states to resume from.
 
-A row is one trajectory (a batch is accumulated) or, counted by tokens, a group of them whose gradients are added
-up one by one; an item's like in context follows it. A saved state holds the trained weights, optimizer, schedule
-and random state, a moving teacher's average, and what was measured so far, so that a training killed at any point
-goes on to the same weights. Left out: padding. What must not change: the loss of an optimizer step is
-sum(weight * token loss) / action tokens in that step ('token'), or the mean over its trajectories of weight * mean
-token loss ('trajectory'): neither weights nor likes in context ever change the denominator.
+The loss of an optimizer step is sum(weight * token loss) / action tokens of the step, or with `per = "trajectory"` the
+mean over its trajectories of weight * mean token loss; neither weights nor copies with experience change a denominator.
+A saved state holds the trained weights, optimizer, schedule, random state, the averaged teacher and what was measured,
+so that a training killed at any point resumes to the same weights.
+
+Dimensions: `_A` action tokens, `_D` hidden size.
 """
 
 from __future__ import annotations
@@ -31,93 +31,101 @@ from internalize.errors import InternalizeError, UserError, first_line
 
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import head, hidden_states, teacher_hidden
-from .teachers import Lessons, TrainItem
+from .teachers import TrainingSet, TrainItem
 from .weights import Average, head_with, swapped, trained
 
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss
-Row = tuple[tuple[int, TrainItem], ...]  # item numbers and items
+Row = tuple[tuple[int | None, TrainItem], ...]  # items that run one by one, with their numbers; None: a copy
 
 _LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
-_WEIGHTS, _AVERAGE, _SEEN = "trained.safetensors", "average.safetensors", "seen.json"
+_WEIGHTS, _AVERAGE, _MEASURED = "trained.safetensors", "average.safetensors", "measured.json"
 
 
-class Lossy(nn.Module):
-    """The policy and its loss as one module, so that whatever wraps it for many devices sees one forward."""
+class PolicyWithLoss(nn.Module):
+    """The policy and its loss as one module, so that what wraps it for many devices sees one forward pass."""
 
     accepts_loss_kwargs = True  # Trainer then passes the number of labels in the optimizer step
 
-    def __init__(self, policy: nn.Module, lessons: Lessons, config: DistillConfig) -> None:
+    def __init__(self, policy: nn.Module, data: TrainingSet, config: DistillConfig) -> None:
         super().__init__()
         self.policy = policy
-        self.settings = config
+        self.settings = config  # not `config`: Trainer takes that for the config of a transformers model
         self.objective = Objective(**config.divergence.model_dump())
-        self.lessons = [lessons]  # in a list, so that its heads are no children
+        self._data = [data]  # in a list, so that its heads do not become submodules
         averaged = config.teacher if config.asks_teacher and config.teacher.kind == "ema" else None
         self.average = Average(policy, averaged.decay) if averaged else None
-        self.probing = True
-        self.probed: dict[int, float] = {}  # item number -> its summed loss before the first update
-        self.held: list[float] = []  # held-out loss before training and after every epoch
+        self.is_first_step = True
+        self.first_losses: dict[int, float] = {}  # item number -> its summed loss before the first update
+        self.held_out_losses: list[float] = []  # before training and after every epoch
 
-    def forward(self, index: int, item: TrainItem, labels: Tensor, num_items_in_batch: Tensor) -> dict[str, Tensor]:
-        """Weighted sum of token losses over the action tokens (or trajectories) of the whole optimizer step."""
+    @property
+    def data(self) -> TrainingSet:
+        """What it is trained and measured on."""
+        return self._data[0]
+
+    def forward(
+        self, index: int | None, item: TrainItem, labels: Tensor, num_items_in_batch: Tensor
+    ) -> dict[str, Tensor]:
+        """The item's share in the loss of the optimizer step, which has `num_items_in_batch` tokens or trajectories."""
         del labels  # only there to be counted
         loss = self.token_losses(item).sum()
-        if self.probing and item is self.lessons[0].items[index]:
-            self.probed[index] = float(loss.detach())
+        if self.is_first_step and index is not None:
+            self.first_losses[index] = float(loss.detach())
         share = item.weight if self.settings.per == "token" else item.weight / len(item.packed.targets)
         return {"loss": share * loss / num_items_in_batch}
 
     def token_losses(self, item: TrainItem) -> Tensor:
         """Loss at every action token: [A]."""
-        teacher, teacher_head = self._teacher(item)
-        hidden = hidden_states(self.policy, item.packed)
-        device, anchor = hidden.device, None
-        if item.anchor is not None:
-            anchor_head = self.lessons[0].anchor_head or head(self.policy)
-            anchor = Anchor(item.anchor.to(device), anchor_head, self.settings.kl_anchor)
+        teacher_AD, teacher_head = self._teacher(item)
+        hidden_AD = hidden_states(self.policy, item.packed)
+        device, anchor = hidden_AD.device, None
+        if item.anchor_AD is not None:
+            anchor_head = self.data.anchor_head or head(self.policy)
+            anchor = Anchor(item.anchor_AD.to(device), anchor_head, self.settings.kl_anchor)
         return chunked_loss(
-            hidden,
+            hidden_AD,
             head(self.policy),
             item.packed.targets.to(device),
-            Objective("sft") if teacher is None else self.objective,
-            teacher_TD=None if teacher is None else teacher.to(device),
+            Objective("sft") if teacher_AD is None else self.objective,
+            teacher_TD=None if teacher_AD is None else teacher_AD.to(device),
             teacher_head=teacher_head,
             anchor=anchor,
         )
 
     def _teacher(self, item: TrainItem) -> tuple[Tensor | None, Head | None]:
-        """Hidden states and head of the teacher of this moment; no hidden states: cross-entropy."""
-        if item.hinted is None:
-            return item.teacher, self.lessons[0].teacher_head
+        """The teacher's hidden states [A, D] and head at this optimizer step; no states: cross-entropy."""
+        if item.teacher_input is None:
+            return item.teacher_AD, self.data.teacher_head
         state = self.average.state if self.average else None
-        # The casts of weights that autocast keeps would be the other weights': the student would train with them.
+        # Autocast keeps its casts of weights: without clearing, the student would train with casts of the teacher's.
         torch.clear_autocast_cache()
         with swapped(self.policy, state):
-            answer = teacher_hidden(self.policy, item.hinted)
+            teacher_AD = teacher_hidden(self.policy, item.teacher_input)
         torch.clear_autocast_cache()
-        return answer, head_with(head(self.policy), self.policy, state) if state is not None else None
+        return teacher_AD, head_with(head(self.policy), self.policy, state) if state is not None else None
 
     @torch.no_grad()
     def total(self, item: TrainItem) -> float:
-        """Summed token losses with the weights of this moment."""
+        """Summed token losses with the weights of now."""
         return float(self.token_losses(item).sum())
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """Mean over the held-out action tokens of the divergence at full support (of -log q for sft), in nats."""
-        lessons, total, tokens = self.lessons[0], 0.0, 0
+        total, tokens = 0.0, 0
         full = Objective(self.objective.kind, self.objective.alpha)
-        for item in lessons.held:
-            hidden = teacher_hidden(self.policy, item.packed)  # in evaluation mode, whatever the student trains in
-            teacher = None if item.teacher is None else item.teacher.to(hidden.device)
-            ids = item.packed.targets.to(hidden.device)
-            output = head(self.policy)
-            losses = chunked_loss(hidden, output, ids, full, teacher_TD=teacher, teacher_head=lessons.teacher_head)
-            total, tokens = total + float(losses.sum()), tokens + len(ids)
+        for item in self.data.held_out:
+            hidden_AD = teacher_hidden(self.policy, item.packed)  # evaluation mode, whatever the student trains in
+            teacher_AD = None if item.teacher_AD is None else item.teacher_AD.to(hidden_AD.device)
+            ids_A, output = item.packed.targets.to(hidden_AD.device), head(self.policy)
+            losses_A = chunked_loss(
+                hidden_AD, output, ids_A, full, teacher_TD=teacher_AD, teacher_head=self.data.teacher_head
+            )
+            total, tokens = total + float(losses_A.sum()), tokens + len(ids_A)
         return total / tokens
 
-    def train(self, mode: bool = True) -> Lossy:  # noqa: FBT001, FBT002 - torch's signature
-        """Training mode; without `dropout` the policy stays in evaluation mode, as it was sampled and taught.
+    def train(self, mode: bool = True) -> PolicyWithLoss:  # noqa: FBT001, FBT002 - torch's signature
+        """Training mode; without `dropout` the policy stays in evaluation mode, in which it acts and is scored.
 
         That also turns off what else a model draws at random while it trains: dropped layers, noise of routers.
         """
@@ -125,7 +133,7 @@ class Lossy(nn.Module):
         if mode and not self.settings.dropout:
             self.policy.eval()
             for layer in self._checkpointed():
-                layer.training = True  # transformers keeps activations unless it is set
+                layer.training = True  # else transformers keeps its activations
         return self
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
@@ -143,8 +151,8 @@ class Lossy(nn.Module):
     @property
     def stopped(self) -> bool:
         """Whether the held-out loss has not improved for `early_stop` epochs."""
-        patience, best = self.settings.early_stop, min(self.held, default=0.0)
-        return bool(patience) and len(self.held) > patience and self.held.index(best) < len(self.held) - patience
+        patience, losses = self.settings.early_stop, self.held_out_losses
+        return 0 < patience < len(losses) and losses.index(min(losses)) < len(losses) - patience
 
 
 def _in_eval(layer: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
@@ -163,15 +171,15 @@ def _in_eval(layer: nn.Module, checkpoint: Callable[..., Any]) -> Callable[..., 
     return checkpointed
 
 
-class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
-    """Trainer that saves only what is trained, takes rows, and can carry its optimizer over to a next part."""
+class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
+    """Trainer of rows that saves only what is trained, and may hand its optimizer on to the next round."""
 
-    model: Lossy
+    model: PolicyWithLoss
     part: Round | None = None
-    carried: dict[str, Any] | None = None  # optimizer and average of the part before
+    carried: dict[str, Any] | None = None  # optimizer and average of the round before
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """The items of a row one after the other, so that only one graph lives at a time."""
+        """The items of a row one after the other, so that only one graph is alive at a time."""
         step = super().training_step
         losses = [
             step(model, {"index": index, "item": item, "labels": inputs["labels"]}, num_items_in_batch)
@@ -179,8 +187,24 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
         ]
         return torch.stack(losses).sum()
 
+    def continue_from(self, part: Round) -> None:
+        """Take the average of the round before now, lest it overwrite that of a resumed state, the optimizer later."""
+        self.part = part
+        if part.carried_in:
+            self.carried = torch.load(part.carried_in, map_location=self.args.device, weights_only=True)
+        if self.carried and self.model.average is not None:
+            self.model.average.load(self.carried["average"])
+
+    def save_for_next_round(self, file: Path) -> None:
+        """Write optimizer and average."""
+        average = self.model.average.state if self.model.average else {}
+        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+        unfinished = file.with_name(file.name + ".part")
+        torch.save({"optimizer": optimizer.state_dict(), "average": average}, unfinished)
+        unfinished.replace(file)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """With the state of the part before, if there is one."""
+        """With the state of the round before, if there is one."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if self.carried:
             optimizer.load_state_dict(self.carried["optimizer"])
@@ -188,49 +212,29 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
                 group["lr"] = self.args.learning_rate
         return optimizer
 
-    def carry_on(self, part: Round) -> None:
-        """Take up the part before: its average now, lest it undo a state to go on from, and later its optimizer."""
-        self.part = part
-        if part.carried_in:
-            self.carried = torch.load(part.carried_in, map_location=self.args.device, weights_only=True)
-        if self.carried and self.model.average is not None:
-            self.model.average.load(self.carried["average"])
-
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of the whole training, from the first step of this part on."""
+        """The schedule of all rounds together, from the first step of this round on."""
         if self.part is None:
             return super().create_scheduler(num_training_steps, optimizer)
         first, schedule = self.part.first_step, super().create_scheduler(self.part.of_steps, optimizer)
-        schedule.lr_lambdas = [_later(rate, first) for rate in schedule.lr_lambdas]
-        for group, rate, base in zip(
-            schedule.optimizer.param_groups, schedule.lr_lambdas, schedule.base_lrs, strict=True
-        ):
+        # `rate=rate` binds now: all the functions would use the last rate otherwise
+        schedule.lr_lambdas = [lambda step, rate=rate: rate(step + first) for rate in schedule.lr_lambdas]
+        groups = schedule.optimizer.param_groups
+        for group, rate, base in zip(groups, schedule.lr_lambdas, schedule.base_lrs, strict=True):
             group["lr"] = base * rate(0)
         return schedule
 
-    def carry(self, file: Path) -> None:
-        """Write optimizer and average for the next part."""
-        average = self.model.average.state if self.model.average else {}
-        optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
-        part = file.with_name(file.name + ".part")
-        torch.save({"optimizer": optimizer.state_dict(), "average": average}, part)
-        part.replace(file)
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder, policy = Path(output_dir or self.args.output_dir), self.model.policy
         folder.mkdir(parents=True, exist_ok=True)
         gathered = {name.removeprefix("policy."): tensor for name, tensor in (state_dict or {}).items()}
-        state = {
-            name: gathered.get(name, weight).detach().contiguous()
-            for name, weight in trained(self.model.policy).items()
-        }
-        save_file(state, folder / _WEIGHTS)
+        own = {name: gathered.get(name, weight).detach() for name, weight in trained(policy).items()}
+        save_file({name: weight.contiguous() for name, weight in own.items()}, folder / _WEIGHTS)
         if self.model.average is not None:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.model.average.state.items()}, folder / _AVERAGE
-            )
-        seen = {"probed": list(self.model.probed.items()), "held": self.model.held}
-        (folder / _SEEN).write_text(json.dumps(seen), encoding="utf-8")
+            average = {name: tensor.contiguous() for name, tensor in self.model.average.state.items()}
+            save_file(average, folder / _AVERAGE)
+        measured = {"first": list(self.model.first_losses.items()), "held_out": self.model.held_out_losses}
+        (folder / _MEASURED).write_text(json.dumps(measured), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
         folder = Path(resume_from_checkpoint)
@@ -240,48 +244,45 @@ class Fit(Trainer):  # type: ignore[misc] # transformers is untyped
                 weight.copy_(state[name])
         if self.model.average is not None:
             self.model.average.load(load_file(folder / _AVERAGE))
-        seen = json.loads((folder / _SEEN).read_text(encoding="utf-8"))
-        self.model.probed = {int(index): loss for index, loss in seen["probed"]}
-        self.model.held = seen["held"]
-        self.model.probing = False
+        measured = json.loads((folder / _MEASURED).read_text(encoding="utf-8"))
+        self.model.first_losses = {int(index): loss for index, loss in measured["first"]}
+        self.model.held_out_losses = measured["held_out"]
+        self.model.is_first_step = False
 
 
-def _later(rate: Callable[[int], float], first: int) -> Callable[[int], float]:
-    return lambda step: rate(step + first)
+class AfterStep(TrainerCallback):  # type: ignore[misc] # transformers is untyped
+    """What happens after an optimizer step: the average moves, an epoch is measured, progress is reported."""
 
-
-class Watch(TrainerCallback):  # type: ignore[misc] # transformers is untyped
-    """Reports every optimizer step, moves the average, measures every epoch, and ends the probe after the first."""
-
-    def __init__(self, lossy: Lossy, progress: Progress | None) -> None:
-        self.lossy = lossy
+    def __init__(self, model: PolicyWithLoss, progress: Progress | None) -> None:
+        self.model = model
         self.progress = progress
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """The weights have changed: before anything is saved, so that a saved state has it all."""
-        self.lossy.probing = False
-        if self.lossy.average is not None:
-            self.lossy.average.update(self.lossy.policy)
+        """The weights have changed; called before a state is saved, so that the state includes all of this."""
+        model = self.model
+        model.is_first_step = False
+        if model.average is not None:
+            model.average.update(model.policy)
         an_epoch = max(1, round(state.max_steps / state.num_train_epochs))
-        if self.lossy.settings.early_stop and self.lossy.lessons[0].held and state.global_step % an_epoch == 0:
-            self.lossy.held.append(self.lossy.held_out_loss())
-            control.should_training_stop = control.should_training_stop or self.lossy.stopped
+        if model.settings.early_stop and model.data.held_out and state.global_step % an_epoch == 0:
+            model.held_out_losses.append(model.held_out_loss())
+            control.should_training_stop = control.should_training_stop or model.stopped
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Called once an optimizer step, and once at the end without a loss. Raises when the loss is not finite."""
-        logs = kwargs["logs"]
-        if "loss" not in logs:
+        loss = kwargs["logs"].get("loss")
+        if loss is None:
             return
-        if not math.isfinite(logs["loss"]):
+        if not math.isfinite(loss):
             raise InternalizeError(
-                f"the loss is {logs['loss']} at optimizer step {state.global_step}: training diverged, lower the rate"
+                f"the loss is {loss} at optimizer step {state.global_step}: training diverged, lower the rate"
             )
         if self.progress is not None:
-            self.progress(state.global_step, state.max_steps, logs["loss"])
+            self.progress(state.global_step, state.max_steps, loss)
 
 
 class _Arguments(TrainingArguments):  # type: ignore[misc] # transformers is untyped
-    """Never DataParallel: several devices are the business of a launcher, and batches here hold one row."""
+    """Without DataParallel: several devices are set up by a launcher, and a batch here is one row."""
 
     @property
     def n_gpu(self) -> int:
@@ -289,29 +290,49 @@ class _Arguments(TrainingArguments):  # type: ignore[misc] # transformers is unt
         return min(1, int(super().n_gpu))
 
 
-def trainer_of(
-    lossy: Lossy, config: DistillConfig, seed: int, folder: Path, part: Round | None, progress: Progress | None
-) -> Fit:
-    """The trainer over the lessons of `lossy`; AdamW, linear decay to 0, seeded order, unless the config says else."""
-    rows = _rows(lossy.lessons[0].items, config.batch_tokens)
-    labels = _labels_of(config.per, lossy.lessons[0].items)
-    fit = Fit(
-        model=lossy,
-        args=_arguments(lossy.policy, config, seed, folder, one_round=part is not None),
-        train_dataset=rows,
-        data_collator=lambda batch: {"row": batch[0], "labels": labels(batch[0])},
-        callbacks=[Watch(lossy, progress)],
+def build_trainer(
+    model: PolicyWithLoss, seed: int, folder: Path, part: Round | None = None, progress: Progress | None = None
+) -> DistillTrainer:
+    """The trainer of `model` on its data: AdamW, linear decay to 0, seeded order, unless the config says otherwise."""
+    config = model.settings
+
+    def collate(rows: Sequence[Row]) -> dict[str, Any]:
+        """A batch of one row. Labels are only counted: one an action token, or one a trajectory."""
+        targets = [item.packed.targets for index, item in rows[0] if index is not None]
+        labels = torch.cat(targets) if config.per == "token" else torch.zeros(len(targets), dtype=torch.long)
+        return {"row": rows[0], "labels": labels}
+
+    trainer = DistillTrainer(
+        model=model,
+        args=_arguments(model.policy, config, seed, folder, one_round=part is not None),
+        train_dataset=_rows(model.data.items, config.batch_tokens),
+        data_collator=collate,
+        callbacks=[AfterStep(model, progress)],
     )
     if part is not None:
-        fit.carry_on(part)
-    fit.remove_callback(PrinterCallback)
-    return fit
+        trainer.continue_from(part)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _rows(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:
+    """One item a row, or rows of items with just `batch_tokens` action tokens or more (the last may have fewer)."""
+    rows: list[Row] = []
+    row: Row = ()
+    tokens = 0
+    for index, item in enumerate(items):
+        row += ((index, item), (None, item.with_experience)) if item.with_experience else ((index, item),)
+        tokens += len(item.packed.targets)
+        if tokens >= batch_tokens:
+            rows.append(row)
+            row, tokens = (), 0
+    return [*rows, row] if row else rows
 
 
 def require_arguments(config: DistillConfig, device: torch.device) -> None:
     """Raises UserError for values of [distill.trainer] or `report_to` that transformers would refuse after rollouts.
 
-    What only a launcher can set up (`_LAUNCHED`) is left to it.
+    What only a launcher can set up (`_LAUNCHED`) is not checked.
     """
     if "deepspeed" in config.trainer and find_spec("deepspeed") is None:
         raise UserError("distill.trainer.deepspeed needs the package deepspeed: pip install deepspeed")
@@ -326,37 +347,10 @@ def require_arguments(config: DistillConfig, device: torch.device) -> None:
         raise UserError(f"distill.trainer or distill.report_to: {first_line(error)}") from error
 
 
-def _rows(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:
-    """One item a row, or rows of items with just `batch_tokens` action tokens or more (the last may have fewer)."""
-    rows: list[Row] = []
-    row: list[tuple[int, TrainItem]] = []
-    for pair in enumerate(items):
-        row.append(pair)
-        if sum(len(item.packed.targets) for _, item in row) >= batch_tokens:
-            rows.append(tuple(row))
-            row = []
-    rows += [tuple(row)] if row else []
-    return [tuple(side for pair in row for side in _sides(*pair)) for row in rows]
-
-
-def _sides(index: int, item: TrainItem) -> Row:
-    return ((index, item), (index, item.shown)) if item.shown else ((index, item),)
-
-
-def _labels_of(per: str, items: Sequence[TrainItem]) -> Callable[[Row], Tensor]:
-    """Labels are there to be counted: as many as there are action tokens, or trajectories, of `items`."""
-
-    def labels(row: Row) -> Tensor:
-        targets = [item.packed.targets for index, item in row if item is items[index]]
-        return torch.cat(targets) if per == "token" else torch.zeros(len(targets), dtype=torch.long)
-
-    return labels
-
-
 def _arguments(
     model: nn.Module, config: DistillConfig, seed: int, folder: Path, *, one_round: bool
 ) -> TrainingArguments:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": 1 if one_round else config.epochs,
         "per_device_train_batch_size": 1,
@@ -379,4 +373,4 @@ def _arguments(
         "dataloader_pin_memory": False,
         "use_cpu": next(model.parameters()).device.type == "cpu",
     }
-    return _Arguments(**given | config.trainer)
+    return _Arguments(**arguments | config.trainer)

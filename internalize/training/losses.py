@@ -1,12 +1,9 @@
-"""Per-token losses between a student's and a teacher's next-token distributions: pure tensor functions.
+"""Losses at single tokens, between the next-token distributions of a student (q) and a teacher (p).
 
-A new objective is one short function on log-probabilities and one line in `DIVERGENCES`. `support` says over which
-part of the vocabulary it is taken. Left out: where positions come from (`scoring`), weights and means (the caller's).
-What must not change: the directions, one loss a token, arithmetic in float32 or better, no gradient into the
-teacher, and no [tokens, vocabulary] tensor larger than one chunk.
+Each divergence is a function of log-probabilities; `chunked_loss` takes them from hidden states, with no tensor over
+[tokens, vocabulary] larger than a chunk. Arithmetic is in float32 or better, and the teacher gets no gradient.
 
 Dimensions: `_T` action tokens, `_V` vocabulary, `_D` hidden size, `_K` compared entries (V, or top-k and a rest).
-p is the teacher's distribution, q the student's.
 """
 
 from __future__ import annotations
@@ -24,14 +21,14 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor, float], Tensor]  # log q, log p, alpha
 
-# Logits that live at once, in about eight copies: 21 tokens of a vocabulary of 49,152 on a CPU, which more would make
-# little faster (7 % with twice as many, in a model of four layers); a GPU wants larger pieces.
+# Logits that exist at once, in about eight copies. On a CPU that is 21 tokens of a vocabulary of 49,152; twice as many
+# make a model of four layers 7 % faster. A GPU needs larger pieces.
 LOGITS = {"cpu": 2**20, "cuda": 2**25}
 FEWEST = 16  # tokens at once, whatever the vocabulary
 
 
 class Divergence(NamedTuple):
-    """One objective: its value, and the distribution whose likeliest tokens `support = "topk"` keeps."""
+    """Its value, and the distribution whose likeliest tokens are kept by support "topk"."""
 
     value: Compare  # [T, K], [T, K] -> [T] in nats
     guide: Compare  # [T, V], [T, V] -> [T, V]
@@ -39,7 +36,10 @@ class Divergence(NamedTuple):
 
 @dataclass(frozen=True)
 class Objective:
-    """What is compared and how. `kind` "sft" is cross-entropy; else a key of `DIVERGENCES`."""
+    """What is minimized, with the fields of the divergences in config/regime.py.
+
+    `kind` is a key of `DIVERGENCES`, or "sft" for cross-entropy with the action tokens, which needs no teacher.
+    """
 
     kind: str
     alpha: float = 0.5  # of "js"
@@ -48,7 +48,7 @@ class Objective:
 
 
 class Anchor(NamedTuple):
-    """Weight times KL(student || anchor) is added at every token; hidden states [T, D] and head of the anchor."""
+    """A reference that the student is held at: `weight` times KL(student || reference) is added at every token."""
 
     hidden_TD: Tensor
     head: Head
@@ -89,15 +89,19 @@ DIVERGENCES: dict[str, Divergence] = {
 def divergence(
     student_logits_TV: Tensor, teacher_logits_TV: Tensor, objective: Objective | str, ids_T: Tensor | None = None
 ) -> Tensor:
-    """The objective at every token: [T, V], [T, V] -> [T] in nats. `ids_T` are needed by support "sampled" alone.
+    """The objective at every token: [T, V], [T, V] -> [T] in nats. `ids_T` are needed by "sft" and by "sampled".
 
     "topk" compares k tokens and the rest as one: a lower bound of the full divergence, equal to it at k = V.
     """
     objective = Objective(objective) if isinstance(objective, str) else objective
-    return _compare(_log_softmax(student_logits_TV), _log_softmax(teacher_logits_TV).detach(), objective, ids_T)
+    return _loss(_log_softmax(student_logits_TV), _log_softmax(teacher_logits_TV).detach(), objective, ids_T)
 
 
-def _compare(log_q: Tensor, log_p: Tensor, objective: Objective, ids_T: Tensor | None) -> Tensor:
+def _loss(log_q: Tensor, log_p: Tensor | None, objective: Objective, ids_T: Tensor | None) -> Tensor:
+    if objective.kind == "sft":
+        assert ids_T is not None, "cross-entropy needs the action tokens"
+        return -_at(log_q, ids_T)
+    assert log_p is not None, "a divergence needs a teacher"
     if objective.support == "sampled":
         assert ids_T is not None, "the sampled estimator needs the sampled tokens"
         return sampled_reverse_kl(_at(log_q, ids_T), _at(log_p, ids_T))
@@ -112,17 +116,11 @@ def sampled_reverse_kl(log_q_T: Tensor, log_p_T: Tensor) -> Tensor:
     """log(q / p) at tokens sampled from the student; its gradient is log(q / p) grad log q: [T], [T] -> [T].
 
     Over tokens drawn from q both are unbiased, for KL(q || p) and for its gradient. (The gradient of the value
-    itself would be grad log q, zero on average: arXiv 2506.09477.) The price is variance: one token's value has
-    E[log(q/p)^2] - KL^2, which does not shrink with the vocabulary and is zero only at p = q, where support
-    "full" has none at all. Tokens that an earlier student sampled make it biased: see `refresh`.
+    itself would be grad log q, zero on average: arXiv 2506.09477.) Its variance at one token is E[log(q/p)^2] - KL^2,
+    where the full sum has none. Tokens that an earlier student sampled make it biased; `refresh` samples them anew.
     """
     ratio_T = (log_q_T - log_p_T).detach()
     return ratio_T + ratio_T * (log_q_T - log_q_T.detach())
-
-
-def cross_entropy(student_logits_TV: Tensor, ids_T: Tensor) -> Tensor:
-    """-log q(id) at every token: [T, V], [T] -> [T] in nats."""
-    return -_at(_log_softmax(student_logits_TV), ids_T)
 
 
 def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and head
@@ -138,27 +136,23 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
 ) -> Tensor:
     """Loss at every action token from hidden states: [T, D], [T], teacher [T, D'] -> [T] in nats.
 
-    `objective` "sft" needs no teacher. `teacher_head` None means that the head is frozen and shared. Logits are made
-    `chunk` tokens at a time (None: `tokens_at_once`) and never kept: with a frozen head the gradient of the hidden
-    states is worked out along with the loss; with a trained one the logits are made again in the backward pass.
+    `teacher_head` None means that the teacher uses the student's head. Logits are computed for `chunk` tokens at a time
+    (None: `tokens_at_once`) and never kept: with a frozen head the gradient of the hidden states is computed along with
+    the loss, with a trained one the backward pass computes the logits again.
     """
     objective = Objective(objective) if isinstance(objective, str) else objective
 
     def loss_of(rows_TD: Tensor, part: slice) -> Tensor:
-        log_q = _log_softmax(head(rows_TD))  # no name for the logits, so that they do not outlive their use
-        if objective.kind == "sft":
-            loss = -_at(log_q, ids_T[part])
-        else:
-            assert teacher_TD is not None, "a divergence needs the teacher's hidden states"
-            loss = _compare(log_q, _reference(teacher_head or head, teacher_TD[part]), objective, ids_T[part])
+        log_q = _log_softmax(head(rows_TD))  # the logits have no name, so that they do not outlive their use
+        log_p = None if teacher_TD is None else _log_p(teacher_head or head, teacher_TD[part])
+        loss = _loss(log_q, log_p, objective, ids_T[part])
         if anchor is not None:
-            held = _reference(anchor.head, anchor.hidden_TD[part])
-            loss = loss + anchor.weight * _compare(log_q, held, Objective("reverse"), None)
+            loss = loss + anchor.weight * _kl(log_q, _log_p(anchor.head, anchor.hidden_TD[part]))
         return loss
 
     size = chunk or tokens_at_once(head, hidden_TD.device)
     parts = [slice(start, start + size) for start in range(0, len(ids_T), size)]
-    if len(parts) <= 1:  # a single chunk is within the bound: plain autograd, nothing twice
+    if len(parts) <= 1:  # within the bound anyway: plain autograd computes nothing twice
         return loss_of(hidden_TD, slice(None))
     if isinstance(head, nn.Module) and not any(weight.requires_grad for weight in head.parameters()):
         losses_T: Tensor = _RowLoss.apply(hidden_TD, loss_of, parts)  # type: ignore[no-untyped-call]
@@ -168,20 +162,20 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
 
 
 def tokens_at_once(head: Head, device: torch.device) -> int:
-    """Tokens whose logits are `LOGITS`; a head without weights of its own is taken for one of 2**16 tokens."""
+    """How many tokens have `LOGITS` logits; a head that is no module is taken to have 2**16 a token."""
     weights = list(head.parameters()) if isinstance(head, nn.Module) else []
     vocabulary = max((len(weight) for weight in weights), default=2**16)
     return max(FEWEST, LOGITS.get(device.type, LOGITS["cuda"]) // vocabulary)
 
 
 @torch.no_grad()
-def _reference(head: Head, rows_TD: Tensor) -> Tensor:
+def _log_p(head: Head, rows_TD: Tensor) -> Tensor:
     """Log-probabilities of a teacher or an anchor: [T, D] -> [T, V]."""
     return _log_softmax(head(rows_TD))
 
 
 class _RowLoss(torch.autograd.Function):
-    """Loss and its gradient in one go, chunk by chunk: the loss of row t depends on hidden row t alone."""
+    """Loss and gradient together, chunk by chunk, which is right because the loss of row t depends on row t alone."""
 
     @staticmethod
     def forward(ctx: Any, hidden_TD: Tensor, loss_of: Callable[[Tensor, slice], Tensor], parts: list[slice]) -> Tensor:

@@ -32,10 +32,11 @@ from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, Tr
 from internalize.runs.store import read_jsonl
 
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
-from .distill import Given, distill, new_adapter
+from .distill import distill, new_adapter
 from .drift import drift
 from .hf_trainer import require_arguments
 from .scoring import example_logits, require_plain_head
+from .teachers import References
 from .weights import State, snapshot
 
 _LOG = logging.getLogger(__name__)
@@ -174,7 +175,8 @@ class LocalPolicy:
             seed=spec.seed,
             output_dir=states if settings.save_steps else folder.parent,
             progress=progress,
-            given=Given(teacher, self.anchor, self.renderer.tokenizer, spec.part),
+            references=References(teacher, self.anchor, self.renderer.tokenizer),
+            part=spec.part,
         )
         self.checkpoint = spec.result(self._save(folder))
         if (states / _LOGS).exists():  # where they are without states to go on from

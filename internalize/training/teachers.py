@@ -1,11 +1,9 @@
-"""From examples to what the trainer runs: the student's side, the teacher's answers to it, the held-out share.
+"""The teacher's side of a training: from examples to items with the teacher's hidden states, and the held-out share.
 
-A frozen teacher (the weights at the start of the iteration, or another model) answers once, before training, and
-is kept as hidden states [action tokens, hidden size]; its logits are made again from its head chunk by chunk. A
-moving one ('live', 'ema') answers at every step, so its items carry the packed context instead. Held-out items are
-always measured against the teacher of the start, so that before and after can be compared. Left out: teachers with
-other tokens than the student's. What must not change: eval mode and no gradients for every teacher; a teacher that
-finds its own action tokens hopelessly unlikely is refused.
+A frozen teacher (the weights at the start of the iteration, or another model) scores every example once, before
+training; what is kept is hidden states [A action tokens, D hidden size], of which its head makes logits chunk by chunk.
+A teacher that moves ('live', 'ema') scores at every step, so that its items carry its input instead. Held-out items are
+always compared with the teacher of the start, before training and after.
 """
 
 from __future__ import annotations
@@ -28,106 +26,115 @@ from internalize.inference.self_check import check_scores, in_one_sentence, ordi
 from internalize.records import DistillExample, content_hash
 
 from .losses import Head, chunked_loss
-from .scoring import Packed, example_logits, head, pack, pack_clean, require_plain_head, teacher_answers
+from .scoring import Packed, example_logits, head, pack, pack_clean, require_plain_head, teacher_states
 from .weights import State, swapped, trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SANE_MARGIN = 0.25  # nats below a uniform guess; fresh random weights are at or above it, a working policy far below
-SANE_SAMPLE = 8  # examples that a moving teacher is tried on
+SANE_SAMPLE = 8  # examples on which a moving teacher is checked
 FEWEST_TO_SPLIT = 20  # with fewer examples nothing is held out
 FEWEST_HELD = 2
-MOVING = frozenset({"live", "ema"})
 
 
 @dataclass(frozen=True)
 class TrainItem:
-    """What the student runs, and the teacher's hidden states [A, D] at the same action tokens (None: sft).
+    """One example as the trainer takes it. Without teacher states and input it takes cross-entropy.
 
-    `hinted` is the teacher's side for one that answers anew at every step; `anchor` the starter's hidden states.
-    `shown` is the same item with the experience left in the prompt, trained beside it and not counted.
+    `with_experience` is the same actions with the experience left in the student's prompt; it is trained beside the
+    item and counts in no denominator.
     """
 
-    packed: Packed
-    teacher: Tensor | None = None
+    packed: Packed  # the student's input
+    teacher_AD: Tensor | None = None  # hidden states of a teacher that does not change
     weight: float = 1.0
-    hinted: Packed | None = None
-    anchor: Tensor | None = None
-    shown: TrainItem | None = None
+    teacher_input: Packed | None = None  # of a teacher that scores at every step
+    anchor_AD: Tensor | None = None  # the starter's hidden states, for `kl_anchor`
+    with_experience: TrainItem | None = None
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a distillation needs besides model, examples and settings."""
+class References:
+    """Other weights that a training compares the student with, and the student's tokenizer."""
 
-    start: State | None = None  # weights of a frozen teacher; None: those the model has now
-    anchor: State | None = None  # the starter's weights, for `kl_anchor`
-    tokenizer: PreTrainedTokenizerBase | None = None  # the student's, for teacher = "model"
-    part: Round | None = None  # None: the whole training
+    teacher_weights: State | None = None  # of a frozen teacher; None: those that the model has now
+    anchor_weights: State | None = None  # the starter's, for `kl_anchor`
+    tokenizer: PreTrainedTokenizerBase | None = None  # compared with that of another model that teaches
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Items to train on and to measure on, the heads that go with their hidden states, the teacher's NLL."""
+class TrainingSet:
+    """Items to train on and to measure on, and the heads that turn their references' hidden states into logits."""
 
     items: Sequence[TrainItem]
-    held: Sequence[TrainItem] = ()
-    teacher_head: Head | None = None  # None: the student's, which is then frozen and shared
-    anchor_head: Head | None = None
-    teacher_nll: float | None = None
-    source: str = ""  # hash of the examples they were made of
+    held_out: Sequence[TrainItem] = ()
+    teacher_head: Head | None = None  # None: the student's, which is then frozen
+    anchor_head: Head | None = None  # None: likewise
+    teacher_nll: float | None = None  # mean -log p of the action tokens under the teacher, nats
+    digest: str = ""  # of the examples they were made of
 
 
-def prepare(
-    model: nn.Module, examples: Sequence[DistillExample], config: DistillConfig, given: Given, seed: int
-) -> Lessons:
-    """Every example as an item, with the teacher's answer to it where that does not change during training.
+def build_training_set(
+    model: nn.Module,
+    examples: Sequence[DistillExample],
+    config: DistillConfig,
+    references: References,
+    seed: int,
+    part: Round | None = None,
+) -> TrainingSet:
+    """Every example as an item, with the teacher's hidden states where they do not change during training.
 
-    Raises InternalizeError for a teacher without a mind of its own, UserError for one with other tokens.
+    `part` is one round of several, whose held-out examples are chosen already. Raises InternalizeError if the teacher's
+    NLL is no better than a uniform guess, UserError for a teacher with another tokenizer.
     """
-    if given.part:
-        places = frozenset(range(len(examples), len(examples) + len(given.part.held)))
-        examples = [*examples, *given.part.held]
+    if part:
+        held = frozenset(range(len(examples), len(examples) + len(part.held)))
+        examples = [*examples, *part.held]
     else:
-        places = held_out(len(examples), config.held_out, seed)
-    source = content_hash([example.model_dump(mode="json") for example in examples])
+        held = held_out(len(examples), config.held_out, seed)
     clean = [pack_clean(example.token_ids, example.spans) for example in examples]
-    anchor, anchor_head = _anchor(model, clean, config, given)
-    if not config.asks_teacher:
-        items = [TrainItem(p, None, e.weight, None, a) for p, e, a in zip(clean, examples, anchor, strict=True)]
-        return Lessons(*_split(_with_shown(items, examples, config), places), anchor_head=anchor_head, source=source)
-    moving = config.teacher.kind in MOVING
-    asked = sorted({*places, *range(min(SANE_SAMPLE, len(examples)))}) if moving else range(len(examples))
-    answers, teacher_head, nll = _answers(model, [examples[i] for i in asked], [clean[i] for i in asked], config, given)
-    known = dict(zip(asked, answers, strict=True))
-    items = [
-        TrainItem(
-            packed=packed,
-            teacher=known[i] if not moving or i in places else None,
-            weight=example.weight,
-            hinted=pack(example) if moving and i not in places else None,
-            anchor=anchor[i],
-        )
-        for i, (packed, example) in enumerate(zip(clean, examples, strict=True))
-    ]
-    return Lessons(*_split(_with_shown(items, examples, config), places), teacher_head, anchor_head, nll, source)
+    anchors, anchor_head = _anchors(model, clean, config, references)
+    states: dict[int, Tensor] = {}
+    teacher_head, nll = None, None
+    moving = config.asks_teacher and config.teacher.kind in {"live", "ema"}
+    if config.asks_teacher:
+        sample = range(min(SANE_SAMPLE, len(examples)) if moving else len(examples))
+        asked = sorted({*held, *sample})
+        found, teacher_head, nll = _score(model, [pack(examples[place]) for place in asked], config, references)
+        states = dict(zip(asked, found, strict=True))
+    items = []
+    for place, example in enumerate(examples):
+        item = TrainItem(clean[place], states.get(place), example.weight, None, anchors[place])
+        if moving and place not in held:
+            item = replace(item, teacher_AD=None, teacher_input=pack(example))
+        items.append(replace(item, with_experience=_with_experience(item, example, config)))
+    return TrainingSet(
+        items=[item for place, item in enumerate(items) if place not in held],
+        held_out=[item for place, item in enumerate(items) if place in held],
+        teacher_head=teacher_head,
+        anchor_head=anchor_head,
+        teacher_nll=nll,
+        digest=content_hash([example.model_dump(mode="json") for example in examples]),
+    )
 
 
-def _with_shown(
-    items: Sequence[TrainItem], examples: Sequence[DistillExample], config: DistillConfig
-) -> list[TrainItem]:
-    """Every item with its like in context, where experience was shown; without a teacher it takes cross-entropy."""
-    if config.in_context == "off":
-        return list(items)
-    found = []
-    for item, example in zip(items, examples, strict=True):
-        was_shown = example.teacher_prompt or any(span.branch for span in example.spans)
-        like = replace(item, packed=pack(example), anchor=None)
-        if config.in_context == "learn":
-            like = replace(like, teacher=None, hinted=None)
-        found.append(replace(item, shown=like) if was_shown else item)
-    return found
+def _anchors(
+    model: nn.Module, clean: Sequence[Packed], config: DistillConfig, references: References
+) -> tuple[Sequence[Tensor | None], Head | None]:
+    """The starter's hidden states [A, D] on the clean inputs, and its head if that is not the student's."""
+    if not config.kl_anchor:
+        return [None] * len(clean), None
+    with swapped(model, references.anchor_weights):
+        return teacher_states(model, clean), head_snapshot(model)
+
+
+def _with_experience(item: TrainItem, example: DistillExample, config: DistillConfig) -> TrainItem | None:
+    """The item of `in_context`; None if it is off or the teacher is shown no experience either."""
+    if config.in_context == "off" or not (example.teacher_prompt or any(span.branch for span in example.spans)):
+        return None
+    copied = replace(item, packed=pack(example), anchor_AD=None)
+    return replace(copied, teacher_AD=None, teacher_input=None) if config.in_context == "learn" else copied
 
 
 def held_out(count: int, share: float, seed: int) -> frozenset[int]:
@@ -152,59 +159,41 @@ def require_same_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizer
     )
 
 
-def _split(items: Sequence[TrainItem], places: frozenset[int]) -> tuple[list[TrainItem], list[TrainItem]]:
-    return [t for i, t in enumerate(items) if i not in places], [t for i, t in enumerate(items) if i in places]
-
-
-def _anchor(
-    model: nn.Module, clean: Sequence[Packed], config: DistillConfig, given: Given
-) -> tuple[Sequence[Tensor | None], Head | None]:
-    if not config.kl_anchor:
-        return [None] * len(clean), None
-    with swapped(model, given.anchor):
-        return teacher_answers(model, clean), own_head(model)
-
-
-def _answers(
-    model: nn.Module,
-    examples: Sequence[DistillExample],
-    clean: Sequence[Packed],
-    config: DistillConfig,
-    given: Given,
-) -> tuple[list[Tensor], Head | None, float]:
-    """The teacher's hidden states, its head if it is not the student's, its NLL on the action tokens."""
-    if config.teacher.kind == "model":
-        other = _load(model, config.teacher.source, given)
-        packs = [pack(example) for example in examples]
-        require_reach(other, max(int(packed.position_ids.max()) + 1 for packed in packs))
-        answers = teacher_answers(other, packs)
-        size = _vocabulary(head(model))
-        output = head(other)
-        return answers, lambda hidden: output(hidden)[..., :size], _sane_nll(other, clean, answers)
-    with swapped(model, given.start):
-        answers = teacher_answers(model, [pack(example) for example in examples])
-        return answers, own_head(model), _sane_nll(model, clean, answers)
-
-
-def own_head(model: nn.Module) -> Head | None:
-    """A copy of the head as it is now if training would move it; None if it is frozen and can be shared."""
+def head_snapshot(model: nn.Module) -> Head | None:
+    """A copy of the head as it is now if training would change it; None if it is frozen and can be shared."""
     weights = {id(weight) for weight in trained(model).values()}
-    moves = any(id(weight) in weights for weight in head(model).parameters())
-    return copy.deepcopy(head(model)).requires_grad_(False) if moves else None  # noqa: FBT003
+    changes = any(id(weight) in weights for weight in head(model).parameters())
+    return copy.deepcopy(head(model)).requires_grad_(False) if changes else None  # noqa: FBT003
 
 
-def _load(model: nn.Module, source: str, given: Given) -> nn.Module:
+def _score(
+    model: nn.Module, packs: Sequence[Packed], config: DistillConfig, references: References
+) -> tuple[list[Tensor], Head | None, float]:
+    """The teacher's hidden states [A, D] on each of `packs`, its head if it is not the student's, its mean NLL."""
+    if config.teacher.kind == "model":
+        other = _load(model, config.teacher.source, references.tokenizer)
+        require_reach(other, max(int(packed.position_ids.max()) + 1 for packed in packs))
+        states, size, output = teacher_states(other, packs), _vocabulary(head(model)), head(other)
+        return states, lambda hidden: output(hidden)[..., :size], _sensible_nll(other, packs, states)
+    with swapped(model, references.teacher_weights):
+        states = teacher_states(model, packs)
+        return states, head_snapshot(model), _sensible_nll(model, packs, states)
+
+
+def _load(model: nn.Module, source: str, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module:
     weight = next(model.parameters())
     other: nn.Module
-    other, tokenizer = load_policy(source, device=str(weight.device), dtype=str(weight.dtype).removeprefix("torch."))
-    if given.tokenizer is not None:
-        require_same_tokens(given.tokenizer, tokenizer, source)
+    other, its_tokenizer = load_policy(
+        source, device=str(weight.device), dtype=str(weight.dtype).removeprefix("torch.")
+    )
+    if tokenizer is not None:
+        require_same_tokens(tokenizer, its_tokenizer, source)
     if _vocabulary(head(other)) < _vocabulary(head(model)):
         raise UserError(f"distill.teacher.source = {source!r}: its head has fewer tokens than the policy's")
     other.requires_grad_(False)  # noqa: FBT003 - torch's signature
     with in_one_sentence(other, "scoring"):
         require_plain_head(other)
-    check_scores(other, example_logits, ordinary_ids(other, tokenizer))
+    check_scores(other, example_logits, ordinary_ids(other, its_tokenizer))
     return other
 
 
@@ -213,14 +202,14 @@ def _vocabulary(output: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _sane_nll(model: nn.Module, clean: Sequence[Packed], teacher: Sequence[Tensor]) -> float:
-    """Mean -log p of the action tokens under the teacher. Missing weights show as a uniform teacher."""
+def _sensible_nll(model: nn.Module, packs: Sequence[Packed], states: Sequence[Tensor]) -> float:
+    """Mean -log p of the action tokens under the teacher; with missing weights it is that of a uniform guess."""
     output = head(model)
     device = next(output.parameters()).device
     total = 0.0
-    for packed, hidden_AD in zip(clean, teacher, strict=True):
+    for packed, hidden_AD in zip(packs, states, strict=True):
         total += float(chunked_loss(hidden_AD.to(device), output, packed.targets.to(device), "sft").sum())
-    nll = total / sum(len(packed.targets) for packed in clean)
+    nll = total / sum(len(packed.targets) for packed in packs)
     uniform = math.log(_vocabulary(output))
     if not nll < uniform - SANE_MARGIN:  # written so that NaN fails
         raise InternalizeError(

@@ -1,8 +1,7 @@
-"""The weights that are trained, by name: copies of them, an average of them, and standing in for them.
+"""The trained weights by name: copies of them, a moving average of them, a model that holds others for a while.
 
-With LoRA these are the adapter's, so a teacher of other weights is the same base model with another adapter and no
-second model; with full fine-tuning they are all weights. Left out: files (checkpoint.py), sharded weights. What
-must not change: inside `swapped` the model holds the other weights and afterwards its own, whatever happens.
+With LoRA these are the adapter's, so that a teacher with other weights needs no second model; with full fine-tuning
+they are all weights. Sharded weights are not supported.
 """
 
 from __future__ import annotations
@@ -36,7 +35,10 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def swapped(model: nn.Module, state: State | None) -> Iterator[None]:
-    """The model with other weights for a while; None leaves it as it is. Not between a forward and its backward."""
+    """The model holds other weights inside, and its own again afterwards, whatever happens; None changes nothing.
+
+    Not to be used between a forward pass and its backward pass.
+    """
     own = trained(model) if state is not None else {}
     kept = {name: weight.data for name, weight in own.items()}
     try:

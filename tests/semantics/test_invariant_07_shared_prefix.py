@@ -15,7 +15,7 @@ from internalize.errors import UserError
 from internalize.records import DistillExample
 from internalize.training.attention import Layout, Segment, block_mask, branch_attention, visible
 from internalize.training.distill import new_adapter
-from internalize.training.losses import DIVERGENCES, chunked_loss, cross_entropy, divergence
+from internalize.training.losses import DIVERGENCES, chunked_loss, divergence
 from internalize.training.scoring import (
     head,
     hidden_states,
@@ -24,8 +24,8 @@ from internalize.training.scoring import (
     pack_branches,
     pack_clean,
     student_hidden,
-    teacher_answers,
     teacher_hidden,
+    teacher_states,
 )
 from internalize.training.weights import trained
 from tests.tiny import tiny_model
@@ -113,7 +113,7 @@ def test_a_distillation_step_has_the_gradients_of_step_by_step(
     fast = _gradients_of(policy, loss.mean())
     own = _step_by_step(policy, example, padding, shown=False)
     if kind == "sft":
-        expected = cross_entropy(own, packed.targets)
+        expected = divergence(own, own, "sft", packed.targets)
     else:
         with torch.no_grad():
             other = _step_by_step(policy, example, padding, shown=True)
@@ -170,9 +170,9 @@ def test_several_trajectories_in_one_pass(seed: int, steps: list[int], full: boo
 
 
 @pytest.mark.parametrize("most", [0, 90, 10_000])
-def test_a_teacher_answers_several_in_one_pass_or_one_by_one(model: LlamaForCausalLM, most: int) -> None:
+def test_a_teacher_states_several_in_one_pass_or_one_by_one(model: LlamaForCausalLM, most: int) -> None:
     packs = [pack(random_example(seed, steps=1 + seed)) for seed in range(5)]
-    answers = teacher_answers(model, packs, most)
+    answers = teacher_states(model, packs, most)
     for answer, packed in zip(answers, packs, strict=True):
         torch.testing.assert_close(answer, teacher_hidden(model, packed), **CLOSE)
 

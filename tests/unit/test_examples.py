@@ -12,7 +12,7 @@ from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import BracketFormat
 from internalize.records import Injection, Message, Trajectory
 from internalize.training.distill import distill, new_adapter
-from internalize.training.examples import build_example, select, weighted
+from internalize.training.examples import build_example, weighted
 from internalize.training.scoring import pack, pack_clean
 from tests.steps import step
 from tests.tiny import STRIPS_THINKING, tiny_tokenizer
@@ -138,11 +138,11 @@ def test_steps_without_sampled_ids_are_encoded_from_their_text(renderer: Rendere
     )
 
 
-def test_select_keeps_successes_or_everything_scored(renderer: Renderer) -> None:
+def test_a_filter_keeps_successes_or_everything_scored(renderer: Renderer) -> None:
     scores = [1.0, 0.0, None, 0.5]
     trajectories = [_trajectory(renderer, score=score) for score in scores]
-    assert [kept.score for kept in select(trajectories, "success")] == [1.0]
-    assert [kept.score for kept in select(trajectories, "none")] == [1.0, 0.0, 0.5]
+    assert [kept.score for kept, _ in weighted(trajectories, "success")] == [1.0]
+    assert [kept.score for kept, _ in weighted(trajectories, "none")] == [1.0, 0.0, 0.5]
 
 
 def test_a_rendered_trajectory_trains(renderer: Renderer, model: LlamaForCausalLM, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from internalize.records import DistillExample
 from internalize.runs.store import read_run
 from internalize.training.policy import LocalPolicy
 from internalize.training.scoring import example_logits
-from internalize.training.teachers import Given, prepare
+from internalize.training.teachers import References, build_training_set
 from tests.command import Call, refused
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trajectories import random_example
@@ -129,7 +129,7 @@ def test_a_model_that_teaches_is_checked_when_it_is_loaded(tmp_path: Path) -> No
     tiny_tokenizer().save_pretrained(tmp_path)
     config = DistillConfig(teacher="model", teacher_source=str(tmp_path))
     with pytest.raises(UserError, match="Qwen3NextForCausalLM cannot be used: its scores differ"):
-        prepare(tiny_model(), [random_example(0)], config, Given(), 0)
+        build_training_set(tiny_model(), [random_example(0)], config, References(), 0)
 
 
 @pytest.mark.parametrize("family", ["FalconMamba", "Phimoe"])

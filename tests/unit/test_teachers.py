@@ -13,9 +13,9 @@ from internalize.errors import UserError
 from internalize.records import DistillExample
 from internalize.training.checkpoint import checkpoint_id, trained_state
 from internalize.training.distill import distill, new_adapter
-from internalize.training.hf_trainer import Lossy
+from internalize.training.hf_trainer import PolicyWithLoss
 from internalize.training.scoring import head, pack, pack_clean, require_plain_head, teacher_hidden
-from internalize.training.teachers import Given, Lessons, held_out, prepare, require_same_tokens
+from internalize.training.teachers import References, build_training_set, held_out, require_same_tokens
 from internalize.training.weights import Average, head_with, snapshot, swapped, trained
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.trajectories import likely_example
@@ -83,11 +83,11 @@ def test_each_teacher_answers_with_its_own_weights(examples: list[DistillExample
     """The loss of a moved student against a slow computation with a second model that has the teacher's weights."""
     policy, example = _policy(lora_r), examples[0]
     config = changed({"teacher": teacher, "lora_r": lora_r, "ema": 0.5})
-    lossy = Lossy(policy, prepare(policy, [example], config, Given(), 0), config)
+    student = PolicyWithLoss(policy, build_training_set(policy, [example], config, References(), 0), config)
     first = snapshot(policy)
     _shake(policy)
-    if lossy.average is not None:
-        lossy.average.update(policy)
+    if student.average is not None:
+        student.average.update(policy)
     now = snapshot(policy)
     weights = {"frozen": first, "live": now, "ema": {n: 0.5 * first[n] + 0.5 * now[n] for n in first}}[teacher]
     other = _policy(lora_r)
@@ -95,9 +95,9 @@ def test_each_teacher_answers_with_its_own_weights(examples: list[DistillExample
         for name, weight in trained(other).items():
             weight.copy_(weights[name])
         log_p = head(other)(teacher_hidden(other, pack(example))).log_softmax(-1)
-        student = teacher_hidden(policy, pack_clean(example.token_ids, example.spans))
-        log_q = head(policy)(student).log_softmax(-1)
-        got = lossy.token_losses(lossy.lessons[0].items[0])
+        clean = teacher_hidden(policy, pack_clean(example.token_ids, example.spans))
+        log_q = head(policy)(clean).log_softmax(-1)
+        got = student.token_losses(student.data.items[0])
     torch.testing.assert_close(got, (log_p.exp() * (log_p - log_q)).sum(-1), atol=1e-5, rtol=1e-4)
 
 
@@ -118,10 +118,10 @@ def test_a_moving_teacher_gets_no_gradient_and_the_loss_falls(
 def test_a_frozen_teacher_may_be_of_weights_before_now(examples: list[DistillExample]) -> None:
     policy = _policy(4)
     start = snapshot(policy)
-    expected = prepare(policy, examples, CONFIG, Given(), 0).items[0].teacher
+    expected = build_training_set(policy, examples, CONFIG, References(), 0).items[0].teacher_AD
     _shake(policy)
-    assert torch.equal(prepare(policy, examples, CONFIG, Given(start), 0).items[0].teacher, expected)
-    assert not torch.equal(prepare(policy, examples, CONFIG, Given(), 0).items[0].teacher, expected)
+    assert torch.equal(build_training_set(policy, examples, CONFIG, References(start), 0).items[0].teacher_AD, expected)
+    assert not torch.equal(build_training_set(policy, examples, CONFIG, References(), 0).items[0].teacher_AD, expected)
 
 
 def test_the_heads_weights_are_found_only_where_they_are_trained() -> None:
@@ -138,7 +138,8 @@ def test_an_anchor_holds_the_student_at_the_starter(examples: list[DistillExampl
     for weight in (0.0, 20.0):
         policy = _policy(4)
         config = changed({"divergence": "sft", "kl_anchor": weight, "epochs": 6})
-        distill(policy, examples, config, seed=0, output_dir=tmp_path, given=Given(anchor=snapshot(policy)))
+        start_weights = References(anchor_weights=snapshot(policy))
+        distill(policy, examples, config, seed=0, output_dir=tmp_path, references=start_weights)
         packed = pack_clean(examples[0].token_ids, examples[0].spans)
         log_q = head(policy)(teacher_hidden(policy, packed)).log_softmax(-1)
         start = _policy(4)
@@ -160,11 +161,11 @@ def test_another_model_teaches(examples: list[DistillExample], source: Path, tmp
     policy, own = _policy(4), tiny_tokenizer()
     other = tiny_model(seed=3)
     learnable = [likely_example(other, seed) for seed in range(4)]
-    given = Given(tokenizer=own)
-    summary = distill(policy, learnable, config, seed=0, output_dir=tmp_path / "t", given=given)
+    references = References(tokenizer=own)
+    summary = distill(policy, learnable, config, seed=0, output_dir=tmp_path / "t", references=references)
     assert summary.divergence_after < 0.9 * summary.divergence_before
-    lessons = prepare(policy, learnable, config, given, 0)
-    torch.testing.assert_close(lessons.items[0].teacher, teacher_hidden(other, pack(learnable[0])))
+    data = build_training_set(policy, learnable, config, references, 0)
+    torch.testing.assert_close(data.items[0].teacher_AD, teacher_hidden(other, pack(learnable[0])))
 
 
 def test_another_model_with_other_tokens_is_refused(examples: list[DistillExample], source: Path) -> None:
@@ -173,7 +174,7 @@ def test_another_model_with_other_tokens_is_refused(examples: list[DistillExampl
     tokenizer.save_pretrained(source)
     config = changed({"teacher": "model", "teacher_source": str(source)})
     with pytest.raises(UserError, match=r"token '<new>' has id \d+ there and None here"):
-        prepare(_policy(4), examples, config, Given(tokenizer=tiny_tokenizer()), 0)
+        build_training_set(_policy(4), examples, config, References(tokenizer=tiny_tokenizer()), 0)
     require_same_tokens(tiny_tokenizer(), tiny_tokenizer(), "itself")
 
 
@@ -189,11 +190,11 @@ def test_held_out_examples_are_measured_and_not_trained_on(
     examples = [likely_example(model, seed) for seed in range(20)]
     for teacher in ("frozen", "ema"):
         config = changed({"teacher": teacher})
-        lessons: Lessons = prepare(_policy(4), examples, config, Given(), 0)
-        assert (len(lessons.items), len(lessons.held)) == (18, 2)
-        trained_ids = {tuple(item.packed.ids.tolist()) for item in lessons.items}
-        assert not any(tuple(item.packed.ids.tolist()) in trained_ids for item in lessons.held)
-        assert all(item.teacher is not None for item in lessons.held)
+        data = build_training_set(_policy(4), examples, config, References(), 0)
+        assert (len(data.items), len(data.held_out)) == (18, 2)
+        trained_ids = {tuple(item.packed.ids.tolist()) for item in data.items}
+        assert not any(tuple(item.packed.ids.tolist()) in trained_ids for item in data.held_out)
+        assert all(item.teacher_AD is not None for item in data.held_out)
     summary = distill(_policy(4), examples, CONFIG, seed=0, output_dir=tmp_path)
     assert (summary.accepted, summary.held_out) == (18, 2)
     assert summary.held_out_after != summary.held_out_before
@@ -208,10 +209,10 @@ def test_under_autocast_a_moving_teacher_leaves_the_students_gradient_alone(
     gradients = []
     for half in (False, True):
         policy = _policy(lora_r)
-        lossy = Lossy(policy, prepare(policy, examples, config, Given(), 0), config)
+        student = PolicyWithLoss(policy, build_training_set(policy, examples, config, References(), 0), config)
         _shake(policy)  # an average that is not the student any more
         with torch.autocast("cpu", torch.bfloat16, enabled=half):  # two passes share one cache of casts
-            loss = sum(lossy.token_losses(item).sum() for item in lossy.lessons[0].items[:2])
+            loss = sum(student.token_losses(item).sum() for item in student.data.items[:2])
         loss.backward()
         gradients.append(torch.cat([weight.grad.flatten() for weight in trained(policy).values()]))
     assert gradients[0].norm() > 0

@@ -14,9 +14,9 @@ from internalize.config.specs import Round
 from internalize.errors import InternalizeError
 from internalize.records import DistillExample, TrainSummary
 from internalize.training.checkpoint import checkpoint_id, trained_state
-from internalize.training.distill import TrainItem, distill, fit, new_adapter
+from internalize.training.distill import distill, fit, new_adapter
 from internalize.training.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
-from internalize.training.teachers import Given
+from internalize.training.teachers import References, TrainItem
 from internalize.training.weights import snapshot
 from tests.tiny import tiny_model
 from tests.trajectories import likely_example, random_example
@@ -300,7 +300,7 @@ def test_rounds_that_carry_the_optimizer_are_one_training(
         part = Round(
             number=number, first_step=number, of_steps=2, carried_in=files[number], carried_out=files[number + 1]
         )
-        distill(parts, examples[:1], config, seed=0, output_dir=tmp_path, given=Given(start, part=part))
+        distill(parts, examples[:1], config, seed=0, output_dir=tmp_path, references=References(start), part=part)
     assert checkpoint_id(trained_state(parts)) == checkpoint_id(trained_state(whole))
 
 
