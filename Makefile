@@ -11,7 +11,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 DEMO := .venv/.installed
 ALL := .venv/.installed-all
-EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,dev
+EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,track,dev
 
 .PHONY: demo test test-fast check clean
 

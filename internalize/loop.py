@@ -15,6 +15,7 @@ from internalize.environments.registry import Environments
 from internalize.runs.names import MODES
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore
+from internalize.runs.tracking import require_packages, tracking
 from internalize.stages.backends import local
 from internalize.stages.learn import distill
 from internalize.stages.plan import plan_tasks
@@ -34,12 +35,13 @@ def run(
 
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
+    require_packages(config.track)
     environments = Environments()
     plan = plan_tasks(config, environments)
     made = backends(config, environments)
-    with RunStore.open(Path(out), config, resume=resume) as store:
+    with RunStore.open(Path(out), config, resume=resume) as store, tracking(config.track, store.path) as tracker:
         store.keep_check(made.self_check)
-        finish(iterate(Run(config, store, made, plan, report)))
+        finish(iterate(Run(config, store, made, plan, report, tracker)))
 
 
 async def iterate(run: Run) -> None:

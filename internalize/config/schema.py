@@ -177,6 +177,17 @@ class GateConfig(Section):
     shrink: float = Field(0.25, gt=0, lt=1, description="Learning rate of a retry, times distill.lr.")
 
 
+class TrackConfig(Section):
+    """Where the figures of a run go beside its directory. They cannot change a result and are not in the digest."""
+
+    to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
+        (), description="Dashboards whose package is installed; 'wandb' works offline. () = none."
+    )
+    project: str = Field(
+        "internalize", pattern=r"^[\w.-]+$", description="Name under which the dashboards group their runs."
+    )
+
+
 class Config(Section):
     """A whole recipe."""
 
@@ -192,6 +203,7 @@ class Config(Section):
     gate: GateConfig = GateConfig()
     judge: JudgeConfig = JudgeConfig()
     redact: RedactConfig = RedactConfig()
+    track: TrackConfig = TrackConfig()
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict, description="Servers by name.")
 
     @property
@@ -272,10 +284,10 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without how its endpoints are asked: a budget may be raised and a run gone on with."""
+    """A dumped config without trackers and how endpoints are asked: a budget may be raised and a run gone on with."""
     endpoints = dump.get("endpoints") or {}
     kept = {name: {k: v for k, v in values.items() if k not in _ASKING} for name, values in endpoints.items()}
-    return dump | {"endpoints": kept}
+    return {key: value for key, value in dump.items() if key != "track"} | {"endpoints": kept}
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

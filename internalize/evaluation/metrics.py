@@ -65,6 +65,18 @@ class SuiteMetrics(Record):
         return None if isinstance(value, float) or (isinstance(value, dict) and "share" in value) else value
 
 
+def figures(line: SuiteMetrics) -> dict[str, float]:
+    """The numbers of a line by names such as "dev/internalized/success", for dashboards."""
+    numbers: dict[str, float] = {}
+    for name in line.__class__.model_fields.keys() - {"iteration"}:
+        value = getattr(line, name)
+        value = value.mean if isinstance(value, Interval) else value.value if isinstance(value, Share) else value
+        if isinstance(value, int | float):
+            numbers[name] = float(value)
+    families = {f"success of {name}": found.mean for name, found in line.families.items()}
+    return {f"{line.suite}/{line.mode}/{name}": value for name, value in {**numbers, **families}.items()}
+
+
 def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: ActionSets) -> EvalResult:
     """Judge one episode. Premature: a final action with no evidence-gathering action before it."""
     steps = trajectory.steps

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from internalize.config.schema import TrackConfig
 from internalize.evaluation.signs import Thresholds
 from internalize.runs.files import write_atomic
+from internalize.runs.tracking import tracking
 from internalize.stages.study import STUDY
 
 from . import html, markdown
 from .comparison import compare, members
 from .page import Page
 from .run_page import run_page
-from .run_report import load
+from .run_report import RunReport, load
 from .signs import Diagnosis, diagnose, leads_table, signs_table, verdict
 from .study_page import study_page
 from .terminal import plain_text, print_page, print_part
@@ -23,14 +25,26 @@ from .terminal import plain_text, print_page, print_part
 
 def publish_run(run_dir: Path) -> None:
     """Print the report of a run and write report.md, report.html and figure.png into it."""
-    page = run_page(load(run_dir))
+    report = load(run_dir)
+    page = run_page(report)
     print_page(page, Console())
     _say_written(write(page, run_dir, "report"))
+    _track(report)
 
 
 def write_run(run_dir: Path) -> None:
     """Write the files of `publish_run` and print nothing."""
-    write(run_page(load(run_dir)), run_dir, "report")
+    report = load(run_dir)
+    write(run_page(report), run_dir, "report")
+    _track(report)
+
+
+def _track(report: RunReport) -> None:
+    """Show the trackers of the recipe the figure that was drawn."""
+    picture, config = report.path / "figure.png", TrackConfig.model_validate(report.info.config.get("track", {}))
+    if config.to and picture.exists():
+        with tracking(config, report.path) as tracker:
+            tracker.figure("success", picture)
 
 
 def publish_study(out: Path) -> None:

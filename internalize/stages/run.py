@@ -7,21 +7,21 @@ and changes weights stands behind the seams of `interfaces.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec
 from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.gate import Decision
-from internalize.evaluation.metrics import eval_result, gathered, group_of
+from internalize.evaluation.metrics import SuiteMetrics, eval_result, figures, gathered, group_of
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.pool import ExperiencePool, empty, load_pool, read_edits, save_pool
 from internalize.experience.redact import without_secrets
 from internalize.experience.utility import retire, retired_ids, utilities, without_retired
 from internalize.inference.renderer import Renderer
-from internalize.interfaces import PolicyLoader, RolloutBackend, TrainBackend
+from internalize.interfaces import PolicyLoader, RolloutBackend, Tracker, TrainBackend
 from internalize.records import (
     Candidate,
     Checkpoint,
@@ -72,7 +72,9 @@ class Run:
     backends: Backends
     plan: TaskPlan
     report: Report = silent
+    tracker: Tracker | None = None
     rejected: int = 0  # of the last `collect`
+    tracked: dict[int, dict[str, float]] = field(default_factory=dict)  # figures the tracker was told, by iteration
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
@@ -176,6 +178,17 @@ class Run:
                     self.store.mark(stage)
         lines = [one.metrics for one in self.diagnosis.update(self.results())]
         write_jsonl(self.store.path / names.METRICS, lines)
+        self._track(lines)
+
+    def _track(self, lines: Sequence[SuiteMetrics]) -> None:
+        """Tell the tracker the figures that are new since it was last told."""
+        found: dict[int, dict[str, float]] = {}
+        for line in lines:
+            found.setdefault(line.iteration, {}).update(figures(line))
+        for iteration, values in found.items():
+            if self.tracker and (new := dict(values.items() - self.tracked.get(iteration, {}).items())):
+                self.tracker.log(iteration, new)
+        self.tracked = found
 
     async def _measure(self, stage: Stage, policy: Checkpoint, suite: str, mode: Mode, pool: ExperiencePool) -> None:
         folder, k, settings = self.store.iteration(stage.iteration), policy.iteration, self.config.evaluate

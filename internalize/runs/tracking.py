@@ -1,0 +1,207 @@
+"""Figures of a run for dashboards: each tracker is a few lines over its package, chosen by `[track] to`.
+
+What is tracked is written in the run directory anyway, so a tracker that fails is given up with a warning and the run
+goes on. A resumed run sends its figures again, to the same run of the dashboard where the package knows such a thing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from internalize.config.schema import TrackConfig
+from internalize.errors import UserError, first_line
+from internalize.interfaces import Tracker
+from internalize.records import content_hash
+
+_LOG = logging.getLogger(__name__)
+FOLDER = "tracking"  # in the run directory: what the packages write
+
+
+class RecordingTracker:
+    """A public fake: keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float]]] = []
+        self.figures: list[tuple[str, Path]] = []
+        self.closed = False
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Keep the figures."""
+        self.logged.append((iteration, dict(metrics)))
+
+    def figure(self, name: str, path: Path) -> None:
+        """Keep where the picture is."""
+        self.figures.append((name, path))
+
+    def close(self) -> None:
+        """Note the end."""
+        self.closed = True
+
+
+class TensorBoardTracker:
+    """Event files in the run directory; look at them with `tensorboard --logdir`."""
+
+    def __init__(self, run: Path, project: str) -> None:  # noqa: ARG002 - it has no projects
+        tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
+        self._writer = tensorboard.SummaryWriter(str(run / FOLDER / "tensorboard"))
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """One scalar a figure."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, iteration)
+        self._writer.flush()
+
+    def figure(self, name: str, path: Path) -> None:
+        """A picture; matplotlib, which drew it, reads it."""
+        image: Any = importlib.import_module("matplotlib.image")
+        self._writer.add_image(name, image.imread(path), dataformats="HWC")
+
+    def close(self) -> None:
+        """End the event file."""
+        self._writer.close()
+
+
+class MlflowTracker:
+    """A run in an MLflow file store in the run directory, or on the server that MLFLOW_TRACKING_URI names.
+
+    Look at the store with `MLFLOW_ALLOW_FILE_STORE=true mlflow ui --backend-store-uri`: MLflow refuses file stores
+    otherwise, and a database would need many more packages.
+    """
+
+    def __init__(self, run: Path, project: str) -> None:
+        tracking: Any = importlib.import_module("mlflow.tracking")
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        store = os.environ.get("MLFLOW_TRACKING_URI") or (run / FOLDER / "mlflow").resolve().as_uri()
+        self._client = tracking.MlflowClient(store)
+        known = self._client.get_experiment_by_name(project)
+        experiment = known.experiment_id if known else self._client.create_experiment(project)
+        found = self._client.search_runs([experiment], f"attributes.run_name = '{_id(run)}'", max_results=1)
+        started = found[0] if found else self._client.create_run(experiment, run_name=_id(run))
+        self._run = started.info.run_id
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """One metric a figure."""
+        for name, value in metrics.items():
+            self._client.log_metric(self._run, name, value, step=iteration)
+
+    def figure(self, name: str, path: Path) -> None:
+        """An artifact in the folder `name`."""
+        self._client.log_artifact(self._run, str(path), name)
+
+    def close(self) -> None:
+        """The run is finished."""
+        self._client.set_terminated(self._run)
+
+
+class WandbTracker:
+    """An offline run of Weights & Biases in the run directory; `wandb sync` uploads it."""
+
+    def __init__(self, run: Path, project: str) -> None:
+        self._wandb: Any = importlib.import_module("wandb")
+        (run / FOLDER).mkdir(exist_ok=True)
+        given = {"project": project, "name": run.resolve().name, "id": _id(run), "dir": str(run / FOLDER)}
+        self._run = self._wandb.init(**given, mode="offline", resume="allow")
+        self._run.define_metric("*", step_metric="iteration")  # its own steps may not go back
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """One row."""
+        self._run.log({"iteration": iteration, **metrics})
+
+    def figure(self, name: str, path: Path) -> None:
+        """An image."""
+        self._run.log({name: self._wandb.Image(str(path))})
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
+
+
+class TrackioTracker:
+    """A local run of trackio; look at it with `trackio show`. Its files are where TRACKIO_DIR says."""
+
+    def __init__(self, run: Path, project: str) -> None:
+        self._trackio: Any = importlib.import_module("trackio")
+        self._run = self._trackio.init(project=project, name=_id(run), resume="allow", embed=False)
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """One row."""
+        self._run.log(dict(metrics), step=iteration)
+
+    def figure(self, name: str, path: Path) -> None:
+        """An image."""
+        self._run.log({name: self._trackio.Image(str(path))})
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
+
+
+TRACKERS: dict[str, tuple[Callable[[Path, str], Tracker], str]] = {  # by name in recipes, with the package
+    "tensorboard": (TensorBoardTracker, "tensorboard"),
+    "trackio": (TrackioTracker, "trackio"),
+    "wandb": (WandbTracker, "wandb"),
+    "mlflow": (MlflowTracker, "mlflow"),
+}
+
+
+class Trackers:
+    """Several trackers as one. One that raises is told nothing more."""
+
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+        self._working = dict(trackers)
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Figures of one iteration."""
+        self._each(lambda tracker: tracker.log(iteration, metrics))
+
+    def figure(self, name: str, path: Path) -> None:
+        """A picture that was written."""
+        self._each(lambda tracker: tracker.figure(name, path))
+
+    def close(self) -> None:
+        """No more will come."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, tell: Callable[[Tracker], None]) -> None:
+        for name, tracker in [*self._working.items()]:
+            try:
+                tell(tracker)
+            except Exception as error:  # noqa: BLE001 - the classes of other packages cannot be named here
+                del self._working[name]
+                _LOG.warning("track.to: %s failed and is left out from here on: %s", name, first_line(error))
+
+
+def require_packages(config: TrackConfig) -> None:
+    """Raises UserError naming the first package that is not installed."""
+    for name in config.to:
+        if find_spec(TRACKERS[name][1]) is None:
+            raise UserError(f"track.to: {name!r} needs a package: pip install {TRACKERS[name][1]}")
+
+
+@contextmanager
+def tracking(config: TrackConfig, run: Path) -> Iterator[Tracker]:
+    """What the recipe tracks the run in the directory `run` with; it is closed at the end."""
+    made: dict[str, Tracker] = {}
+    for name in config.to:
+        try:
+            made[name] = TRACKERS[name][0](run, config.project)
+        except Exception as error:  # noqa: BLE001 - as above
+            _LOG.warning("track.to: %s cannot be started: %s", name, first_line(error))
+    tracker = Trackers(made)
+    try:
+        yield tracker
+    finally:
+        tracker.close()
+
+
+def _id(run: Path) -> str:
+    """A name for the dashboard that a resumed run has again."""
+    path = run.resolve()
+    return f"{path.name}-{content_hash(str(path))}"
