@@ -98,6 +98,7 @@ def test_a_second_engine_gives_the_same_run(config: Config, first: Path, tmp_pat
     assert made[0].passes > 100
 
 
+@pytest.mark.slow
 def test_episodes_played_by_worker_processes_are_the_same(config: Config, first: Path, tmp_path: Path) -> None:
     workers = WorkerRollouts(2)
     try:
@@ -107,6 +108,7 @@ def test_episodes_played_by_worker_processes_are_the_same(config: Config, first:
     require_equal(out, first)
 
 
+@pytest.mark.slow
 def test_weights_trained_in_a_process_of_its_own_are_the_same(config: Config, first: Path, tmp_path: Path) -> None:
     training = SubprocessTraining(config)
     out = run(config, tmp_path / "run", lambda made: dataclasses.replace(made, trainer=training))
