@@ -1,4 +1,4 @@
-"""The folder for things that are built once and may be thrown away: converted models, inspected pages."""
+"""The cache folder, for things that can be built again: converted models, inspected packages."""
 
 from __future__ import annotations
 
@@ -20,23 +20,20 @@ def cache_folder() -> Path:
 
 
 def built(target: Path, build: Callable[[Path], None]) -> Path:
-    """The folder `target` as `build(folder)` filled it, now or earlier: whole, or not there at all.
+    """The folder `target`, filled by `build(folder)` now or earlier; it appears complete or not at all.
 
-    One process builds at a time and the others wait, so what lies there unfinished belongs to nobody and is removed.
+    One process builds at a time and the others wait, so unfinished folders belong to no process and are removed.
     Raises OSError if the cache cannot be written.
     """
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with waiting_lock(target.parent / _LOCK):
-        for leftover in target.parent.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        if not target.exists():  # whoever had the lock before may have built it
-            _build(target, build)
+        for unfinished in target.parent.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if not target.exists():  # the process that had the lock before may have built it
+            folder = tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=target.parent, ignore_cleanup_errors=True)
+            with folder as scratch:
+                build(Path(scratch, "built"))
+                Path(scratch, "built").rename(target)
     return target
-
-
-def _build(target: Path, build: Callable[[Path], None]) -> None:
-    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=target.parent, ignore_cleanup_errors=True) as scratch:
-        build(Path(scratch, "built"))
-        Path(scratch, "built").rename(target)

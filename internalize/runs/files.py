@@ -1,7 +1,7 @@
-"""Files of records: JSON Lines, read and added to by whole lines, and files replaced all or nothing.
+"""Files of records: JSON Lines, read and appended by whole lines, and files that are replaced atomically.
 
 A process may be killed at any byte: `append_jsonl` leaves whole lines and at most one torn last line, which `recover`
-cuts off, and `write_atomic` leaves the old file or the new one.
+truncates, and `write_atomic` leaves the old file or the new one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .locks import waiting_lock
 from .version_1 import MARK, upgraded
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
-BLOCK = 1 << 16  # bytes read at once from the end of a file
+_BLOCK = 1 << 16  # bytes read at once from the end of a file
 
 
 def json_lines(path: Path) -> list[tuple[int, bytes]]:
-    """The lines of a file with their numbers, without blank ones and a byte order mark. Raises DataError."""
+    """The lines of a file with their numbers, without blank lines and byte order mark. Raises DataError."""
     try:
         lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
@@ -36,41 +36,43 @@ def json_lines(path: Path) -> list[tuple[int, bytes]]:
 
 
 def record_of(line: bytes, model: type[RecordT]) -> RecordT:
-    """The record of one line, of any version. Raises ValidationError."""
+    """The record of one line, converted from version 1 if need be. Raises ValidationError."""
     return model.model_validate_json(upgraded(line) if MARK in line else line)
 
 
 def read_numbered(path: Path, model: type[RecordT]) -> list[tuple[int, RecordT]]:
-    """All records of a file and the numbers of their lines; a whole last record may lack its newline.
+    """All records of a file with their line numbers; the last line may lack its newline.
 
-    Raises DataError naming file, line and field of the first bad line, a torn last one included.
+    Raises DataError naming file, line and field of the first invalid line, including a torn last one.
     """
-    records = []
-    for number, line in json_lines(path):
-        try:
-            records.append((number, record_of(line, model)))
-        except ValidationError as error:
-            raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
-    return records
+    return [(number, parsed(path, number, line, model)) for number, line in json_lines(path)]
+
+
+def parsed(path: Path, number: int, line: bytes, model: type[RecordT]) -> RecordT:
+    """The record of line `number` of a file. Raises DataError with its place."""
+    try:
+        return record_of(line, model)
+    except ValidationError as error:
+        raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
 
 
 def read_jsonl(path: Path, model: type[RecordT]) -> list[RecordT]:
-    """The records of `read_numbered` alone."""
+    """The records of `read_numbered` without their line numbers."""
     return [record for _, record in read_numbered(path, model)]
 
 
 def append_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
-    """Add whole lines and wait until they are on disk.
+    """Append whole lines and wait until they are on disk.
 
-    Raises DataError, and writes nothing, if a record cannot be held as JSON (NaN, infinity, a lone
-    surrogate) or if the file ends in a torn line, which would swallow the first new one.
+    Raises DataError, and writes nothing, if a record cannot be represented as JSON (NaN, infinity, a lone surrogate) or
+    if the file ends in a torn line, which would merge with the first new one.
     """
     data = _encode(path, records)
     if not data:
         return
     is_new = not path.exists()
     with path.open("ab+") as file:
-        if file.tell() and not _ends_whole(file.fileno(), file.tell()):
+        if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             raise DataError(f"{path}: the last line is torn; recover the file before adding to it")
         file.write(data)
         file.flush()
@@ -81,7 +83,7 @@ def append_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Keep other processes that open it this way from a file of records, made if need be and without a torn line."""
+    """Lock a file of records against other processes that use this; it is created or recovered if need be."""
     with waiting_lock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             path.touch()
@@ -91,32 +93,39 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
-    """Replace a file by these records, all or nothing."""
+    """Replace a file by these records atomically."""
     write_atomic(path, _encode(path, records))
 
 
 def write_json(path: Path, record: BaseModel) -> None:
-    """Replace a file by one record, indented, all or nothing. Raises DataError as `append_jsonl` does."""
+    """Replace a file by one indented record atomically. Raises DataError as `append_jsonl` does."""
     write_atomic(path, _text(path, record, indent=2) + "\n")
 
 
 def recover(path: Path) -> int:
-    """Cut off a torn last line (one without newline); returns the bytes dropped. A missing file is fine."""
+    """Truncate a torn last line (one without newline); returns the bytes dropped, 0 if there is no file."""
     if not path.exists():
         return 0
     with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        keep = _whole_length(file.fileno(), size)
-        if keep < size:
-            file.truncate(keep)
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:  # backwards in blocks: files grow large, and only the last line can be torn
+            start = max(0, end - _BLOCK)
+            newline = os.pread(file.fileno(), end - start, start).rfind(b"\n")
+            end = start + newline + 1
+            if newline >= 0:
+                break
+        if end < size:
+            file.truncate(end)
             os.fsync(file.fileno())
-    return size - keep
+    return size - end
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    """Write a file so that readers, also after a crash, see the old content or the new, never a part."""
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")  # pids are equal in containers that share a disk
+    temporary = path.with_name(
+        f".{path.name}.{uuid4().hex}.tmp"
+    )  # not a pid: containers that share a disk have equal ones
     try:
         with temporary.open("xb") as file:
             file.write(data)
@@ -130,7 +139,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def require_folder(out: Path) -> None:
-    """Raises UserError, before any work, if `out` cannot be written for want of its folder."""
+    """Raises UserError, before any work is done, if the folder of `out` is missing or not writable."""
     if not out.parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist")
     if not os.access(out.parent, os.W_OK):
@@ -138,7 +147,7 @@ def require_folder(out: Path) -> None:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of a failed validation in a few words, its field first."""
+    """The first problem of a failed validation in a few words, starting with its field."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "json_invalid":
@@ -162,25 +171,8 @@ def _text(path: Path, record: BaseModel, indent: int | None = None) -> str:
     return text
 
 
-def _ends_whole(file: int, size: int) -> bool:
-    return os.pread(file, 1, size - 1) == b"\n"
-
-
-def _whole_length(file: int, size: int) -> int:
-    # Backwards in blocks: the files grow large and the torn line is the last.
-    end = size
-    while end > 0:
-        start = max(0, end - BLOCK)
-        newline = os.pread(file, end - start, start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
-
-
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on disk."""
-    # A new or renamed file is safe only when its folder's entry is on disk too.
+    """Wait until the directory entries of a folder are on disk, without which a new or renamed file can be lost."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Locks between processes: `flock`, through `filelock`. The system frees a lock when its holder dies, in any way."""
+"""Locks between processes: `flock`, through `filelock`. The kernel frees a lock when its process dies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def waiting_lock(path: Path) -> BaseFileLock:
-    """For `with`: waits for its turn, behind other threads too. Raises OSError where there are no such locks."""
+    """For `with`: waits for other processes and threads. Raises OSError on file systems without such locks."""
     from filelock import FileLock  # noqa: PLC0415 - not needed for --help
 
     return FileLock(path, fallback_to_soft=False)
 
 
 def lasting_lock(path: Path) -> BaseFileLock | None:
-    """A lock that any thread may release; None if another process or thread has it. Raises OSError as above."""
+    """A lock that is taken at once and that any thread may release; None if it is taken. Raises OSError as above."""
     from filelock import FileLock, Timeout  # noqa: PLC0415
 
     lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)

@@ -1,4 +1,4 @@
-"""The names of all files and folders of a run. Nothing reads a name to find out what a file is: names are made here."""
+"""The names of all files and folders of a run. They are made here only, and no code parses one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ROLLOUTS = "rollouts.jsonl"  # episodes on training tasks without experience
 POOL, EDITS = "pool.json", "edits.jsonl"
 EXTRACTION, REDACTIONS, SELECTIONS = "extraction.jsonl", "redactions.json", "selections.jsonl"
 EXAMPLES, TRAINING, CHECKPOINT = "train.jsonl", "train.json", "checkpoint.json"
-TRAINER_INPUT = "train-input.jsonl"  # while a training runs: its examples and those of earlier iterations
+TRAINER_INPUT = "train-input.jsonl"  # during a training: its examples and those of earlier iterations
 EVALUATIONS, DIAGNOSTICS, DRIFT, GATE = "evaluations.jsonl", "diagnostics.jsonl", "drift.json", "gate.json"
-FIRST_EVALUATIONS, FIRST_GATE = "evaluations-first.jsonl", "gate-first.json"  # of a candidate that lost
-SECOND_TRAINING = "train-second.json"  # of the milder one that was trained in its place
+FIRST_EVALUATIONS, FIRST_GATE = "evaluations-first.jsonl", "gate-first.json"  # of the first candidate if it lost
+SECOND_TRAINING = "train-second.json"  # of the milder candidate trained after that
 WEIGHTS, SECOND_WEIGHTS = "checkpoint", "second"
 MODES: tuple[Mode, ...] = ("internalized", "in_context")
 CANDIDATES: tuple[Candidate, ...] = (1, 2)
@@ -28,12 +28,12 @@ def iteration(k: int) -> str:
 
 
 def iterations(run: Path, last: int) -> dict[int, Path]:
-    """The folders of a run's iterations up to `last` that are there."""
+    """The existing folders of a run's iterations up to `last`."""
     return {k: path for k in range(last + 1) if (path := run / iteration(k)).is_dir()}
 
 
 def episodes(stage: Stage) -> str:
-    """The file of the episodes that a stage of kind `rollout`, `collect` or `episodes` plays."""
+    """The file for the episodes of a stage of kind `rollout`, `collect` or `episodes`."""
     if stage.kind == "rollout":
         return ROLLOUTS
     if stage.kind == "collect":
@@ -43,7 +43,7 @@ def episodes(stage: Stage) -> str:
 
 
 def learning(folder: Path, k: int) -> Iterator[Stage]:
-    """The stages of iteration `k` whose episodes are in `folder` and are learnt from."""
+    """The stages of iteration `k` with episodes in `folder` that experience or weights are learned from."""
     plain = Stage(iteration=k, kind="rollout")
     if (folder / episodes(plain)).exists():
         yield plain
@@ -55,35 +55,35 @@ def learning(folder: Path, k: int) -> Iterator[Stage]:
 
 
 def measuring(folder: Path, k: int, suites: Iterable[str]) -> list[Stage]:
-    """The stages of iteration `k` whose episodes are in `folder` and measure a policy, ordered by name."""
-    every = product(suites, MODES, range(k + 1), CANDIDATES)
+    """The stages of iteration `k` with episodes in `folder` that measure a policy, ordered by file name."""
+    combinations = product(suites, MODES, range(k + 1), CANDIDATES)
     stages = [
         Stage(iteration=k, kind="episodes", suite=suite, mode=mode, policy=policy, candidate=candidate)
-        for suite, mode, policy, candidate in every
+        for suite, mode, policy, candidate in combinations
     ]
     return sorted((stage for stage in stages if (folder / episodes(stage)).exists()), key=episodes)
 
 
 def round_weights(number: int) -> str:
-    """The weights after a round of training that is not the last."""
+    """The folder of the weights after a round of training that is not the last."""
     return f"round-{number}"
 
 
 def round_summary(number: int) -> str:
-    """What a round of training did."""
+    """The summary of a round of training."""
     return f"round-{number}.json"
 
 
 def round_examples(number: int) -> str:
-    """What a round of training is given, without examples of earlier iterations."""
+    """The examples of a round of training, without those of earlier iterations."""
     return f"round-{number}.jsonl"
 
 
 def round_checkpoint(number: int) -> str:
-    """The record of the weights after a round of training."""
+    """The record of the checkpoint after a round of training."""
     return f"round-{number}-checkpoint.json"
 
 
 def round_optimizer(number: int) -> str:
-    """The state with which the next round goes on."""
+    """The state of the optimizer that the next round continues with."""
     return f"optimizer-{number}.pt"

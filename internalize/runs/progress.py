@@ -1,7 +1,4 @@
-"""What every long command shows while it works, and what it says when it is stopped.
-
-Left out: results (they go to standard output; progress goes to standard error).
-"""
+"""Progress of long commands on standard error, and the advice they give when they are interrupted."""
 
 from __future__ import annotations
 
@@ -11,12 +8,12 @@ from typing import Any
 
 from internalize.errors import Incomplete
 
-Report = Callable[[str, int, int], None]  # stage, done, of
+Report = Callable[[str, int, int], None]  # stage, number done, total
 
 
 @contextmanager
 def going_on_by(advice: str) -> Iterator[None]:
-    """Whoever stops the work before its end is told how to go on."""
+    """Add to the message of an interruption how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -27,26 +24,26 @@ def going_on_by(advice: str) -> Iterator[None]:
 
 @contextmanager
 def progress() -> Iterator[Report]:
-    """A bar a stage on a terminal, a line a stage elsewhere."""
+    """One progress bar for each stage on a terminal, one line for each elsewhere."""
     from rich.console import Console  # noqa: PLC0415 - not needed for --help
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description:38}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    known: dict[str, Any] = {}
+    tasks: dict[str, Any] = {}
 
     def show(stage: str, done: int, total: int) -> None:
-        if not known:  # not before: a command that is refused prints its one sentence and no empty line
+        if not tasks:  # not earlier: a command that is refused must print its one sentence and no empty line
             bars.start()
-        if stage not in known:
-            known[stage] = bars.add_task(stage, total=total)
-        bars.update(known[stage], completed=done, total=total)
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total)
+        bars.update(tasks[stage], completed=done, total=total)
         if done == total and not console.is_terminal:
             console.print(f"{stage}: {done}/{total}")
 
     try:
         yield show
     finally:
-        if known:
+        if tasks:
             bars.stop()

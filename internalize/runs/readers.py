@@ -1,22 +1,19 @@
-"""Records of a run that may still be working: no lock is taken, and a torn last line is left out."""
+"""Reads records of a run that may still be working: takes no lock and ignores an incomplete last line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from internalize.errors import DataError
 
-from .files import first_problem, record_of
-
-RecordT = TypeVar("RecordT", bound=BaseModel)
+from .files import RecordT, first_problem, parsed
 
 
 def record(path: Path, model: type[RecordT]) -> RecordT | None:
-    """The one record of a file; None if there is no file. Raises DataError for a broken one."""
+    """The record that a file consists of; None if there is no file. Raises DataError if it is invalid."""
     if not path.exists():
         return None
     try:
@@ -28,21 +25,18 @@ def record(path: Path, model: type[RecordT]) -> RecordT | None:
 
 
 def records(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
-    """The whole records of a file."""
+    """The complete records of a file."""
     return (found for _, found in records_at(path, model))
 
 
 def records_at(path: Path, model: type[RecordT]) -> Iterator[tuple[int, RecordT]]:
-    """Whole records with their byte offsets; none if there is no file."""
+    """The complete records of a file with their byte offsets; none if there is no file."""
     if not path.exists():
         return
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
-                return  # being written at this moment, or torn by a kill
-            try:
-                yield offset, record_of(line, model)
-            except ValidationError as error:
-                raise DataError(f"{path}, line {number}: {first_problem(error)}") from error
+                return  # it is being written, or a kill has torn it
+            yield offset, parsed(path, number, line, model)
             offset += len(line)

@@ -1,10 +1,10 @@
 """The run directory: its config, stage marks and lock; one process at a time.
 
-    run.json        what was asked for and with which versions, written once
-    progress.jsonl  one line for each finished stage; a stage without its line is done again
+    run.json        the config and the versions of packages, written once
+    progress.jsonl  one line for each finished stage; a stage without its line runs again
     iter-K/         the records of iteration K
 
-A stage's mark must be written after its records. Needs POSIX (`flock`). The functions of files.py are found here too.
+A stage's mark must be written after its records. Needs POSIX (`flock`). Re-exports the functions of files.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
+from internalize.config.schema import Config
 from internalize.errors import Busy, ConfigError, DataError, UserError
 from internalize.records import Record, SelfCheck, Stage, StageMark
 
@@ -37,6 +38,7 @@ from .files import (
 )
 from .locks import lasting_lock
 from .memory import peak_device_memory, peak_memory
+from .readers import record
 from .version_1 import mark_of
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ __all__ = [
     "RUN",
     "RunInfo",
     "RunStore",
-    "Settings",
     "append_jsonl",
     "exclusive",
     "first_problem",
@@ -63,88 +64,65 @@ __all__ = [
     "write_jsonl",
 ]
 RUN, PROGRESS, LOCK = "run.json", "progress.jsonl", ".lock"
-VERSION = 2  # of the records; what version 1 wrote otherwise is converted where it is read
+VERSION = 2  # of the records; those of version 1 are converted as they are read
 PACKAGES = ("internalize", "torch", "transformers", "peft")
 
 
-class Settings(Protocol):
-    """What the store needs of a config (`internalize.config.Config` is one)."""
-
-    @property
-    def digest(self) -> str:
-        """Content hash of everything that can change a result."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Seed of everything that is drawn."""
-        ...
-
-    def dump(self) -> dict[str, Any]:
-        """All fields as plain JSON values."""
-        ...
-
-    def changed_from(self, stored: dict[str, Any]) -> list[str]:
-        """Dotted names of the fields in which this config differs from a stored dump."""
-        ...
-
-
 class RunInfo(Record):
-    """run.json: what a run was started with. `version` is of its records' layout; files without it have 1."""
+    """run.json: what a run was started with. `version` is that of its records; files without it have version 1."""
 
     version: int = 1
     config: dict[str, JsonValue]
     digest: str
     seed: int
     versions: dict[str, str]
-    self_check: SelfCheck | None = None  # of the policy at the start; None: it was not checked
+    self_check: SelfCheck | None = None  # of the first policy; None = it was not checked
 
 
 def read_run(path: Path) -> RunInfo:
     """What the run in `path` was started with. Takes no lock, so a running one can be read too."""
-    try:
-        info = RunInfo.model_validate_json((path / RUN).read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not a run directory (no {RUN})") from error
-    except OSError as error:
-        raise DataError(f"{path / RUN}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise DataError(f"{path / RUN}: {first_problem(error)}") from error
+    info = record(path / RUN, RunInfo)
+    if info is None:
+        raise UserError(f"{path}: not a run directory (no {RUN})")
     if info.version > VERSION:
         raise UserError(f"{path}: its records have version {info.version}; this installation reads up to {VERSION}")
     return info
 
 
 def read_marks(path: Path) -> list[StageMark]:
-    """The finished stages of the run in `path`. Takes no lock; a line being written at this moment is left out."""
+    """The finished stages of the run in `path`. Takes no lock and ignores an incomplete last line."""
     file = path / PROGRESS
     if not file.exists():
         return []
     whole = file.read_bytes().rpartition(b"\n")[0]
-    found = []
+    marks = []
     for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
         try:
-            found.append(mark_of(line))
+            marks.append(mark_of(line))
         except ValueError as error:
             raise DataError(f"{file}, line {number}: not the mark of a stage") from error
-    return [mark for mark in found if mark is not None]
+    return [mark for mark in marks if mark is not None]
 
 
 class RunStore:
-    """An open run directory, held by this process alone until `close`. Build it with `create` or `open`."""
+    """An open run directory, locked by this process until `close`. Build it with `create` or `open`."""
 
     def __init__(self, path: Path, info: RunInfo, lock: BaseFileLock) -> None:
         self.path = path
         self.info = info
         self._lock = lock
-        self._since = time.monotonic()
+        self._last_mark = time.monotonic()
         self._done = {mark.stage for mark in read_marks(path)}
 
     @classmethod
-    def create(cls, path: Path, config: Settings) -> RunStore:
+    def create(cls, path: Path, config: Config) -> RunStore:
         """Start a run in a new or empty directory. Raises UserError, and writes nothing, if it is in use."""
         _require_empty(path)
-        _make_folder(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made ({error.strerror})") from error
+        sync_folder(path.parent)
         lock = _take_lock(path)
         try:
             _require_empty(path)  # another process may have been first
@@ -158,12 +136,12 @@ class RunStore:
             raise
 
     @classmethod
-    def open(cls, path: Path, config: Settings | None, *, resume: bool = True) -> RunStore:
+    def open(cls, path: Path, config: Config | None, *, resume: bool = True) -> RunStore:
         """Continue the run in `path`, or start it there if the directory is new or empty.
 
-        `config` None takes the stored one (`info.config`). Raises UserError if there is a run and
-        `resume` is off, if the directory holds something else, or if another process has it;
-        ConfigError naming the fields if it was started with another config.
+        `config` None takes the stored one (`info.config`). Raises UserError if there is a run and `resume` is off, if
+        the directory contains other files, or if another process uses it; ConfigError, naming the fields, if the run
+        was started with another config.
         """
         if config is not None and (not resume or not _contents(path)):
             return cls.create(path, config)
@@ -191,21 +169,22 @@ class RunStore:
         return stage in self._done
 
     def mark(self, stage: Stage) -> None:
-        """Note that a stage is finished; its files must be on disk already."""
+        """Record that a stage is finished; its files must be on disk already."""
         if not self.done(stage):
-            since, self._since = self._since, time.monotonic()
-            used = {"memory": peak_memory(), "device_memory": peak_device_memory()}
-            append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=round(self._since - since, 3), **used)])
+            now = time.monotonic()
+            seconds, self._last_mark = round(now - self._last_mark, 3), now
+            memory = {"memory": peak_memory(), "device_memory": peak_device_memory()}
+            append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=seconds, **memory)])
             self._done.add(stage)
 
-    def keep_check(self, found: SelfCheck | None) -> None:
-        """Write the policy's self-check into run.json; the first one stays."""
-        if found is not None and self.info.self_check is None:
-            self.info = self.info.model_copy(update={"self_check": found})
+    def keep_check(self, check: SelfCheck | None) -> None:
+        """Write the policy's self-check into run.json, unless there is one already."""
+        if check is not None and self.info.self_check is None:
+            self.info = self.info.model_copy(update={"self_check": check})
             write_json(self.path / RUN, self.info)
 
     def close(self) -> None:
-        """Let another process have the directory."""
+        """Release the directory to other processes."""
         self._lock.release()
 
     def __enter__(self) -> RunStore:
@@ -228,14 +207,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror})") from error
-    sync_folder(path.parent)
-
-
 def _take_lock(path: Path) -> BaseFileLock:
     try:
         lock = lasting_lock(path / LOCK)
@@ -247,31 +218,27 @@ def _take_lock(path: Path) -> BaseFileLock:
 
 
 def _contents(path: Path) -> Sequence[str]:
-    # The lock and half-written temporaries are no content: a kill before run.json leaves just them.
+    # The lock and unfinished temporary files do not count: a kill before run.json leaves only these.
     try:
-        names = [entry.name for entry in path.iterdir()]
+        found = [entry.name for entry in path.iterdir()]
     except FileNotFoundError:
         return []
     except NotADirectoryError as error:
         raise UserError(f"{path}: is a file or lies in one, so it cannot be a run directory") from error
-    return [name for name in names if name != LOCK and not _is_temporary(name)]
-
-
-def _is_temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
+    return [name for name in found if name != LOCK and not (name.startswith(".") and name.endswith(".tmp"))]
 
 
 def _require_empty(path: Path) -> None:
-    names = _contents(path)
-    if RUN in names:
-        raise UserError(f"{path}: already holds a run; continue it with --resume or choose another folder")
-    if names:
-        raise UserError(f"{path}: holds files that are no run ({min(names)}); choose another folder")
+    contents = _contents(path)
+    if RUN in contents:
+        raise UserError(f"{path}: already contains a run; continue it with --resume or choose another folder")
+    if contents:
+        raise UserError(f"{path}: contains files that are no run ({min(contents)}); choose another folder")
 
 
 def _clean_up(path: Path) -> None:
     for folder in (path, *path.glob("iter-*")):
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for unfinished in folder.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
         for records in folder.glob("*.jsonl"):
             recover(records)

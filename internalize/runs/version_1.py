@@ -1,4 +1,4 @@
-"""What runs of version 1 wrote otherwise, converted where it is read: a mark held the name of its stage as text."""
+"""Converts records of runs of version 1 as they are read: stages were marked by text, actions and results were text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from internalize.records import Message, Stage, StageMark, ToolCall, result_of
 
-MARK = b'"action_text": '  # stands in every step of version 1, and as a key in no other record
+MARK = b'"action_text": '  # a key of every step of version 1, and of no other record
 _EPISODES = re.compile(r"episodes-(?P<suite>.+)-(?P<mode>internalized|in-context)-(?P<policy>\d+)(?P<second>-second)?")
 _EVALUATE = re.compile(r"evaluate (?P<suite>.+) (?P<mode>internalized|in_context) (?P<policy>\d+)(?P<second> second)?")
 _COLLECT = re.compile(r"teacher(?:-(?P<round>\d+))?")
@@ -17,7 +17,7 @@ _PLAIN = ("extract", "distill", "gate", "second")
 
 
 def mark_of(line: bytes) -> StageMark | None:
-    """The mark of one line of progress.jsonl, of either version; None if there is no such stage any more."""
+    """The mark of one line of progress.jsonl, of either version; None for a stage that no longer exists."""
     data = json.loads(line)
     if isinstance(data, dict) and isinstance(data.get("stage"), str):
         stage = _stage(int(data.pop("iteration")), data.pop("stage").removesuffix(".jsonl"))
@@ -45,28 +45,28 @@ def _stage(iteration: int, text: str) -> Stage | None:
                     "candidate": 2 if found["second"] else 1,
                 }
             )
-    return None  # "warned": the signs are found again from what was measured
+    return None  # "warned": warnings are computed from the measurements when they are needed
 
 
 def upgraded(line: bytes) -> bytes:
-    """A line of version 1 as one of version 2; a broken one as it is, for its reader to name the problem."""
+    """A line of version 1 as one of version 2; an invalid line is returned unchanged, for its reader to report."""
     try:
         values = json.loads(line)
     except ValueError:
         return line
     steps = values.get("steps") if isinstance(values, dict) else None
     if not isinstance(steps, list) or not all(isinstance(step, dict) and "action_text" in step for step in steps):
-        return line  # only a text that quotes the mark
+        return line  # a text that quotes the key
     return json.dumps({**values, "steps": [_step(number, step) for number, step in enumerate(steps)]}).encode()
 
 
 def _step(number: int, values: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in values.items() if name not in {"action_text", "action", "observation"}}
-    text, action, seen = values["action_text"], values.get("action"), values.get("observation")
+    text, action, observation = values["action_text"], values.get("action"), values.get("observation")
     calls: tuple[ToolCall, ...] = ()
     if action is not None:
         call = ToolCall.from_text(action["name"], action["argument"])
         calls = (call.model_copy(update={"id": f"call_{number}"}),)
     message = Message(role="assistant", content="" if calls else text, tool_calls=calls)
-    results = [] if seen is None else [result_of(calls, 0, seen).model_dump(mode="json")]
+    results = [] if observation is None else [result_of(calls, 0, observation).model_dump(mode="json")]
     return {**rest, "text": text, "message": message.model_dump(mode="json"), "results": results}
