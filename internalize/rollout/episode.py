@@ -1,13 +1,14 @@
-"""The only agent loop: one task in, one trajectory out.
+"""The only agent loop: it plays one task and returns its trajectory.
 
-An infrastructure failure is an unscored trajectory that is owed again, never a zero. Nothing that an environment of
-another package raises ends a run.
+An infrastructure failure is an unscored trajectory that has to be played again, never a score of zero, and no exception
+of a third-party environment ends a run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from internalize.interfaces import Agent, Environment, Episode
 from internalize.records import (
     ActionRequest,
     Claim,
-    Injection,
     Message,
     Step,
     Task,
@@ -44,34 +44,36 @@ class Label:
     iteration: int
     seed: int
     checkpoint: str
-    attempts: int = 1  # episodes a task
+    attempts: int = 1  # episodes of each task
 
 
 def episode_id(task: Task, attempt: int, label: Label) -> str:
-    """The id of a trajectory: what was asked, when and with which seed, not what came out."""
+    """The id of a trajectory: a hash of task, stage and seed, not of what happened in it."""
     return content_hash([label.stage, label.iteration, label.seed, task.id, attempt])
 
 
 async def run_episode(
     task: Task, attempt: int, env: Environment, agent: Agent, injector: Injector, label: Label
 ) -> Trajectory:
-    """One episode. What breaks in the engine or the environment becomes `failure`, never an exception."""
+    """Play one episode. A failure of the engine or the environment becomes `failure`, never an exception."""
     name = episode_id(task, attempt, label)
-    run = _Run(name, injector.global_injection())
+    run = _Run(name, env, agent, injector)
     termination: Termination = "failed"
     score, failure, episode = None, None, None
     try:
-        episode = episode_of(env.name, await _asked(env, env.episode, task))
-        prompt = prompt_of(env.name, await _asked(env, episode.prompt))
+        episode = episode_of(env.name, await _call(env, env.episode, task))
+        prompt = prompt_of(env.name, await _call(env, episode.prompt))
         run.prompt = Renderer.with_system(prompt, agent.instructions(env.tools))
-        termination = await run.play(episode, env, agent, injector)
+        termination = await run.play(episode)
         score = await _score(episode, env, agent)
     except InfrastructureError as error:
         failure = str(error) or type(error).__name__
         termination = "failed"
     finally:
         agent.release(name)
-        await _close(episode, env)
+        if close := getattr(episode, "close", None):
+            with contextlib.suppress(InfrastructureError):  # the episode counts even if it cannot be closed
+                await _call(env, close)
     return Trajectory(
         id=name,
         task_id=task.id,
@@ -93,34 +95,35 @@ async def run_episode(
     )
 
 
-async def _asked(env: Environment, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call the environment, in a thread if its answers take waiting."""
-    if getattr(env, "waits", False):
-        return await asyncio.to_thread(lambda: _guarded(env.name, question, *args, **kwargs))
-    return _guarded(env.name, question, *args, **kwargs)
+async def _call(env: Environment, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call the environment, in a thread if its methods wait for something.
 
+    Any exception but our own fails this episode alone: it becomes an InfrastructureError.
+    """
 
-def _guarded(name: str, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Whatever an environment raises, and is not our own word for something, breaks its episode alone."""
-    try:
-        return question(*args, **kwargs)
-    except InternalizeError:
-        raise
-    except Exception as error:  # the classes of other packages cannot be named here
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise InfrastructureError(f"{name} raised {type(error).__name__}: {first}".rstrip(": ")) from error
+    def guarded() -> T:
+        try:
+            return method(*args, **kwargs)
+        except InternalizeError:
+            raise
+        except Exception as error:  # exception classes of other packages cannot be named here
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise InfrastructureError(f"{env.name} raised {type(error).__name__}: {first}".rstrip(": ")) from error
+
+    # Exceptions are converted inside the thread: a StopIteration would leave the future unresolved.
+    return await asyncio.to_thread(guarded) if getattr(env, "waits", False) else guarded()
 
 
 async def _score(episode: Episode, env: Environment, agent: Agent) -> float | None:
-    """The environment's score, or the judge's if the environment has none but a claim.
+    """The environment's score, or the judge's if the environment gives a claim instead.
 
-    Raises InfrastructureError with the judge's reason if it gives no score: the episode is owed again.
+    Raises InfrastructureError with the judge's reason if it gives no score, so that the episode is played again.
     """
-    score = score_of(env.name, await _asked(env, episode.score))
-    claimed: Callable[[], Claim | None] | None = getattr(episode, "claim", None)
-    if score is not None or claimed is None or agent.judge is None:
+    score = score_of(env.name, await _call(env, episode.score))
+    claim_method: Callable[[], Claim | None] | None = getattr(episode, "claim", None)
+    if score is not None or claim_method is None or agent.judge is None:
         return score
-    claim = claim_of(env.name, await _asked(env, claimed))
+    claim = claim_of(env.name, await _call(env, claim_method))
     if claim is None:
         return None
     judgement = await agent.judge.judge(claim)
@@ -129,68 +132,52 @@ async def _score(episode: Episode, env: Environment, agent: Agent) -> float | No
     return judgement.score
 
 
-async def _close(episode: Episode | None, env: Environment) -> None:
-    """Close an episode that can be closed. What was played counts even if that breaks."""
-    close: Callable[[], None] | None = getattr(episode, "close", None)
-    if close is not None:
-        with contextlib.suppress(InfrastructureError):
-            await _asked(env, close)
-
-
 class _Run:
-    """The growing history of one episode. Clean: injections are kept with their step only (invariant 1)."""
+    """The growing history of one episode. An injection is stored in its step only, never in the history."""
 
-    def __init__(self, episode_id: str, global_injection: Injection | None) -> None:
-        self.episode_id = episode_id
-        self.global_injection = global_injection
+    def __init__(self, episode_id: str, env: Environment, agent: Agent, injector: Injector) -> None:
+        self.episode_id, self.env, self.agent, self.injector = episode_id, env, agent, injector
+        self.global_injection = injector.global_injection()
         self.prompt: tuple[Message, ...] = ()
         self.steps: list[Step] = []
-        self.messages: list[Message] = []
-        self.calls = 0
+        self.calls = itertools.count()
 
-    async def play(self, episode: Episode, env: Environment, agent: Agent, injector: Injector) -> Termination:
-        """Decide and act until the episode ends."""
-        shown = Renderer.with_system(self.prompt, self.global_injection.text) if self.global_injection else self.prompt
-        self.messages = list(self.prompt)
-        for number in range(agent.limits.max_steps):
-            injection = await injector.step_injection(self.messages)
+    async def play(self, episode: Episode) -> Termination:
+        """Alternate between agent and environment until the episode ends."""
+        injected = self.global_injection
+        prompt = Renderer.with_system(self.prompt, injected.text) if injected else self.prompt
+        messages = list(self.prompt)
+        for number in range(self.agent.limits.max_steps):
+            injection = await self.injector.step_injection(messages)
             started = time.monotonic()
             request = ActionRequest(
                 episode=self.episode_id,
-                prompt=shown,
+                prompt=prompt,
                 steps=tuple(self.steps),
-                tools=env.tools,
+                tools=self.env.tools,
                 hint=injection.text if injection else "",
                 seed=int(content_hash([self.episode_id, number]), 16),
             )
-            turn = await agent.act(request)
+            turn = await self.agent.act(request)
             if turn is None:
                 return "context_full"
-            message = self._numbered(turn.message)
-            results = await self._execute(message.tool_calls, episode, env)
+            # Call ids count over the whole episode.
+            calls = tuple(c.model_copy(update={"id": f"call_{next(self.calls)}"}) for c in turn.message.tool_calls)
+            message = turn.message.model_copy(update={"tool_calls": calls})
+            results = await self._execute(calls, episode)
             seconds = round(time.monotonic() - started, 4)
-            played = {**dict(turn), "message": message, "results": results}
-            step = Step(**played, injection=injection, seconds=seconds)
+            step = Step(**{**dict(turn), "message": message}, results=results, injection=injection, seconds=seconds)
             self.steps.append(step)
-            self.messages += [step.message, *step.results]
+            messages += [message, *results]
             if step.ended:
                 return "answered"
         return "max_steps"
 
-    def _numbered(self, message: Message) -> Message:
-        """The message with ids for its calls, counted over the episode."""
-        calls = []
-        for call in message.tool_calls:
-            calls.append(call.model_copy(update={"id": f"call_{self.calls}"}))
-            self.calls += 1
-        return message.model_copy(update={"tool_calls": tuple(calls)})
-
-    @staticmethod
-    async def _execute(calls: Sequence[ToolCall], episode: Episode, env: Environment) -> tuple[Message, ...]:
-        """A result for each call, in order, until one ends the episode. Without calls the environment is told so."""
+    async def _execute(self, calls: Sequence[ToolCall], episode: Episode) -> tuple[Message, ...]:
+        """A result for each call, in order, until one ends the episode. A turn without calls is the call None."""
         results = []
         for number, call in enumerate(calls or [None]):
-            observation = observation_of(env.name, await _asked(env, episode.step, call))
+            observation = observation_of(self.env.name, await _call(self.env, episode.step, call))
             if observation is None:
                 break
             results.append(result_of(calls, number, observation))

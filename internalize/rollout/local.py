@@ -1,8 +1,8 @@
-"""Episodes in this process, in waves: the first `RolloutBackend`.
+"""Plays episodes in this process, in waves.
 
-Episodes run in waves of a fixed composition, because a sample depends in its last bits on the batch it is drawn in. A
-wave that was cut off is run again whole and only the missing records are given, so a resumed run samples in the same
-batches as an undisturbed one. Where a server samples there are no such batches, and only missing episodes are run.
+The last bits of a sample depend on the batch it is drawn in, so waves have a fixed composition: an interrupted wave is
+played again completely and only its missing episodes are returned, so that a resumed run samples in the same batches as
+an uninterrupted one. A server forms its own batches, so there only missing episodes are played.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from internalize.records import Task, Trajectory
 from .episode import Label, episode_id, run_episode
 
 Job = tuple[Task, int]  # a task and the number of the attempt
-TRIES = 3  # episodes of an engine or environment that breaks are run this often before they stay owed
+TRIES = 3  # a failed episode is played this often before it is returned as failed
 
 
 class LocalRollouts:
-    """`interfaces.RolloutBackend` over the policies that `policies` loads; `environments` makes what they act in."""
+    """`interfaces.RolloutBackend` with policies loaded by `policies` and environments made by `environments`."""
 
     def __init__(self, policies: PolicyLoader, environments: Callable[[EnvConfig], Environment]) -> None:
         self._policies, self._environments = policies, environments
@@ -35,7 +35,7 @@ class LocalRollouts:
     async def run(
         self, spec: RolloutSpec, tasks: Sequence[Task], done: Collection[str] = ()
     ) -> AsyncIterator[Trajectory]:
-        """The missing episodes, as `interfaces.RolloutBackend.run` says."""
+        """Play the missing episodes, as `interfaces.RolloutBackend.run` specifies."""
         policy = await self._policies.load(spec.checkpoint, spec.root)
         env = self._environments(spec.env)
         label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
@@ -44,7 +44,7 @@ class LocalRollouts:
 
 
 def injector_of(spec: RolloutSpec, policy: Policy) -> Injector:
-    """What injects experience into these episodes. Raises UserError for a selector whose extra is not installed."""
+    """The injector for these episodes. Raises UserError for a selector whose extra is not installed."""
     if spec.pool is None:
         return Injector(pool_version=spec.pool_version)
     clean = Redactor.of(spec.config.redact).clean
@@ -53,7 +53,7 @@ def injector_of(spec: RolloutSpec, policy: Policy) -> Injector:
 
 
 def jobs_of(tasks: Sequence[Task], attempts: int) -> list[Job]:
-    """Every attempt of every task, in the order in which they are played and stored."""
+    """Every attempt of every task, in the order in which episodes are played and stored."""
     return [(task, attempt) for task in tasks for attempt in range(attempts)]
 
 
@@ -65,10 +65,10 @@ async def play(
     label: Label,
     done: Collection[str] = (),
 ) -> AsyncIterator[Trajectory]:
-    """Run every task `label.attempts` times; give each episode that is not in `done` when it is over.
+    """Play every task `label.attempts` times and yield each episode that is not in `done` as soon as it ends.
 
-    Episodes that broke are run again up to `TRIES` times and given broken if that does not help. Raises what no
-    episode could hold (a spent budget, wrong use) after the episodes under way were given.
+    A failed episode is played up to `TRIES` times, then yielded as failed. Errors that concern no single episode (a
+    spent budget, wrong use) are raised after the episodes under way have been yielded.
     """
 
     async def one(job: Job) -> Trajectory:
@@ -89,45 +89,44 @@ async def play(
 async def _wave(
     jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], agent: Agent
 ) -> AsyncIterator[Trajectory]:
-    """Every job once together, then what broke again, one by one; `independent` ones are at most `wave` at a time."""
-    together = agent.wave if agent.independent else len(jobs)
+    """Play all jobs together, then those that failed one by one; `independent` jobs run at most `wave` at a time."""
+    concurrency = agent.wave if agent.independent else len(jobs)
     for number in range(TRIES):
-        broken = []
-        async for job, trajectory in _all(jobs, play_one, together):
+        failed = set()
+        async for job, trajectory in _all(jobs, play_one, concurrency):
             if trajectory.failure is None or number == TRIES - 1:
                 yield trajectory
             else:
-                broken.append((job, trajectory))
-        order = {id(job): place for place, job in enumerate(jobs)}
-        jobs = [job for job, _ in sorted(broken, key=lambda pair: order[id(pair[0])])]
-        together = agent.wave if agent.independent else 1
+                failed.add(id(job))
+        jobs = [job for job in jobs if id(job) in failed]
+        concurrency = agent.wave if agent.independent else 1
         if not jobs:
             return
 
 
 async def _all(
-    jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], most: int
+    jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], concurrency: int
 ) -> AsyncIterator[tuple[Job, Trajectory]]:
-    """Jobs as they end, `most` at a time. One that raises keeps others from starting and lets those under way end."""
-    places, stops = asyncio.Semaphore(most), list[InternalizeError]()
+    """Jobs as they end, `concurrency` at a time. After an error no job starts, and those under way are finished."""
+    slots, errors = asyncio.Semaphore(concurrency), list[InternalizeError]()
     ended: asyncio.Queue[tuple[Job, Trajectory] | None] = asyncio.Queue()
 
     async def one(job: Job) -> None:
-        async with places:
+        async with slots:
             try:
-                await ended.put(None if stops else (job, await play_one(job)))
+                await ended.put(None if errors else (job, await play_one(job)))
             except InternalizeError as error:
-                stops.append(error)
+                errors.append(error)
                 await ended.put(None)
 
-    working = [asyncio.create_task(one(job)) for job in jobs]
+    workers = [asyncio.create_task(one(job)) for job in jobs]
     try:
         for _ in jobs:
             if (pair := await ended.get()) is not None:
                 yield pair
     finally:
-        for task in working:
+        for task in workers:
             task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
-    if stops:
-        raise min(stops, key=lambda stop: isinstance(stop, Incomplete))
+        await asyncio.gather(*workers, return_exceptions=True)
+    if errors:  # a run that is merely incomplete is the least important reason
+        raise min(errors, key=lambda error: isinstance(error, Incomplete))

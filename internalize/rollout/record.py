@@ -1,7 +1,4 @@
-"""Episodes onto the disk: each is written when it is over, and those already there are not played again.
-
-An infrastructure failure is an unscored trajectory that is owed again, never a zero.
-"""
+"""Stores episodes: each is written as soon as it ends, and those already on disk are not played again."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from .episode import Label, episode_id
 from .local import jobs_of, play
 
 Progress = Callable[[int, int], None]  # episodes done, episodes in all
-MOST_OWED = 0.1  # share of a stage that may stay unscored before the run stops as incomplete
+MOST_FAILED = 0.1  # a stage in which a larger share of episodes failed stops the run as incomplete
 
 
 async def record(
@@ -27,12 +24,12 @@ async def record(
     path: Path,
     progress: Progress | None = None,
 ) -> list[Trajectory]:
-    """The episodes with these ids, in this order, in the file `path`; `episodes` is told which are there already.
+    """The episodes with these ids, in this order, also in the file `path`. `episodes` receives the ids already there.
 
-    Raises Incomplete when more than `MOST_OWED` of them broke, or when a budget is spent; what was finished is kept.
+    Raises Incomplete when more than `MOST_FAILED` of them failed, or when a budget is spent; finished ones are kept.
     """
-    found = read_jsonl(path, Trajectory) if path.exists() else []
-    done = {t.id: t for t in found if t.failure is None}
+    stored = read_jsonl(path, Trajectory) if path.exists() else []
+    done = {t.id: t for t in stored if t.failure is None}
     ended = len(done.keys() & set(ids))
     async for trajectory in episodes(frozenset(done)):
         append_jsonl(path, [trajectory])
@@ -41,9 +38,11 @@ async def record(
         if progress:
             progress(ended, len(ids))
     ordered = [done[i] for i in ids]
-    owed = [t for t in ordered if t.failure is not None]
-    if len(owed) > MOST_OWED * len(ordered):
-        raise Incomplete(f"{len(owed)} of {len(ordered)} episodes broke ({owed[0].failure}); they are owed again")
+    failed = [t for t in ordered if t.failure is not None]
+    if len(failed) > MOST_FAILED * len(ordered):
+        raise Incomplete(
+            f"{len(failed)} of {len(ordered)} episodes failed ({failed[0].failure}); they will be played again"
+        )
     write_jsonl(path, ordered)
     return ordered
 
@@ -58,6 +57,6 @@ async def rollout(
     path: Path,
     progress: Progress | None = None,
 ) -> list[Trajectory]:
-    """`record` of episodes that `agent` plays in `env`, in this process."""
+    """`record` of episodes that `agent` plays in `env` in this process."""
     ids = [episode_id(*job, label) for job in jobs_of(tasks, label.attempts)]
     return await record(lambda done: play(tasks, env, agent, injector, label, done), ids, path, progress)

@@ -64,7 +64,7 @@ def test_maths_without_an_interpreter(tmp_path: Path) -> None:
     stub, path = tmp_path / "python", tmp_path / "a.jsonl"
     env._tool = PythonTool(SANDBOXES["landlock"], Limits(seconds=30), interpreter=str(stub))
     script = ["python[print(1)]", "answer[1]"]
-    with pytest.raises(Incomplete, match=r"2 of 2 episodes broke \(python: the tool does not start"):
+    with pytest.raises(Incomplete, match=r"2 of 2 episodes failed \(python: the tool does not start"):
         play(env, script, path)
     assert_owed(path, 0, "does not start")
     stub.symlink_to(sys.executable)
@@ -84,7 +84,7 @@ def test_a_web_whose_search_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     env = Web(questions=questions(tmp_path, *rows), search=site.address, allow_hosts=[site.host])
     script = [f'visit[{{"url": "{site.address}/pumps/p7.html"}}]', "search[pump]", "answer[4 bar]"]
     site.refusals[:] = [503] * 1000
-    with pytest.raises(Incomplete, match="2 of 2 episodes broke"):
+    with pytest.raises(Incomplete, match="2 of 2 episodes failed"):
         play(env, script, path)
     assert_owed(path, 1, "fails (HTTP 503)")
     site.refusals.clear()
@@ -102,7 +102,7 @@ def test_a_tool_server_that_dies(tmp_path: Path) -> None:
     row = {"question": "What is in box abc?", "answer": "21"}
     env = Mcp(tasks=questions(tmp_path, row), command=[sys.executable, mcp_server.__file__], seconds=30.0)
     path = tmp_path / "a.jsonl"
-    with pytest.raises(Incomplete, match=r"1 of 1 episodes broke \(mcp: die: "):
+    with pytest.raises(Incomplete, match=r"1 of 1 episodes failed \(mcp: die: "):
         play(env, ["look[abc]", "die[]", "answer[21]"], path)
     assert_owed(path, 1, "mcp: die: ")
     (found,) = play(env, ["look[abc]", "answer[21]"], path)

@@ -51,7 +51,7 @@ def test_an_environment_that_stays_broken_is_unscored_not_zero(tmp_path: Path) -
 
 def test_an_outage_stops_the_stage_and_a_resume_owes_only_what_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    with pytest.raises(Incomplete, match="owed again"):
+    with pytest.raises(Incomplete, match="played again"):
         play(Toy(), agent(failures=range(6, 400)), path)
     scored = {t.id for t in read_jsonl(path, Trajectory) if t.score is not None}
     assert 0 < len(scored) < 12

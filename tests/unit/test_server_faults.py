@@ -84,7 +84,7 @@ def test_faults_of_every_kind_lose_nothing_double_nothing_and_are_never_a_score(
 def test_an_outage_is_resumed_without_paying_twice(tmp_path: Path) -> None:
     path, env = tmp_path / "a.jsonl", Toy(size=30)
     with FaultyServer(plays_well, share=0.9, kinds=("500", "dropped")) as server:
-        with pytest.raises(Incomplete, match="episodes broke"):
+        with pytest.raises(Incomplete, match="episodes failed"):
             play(env, agent(ServerChat(link_to(server, tries=2))), path)
         before = {t.id for t in read_jsonl(path, Trajectory) if t.failure is None}
         server.share, answered = 0.0, server.answered
