@@ -28,7 +28,7 @@ from internalize.report.comparison import compare
 from internalize.report.figures import save
 from internalize.report.headline import summary
 from internalize.report.markdown import render_part
-from internalize.report.page import Column, Item, Items, Page, Part, Picture, Table, Text
+from internalize.report.page import Item, Items, Page, Part, Picture, Table, Text
 from internalize.report.publish import diagnoses
 from internalize.report.run_page import iterations_table, run_page, suites_table
 from internalize.report.run_report import load
@@ -119,17 +119,21 @@ def of_results(root: Path, names: str, _: Path) -> str:
     rows = [_row("all", sides, lambda _: True)]
     rows += [_row(family, sides, lambda r, f=family: r.family == f) for family in families]
     habits = " ".join(_habits(when, runs) for when, runs in zip(("Before:", "After:"), sides, strict=True))
-    columns = (Column("tasks", "text"), *map(Column, ("before %", "after %", "difference, points", "n")))
-    return f"{render_part(Table(columns, tuple(rows)))}\n\n{habits}"
+    return f"{render_part(Table(rows, text=('tasks',)))}\n\n{habits}"
 
 
 def _row(
     name: str, sides: Sequence[Sequence[Sequence[EvalResult]]], of: Callable[[EvalResult], bool]
-) -> tuple[str, ...]:
+) -> dict[str, str]:
     before, after = ([_scores(run, of) for run in side] for side in sides)
     change = paired_difference_runs(before, after)
-    n = count(change.n if change else None)
-    return (name, percent(mean_runs(before)), percent(mean_runs(after)), points(change), n)
+    return {
+        "tasks": name,
+        "before %": percent(mean_runs(before)),
+        "after %": percent(mean_runs(after)),
+        "difference, points": points(change),
+        "n": count(change.n if change else None),
+    }
 
 
 def _scores(run: Sequence[EvalResult], of: Callable[[EvalResult], bool]) -> Scores:

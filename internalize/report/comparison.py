@@ -55,11 +55,6 @@ class Curve(Record):
         """The last iteration."""
         return len(self.internalized) - 1
 
-    @property
-    def context_gain(self) -> Interval | None:
-        """What the pool in the prompt adds after the last iteration."""
-        return self.context_gains[-1]
-
 
 class Versus(Record):
     """The last common iteration of a cell minus that of the reference cell, paired by task and seed.

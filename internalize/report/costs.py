@@ -13,7 +13,7 @@ from pydantic import Field
 
 from internalize.records import Record, StageKind, StageMark, Trajectory
 
-from .text import count, duration, memory
+from .text import count, duration
 
 KINDS = ("rollouts", "extraction", "training", "evaluation")
 _KINDS: dict[StageKind, str] = {
@@ -71,16 +71,6 @@ class Costs(Record):
         means = {name: fmean(getattr(one, name) for one in runs) for name in _COUNTED}
         seconds = {kind: fmean(one.get(kind, 0.0) for one in noted) for kind in KINDS} if noted else {}
         return Costs.total(runs).model_copy(update={**means, "seconds": seconds})
-
-    @property
-    def episodes_words(self) -> str:
-        """How many episodes, and how many of them have no score."""
-        return count(self.episodes) + (f" ({count(self.unscored)} unscored)" if self.unscored else "")
-
-    @property
-    def peak(self) -> str:
-        """Its memory."""
-        return memory(self.memory) + (f", device {memory(self.device_memory)}" if self.device_memory else "")
 
     @property
     def words(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import figures
-from .page import Code, Column, Episode, Episodes, Item, Items, Line, Page, Part, Picture, Section, Table, Text
+from .page import Code, Episode, Episodes, Item, Items, Line, Page, Part, Picture, Section, Table, Text
 from .text import code_span, fenced, markdown_text
 
 LONGEST_LIST = 100  # items; the files of the run have them all
@@ -44,17 +44,17 @@ def render_part(part: Part, folder: Path | None = None) -> str:
 def _table(part: Table) -> str:
     if not part.rows:
         return ""
-    rows = [[_cell(cell, column) for cell, column in zip(row, part.columns, strict=True)] for row in part.rows]
-    rule = "|".join("--:" if column.kind == "number" else ":--" for column in part.columns)
-    lines = [[markdown_text(column.name) for column in part.columns], *rows]
-    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    kinds = part.columns
+    rule = "|".join("--:" if kind == "number" else ":--" for kind in kinds.values())
+    rows = [[_cell(row[name], kind) for name, kind in kinds.items()] for row in part.rows]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in [map(markdown_text, kinds), *rows])
     return "\n".join([head, f"|{rule}|", *body])
 
 
-def _cell(cell: str, column: Column) -> str:
-    if column.kind == "number":
+def _cell(cell: str, kind: str) -> str:
+    if kind == "number":
         return cell
-    return code_span(cell) if column.kind == "code" else markdown_text(cell, 600)
+    return code_span(cell) if kind == "code" else markdown_text(cell, 600)
 
 
 def _items(part: Items) -> str:

@@ -6,7 +6,7 @@ measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from internalize.config.schema import Config
 from internalize.records import Checkpoint, TrainSummary
@@ -15,7 +15,7 @@ from .headline import summary
 from .markdown import render_section
 from .page import Section, Table, Text
 from .run_page import iterations_table, suites_table
-from .run_report import IterationReport, RunReport
+from .run_report import RunReport
 from .text import NOTHING, code_span, count
 
 _LOAD = {
@@ -76,15 +76,18 @@ def _base(config: Config) -> str:
 
 
 def _lineage(lineage: Sequence[Checkpoint]) -> Iterator[Table]:
-    columns: dict[str, Callable[[Checkpoint], str]] = {
-        "iteration": lambda record: str(record.iteration),
-        "checkpoint": lambda record: record.id,
-        "parent": lambda record: record.parent or NOTHING,
-        "pool": lambda record: record.pool_version or NOTHING,
-    }
-    if lineage:
+    rows = [
+        {
+            "iteration": str(record.iteration),
+            "checkpoint": record.id,
+            "parent": record.parent or NOTHING,
+            "pool": record.pool_version or NOTHING,
+        }
+        for record in lineage
+    ]
+    if rows:
         note = f"Config digest {lineage[-1].config_digest}."
-        yield Table.of(lineage, columns, code=("checkpoint", "parent", "pool"), note=note)
+        yield Table(rows, code=("checkpoint", "parent", "pool"), note=note)
 
 
 def _data(config: Config, report: RunReport) -> Iterator[Text | Table]:
@@ -92,15 +95,19 @@ def _data(config: Config, report: RunReport) -> Iterator[Text | Table]:
         f"Environment {config.env.name}, split {config.rollout.split}: {config.rollout.tasks} tasks an iteration to "
         f"learn experience from, {config.distill.tasks} to train on."
     )
-    columns: dict[str, Callable[[tuple[IterationReport, TrainSummary]], str]] = {
-        "iteration": lambda pair: str(pair[0].number),
-        "accepted": lambda pair: count(pair[1].accepted),
-        "rejected": lambda pair: count(pair[1].rejected),
-        "action tokens": lambda pair: count(pair[1].action_tokens),
-        "items in the pool": lambda pair: count(None if pair[0].pool is None else len(pair[0].pool)),
-        "held-out loss": lambda pair: _change(pair[1]) or NOTHING,
-    }
-    yield Table.of([(i, i.training) for i in report.iterations if i.training], columns)
+    rows = [
+        {
+            "iteration": str(i.number),
+            "accepted": count(i.training.accepted),
+            "rejected": count(i.training.rejected),
+            "action tokens": count(i.training.action_tokens),
+            "items in the pool": count(None if i.pool is None else len(i.pool)),
+            "held-out loss": _change(i.training) or NOTHING,
+        }
+        for i in report.iterations
+        if i.training
+    ]
+    yield Table(rows)
 
 
 def _change(training: TrainSummary) -> str:
@@ -120,9 +127,8 @@ def _file(alone: TrainSummary | None) -> Text:
 
 def _settings(config: Config, sections: Sequence[str]) -> Table:
     values = _leaves({name: getattr(config, name).model_dump(mode="json") for name in sections})
-    rows = [(key, str(value)) for key, value in values if value not in ("", 0, [], {})]
-    columns: dict[str, Callable[[tuple[str, str]], str]] = {"key": lambda row: row[0], "value": lambda row: row[1]}
-    return Table.of([*rows, ("seed", str(config.seed))], columns, text=("value",), code=("key",))
+    rows = [{"key": key, "value": str(value)} for key, value in values if value not in ("", 0, [], {})]
+    return Table([*rows, {"key": "seed", "value": str(config.seed)}], text=("value",), code=("key",))
 
 
 def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

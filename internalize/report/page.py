@@ -5,12 +5,9 @@ Every text in a page may come from a model, an environment or a recipe. Escaping
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
-
-ItemT = TypeVar("ItemT")
-Row = tuple[str, ...]
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,36 +34,25 @@ class Text(Part):
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column; the cells of a `number` are made here and hold no text of others."""
-
-    name: str
-    kind: Literal["number", "text", "code"] = "number"
-
-
-@dataclass(frozen=True)
 class Table(Part):
-    """Rows of text cells. `fits`: columns that a terminal has room for. `folded`: a title that HTML hides it behind."""
+    """Rows, each with a cell for every column; `text` and `code` name the columns that are no numbers.
 
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    A number is made here and holds no text of others. `fits`: columns that a terminal has room for. `folded`: a title
+    that HTML hides the table behind.
+    """
+
+    rows: Sequence[Mapping[str, str]]
+    text: Collection[str] = ()
+    code: Collection[str] = ()
     note: str = ""
     fits: int | None = None
     folded: str = ""
 
-    @staticmethod
-    def of(
-        things: Iterable[ItemT],
-        cells: Mapping[str, Callable[[ItemT], str]],
-        text: Iterable[str] = (),
-        code: Iterable[str] = (),
-        **rest: Any,
-    ) -> Table:
-        """One row a thing. `cells` gives the columns; those of `text` and `code` are no numbers."""
-        texts, codes = set(text), set(code)
-        columns = (Column(name, "text" if name in texts else "code" if name in codes else "number") for name in cells)
-        rows = (tuple(cell(thing) for cell in cells.values()) for thing in things)
-        return Table(tuple(columns), tuple(rows), **rest)
+    @property
+    def columns(self) -> dict[str, Literal["number", "text", "code"]]:
+        """Names of the columns and what they hold."""
+        names = self.rows[0] if self.rows else ()
+        return {name: "text" if name in self.text else "code" if name in self.code else "number" for name in names}
 
     def __bool__(self) -> bool:
         return bool(self.rows)

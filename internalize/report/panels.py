@@ -9,7 +9,7 @@ from internalize.evaluation.metrics import SuiteMetrics
 from internalize.evaluation.pool_health import PoolHealth
 from internalize.records import Drift, Mode, TrainSummary
 
-from .page import Column, Table
+from .page import Table
 from .run_report import RunReport, changes
 from .text import NOTHING, one_line
 
@@ -60,16 +60,18 @@ def panels(report: RunReport) -> list[Panel]:
 
 def table(report: RunReport) -> Table:
     """Every diagnostic, in which mode it was measured, and its value at each iteration."""
-    numbers = [i.number for i in report.iterations]
+    names = {i.number: "starter" if i.number == 0 else str(i.number) for i in report.iterations}
     rows = [
-        (panel.title, MEASURED.get(mode, NOTHING), *(_cell(dict(points).get(k)) for k in numbers))
+        {
+            "diagnostic": panel.title,
+            "measured": MEASURED.get(mode, NOTHING),
+            **{name: _cell(dict(points).get(k)) for k, name in names.items()},
+        }
         for panel in panels(report)
         for mode, points in panel.curves.items()
         if points
     ]
-    heads = (Column("starter" if k == 0 else str(k)) for k in numbers)
-    columns = (Column("diagnostic", "text"), Column("measured", "text"), *heads)
-    return Table(columns, tuple(rows), folded="The numbers behind the curves")
+    return Table(rows, text=("diagnostic", "measured"), folded="The numbers behind the curves")
 
 
 def _cell(value: float | None) -> str:

@@ -6,7 +6,7 @@ A sign that fires at the collapse or later has no lead, and one of a run that ne
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from internalize.evaluation.collapse import Collapse, collapse
 from internalize.evaluation.signs import Sign, signs
@@ -67,27 +67,32 @@ def verdict(found: Diagnosis) -> str:
 
 def signs_table(found: Sequence[Sign]) -> Table:
     """Each sign of a run."""
-    columns: dict[str, Callable[[Sign], str]] = {
-        "sign": lambda sign: sign.name,
-        "where": lambda sign: WHERE[sign.mode],
-        "iterations": lambda sign: ranges(sign.iterations),
-        "what it said first": lambda sign: sign.message,
-    }
-    return Table.of(found, columns, text=("sign", "where", "what it said first"))
+    rows = [
+        {
+            "sign": sign.name,
+            "where": WHERE[sign.mode],
+            "iterations": ranges(sign.iterations),
+            "what it said first": sign.message,
+        }
+        for sign in found
+    ]
+    return Table(rows, text=("sign", "where", "what it said first"))
 
 
 def leads_table(found: Sequence[Diagnosis]) -> Table:
     """Each sign that fired in any run, the one with the greatest median lead first."""
-    keys = dict.fromkeys((s.name, s.mode) for one in found for s in one.signs)
-    ordered = sorted(keys, key=lambda key: -statistics.median(lead_of(found, *key) or [-99]))
-    columns: dict[str, Callable[[tuple[str, Mode | None]], str]] = {
-        "sign": lambda key: key[0],
-        "where": lambda key: WHERE[key[1]],
-        "first fired": lambda key: _first(found, *key),
-        "lead": lambda key: _lead(lead_of(found, *key), found),
-        "false alarms": lambda key: _alarms(found, *key),
-    }
-    return Table.of(ordered, columns, text=("sign", "where", "first fired"))
+    leads = {(s.name, s.mode): lead_of(found, s.name, s.mode) for one in found for s in one.signs}
+    rows = [
+        {
+            "sign": name,
+            "where": WHERE[mode],
+            "first fired": _first(found, name, mode),
+            "lead": _lead(of_sign, found),
+            "false alarms": _alarms(found, name, mode),
+        }
+        for (name, mode), of_sign in sorted(leads.items(), key=lambda pair: -statistics.median(pair[1] or [-99]))
+    ]
+    return Table(rows, text=("sign", "where", "first fired"))
 
 
 def lead_of(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> list[int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from urllib.parse import quote
 
+from internalize.evaluation.stats import Interval
+
 from . import figures
-from .comparison import Comparison, Curve, Versus
+from .comparison import Comparison
 from .costs import KINDS
-from .page import Column, Item, Items, Page, Picture, Section, Table, Text
+from .page import Item, Items, Page, Picture, Section, Table, Text
 from .signs import leads_table, verdict
 from .text import NOTHING, count, duration, equals, memory, percent, points, probability, ratio, share
 
@@ -46,6 +48,7 @@ def study_page(comparison: Comparison) -> Page:
     picture = Picture(lambda f: figures.plot_study(f, comparison), figures.STUDY_SIZE, LEGEND, "study.png")
     counted = f"Success fell for good in {sum(one.collapse is not None for one in found)} of {len(found)} runs."
     collapsed = tuple(Item(verdict(one)) for one in found if one.collapse)
+    runs = tuple(Item(name if page else f"{name} (no page yet)", link=quote(page)) for name, page in comparison.runs)
     return Page(
         comparison.question,
         Section(
@@ -57,10 +60,10 @@ def study_page(comparison: Comparison) -> Page:
         ),
         Section("Cells", cells_table(comparison)),
         Section(f"Against {comparison.reference}", versus_table(comparison)),
-        Section("Iterations", iterations_table(comparison)),
+        Section("Iterations", _iterations(comparison)),
         Section("Warning signs", Text(counted if found else ""), Items(collapsed), leads_table(found)),
         Section("Cost", _costs(comparison)),
-        Section("Runs", Items(tuple(_run(name, page) for name, page in comparison.runs))),
+        Section("Runs", Items(runs)),
     )
 
 
@@ -79,62 +82,76 @@ def findings(comparison: Comparison) -> list[str]:
 
 def cells_table(comparison: Comparison) -> Table:
     """Each cell that has begun."""
-    columns: dict[str, Callable[[Curve], str]] = {
-        "cell": lambda curve: curve.cell,
-        "seeds": lambda curve: str(curve.seeds),
-        "starter %": lambda curve: percent(curve.internalized[0]),
-        "final %": lambda curve: percent(curve.internalized[-1]) if curve.last else NOTHING,
-        "gain, points": lambda curve: points(curve.gain),
-        "with pool, points": lambda curve: points(curve.context_gain),
-        "best %": lambda curve: share(max((i.mean for i in curve.internalized if i), default=None)),
-        "retained %": lambda curve: ratio(curve.retained),
-        "premature": lambda curve: share(curve.premature[-1]),
-        "turns": lambda curve: NOTHING if (turns := curve.turns[-1]) is None else f"{turns:.1f}",
-    }
-    return Table.of(comparison.curves, columns, text=("cell",), note=EXPLAINED, fits=5, place="everywhere")
+    rows = [
+        {
+            "cell": curve.cell,
+            "seeds": str(curve.seeds),
+            "starter %": percent(curve.internalized[0]),
+            "final %": percent(curve.internalized[-1] if curve.last else None),
+            "gain, points": points(curve.gain),
+            "with pool, points": points(curve.context_gains[-1]),
+            "best %": share(max((i.mean for i in curve.internalized if i), default=None)),
+            "retained %": ratio(curve.retained),
+            "premature": share(curve.premature[-1]),
+            "turns": NOTHING if (turns := curve.turns[-1]) is None else f"{turns:.1f}",
+        }
+        for curve in comparison.curves
+    ]
+    return Table(rows, text=("cell",), note=EXPLAINED, fits=5, place="everywhere")
 
 
 def versus_table(comparison: Comparison) -> Table:
     """Each cell that can be compared with the reference."""
-    columns: dict[str, Callable[[Versus], str]] = {
-        "cell": lambda one: one.cell,
-        "final minus reference, points": lambda one: points(one.change),
-        "won": lambda one: str(one.won),
-        "lost": lambda one: str(one.lost),
-        "p (Holm)": lambda one: probability(one.p),
-        "seen from": lambda one: f"{100 * one.detectable:.0f} points",
-        "verdict": lambda one: one.verdict,
-    }
-    return Table.of(comparison.versus, columns, text=("cell",), note=COMPARED, place="everywhere")
+    rows = [
+        {
+            "cell": one.cell,
+            "final minus reference, points": points(one.change),
+            "won": str(one.won),
+            "lost": str(one.lost),
+            "p (Holm)": probability(one.p),
+            "seen from": f"{100 * one.detectable:.0f} points",
+            "verdict": one.verdict,
+        }
+        for one in comparison.versus
+    ]
+    return Table(rows, text=("cell",), note=COMPARED, place="everywhere")
 
 
-def iterations_table(comparison: Comparison) -> Table:
+def _iterations(comparison: Comparison) -> Table:
     """Success of every cell and mode at every iteration, %."""
     longest = max((curve.last for curve in comparison.curves), default=0)
-    heads = ("starter", *(str(k) for k in range(1, longest + 1)))
-    rows = []
-    for curve in comparison.curves:
-        for mode, intervals in (("without", curve.internalized), ("with pool", curve.in_context)):
-            cells = [f"{100 * i.mean:.1f}" if i else NOTHING for i in intervals]
-            rows.append((curve.cell, mode, *cells, *[""] * (longest + 1 - len(cells))))
-    return Table((Column("cell", "text"), Column("mode", "text"), *map(Column, heads)), tuple(rows))
+    modes = [
+        (curve.cell, mode, intervals)
+        for curve in comparison.curves
+        for mode, intervals in (("without", curve.internalized), ("with pool", curve.in_context))
+    ]
+    rows = [
+        {
+            "cell": cell,
+            "mode": mode,
+            **{name: _mean(intervals, k) for k, name in enumerate(["starter", *map(str, range(1, longest + 1))])},
+        }
+        for cell, mode, intervals in modes
+    ]
+    return Table(rows, text=("cell", "mode"))
+
+
+def _mean(intervals: Sequence[Interval | None], k: int) -> str:
+    if k >= len(intervals):
+        return ""
+    return f"{100 * found.mean:.1f}" if (found := intervals[k]) else NOTHING
 
 
 def _costs(comparison: Comparison) -> Table:
-    columns: dict[str, Callable[[Curve], str]] = {
-        "cell": lambda curve: curve.cell,
-        "sampled to learn": lambda curve: count(curve.costs.sampled),
-        "sampled to measure": lambda curve: count(curve.costs.measured),
-        "trained on": lambda curve: count(curve.costs.trained),
-        **{kind: _time(kind) for kind in KINDS},
-        "memory": lambda curve: memory(curve.costs.memory),
-    }
-    return Table.of(comparison.curves, columns, text=("cell",), note=COST)
-
-
-def _time(kind: str) -> Callable[[Curve], str]:
-    return lambda curve: duration(curve.costs.seconds.get(kind))
-
-
-def _run(name: str, page: str) -> Item:
-    return Item(name, link=quote(page)) if page else Item(f"{name} (no page yet)")
+    rows = [
+        {
+            "cell": curve.cell,
+            "sampled to learn": count(curve.costs.sampled),
+            "sampled to measure": count(curve.costs.measured),
+            "trained on": count(curve.costs.trained),
+            **{kind: duration(curve.costs.seconds.get(kind)) for kind in KINDS},
+            "memory": memory(curve.costs.memory),
+        }
+        for curve in comparison.curves
+    ]
+    return Table(rows, text=("cell",), note=COST)

@@ -36,7 +36,7 @@ def print_part(part: Part, console: Console) -> None:
     elif isinstance(part, Items):
         for item in part.items:
             console.print(plain_text(f"! {item.text}", style="yellow"))
-    elif isinstance(part, Table) and part.rows:
+    elif isinstance(part, Table) and part:
         _print_table(part, console)
     elif isinstance(part, Episodes):
         console.print(plain_text(part.question, style="bold"))
@@ -47,10 +47,11 @@ def print_part(part: Part, console: Console) -> None:
 
 def _print_table(part: Table, console: Console) -> None:
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in part.columns[: part.fits]:
-        table.add_column(column.name, justify=_JUSTIFY[column.kind], header_style="bold", overflow="fold")
+    names = list(part.columns)[: part.fits]
+    for name in names:
+        table.add_column(name, justify=_JUSTIFY[part.columns[name]], header_style="bold", overflow="fold")
     for row in part.rows:
-        table.add_row(*(plain_text(cell) for cell in row[: part.fits]))
+        table.add_row(*(plain_text(row[name]) for name in names))
     console.print(table)
 
 

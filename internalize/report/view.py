@@ -36,13 +36,16 @@ def tasks_table(entries: Sequence[Entry]) -> Table:
     tasks: dict[str, list[Entry]] = {}
     for entry in entries:
         tasks.setdefault(entry.task_id, []).append(entry)
-    columns = {
-        "task": lambda of_task: of_task[0].task_id,
-        "without": lambda of_task: _marks(e for e in of_task if e.plain),
-        "with pool": lambda of_task: _marks(e for e in of_task if not e.plain),
-        "question": lambda of_task: of_task[0].read().question,
-    }
-    return Table.of(tasks.values(), columns, text=("task", "question"))
+    rows = [
+        {
+            "task": task,
+            "without": _marks(e for e in of_task if e.plain),
+            "with pool": _marks(e for e in of_task if not e.plain),
+            "question": of_task[0].read().question,
+        }
+        for task, of_task in tasks.items()
+    ]
+    return Table(rows, text=("task", "question"))
 
 
 def _marks(entries: Iterable[Entry]) -> str:

@@ -59,7 +59,7 @@ def test_what_the_pool_adds_is_known_for_every_iteration(tmp_path: Path) -> None
     versus(tmp_path)
     curve = compare(tmp_path).curves[0]
     assert [gain and round(40 * gain.mean) for gain in curve.context_gains] == [14, 10, 4]  # 0: the first pool
-    assert curve.context_gain == curve.context_gains[2]
+    assert curve.last == 2
 
 
 def test_no_learning_has_no_pool_to_be_compared_with(tmp_path: Path) -> None:

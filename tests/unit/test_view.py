@@ -8,6 +8,7 @@ from rich.console import Console
 
 from internalize.errors import UserError
 from internalize.report import figures, panels, view
+from internalize.report.page import Table
 from internalize.report.run_report import episodes, load
 from internalize.runs.store import write_jsonl
 from tests.unit.report_run import NASTY, make_run, trajectory
@@ -29,6 +30,10 @@ def run(tmp_path: Path) -> Path:
     return path
 
 
+def cells(table: Table) -> list[tuple[str, ...]]:
+    return [tuple(row.values()) for row in table.rows]
+
+
 def printed(run: Path, task: str = "", iterations: tuple[int, ...] = (), width: int = 200) -> str:
     console = Console(file=io.StringIO(), width=width)
     view.publish(run, task, iterations, console)
@@ -37,8 +42,8 @@ def printed(run: Path, task: str = "", iterations: tuple[int, ...] = (), width: 
 
 
 def test_tasks_of_the_suite_with_a_mark_an_iteration(run: Path) -> None:
-    rows = view.tasks_table([entry for entry in episodes(run) if entry.suite == "dev"]).rows
-    assert rows == (("dev1", "+-", "+", "question 1"), ("dev2", "?", "", "question 2"))
+    rows = cells(view.tasks_table([entry for entry in episodes(run) if entry.suite == "dev"]))
+    assert rows == [("dev1", "+-", "+", "question 1"), ("dev2", "?", "", "question 2")]
     text = printed(run)
     assert "question 1" in text
     assert "train" not in text
@@ -93,5 +98,5 @@ def test_each_iteration_has_one_mark_with_its_own_pool_and_its_last_candidate(ru
     for name, (k, score) in played.items():
         one = trajectory(90, f"c{k}", score).model_copy(update={"iteration": k, "split": "dev"})
         write_jsonl(run / f"{name}.jsonl", [one])
-    rows = view.tasks_table([entry for entry in episodes(run) if entry.task_id == "train90"]).rows
+    rows = cells(view.tasks_table([entry for entry in episodes(run) if entry.task_id == "train90"]))
     assert [row[:3] for row in rows] == [("train90", "-", "++-")]
