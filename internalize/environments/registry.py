@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 
 from internalize.config.schema import EnvConfig
 from internalize.errors import InternalizeError, TaskError, UserError, first_line
-from internalize.interfaces import Environment
+from internalize.experience.cues import GENERIC
+from internalize.interfaces import CueExtractor, Environment
+
+from .docs.cues import CUES as OF_DOCS
 
 GROUP = "internalize.environments"
 
@@ -81,6 +84,26 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Environment:
     except Exception as error:  # a plug-in may raise anything
         raise TaskError(f"env.options of {name}: {type(error).__name__}: {first_line(error)}") from error
     return environment
+
+
+def cues(name: str) -> tuple[CueExtractor, ...]:
+    """What rules about an environment can name: what its class offers, or the generic extractors.
+
+    An environment that is not installed here, such as that of an imported log, has the generic ones. Raises TaskError
+    for a plug-in that cannot be loaded.
+    """
+    if name not in names() or (name in BUILTIN and BUILTIN[name].missing):
+        return GENERIC
+    factory = _builtin(name) if name in BUILTIN else _plugin(name)
+    offered: tuple[CueExtractor, ...] = getattr(factory, "cues", GENERIC)
+    return offered
+
+
+def vocabulary(name: str) -> tuple[CueExtractor, ...]:
+    """What the rules of a pool can name: `cues`, and what `docs` offers, which once was every environment's."""
+    own = cues(name)
+    texts = {(of.cue, of.state, of.value) for of in own}
+    return (*own, *(of for of in OF_DOCS if (of.cue, of.state, of.value) not in texts))
 
 
 def _builtin(name: str) -> Any:

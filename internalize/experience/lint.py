@@ -15,8 +15,10 @@ from typing import Literal
 
 from internalize.evaluation.pool_health import leaked, states_strategy
 from internalize.experience.extract.injection_filter import InjectionFilter
+from internalize.interfaces import CueExtractor
 from internalize.records import Experience, Record, Trajectory
 
+from .cues import GENERIC
 from .rules import parse
 
 TWINS = 0.8  # share of common words from which two items count as near duplicates
@@ -37,12 +39,18 @@ class Flag(Record):
     detail: str
 
 
-def lint(items: Sequence[Experience], trajectories: Sequence[Trajectory] = (), words: int = 32) -> tuple[Flag, ...]:
+def lint(
+    items: Sequence[Experience],
+    trajectories: Sequence[Trajectory] = (),
+    words: int = 32,
+    cues: tuple[CueExtractor, ...] = GENERIC,
+) -> tuple[Flag, ...]:
     """Every flag of a pool, item by item; `words` is the longest a principle may be.
 
-    `trajectories` say which names belong to tasks, and what pages ordered.
+    `trajectories` say which names belong to tasks, and what pages ordered. `cues` are what the pool's rules can name.
     """
-    twins, entities, filtering = near_duplicates(items), task_entities(trajectories), InjectionFilter.of(trajectories)
+    entities, filtering = task_entities(trajectories), InjectionFilter.of(trajectories)
+    twins = near_duplicates(items, cues=cues)
     return tuple(
         flag
         for item in items
@@ -50,12 +58,14 @@ def lint(items: Sequence[Experience], trajectories: Sequence[Trajectory] = (), w
     )
 
 
-def near_duplicates(items: Sequence[Experience], least: float = TWINS) -> dict[str, tuple[str, float]]:
+def near_duplicates(
+    items: Sequence[Experience], least: float = TWINS, cues: tuple[CueExtractor, ...] = GENERIC
+) -> dict[str, tuple[str, float]]:
     """Later id -> (earlier id, share of common words), where the share is at least `least`.
 
     Two rules of contrastive extraction are never twins: they share their form, and mean what they quote.
     """
-    bags = [(item, frozenset(_WORD.findall(item.text.lower())), parse(item.text)) for item in items]
+    bags = [(item, frozenset(_WORD.findall(item.text.lower())), parse(item.text, cues)) for item in items]
     found: dict[str, tuple[str, float]] = {}
     for (first, a, rule), (second, b, other) in combinations(bags, 2):
         share = len(a & b) / max(1, len(a | b))

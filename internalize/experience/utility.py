@@ -8,9 +8,8 @@
 A task counts once for each set of weights, its attempts averaged. The interval draws tasks, together for both sides,
 so tasks on both sides are paired. The difference is an association. An item is shown because of what was seen, which
 depends on earlier actions and on what was shown before them; items shown together share the credit and the blame; and
-where the two sides hold other tasks, those have to be drawn alike. Left out: items of a global prefix, which are all
-shown always: nothing tells one from another. What must not change: unscored episodes are no evidence, and a
-measurement that rests on few tasks retires nothing.
+where the two sides hold other tasks, those have to be drawn alike. Items of a global prefix are not measured: all of
+them are shown always. Unscored episodes are no evidence, and a measurement on few tasks retires nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from internalize.evaluation.stats import Interval, Scores, difference_of_means, task_means
+from internalize.interfaces import CueExtractor, Situation
 from internalize.records import Experience, PoolEdit, Record, Trajectory
 
+from .cues import GENERIC
 from .pool import ExperiencePool, count_usage
 from .rules import applies, decisions, parse
 
@@ -52,18 +53,20 @@ def utilities(
     items: Sequence[Experience],
     trajectories: Iterable[Trajectory],
     *,
+    cues: tuple[CueExtractor, ...] = GENERIC,
     resamples: int = 2000,
     seed: int = 0,
     together: bool = False,
 ) -> tuple[Utility, ...]:
-    """The utility of every item, in the pool's order, with 95 % intervals.
+    """The utility of every item, in the pool's order, with 95 % intervals. `cues` are what its rules can name.
 
     `together` widens the intervals (Bonferroni) so that the upper bounds of all items with `LEAST` tasks a side hold
     together with 95 %: for picking out the worst of many.
     """
     scored = [t for t in trajectories if t.score is not None]
     usage = {use.item_id: use.selected for use in count_usage(scored)}
-    sides = [_sides(item, scored) for item in items]
+    unaided = [(t, [situation for situation, _ in decisions(t)]) for t in scored if t.pattern == "none"]
+    sides = [_sides(item, scored, unaided, cues) for item in items]
     tested = sum(min(len(side.shown), len(side.without)) >= LEAST for side in sides)
     level = 1 - 0.1 / max(2, tested) if together else 0.95
     found = []
@@ -121,16 +124,21 @@ class _Sides(NamedTuple):
     base: dict[str, float]
 
 
-def _sides(item: Experience, scored: Sequence[Trajectory]) -> _Sides:
+def _sides(
+    item: Experience,
+    scored: Sequence[Trajectory],
+    unaided: Sequence[tuple[Trajectory, Sequence[Situation]]],
+    cues: tuple[CueExtractor, ...],
+) -> _Sides:
+    """`unaided` are the episodes without experience and the situations in them."""
     shown = [t for t in scored if any(step.injection and item.id in step.injection.item_ids for step in t.steps)]
     weights, tasks = {t.checkpoint for t in shown}, {t.task_id for t in shown}
-    rule = parse(item.text)
+    rule = parse(item.text, cues)
     without = [
         t
-        for t in scored
+        for t, situations in unaided
         if t.checkpoint in weights
-        and t.pattern == "none"
-        and (any(applies(rule, situation) for situation, _ in decisions(t)) if rule else t.task_id in tasks)
+        and (any(applies(rule, situation) for situation in situations) if rule else t.task_id in tasks)
     ]
     units = {_unit(t): t.checkpoint for t in (*shown, *without)}
     plain = _by_unit(without)

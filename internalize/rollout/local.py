@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 
 from internalize.config.schema import EnvConfig
 from internalize.config.specs import RolloutSpec
+from internalize.environments import registry
 from internalize.errors import Incomplete, InternalizeError
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool
@@ -48,7 +49,8 @@ def injector_of(spec: RolloutSpec, policy: Policy) -> Injector:
     if spec.pool is None:
         return Injector(pool_version=spec.pool_version)
     clean = Redactor.of(spec.config.redact).clean
-    selector = build_selector(spec.config.inject, policy.chat, spec.replies, spec.checkpoint.id, clean)
+    cues = registry.vocabulary(spec.config.env.name)  # that the pool is about, wherever these episodes are played
+    selector = build_selector(spec.config.inject, policy.chat, spec.replies, spec.checkpoint.id, clean, cues)
     return Injector.over(ExperiencePool(spec.pool, spec.config.extract.cap), spec.config.inject, selector)
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec
+from internalize.environments import registry
 from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import SuiteMetrics, eval_result, figures, gathered, group_of
@@ -98,7 +99,8 @@ class Run:
             before = self.pool(k - 1)
             earlier = self._episodes(range(max(1, k - self.config.extract.window + 1), k))
             harmful, barred = self._retired(k, before)
-            seen = ExtractionInput(trajectories, earlier, before.apply(harmful), k, barred, policy.id)
+            cues = registry.cues(self.config.env.name)
+            seen = ExtractionInput(trajectories, earlier, before.apply(harmful), k, barred, policy.id, cues)
             title = f"iteration {k}: extract"
             loaded = await self.backends.policies.load(policy, self.store.path)
             found = await extract(
@@ -121,7 +123,8 @@ class Run:
             return (), frozenset()
         folders = [self.store.iteration(n) for n in range(1, k)]
         episodes = self._episodes(range(max(1, k - settings.window), k))
-        measured = utilities(before.items, episodes, resamples=10_000, seed=self.config.seed, together=True)
+        cues, seed = registry.vocabulary(self.config.env.name), self.config.seed
+        measured = utilities(before.items, episodes, cues=cues, resamples=10_000, seed=seed, together=True)
         harmful = retire(before, measured)
         log = [edit for folder in folders for edit in read_edits(folder / names.EDITS)]
         return harmful, retired_ids([*log, *harmful])

@@ -135,7 +135,8 @@ def extract_file(
         raise UserError(f"{out}: is the file of trajectories; choose another --out")
     found = read_jsonl(trajectories, Trajectory)
     before = load_pool(pool_file) if pool_file else empty(config.extract.cap)
-    seen = ExtractionInput(found, (), before, max((t.iteration for t in found), default=0))
+    cues = registry.cues(config.env.name)
+    seen = ExtractionInput(found, (), before, max((t.iteration for t in found), default=0), cues=cues)
     edits = asyncio.run(
         extract(
             config,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec, TrainSpec
+from internalize.environments import registry
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.registry import Environments
 from internalize.errors import TaskError, UserError
@@ -115,7 +116,8 @@ def extract(
     before = empty(bench.config.extract.cap) if pool is None else pool
     writer = policy or bench.starter
     iteration = max((t.iteration for t in trajectories), default=0) + 1
-    seen = ExtractionInput(trajectories, (), before, iteration, frozenset(), writer.id)
+    cues = registry.cues(bench.config.env.name)
+    seen = ExtractionInput(trajectories, (), before, iteration, frozenset(), writer.id, cues)
     name = writer_of(bench.config)
 
     async def edited() -> ExperiencePool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import random
 import re
 import subprocess
 import sys
@@ -10,6 +12,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from internalize.config.schema import ExtractConfig
+from internalize.experience.extract.contrast import contrast
+from internalize.experience.pool import empty
+from internalize.experience.rules import parse
+from internalize.records import ToolCall, Trajectory
+from tests.steps import step
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs" / "how-to-own-environment.md").read_text(encoding="utf-8")
@@ -58,6 +67,34 @@ def test_the_example_is_found_and_proved(installed: Path) -> None:
     assert (proved.returncode, proved.stderr) == (0, "")
     assert "test: reference 50/50, 2-3 steps, closed-book guesser" in proved.stdout
     assert "tasks in more than one split: 0" in proved.stdout
+
+
+def test_the_example_is_learnt_from_as_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that often answers too early; the rules of the doc are found and known again by their sentences."""
+    for block in re.findall(r"```python\n(.*?)```", DOC, re.DOTALL):
+        with (tmp_path / "boxes_doc.py").open("a") as module:
+            module.write(block)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    boxes = importlib.import_module("boxes_doc").Boxes
+    env, rng = boxes(), random.Random(0)
+    episodes = []
+    for task in env.tasks("train"):
+        calls = list(env.solve(task))
+        early = rng.randrange(2 * len(calls))
+        calls = [*calls[:early], ToolCall.of("answer", colour="grey")] if early < len(calls) else calls
+        episode = env.episode(task)
+        steps = [step("", call, episode.step(call)) for call in calls]
+        episodes.append(
+            Trajectory(
+                id=task.id, task_id=task.id, env="boxes", split="train", iteration=1, seed=0, checkpoint="c",
+                prompt=episode.prompt(), steps=tuple(steps), termination="answered", score=episode.score(),
+            )
+        )  # fmt: skip
+    pool = empty(10).apply(contrast(episodes, empty(10), ExtractConfig(), 1, boxes.cues))
+    texts = {item.text for item in pool.items}
+    doc = " ".join(DOC.split())
+    assert len(texts) == 3
+    assert all(f"`{text}`" in doc and parse(text, boxes.cues) for text in texts)
 
 
 def test_a_plugin_that_cannot_be_loaded_is_one_sentence(installed: Path) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 
 from internalize.config.schema import InjectConfig
+from internalize.environments.docs.cues import CUES
 from internalize.experience.inject import Injector, LexicalSelector, render_items
 from internalize.experience.pool import ExperiencePool
 from internalize.records import Experience, Message
@@ -18,7 +19,7 @@ ASKED = (Message(role="system", content="s"), Message(role="user", content="What
 
 
 def select(*later: Message, k: int = 2) -> list[str]:
-    ids, served_by = asyncio.run(LexicalSelector().select((*ASKED, *later), ITEMS, k))
+    ids, served_by = asyncio.run(LexicalSelector(CUES).select((*ASKED, *later), ITEMS, k))
     assert served_by == "lexical"
     return [next(i.text for i in ITEMS if i.id == item) for item in ids]
 

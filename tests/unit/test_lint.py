@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from internalize.environments.docs.cues import CUES
 from internalize.experience.lint import lint, near_duplicates, task_entities
 from internalize.records import Experience, Message, Trajectory
 from tests.steps import act, step
@@ -56,7 +57,7 @@ def test_twins_by_hand() -> None:
         item(f'When you see "{cue}" and the asked word is missing, visit the name after "{cue}".')
         for cue in ("More:", "Bases:")
     ]
-    assert near_duplicates(rules, least=0.5) == {}
+    assert near_duplicates(rules, least=0.5, cues=CUES) == {}
 
 
 def test_entities_are_names_that_few_tasks_share() -> None:

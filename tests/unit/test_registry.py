@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from internalize.environments import registry
+from internalize.environments.docs import cues as docs
 from internalize.errors import DataError, TaskError, UserError
+from internalize.experience.cues import GENERIC
+from internalize.experience.rules import parse
+from internalize.interfaces import CueExtractor
 from tests.toy import Toy
 
 
@@ -68,6 +72,27 @@ def test_a_plug_in_that_cannot_be_built(monkeypatch: pytest.MonkeyPatch, error: 
 def test_a_plug_in_is_built_with_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, lambda: Toy)
     assert len(registry.make("boxes", {"size": 3}).tasks("train")) == 3
+
+
+def test_what_rules_can_name_is_found_by_the_name_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.cues("docs") == docs.CUES
+    assert registry.cues("of an imported log") == GENERIC
+    assert registry.cues("maths") == GENERIC
+    monkeypatch.setitem(
+        registry.BUILTIN, "lost", registry.Builtin("no.such.module", "Lost", "", needs=("no_such",), extra="lost")
+    )
+    assert registry.cues("lost") == GENERIC
+    own = CueExtractor(lambda _: {}, value="the number of the box")
+    plug_in(monkeypatch, lambda: type("Boxes", (Toy,), {"cues": (own,)}))
+    assert registry.cues("boxes") == (own,)
+
+
+def test_sentences_of_older_pools_are_rules_in_every_environment() -> None:
+    """Once every environment had the words of `docs`."""
+    text = "At the start, search the last name in the question."
+    assert parse(text, registry.vocabulary("maths"))
+    assert parse(text, registry.vocabulary("docs"))
+    assert not parse(text, registry.cues("maths"))
 
 
 @pytest.mark.parametrize(

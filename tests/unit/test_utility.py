@@ -9,14 +9,13 @@ import pytest
 
 from internalize.evaluation.stats import Interval, difference_of_means
 from internalize.experience.pool import ExperiencePool, read_edits
-from internalize.experience.rules import Rule, phrase
 from internalize.experience.utility import Utility, retire, retired_ids, utilities, without_retired
 from internalize.records import Experience, Injection, Message, PoolEdit, Trajectory
 from internalize.runs.files import write_jsonl
 from tests.steps import act, step
 
 NOTE = Experience.new("Look twice.", "principle", "self")
-RULE = Experience.new(phrase(Rule("observation", "Alias of", "", "visit", "Alias of")), "principle", "contrast")
+RULE = Experience.new('When you see "Alias of", visit the name after "Alias of".', "principle", "contrast")
 
 
 def episode(

@@ -19,6 +19,7 @@ from internalize.errors import DataError, TaskError
 from internalize.records import Task, ToolCall, ToolSpec
 from internalize.runs.files import read_numbered
 
+from . import cues
 from .corpus import Page, folder_pages, package_pages
 from .questions import SPLITS, build_tasks, rank, split_of
 
@@ -107,6 +108,7 @@ class Docs:
     )
     evidence_actions = frozenset({"visit"})
     final_actions = frozenset({"answer"})
+    cues = cues.CUES
 
     @checked
     def __init__(

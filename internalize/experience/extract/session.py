@@ -11,9 +11,11 @@ from pydantic import BaseModel
 
 from internalize.config.schema import ExtractConfig
 from internalize.errors import ContextError, Incomplete, InfrastructureError
+from internalize.experience.cues import GENERIC
 from internalize.experience.pool import ExperiencePool
 from internalize.inference.cached import CachedChat
 from internalize.inference.structured import ask, fenced
+from internalize.interfaces import CueExtractor
 from internalize.records import ChatRequest, Experience, Message, Record, Trajectory
 
 from .injection_filter import InjectionFilter
@@ -39,6 +41,7 @@ class ExtractionInput(NamedTuple):
     iteration: int
     barred: frozenset[str] = frozenset()  # ids of items that may not come back
     checkpoint: str = ""  # the policy's weights, which may be asked to write
+    cues: tuple[CueExtractor, ...] = GENERIC  # what rules about the environment can name
 
 
 class Refusal(Record):

@@ -36,7 +36,7 @@ async def extract(
     note(folder / names.REDACTIONS, "extract", RedactionCount(removed=dict(counts)))
     if settings.source == "contrast":
         earlier, _ = redactor.trajectories(seen.earlier)
-        return contrast([*earlier, *trajectories], seen.pool, settings, seen.iteration)
+        return contrast([*earlier, *trajectories], seen.pool, settings, seen.iteration, seen.cues)
     seen = seen._replace(trajectories=trajectories)
     if settings.source == "self":  # the policy reads no more than its context
         settings = settings.model_copy(update={"context": min(settings.context, config.model.max_context)})

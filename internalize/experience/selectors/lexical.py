@@ -1,11 +1,13 @@
-"""Selection by words: BM25. An item that quotes words is a candidate only where these words are seen."""
+"""Selection by words: BM25 among the items whose literal cue, if they have one, is there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from internalize.experience.rules import Situation, applies, parse, situation_of
+from internalize.experience.cues import GENERIC
+from internalize.experience.rules import applies, parse, situation_of
+from internalize.interfaces import CueExtractor, Situation
 from internalize.records import Experience, Message
 
 _QUOTED = re.compile(r'"([^"]+)"')
@@ -13,11 +15,15 @@ _WORD = re.compile(r"\w+")
 
 
 class LexicalSelector:
-    """BM25 of the items against the first user message and the last message.
+    """BM25 of the items against the question and the last results.
 
-    An item in the language of `rules.py` is a candidate only where its cue applies, another item that quotes words
-    only where these words stand: both are meant literally. Ties go to the stronger, then the older item.
+    A rule, in sentences of `rules.py` that may name `cues`, is a candidate only where it applies, and there in any
+    case; another item only if a word of it is there, and with it all that it quotes. Ties go to the stronger, then
+    the older item.
     """
+
+    def __init__(self, cues: tuple[CueExtractor, ...] = GENERIC) -> None:
+        self._cues = cues
 
     async def select(
         self, messages: Sequence[Message], items: Sequence[Experience], k: int
@@ -25,19 +31,20 @@ class LexicalSelector:
         """At most `k` ids, best first; none when nothing fits."""
         situation = situation_of(messages)
         seen = seen_text(situation)
-        fitting = [item for item in items if fits(item.text, situation)]
+        fitting = [item for item in items if fits(item.text, situation, self._cues)]
         ranked = sorted(zip(_bm25(fitting, seen), fitting, strict=True), key=lambda p: (-p[0], -p[1].lift))
-        return tuple(item.id for score, item in ranked[:k] if score > 0), "lexical"
+        found = [item.id for score, item in ranked if score > 0 or parse(item.text, self._cues) is not None]
+        return tuple(found[:k]), "lexical"
 
 
 def seen_text(situation: Situation) -> str:
-    """What the policy has before its eyes: the question and the last observation."""
+    """What the policy has before its eyes: the question and the last results."""
     return f"{situation.question}\n{situation.observation or ''}"
 
 
-def fits(text: str, situation: Situation) -> bool:
+def fits(text: str, situation: Situation, cues: tuple[CueExtractor, ...] = GENERIC) -> bool:
     """Whether the literal part of an item, if it has one, holds here."""
-    rule = parse(text)
+    rule = parse(text, cues)
     if rule is not None:
         return applies(rule, situation)
     quoted = _QUOTED.search(text)
