@@ -1,1 +1,1 @@
-"""What is computed from records: metrics, intervals and tests, behaviour, diagnostics, signs of collapse, the gate."""
+"""Computes metrics, intervals, tests, warning signs and the decision of the gate from stored records."""

@@ -1,6 +1,6 @@
-"""What episodes do apart from succeeding: whether they repeat themselves, and which experience they are shown.
+"""Counts of behaviour in episodes: repeated actions, and how often each experience item is shown.
 
-The counts of two sets of episodes add up to those of both; an episode without a score is not counted.
+Counts of disjoint sets of episodes can be added. Unscored episodes are not counted.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from internalize.records import Record, Trajectory
 
 
 class Behaviour(Record):
-    """Counts over episodes."""
+    """Counts over a set of scored episodes."""
 
     episodes: int = 0
     steps: int = 0
-    repeated: int = 0  # actions whose text the same episode had written before
-    shown: dict[str, int] = Field(default_factory=dict, description="Id of an item -> steps it was shown at.")
+    repeated: int = 0  # actions whose text occurred earlier in the same episode
+    shown: dict[str, int] = Field(default_factory=dict, description="Item id -> number of steps at which it was shown.")
 
     @staticmethod
     def of(trajectory: Trajectory) -> Behaviour:
-        """The counts of one episode; nothing if it has no score."""
+        """The counts of one episode; all are zero if it has no score."""
         if trajectory.score is None:
             return Behaviour()
         steps = trajectory.steps
@@ -35,11 +35,11 @@ class Behaviour(Record):
 
     @staticmethod
     def of_all(trajectories: Iterable[Trajectory]) -> Behaviour:
-        """The counts of all these episodes."""
+        """The counts of several episodes together."""
         return functools.reduce(Behaviour.plus, map(Behaviour.of, trajectories), Behaviour())
 
     def plus(self, other: Behaviour) -> Behaviour:
-        """The counts of both."""
+        """The sum of two sets of counts."""
         return Behaviour(
             episodes=self.episodes + other.episodes,
             steps=self.steps + other.steps,
@@ -49,14 +49,14 @@ class Behaviour(Record):
 
     @property
     def repetition(self) -> float | None:
-        """Share of actions that repeat one of their episode; None without actions."""
+        """Share of actions that repeat an earlier action of their episode; None without actions."""
         return self.repeated / self.steps if self.steps else None
 
     @property
     def spread(self) -> float | None:
-        """Items shown as often as each other that would be as varied: e to the entropy of who was shown (nats).
+        """Effective number of different items shown: e to the entropy (nats) of the distribution over items.
 
-        From 1 (always the same item) to the number of items; None when nothing was shown step by step.
+        From 1 (always the same item) to the number of items; None if no item was shown step-wise.
         """
         total = sum(self.shown.values())
         shares = [count / total for count in self.shown.values()]

@@ -1,7 +1,8 @@
-"""A collapse: success that fell for good.
+"""Detects a collapse: a loss of success from which the run never recovers.
 
-It is the first kept iteration whose success without experience is worse than that of the best kept iteration before
-it, by the paired interval and the exact sign test together, if every later kept iteration is worse than that one too.
+A collapse is the first kept iteration whose success without experience is significantly below that of the best kept
+iteration before it, provided that all later kept iterations are too. Significant means that both the paired interval
+and the exact sign test show the loss.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SURE = 0.05
 
 
 class Collapse(Record):
-    """Success fell for good at `iteration`, from its best at `best`; `change` is between the two."""
+    """Success fell at `iteration` and did not recover; `change` is the difference from iteration `best`."""
 
     iteration: int
     best: int
@@ -25,10 +26,10 @@ class Collapse(Record):
 
 
 def collapse(scores: Sequence[tuple[int, Scores]], resamples: int = 2000) -> Collapse | None:
-    """The collapse among (iteration, success of each task), in order; None if success never fell for good."""
+    """The collapse in a sequence of (iteration, success of each task); None if there is none."""
     for place in range(1, len(scores)):
-        best, before = max(scores[:place], key=lambda pair: _mean(pair[1]))  # of equals the first
-        changes = [_loss(before, after, resamples) for _, after in scores[place:]]
+        best, before = max(scores[:place], key=lambda pair: _mean(pair[1]))  # the first one if several are equal
+        changes = [_significant_loss(before, after, resamples) for _, after in scores[place:]]
         if changes[0] is not None and all(changes):
             return Collapse(iteration=scores[place][0], best=best, change=changes[0])
     return None
@@ -39,8 +40,8 @@ def _mean(scores: Scores) -> float:
     return statistics.fmean(scored) if scored else -1.0
 
 
-def _loss(before: Scores, after: Scores, resamples: int) -> Interval | None:
-    """The change if it is a loss beyond doubt, else None."""
+def _significant_loss(before: Scores, after: Scores, resamples: int) -> Interval | None:
+    """The change if it is a significant loss, else None."""
     change = paired_difference(before, after, resamples)
-    sure = change is not None and change.high < 0 and sign_test(*won_and_lost(before, after)) < SURE
-    return change if sure else None
+    is_loss = change is not None and change.high < 0 and sign_test(*won_and_lost(before, after)) < SURE
+    return change if is_loss else None

@@ -1,4 +1,4 @@
-"""What an evaluation showed, written once as a record, so that the report and the warning signs only read it."""
+"""The stored result of an evaluation: computed and written once, then only read by the report and the warning signs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .metrics import Group, SuiteMetrics, group_of, grouped, line_of
 
 
 class Diagnostics(Record):
-    """One line of an iteration's diagnostics.jsonl: its policy on one suite, in one mode, with one pool.
+    """One line of an iteration's diagnostics.jsonl: one policy on one suite, in one mode, with one pool.
 
-    `behaviour` None: measured by version 1, whose episodes have to be read for it.
+    `behaviour` is None in runs of version 1; it then has to be computed from the stored episodes.
     """
 
     metrics: SuiteMetrics
@@ -27,13 +27,12 @@ def measured(
     seed: int,
     is_stale: Callable[[Group], bool] = lambda _: False,
 ) -> tuple[Diagnostics, ...]:
-    """The diagnostics of all results of a run, in their order: those known, and computed those missing or stale."""
-    held = {group_of(one.metrics): one for one in known}
-    found = []
-    for group, of_group in grouped(results).items():
-        old = held.get(group)
+    """The diagnostics of all results of a run, in order; only missing and stale ones are computed."""
+    by_group = {group_of(diagnostics.metrics): diagnostics for diagnostics in known}
+    groups = grouped(results)
+    for group, group_results in groups.items():
+        old = by_group.get(group)
         if old is None or is_stale(group):
-            line = line_of(of_group, results, resamples, seed)
-            old = Diagnostics(metrics=line, behaviour=old.behaviour if old else None)
-        found.append(old)
-    return tuple(found)
+            line = line_of(group_results, results, resamples, seed)
+            by_group[group] = Diagnostics(metrics=line, behaviour=old.behaviour if old else None)
+    return tuple(by_group[group] for group in groups)

@@ -1,7 +1,7 @@
-"""Whether a new checkpoint is kept: compare it with an earlier one, on the same tasks, without experience.
+"""Decides whether a new checkpoint is promoted, by comparing it with an earlier one on the same tasks.
 
-Left out: how to roll back (the loop does it). What must not change: a result in the in-context mode
-never decides, and too few tasks never roll back: noise of small suites is as large as real effects.
+Only results without experience count. Too few tasks never cause a rollback, because the noise of small suites is as
+large as real effects.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LEVEL = 0.05  # of the exact sign test
 
 
 class Decision(Record):
-    """What the gate said. `interval`: after minus before, None when no task was scored in both.
+    """The decision of the gate. `interval`: success after minus before, None if no task was scored in both.
 
-    `rival`: the iteration it was compared with. `first`: what was said of the first candidate, when this is about a
-    second one.
+    `rival`: the iteration that the checkpoint was compared with. `first`: the decision about the first candidate, if
+    this one is about a second candidate.
     """
 
     promote: bool
@@ -37,8 +37,9 @@ def decide(
 ) -> Decision:
     """Promote the checkpoint of `after`, or keep that of `before`, by their internalized results.
 
-    'always' promotes; the other rules do not when the paired 95 % interval lies wholly below zero and the exact sign
-    test agrees: the interval alone calls four tasks lost and none won a loss, which is one chance in eight.
+    The rule 'always' promotes. The other rules keep the old checkpoint if the paired 95 % interval lies below zero and
+    the exact sign test is significant too. The interval alone is not enough: it already excludes zero for four tasks
+    lost and none won, whose exact p-value is 1/8.
     """
     change = paired_difference(_internalized(before), _internalized(after), resamples, seed)
     if rule == "always":
@@ -46,11 +47,11 @@ def decide(
     if change is None or change.n < LEAST_TASKS:
         paired = change.n if change else 0
         return Decision(promote=True, reason=f"{paired} paired tasks cannot show a loss", interval=change)
-    found = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] on {change.n} tasks"
+    difference = f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}] on {change.n} tasks"
     p = sign_test(*won_and_lost(_internalized(before), _internalized(after)))
     if change.high < 0 and p < LEVEL:
-        return Decision(promote=False, reason=f"worse: {found}, p = {p:.3f}", interval=change)
-    return Decision(promote=True, reason=f"no worse beyond chance: {found}, p = {p:.3f}", interval=change)
+        return Decision(promote=False, reason=f"worse: {difference}, p = {p:.3f}", interval=change)
+    return Decision(promote=True, reason=f"no significant loss: {difference}, p = {p:.3f}", interval=change)
 
 
 def _internalized(results: Sequence[EvalResult]) -> dict[str, float | None]:

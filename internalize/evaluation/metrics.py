@@ -1,6 +1,6 @@
-"""From trajectories to one evaluation result each, and from results to one line a suite and mode.
+"""Turns each trajectory into an evaluation result, and aggregates results into one line for each suite and mode.
 
-An unscored result is left out of every mean and counted; comparisons are paired by task.
+Unscored results are excluded from every mean and counted separately. Comparisons are paired by task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Group = tuple[int, str, Mode, str, str | None]  # iteration, suite, mode, checkp
 
 
 class ActionSets(Protocol):
-    """What judging needs of an environment (every `Environment` fits)."""
+    """The part of an environment that `eval_result` needs; every `Environment` has it."""
 
     @property
     def evidence_actions(self) -> frozenset[str]:
@@ -44,7 +44,7 @@ class SuiteMetrics(Record):
     mode: Mode
     checkpoint: str
     pool_version: str | None
-    success: Interval | None  # None: nothing scored
+    success: Interval | None  # None = no scored result
     results: int  # scored results; success.n counts their tasks
     unscored: int
     premature_rate: float = 0.0
@@ -54,14 +54,14 @@ class SuiteMetrics(Record):
     truncated_rate: float = 0.0
     nll: float = 0.0
     families: dict[str, Interval] = Field(default_factory=dict)
-    gain_over_starter: Interval | None = None  # internalized lines: minus the starter's
+    gain_over_starter: Interval | None = None  # internalized lines: success minus that of the starter
     retained: Share | None = None  # internalized lines
-    in_context_gain: Interval | None = None  # in-context lines: minus the same checkpoint without the pool
+    in_context_gain: Interval | None = None  # in-context lines: success minus that of the checkpoint without the pool
 
     @field_validator("retained", mode="before")
     @classmethod
-    def _of_the_checkpoint_before(cls, value: object) -> object:
-        """Runs of earlier versions hold a share of the gain over the starter: it is not shown as this one."""
+    def _without_old_definition(cls, value: object) -> object:
+        """Drops the value of earlier versions, which was defined as a share of the gain over the starter."""
         return None if isinstance(value, float) or (isinstance(value, dict) and "share" in value) else value
 
 
@@ -78,7 +78,7 @@ def figures(line: SuiteMetrics) -> dict[str, float]:
 
 
 def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: ActionSets) -> EvalResult:
-    """Judge one episode. Premature: a final action with no evidence-gathering action before it."""
+    """The result of one episode. It is premature if a final action comes before any evidence-gathering action."""
     steps = trajectory.steps
     nats = [-logprob for step in steps for logprob in step.logprobs]
     return EvalResult(
@@ -100,7 +100,7 @@ def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: Act
 
 
 def by_task(results: Iterable[EvalResult]) -> dict[str, float | None]:
-    """Success of each task, its scored attempts averaged."""
+    """Success of each task, averaged over its scored attempts."""
     return task_means((result.task_id, result.success) for result in results)
 
 
@@ -112,18 +112,18 @@ def select(
 
 
 def gathered(folders: Iterable[Sequence[EvalResult]]) -> tuple[EvalResult, ...]:
-    """Results of all iterations' folders, in order; of a policy measured twice with one pool only the later ones."""
+    """The results of all iterations in order; a group that was measured again replaces the earlier one."""
     groups: dict[Group, list[EvalResult]] = {}
     for results in folders:
-        own = grouped(results)
-        groups = {key: group for key, group in groups.items() if key not in own} | own
+        new = grouped(results)
+        groups = {key: group for key, group in groups.items() if key not in new} | new
     return tuple(result for group in groups.values() for result in group)
 
 
 def suite_metrics(results: Sequence[EvalResult], resamples: int = 2000, seed: int = 0) -> SuiteMetrics:
     """Aggregate the results of one iteration, suite, mode, checkpoint and pool.
 
-    Raises ValueError when they are not of one group, or when there are none.
+    Raises ValueError unless the results belong to exactly one group.
     """
     groups = {group_of(result) for result in results}
     if len(groups) != 1:
@@ -151,19 +151,20 @@ def suite_metrics(results: Sequence[EvalResult], resamples: int = 2000, seed: in
 
 
 def group_of(measured: EvalResult | SuiteMetrics) -> Group:
-    """What a result belongs to, or a line is of."""
+    """The group of a result or of a line of metrics."""
     return measured.iteration, measured.suite, measured.mode, measured.checkpoint, measured.pool_version
 
 
 def own_line(lines: Iterable[SuiteMetrics], suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
-    """The line of one suite and mode after `iteration` updates, on that iteration's own checkpoint."""
-    found = [line for line in lines if (line.suite, line.iteration) == (suite, iteration)]
-    own = {line.checkpoint for line in found if line.mode == "internalized"}
-    return next((line for line in found if line.mode == mode and (line.checkpoint in own or not own)), None)
+    """The line of one suite and mode after `iteration` updates, for the checkpoint of that iteration."""
+    candidates = [line for line in lines if (line.suite, line.iteration) == (suite, iteration)]
+    trained = {line.checkpoint for line in candidates if line.mode == "internalized"}
+    of_mode = (line for line in candidates if line.mode == mode)
+    return next((line for line in of_mode if line.checkpoint in trained or not trained), None)
 
 
 def grouped(results: Iterable[EvalResult]) -> dict[Group, list[EvalResult]]:
-    """Results by what they measure, in order."""
+    """Results by group, in order of first appearance."""
     groups: dict[Group, list[EvalResult]] = {}
     for result in results:
         groups.setdefault(group_of(result), []).append(result)
@@ -179,15 +180,15 @@ def iteration_metrics(
 
 
 def line_of(group: Sequence[EvalResult], known: Sequence[EvalResult], resamples: int, seed: int) -> SuiteMetrics:
-    """The line of one group, compared with what is `known` of its own and of earlier iterations."""
+    """The metrics of one group, compared with the `known` results of its own and of earlier iterations."""
     line = suite_metrics(group, resamples, seed)
     if line.mode == "in_context":
         gain = in_context_gain(known, line.suite, (line.iteration, line.checkpoint), line.pool_version, resamples, seed)
         return line.model_copy(update={"in_context_gain": gain})
     starter = by_task(select(known, suite=line.suite, mode="internalized", iteration=0))
     gain = paired_difference(starter, by_task(group), resamples, seed) if line.iteration else None
-    kept = retained([(known, line.iteration)], line.suite, resamples, seed) if line.iteration else None
-    return line.model_copy(update={"gain_over_starter": gain, "retained": kept})
+    share = retained([(known, line.iteration)], line.suite, resamples, seed) if line.iteration else None
+    return line.model_copy(update={"gain_over_starter": gain, "retained": share})
 
 
 def in_context_gain(
@@ -198,25 +199,25 @@ def in_context_gain(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval | None:
-    """Success with this pool minus without any, of one policy (its iteration and checkpoint), paired by task.
+    """Success with this pool minus success without a pool, of one policy (iteration and checkpoint), paired by task.
 
-    None if not measured.
+    None if it was not measured.
     """
-    of = [result for result in results if (result.iteration, result.checkpoint) == policy]
-    without = by_task(select(of, suite=suite, mode="internalized"))
-    with_pool = by_task(r for r in select(of, suite=suite, mode="in_context") if r.pool_version == pool_version)
+    of_policy = [result for result in results if (result.iteration, result.checkpoint) == policy]
+    without = by_task(select(of_policy, suite=suite, mode="internalized"))
+    with_pool = by_task(r for r in select(of_policy, suite=suite, mode="in_context") if r.pool_version == pool_version)
     return paired_difference(without, with_pool, resamples, seed)
 
 
 def retained(
     runs: Sequence[tuple[Sequence[EvalResult], int]], suite: str, resamples: int = 2000, seed: int = 0
 ) -> Share | None:
-    """Share of what a pool added in the prompt that the training on it moved into the weights.
+    """Share of a pool's in-context gain that training moved into the weights.
 
-    (internalized after - internalized before) / (in context before - internalized before), a ratio of means over the
-    tasks scored in all three and over runs: (results, iteration) of a seed each. "Before" is the checkpoint that was
-    then trained, so that a training that changes nothing retains 0. None where that was not measured, or where the
-    interval of what the pool added is not above zero.
+    (internalized after - internalized before) / (in context before - internalized before), as a ratio of means over
+    the tasks scored in all three, and over `runs`: (results, iteration) for each seed. "Before" is the checkpoint that
+    was then trained, so that a training without effect retains 0. None if this was not measured, or if the interval of
+    the in-context gain is not above zero.
     """
     added, moved = [], []
     for results, iteration in runs:
@@ -224,16 +225,16 @@ def retained(
         trained = {(result.iteration, result.checkpoint) for result in shown}
         plain = select(results, suite=suite, mode="internalized")
         before = by_task(result for result in plain if (result.iteration, result.checkpoint) in trained)
-        gave = differences(before, by_task(shown))
-        kept = differences(before, by_task(result for result in plain if result.iteration == iteration))
-        both = [task for task in before if None not in {gave.get(task), kept.get(task)}]
-        added.append({task: gave[task] for task in both})
-        moved.append({task: kept[task] for task in both})
+        in_context = differences(before, by_task(shown))
+        internalized = differences(before, by_task(result for result in plain if result.iteration == iteration))
+        tasks = [task for task in before if None not in {in_context.get(task), internalized.get(task)}]
+        added.append({task: in_context[task] for task in tasks})
+        moved.append({task: internalized[task] for task in tasks})
     return ratio_of_means(added, moved, resamples, seed)
 
 
 def in_context_before(results: Sequence[EvalResult], suite: str, iteration: int) -> tuple[EvalResult, ...]:
-    """With the pool of `iteration`, before the policy was trained on it: of several such policies the last measured."""
+    """Results with the pool of `iteration`, of the last policy that was measured before it was trained on that pool."""
     measured = select(results, suite=suite, mode="in_context")
     pool = next((r.pool_version for r in measured if r.iteration == iteration), None)
     older = [r for r in measured if pool is not None and r.pool_version == pool and r.iteration < iteration]

@@ -1,7 +1,7 @@
-"""Warning signs of collapse, computed from what was measured: each sign past its threshold is a `Caution`.
+"""Computes the warning signs of collapse from the measurements of a run; a sign past its threshold is a `Caution`.
 
-A collapse announces itself before success falls: a pool that names pages instead of strategies, answers without
-evidence, episodes that grow longer, a policy that stops profiting from its pool.
+Signs that can precede a fall in success are items that name pages instead of strategies, answers without evidence,
+longer episodes, and a policy that no longer gains from its pool.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ class Thresholds(Record):
     premature_rise: float = Field(0.10, description="Rise of the premature rate, absolute.")
     truncated_rise: float = Field(0.10, description="Rise of the truncated rate, absolute.")
     invalid_rise: float = Field(0.05, description="Rise of the invalid rate, absolute.")
-    turns_growth: float = Field(1.5, description="Turns an episode, times the starter's.")
-    length_growth: float = Field(1.5, description="Action tokens a turn, times the starter's.")
+    turns_growth: float = Field(1.5, description="Turns per episode, relative to the starter.")
+    length_growth: float = Field(1.5, description="Action tokens per turn, relative to the starter.")
     nll_shrink: float = Field(
-        0.25, description="Least mean NLL, times the starter's: below it the policy hardly varies."
+        0.25, description="Lowest mean NLL, relative to the starter; below it the actions hardly vary."
     )
-    least_strategy: float = Field(0.5, description="Least share of principle items that state a strategy.")
-    most_leak: float = Field(0.25, description="Greatest share of items with details of single tasks.")
-    kl_to_base: float = Field(0.5, description="KL(policy || starter) on the policy's own actions, nats a token.")
-    forgetting: float = Field(0.1, description="Rise of the mean -log p of held-out text, nats a token.")
-    entropy_shrink: float = Field(0.25, description="Least action entropy, times the starter's.")
-    most_rejected: float = Field(0.8, description="Greatest share of teacher trajectories rejected.")
-    accepted_fall: float = Field(
-        0.15, description="Fall of the accepted share below that of the best iteration so far."
+    least_strategy: float = Field(0.5, description="Lowest share of principle items that state a strategy.")
+    most_leak: float = Field(0.25, description="Highest share of items with details of single tasks.")
+    kl_to_base: float = Field(0.5, description="KL(policy || starter) on actions of the policy, nats per token.")
+    forgetting: float = Field(0.1, description="Rise of the mean NLL of held-out text, nats per token.")
+    entropy_shrink: float = Field(0.25, description="Lowest action entropy, relative to the starter.")
+    most_rejected: float = Field(0.8, description="Highest share of teacher trajectories rejected.")
+    accepted_fall: float = Field(0.15, description="Fall of the accepted share below the best iteration so far.")
+    repeated_rise: float = Field(
+        0.10, description="Rise of the share of actions that repeat an earlier one of their episode."
     )
-    repeated_rise: float = Field(0.10, description="Rise of the share of actions that repeat one of their episode.")
     spread_shrink: float = Field(
-        0.6, description="Least number of different items shown (e to the entropy), times that of the best iteration."
+        0.6, description="Lowest effective number of items shown (e to the entropy), relative to the best iteration."
     )
 
 
 def thresholds(changed: Iterable[str]) -> Thresholds:
-    """The defaults with some changed, each written as sign=value. Raises UserError naming the sign."""
+    """The default thresholds with changes, each written as sign=value. Raises UserError naming the sign."""
     values = {}
     for text in changed:
         sign, _, value = text.partition("=")
         if sign not in Thresholds.model_fields:
             known = ", ".join(Thresholds.model_fields)
-            raise UserError(f"threshold {text!r}: no threshold of that name; there are {known}")
+            raise UserError(f"threshold {text!r}: unknown sign; the thresholds are {known}")
         number = _finite(value)
         if number is None:
-            usual = Thresholds.model_fields[sign].default
-            raise UserError(f"threshold {text!r}: {value!r} is no number, as in {sign}={usual}")
+            default = Thresholds.model_fields[sign].default
+            raise UserError(f"threshold {text!r}: {value!r} is not a finite number; an example is {sign}={default}")
         values[sign] = number
     return Thresholds(**values)
 
 
 def _finite(text: str) -> float | None:
-    # Against nan and inf nothing is ever above or below: a sign would be silent without a word.
+    # No value is above or below nan or inf, so such a threshold would silently switch its sign off.
     try:
         value = float(text)
     except ValueError:
@@ -72,15 +72,15 @@ def _finite(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-# A rate or a difference must also be beyond chance, at this one-sided level each time it is looked at: in at most about
-# one of ten runs of ten iterations in which nothing changes, a sign then fires (benchmarks/false_alarms.py).
+# One-sided level of the tests that a rate or a difference must pass at every iteration. With it, some sign fires in at
+# most about one in ten runs of ten iterations in which nothing changes (benchmarks/false_alarms.py).
 CHANCE = 0.01
 
 
 class Caution(Record):
     """One sign past its threshold. `sign` is a field of `Thresholds`, or the name of a comparison without one.
 
-    `mode` says in which mode of evaluation; None = it is no sign of evaluation episodes.
+    `mode` is the mode of evaluation; None if the sign does not come from evaluation episodes.
     """
 
     sign: str
@@ -102,13 +102,13 @@ class Sign(Record):
 
 
 class Observed(Record):
-    """What the warning signs of one iteration are read from; None and nothing = not measured."""
+    """The measurements of one iteration that the signs use; None or empty = not measured."""
 
     number: int
     internalized: SuiteMetrics | None = None
     in_context: SuiteMetrics | None = None
-    further: tuple[SuiteMetrics, ...] = Field((), description="Of the suites beside the main one.")
-    behaviour: dict[Mode, Behaviour] = Field(default_factory=dict, description="Of the main suite's episodes, by mode.")
+    further: tuple[SuiteMetrics, ...] = Field((), description="Metrics of the suites other than the main one.")
+    behaviour: dict[Mode, Behaviour] = Field(default_factory=dict, description="Behaviour on the main suite, by mode.")
     pool: tuple[Experience, ...] | None = None
     training: TrainSummary | None = None
     drift: Drift | None = None
@@ -120,7 +120,7 @@ def cautions(
     entities: Collection[str] = (),
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
 ) -> tuple[Caution, ...]:
-    """What an iteration shows, compared with those before it; `entities` are names that belong to single tasks."""
+    """The cautions of one iteration compared with earlier ones; `entities` are names that belong to single tasks."""
     found = list(pool_cautions(now.pool or (), now.number, entities, limits))
     if now.training is not None and now.training.rejected is not None:
         shares = [s for i in earlier if i.training and (s := i.training.accepted_share) is not None]
@@ -140,7 +140,7 @@ def cautions(
 def _line_cautions(earlier: Sequence[Observed], now: Observed, line: SuiteMetrics, limits: Thresholds) -> list[Caution]:
     mode = line.mode
     lines: dict[int, SuiteMetrics | None] = {i.number: getattr(i, mode) for i in earlier}
-    # Without a starter to compare with, a line is its own: only its gains are judged.
+    # Without a starter, the line is compared with itself, so that only its gains can raise a caution.
     found = list(drift_cautions(lines.get(0) or line, line, limits, last=lines.get(now.number - 1)))
     known = [i.behaviour[mode] for i in earlier if mode in i.behaviour]
     if mode in now.behaviour:
@@ -150,7 +150,7 @@ def _line_cautions(earlier: Sequence[Observed], now: Observed, line: SuiteMetric
 
 
 def signs(cautions: Sequence[Caution]) -> tuple[Sign, ...]:
-    """Cautions of one run gathered by sign and mode, first fired first."""
+    """The cautions of one run grouped by sign and mode, ordered by the iteration at which each first fired."""
     groups: dict[tuple[str, Mode | None], list[Caution]] = {}
     for caution in cautions:
         groups.setdefault((caution.sign, caution.mode), []).append(caution)
@@ -162,7 +162,7 @@ def signs(cautions: Sequence[Caution]) -> tuple[Sign, ...]:
 
 
 def rejection_rate(accepted: int, rejected: int) -> float | None:
-    """Share of trajectories the filter rejected; None when there was none."""
+    """Share of trajectories that the filter rejected; None if there were no trajectories."""
     return rejected / (accepted + rejected) if accepted + rejected else None
 
 
@@ -172,7 +172,7 @@ def pool_cautions(
     entities: Collection[str] = (),
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
 ) -> tuple[Caution, ...]:
-    """Principle items that state no strategy, and items that leak; instance items are meant to have details."""
+    """Too few principle items with a strategy, or too many with task details; instance items may have details."""
     principles = [item for item in items if item.granularity == "principle"]
     if not principles:
         return ()
@@ -182,7 +182,7 @@ def pool_cautions(
         text = f"only {health.strategy_share:.0%} of the principle items state a strategy"
         found.append(_caution("least_strategy", iteration, health.strategy_share, limits.least_strategy, text))
     if health.leak_share > limits.most_leak:
-        text = f"{health.leak_share:.0%} of the principle items hold details of single tasks"
+        text = f"{health.leak_share:.0%} of the principle items contain details of single tasks"
         found.append(_caution("most_leak", iteration, health.leak_share, limits.most_leak, text))
     return tuple(found)
 
@@ -194,7 +194,7 @@ def filter_cautions(
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
     best: float | None = None,
 ) -> tuple[Caution, ...]:
-    """A filter that lets almost nothing through, or less than at its `best` (the greatest share accepted before)."""
+    """A filter that rejects almost everything, or accepts less than `best`, the highest share accepted before."""
     rate = rejection_rate(accepted, rejected)
     if rate is None:
         return ()
@@ -203,7 +203,7 @@ def filter_cautions(
         text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
         found.append(_caution("most_rejected", iteration, rate, limits.most_rejected, text))
     judged = accepted + rejected
-    # The best of several iterations is a lucky one, hence the stricter level.
+    # The best of several iterations is likely too high by chance, hence the stricter level.
     if best is not None and _rose((1 - rate, judged), (best, judged), limits.accepted_fall, CHANCE / 2):
         text = f"accepted trajectories fell from {best:.0%} to {1 - rate:.0%}"
         found.append(_caution("accepted_fall", iteration, best - (1 - rate), limits.accepted_fall, text))
@@ -217,14 +217,14 @@ def behaviour_cautions(
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
     widest: float | None = None,
 ) -> tuple[Caution, ...]:
-    """Episodes of `line` that repeat themselves, or see ever the same items (`widest`: the greatest spread before)."""
+    """Episodes that repeat actions, or are shown ever fewer items (`widest`: the highest spread before)."""
     found = []
     old, new = starter.repetition, now.repetition
     bound = limits.repeated_rise
     if old is not None and new is not None and _rose((old, starter.episodes), (new, now.episodes), bound):
         found.append(("repeated_rise", new - old, bound, f"repeated actions rose from {old:.0%} to {new:.0%}"))
     if widest and now.spread is not None and now.spread / widest < limits.spread_shrink:
-        text = f"the selector shows ever fewer items: {now.spread:.1f} in effect, once {widest:.1f}"
+        text = f"the selector shows fewer different items: effectively {now.spread:.1f}, before up to {widest:.1f}"
         found.append(("spread_shrink", now.spread / widest, limits.spread_shrink, text))
     return tuple(_of_line(line, sign) for sign in found)
 
@@ -235,17 +235,17 @@ def weight_cautions(
     iteration: int,
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
 ) -> tuple[Caution, ...]:
-    """A policy far from the starter, one that forgets, one that no longer varies."""
+    """A policy that is far from the starter, forgets plain text, or has lost its entropy."""
     found = []
     if now.kl_to_base is not None and now.kl_to_base > limits.kl_to_base:
-        text = f"the policy is {now.kl_to_base:.2f} nats a token away from the starter"
+        text = f"the KL divergence of the policy from the starter is {now.kl_to_base:.2f} nats per token"
         found.append(_caution("kl_to_base", iteration, now.kl_to_base, limits.kl_to_base, text))
     if starter.held_out_nll and now.held_out_nll and now.held_out_nll - starter.held_out_nll > limits.forgetting:
         rise = now.held_out_nll - starter.held_out_nll
-        text = f"plain text is forgotten: its NLL rose from {starter.held_out_nll:.2f} to {now.held_out_nll:.2f} nats"
+        text = f"held-out text is forgotten: NLL rose from {starter.held_out_nll:.2f} to {now.held_out_nll:.2f} nats"
         found.append(_caution("forgetting", iteration, rise, limits.forgetting, text))
     if starter.entropy and now.entropy is not None and now.entropy / starter.entropy < limits.entropy_shrink:
-        text = f"the policy hardly varies: action entropy fell from {starter.entropy:.3f} to {now.entropy:.3f} nats"
+        text = f"the actions hardly vary: their entropy fell from {starter.entropy:.3f} to {now.entropy:.3f} nats"
         found.append(_caution("entropy_shrink", iteration, now.entropy / starter.entropy, limits.entropy_shrink, text))
     return tuple(found)
 
@@ -256,16 +256,16 @@ def drift_cautions(
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
     last: SuiteMetrics | None = None,
 ) -> tuple[Caution, ...]:
-    """What changed from the starter to `now` (same suite and mode) beyond the thresholds, success last.
+    """Changes from the starter to `now` (same suite and mode) that exceed the thresholds; those of success come last.
 
-    `last` is the line of the iteration before: one bad gain of few tasks is noise, two in a row are a sign.
+    `last` is the line of the previous iteration: one loss on few tasks may be noise, two in a row are a sign.
     """
     signs = (*_rises(starter, now, limits), *_ratios(starter, now, limits), *_losses(now), *_twice(last, now))
     return tuple(_of_line(now, sign) for sign in signs)
 
 
 def suite_cautions(now: SuiteMetrics) -> tuple[Caution, ...]:
-    """A further suite that the policy has unlearned: success below the starter's, by the paired interval."""
+    """A further suite on which success is significantly below that of the starter."""
     gain = now.gain_over_starter
     if gain is None or not _below_zero(gain):
         return ()
@@ -297,14 +297,14 @@ def _rises(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iter
 def _ratios(starter: SuiteMetrics, now: SuiteMetrics, limits: Thresholds) -> Iterable[_Sign]:
     old_length, new_length = (m.action_tokens / m.turns if m.turns else 0.0 for m in (starter, now))
     watched = (
-        ("turns_growth", "turns an episode", starter.turns, now.turns, limits.turns_growth),
-        ("length_growth", "tokens an action", old_length, new_length, limits.length_growth),
+        ("turns_growth", "turns per episode", starter.turns, now.turns, limits.turns_growth),
+        ("length_growth", "tokens per action", old_length, new_length, limits.length_growth),
     )
     for sign, name, old, new, bound in watched:
         if old > 0 and new / old > bound:
             yield sign, new / old, bound, f"{name} grew from {old:.1f} to {new:.1f}"
     if starter.nll > 0 and now.results and now.nll / starter.nll < limits.nll_shrink:
-        text = f"the policy hardly varies: NLL fell from {starter.nll:.3f} to {now.nll:.3f} nats a token"
+        text = f"the actions hardly vary: NLL fell from {starter.nll:.3f} to {now.nll:.3f} nats per token"
         yield "nll_shrink", now.nll / starter.nll, limits.nll_shrink, text
 
 
@@ -326,10 +326,10 @@ def _twice(last: SuiteMetrics | None, now: SuiteMetrics) -> Iterable[_Sign]:
 
 
 def _rose(old: tuple[float, int], new: tuple[float, int], bound: float, level: float = CHANCE) -> bool:
-    """Whether a share of so many episodes is more than `bound` above an old one, and beyond chance (Fisher's test).
+    """Whether a share rose by more than `bound` and significantly (Fisher's test); each is (share, episodes).
 
-    A share of steps counts as one of episodes too: an episode that repeats itself does so to its end, so that the steps
-    of forty episodes tell about as much as forty separate ones.
+    A share of steps is tested with the number of episodes too: steps of one episode are strongly dependent, so the
+    steps of forty episodes carry about as much information as forty independent observations.
     """
     (before, of_before), (after, of_after) = old, new
     if after - before <= bound:
@@ -338,11 +338,11 @@ def _rose(old: tuple[float, int], new: tuple[float, int], bound: float, level: f
 
 
 def _below_zero(*changes: Interval) -> bool:
-    """Whether the sum of paired differences of separate episodes is below zero beyond `CHANCE`.
+    """Whether the sum of independent paired differences is below zero at the level `CHANCE`.
 
-    The error is that about zero, as if nothing had changed: with one attempt a task this is McNemar's test, tasks lost
-    minus won over the root of their sum. The error about the mean, which the 95 % intervals show, is too small where
-    few tasks changed.
+    The standard error is taken about zero, the null hypothesis. With one attempt a task this is McNemar's test: tasks
+    lost minus tasks won, divided by the root of their sum. The error about the mean, on which the 95 % intervals rest,
+    is too small if few tasks changed.
     """
     if min(change.n for change in changes) < LEAST_TASKS:
         return False

@@ -1,14 +1,14 @@
-"""Intervals and tests for scores of tasks: means, paired differences, ratios, exact tests, detectable effects.
+"""Intervals and tests for task scores: means, paired differences, ratios, exact tests and detectable effects.
 
-The unit is the task: attempts of one task are averaged first (`task_means`). A task without a score (None) is left out
-and counted, never 0. A difference is after minus before. scipy is imported inside functions, because it takes longer
-than a command may take to answer.
+The unit of analysis is the task: attempts at one task are averaged first (`task_means`). A task without a score (None)
+is excluded and counted, never treated as 0. A difference is after minus before. scipy is imported inside the functions,
+because its import would make `--help` slow.
 
-Intervals of one run are percentile bootstraps over tasks. They say nothing about other seeds, are too narrow below
-about ten tasks and have no width where all values are equal. A mean of successes has Wilson's interval where all tasks
-are won or all lost; a difference keeps the bootstrap's, so read it together with `sign_test`. Intervals over several
-runs are t intervals over the runs, widened by what the tasks they share add (`_half_width`): simulated with 2 to 10
-runs, 95 % intervals cover 94 to 99 %.
+Intervals of one run are percentile bootstraps over tasks. They do not cover variation between seeds, are too narrow
+below about ten tasks, and have no width if all values are equal. A mean success of 0 or 1 therefore gets Wilson's
+interval; a difference keeps the bootstrap interval and should be read together with `sign_test`. Intervals over several
+runs are t intervals over the runs, widened for the variance between the shared tasks (`_half_width`). In simulations
+with 2 to 10 runs, the 95 % intervals covered the truth in 94 to 99 % of cases.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from internalize.records import Record
 
 Scores = Mapping[str, float | None]  # task id -> score, None = unscored
-LEAST_TASKS = 6  # five that all got worse still have an exact two-sided p of 0.0625
-LEVEL, POWER = 0.05, 0.8  # of what is called detectable
-CELLS_A_CHUNK = 4_000_000  # floats drawn together, so that a million resamples fit in memory
+LEAST_TASKS = 6  # even if five tasks all get worse, the exact two-sided p-value is 0.0625
+LEVEL, POWER = 0.05, 0.8  # that define a detectable difference
+CELLS_A_CHUNK = 4_000_000  # floats drawn at once, so that a million resamples fit in memory
 
 
 class Interval(Record):
-    """A mean with its interval, over `n` tasks; `left_out` had no score (or no partner)."""
+    """A mean over `n` tasks with its interval; `left_out` further tasks had no score, or no pair to compare."""
 
     mean: float
     low: float
@@ -53,7 +53,7 @@ class Share(Record):
 
 
 def task_means(scores: Iterable[tuple[str, float | None]]) -> dict[str, float | None]:
-    """Mean of the scored attempts of each task; None where no attempt was scored."""
+    """Mean of the scored attempts at each task; None if no attempt was scored."""
     attempts: dict[str, list[float]] = {}
     for task, score in scores:
         scored = attempts.setdefault(task, [])
@@ -65,22 +65,22 @@ def task_means(scores: Iterable[tuple[str, float | None]]) -> dict[str, float | 
 def bootstrap_mean(
     values: Iterable[float | None], resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
-    """Mean of the scored successes and its interval, as `mean_runs`; None when nothing is scored."""
+    """Mean success with its interval, as in `mean_runs`; None if no value is scored."""
     return mean_runs([{str(i): value for i, value in enumerate(values)}], resamples, seed, level)
 
 
 def paired_difference(
     before: Scores, after: Scores, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
-    """Mean of after minus before over tasks scored in both; None when there is no such task."""
+    """Mean of after minus before over tasks scored in both; None if there is no such task."""
     return paired_difference_runs([before], [after], resamples, seed, level)
 
 
 def mean_runs(runs: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95) -> Interval | None:
-    """Mean over runs (seeds) of each run's mean success over tasks; the bounds are those of shares, within 0 and 1.
+    """Mean over runs (seeds) of each run's mean success over tasks, with bounds clipped to [0, 1].
 
-    `n` counts distinct scored tasks, `left_out` tasks no run scored. Where every score is 0, or every one 1, the bounds
-    are `wilson`'s for `n` tasks, as of one run: runs that share their tasks know no more of other tasks.
+    `n` counts distinct scored tasks, `left_out` tasks that no run scored. If all scores are 0 or all are 1, the bounds
+    are those of `wilson` for `n` tasks, however many runs there are: runs on the same tasks tell nothing about others.
     """
     interval = _over_runs(runs, resamples, seed, level)
     scored = {score for run in runs for score in run.values() if score is not None}
@@ -98,9 +98,9 @@ def paired_difference_runs(
     before: Sequence[Scores], after: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
     """`paired_difference` over several runs; `before[i]` and `after[i]` are of one run."""
-    # Wilson's bounds do not fit where all differences are equal: he counts successes, and a difference may be negative.
-    # An interval without width says truly that every task changed alike; `sign_test` keeps a few equal gains from
-    # being proof, and `detectable_difference` says what could have been missed.
+    # Wilson's interval does not apply to equal differences: it is for counts of successes, and differences can be
+    # negative. An interval without width is correct there, because every task changed alike. `sign_test` guards against
+    # reading a few equal gains as proof, and `detectable_difference` tells what could have been missed.
     runs = [differences(b, a) for b, a in zip(before, after, strict=True)]
     return _over_runs(runs, resamples, seed, level)
 
@@ -108,10 +108,10 @@ def paired_difference_runs(
 def difference_of_means(
     before: Scores, after: Scores, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
-    """Mean of `after` minus mean of `before`, where a task may be scored on one side only; None if a side is empty.
+    """Mean of `after` minus mean of `before`, where tasks may be scored on one side only; None if a side is empty.
 
-    A resample draws tasks once for both sides, so tasks scored on both are paired. `n` counts tasks scored on either
-    side; draws without any task of a side are left out.
+    Each resample draws the same tasks for both sides, so tasks scored on both sides are paired. `n` counts tasks scored
+    on either side. Resamples without any scored task on one side are excluded.
     """
     table_RT = _table([before, after])
     if len(table_RT) < 2:
@@ -126,15 +126,15 @@ def difference_of_means(
 def ratio_of_means(
     whole: Sequence[Scores], part: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Share | None:
-    """Mean of `part` over mean of `whole`, run by run on the same tasks; None unless `whole` is surely positive.
+    """Mean of `part` over mean of `whole`, on the same runs and tasks; None unless the interval of `whole` is above 0.
 
-    The bounds are the ratios r at which the interval of part - r * whole touches zero (Fieller 1954). For one run that
+    The bounds are the ratios r at which the interval of part - r * whole touches zero (Fieller 1954). For one run this
     is the percentile bootstrap of the ratio.
     """
     whole_RT, part_RT = _table(whole), _table(part)
 
     def bounds(ratio: float) -> tuple[float, float]:
-        """Of part - ratio * whole."""
+        """The bounds of part - ratio * whole."""
         return _bounds(part_RT - ratio * whole_RT, resamples, seed, level)[1:]
 
     if whole_RT.size == 0 or _bounds(whole_RT, resamples, seed, level)[1] <= 0:
@@ -146,10 +146,10 @@ def ratio_of_means(
 
 
 def _crossing(bound: Callable[[float], float], start: float, step: float) -> float:
-    """Where a falling function crosses zero, looked for from `start` in the direction of `step`."""
+    """The zero of a decreasing function, searched from `start` in the direction of `step`."""
     from scipy.optimize import brentq
 
-    if bound(start) * step <= 0:  # an interval without width
+    if bound(start) * step <= 0:  # the interval has no width
         return start
     end = start + step
     while bound(end) * step > 0:
@@ -159,7 +159,7 @@ def _crossing(bound: Callable[[float], float], start: float, step: float) -> flo
 
 
 def differences(before: Scores, after: Scores) -> dict[str, float | None]:
-    """After minus before of every task in either; None where one side is missing or unscored."""
+    """After minus before for every task of either side; None if one side is missing or unscored."""
     result: dict[str, float | None] = {}
     for task in [*before, *(task for task in after if task not in before)]:
         b, a = before.get(task), after.get(task)
@@ -168,20 +168,20 @@ def differences(before: Scores, after: Scores) -> dict[str, float | None]:
 
 
 def won_and_lost(before: Scores, after: Scores) -> tuple[int, int]:
-    """Tasks whose score rose and tasks whose score fell."""
+    """Number of tasks whose score rose, and number of tasks whose score fell."""
     changes = [change for change in differences(before, after).values() if change is not None]
     return sum(change > 0 for change in changes), sum(change < 0 for change in changes)
 
 
 def sign_test(won: int, lost: int) -> float:
-    """Exact two-sided p that `won` and `lost` are equally likely: McNemar's test when scores are 0 or 1."""
+    """Exact two-sided p-value of the sign test; for scores of 0 and 1 this is McNemar's test."""
     from scipy.stats import binomtest
 
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def fisher_greater(won: int, n: int, other_won: int, other_n: int) -> float:
-    """Exact one-sided p that `won` of `n` against `other_won` of `other_n` is chance (Fisher 1935)."""
+    """Exact one-sided p-value that the rate of `won` in `n` is above that of the others (Fisher 1935)."""
     from scipy.stats import fisher_exact
 
     table = [[won, n - won], [other_won, other_n - other_won]]
@@ -189,33 +189,33 @@ def fisher_greater(won: int, n: int, other_won: int, other_n: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given: the family-wise error holds for any dependence (Holm 1979)."""
+    """Holm-adjusted p-values in the given order; they bound the family-wise error under any dependence (Holm 1979)."""
     adjusted = [0.0] * len(p_values)
-    reached = 0.0
+    largest = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = reached
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
     return adjusted
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval | None:
-    """A counted share and its score interval (Wilson 1927, without continuity correction); None for n = 0.
+    """A share with its score interval (Wilson 1927, without continuity correction); None for n = 0.
 
-    Unlike the bootstrap it has width where all or none succeed.
+    Unlike the bootstrap interval, it has width if all or none succeed.
     """
     if n < 1:
         return None
     from scipy.stats import binomtest
 
-    found = binomtest(successes, n).proportion_ci(level, method="wilson")
-    return Interval(mean=successes / n, low=float(found.low), high=float(found.high), n=n)
+    bounds = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(mean=successes / n, low=float(bounds.low), high=float(bounds.high), n=n)
 
 
 def minimum_detectable(n: int, p: float, comparisons: int = 1) -> float:
-    """Difference in success that `n` tasks show with power 0.8 at level 0.05 / `comparisons` near success rate `p`.
+    """Difference in success that `n` tasks detect with power 0.8 at level 0.05 / `comparisons` near success rate `p`.
 
-    Normal approximation, before and after taken as independent (pairing only helps); p is drawn
-    towards one half by one success and one failure, so that 0 and 1 do not promise certainty.
+    A normal approximation that takes before and after as independent, which is conservative for pairs. One success and
+    one failure are added to p, so that rates of 0 and 1 keep a variance.
     """
     if n < 1:
         return 1.0
@@ -226,15 +226,15 @@ def minimum_detectable(n: int, p: float, comparisons: int = 1) -> float:
 def detectable_difference(
     before: Sequence[Scores], after: Sequence[Scores], comparisons: int = 1, resamples: int = 2000, seed: int = 0
 ) -> float:
-    """Paired difference that such runs and tasks show with power 0.8, as one of `comparisons` under Holm's method.
+    """Paired difference that these runs and tasks detect with power 0.8, as one of `comparisons` under Holm's method.
 
-    The half width of the interval behind `paired_difference_runs` at level 1 - 0.05 / `comparisons`, plus as many
-    standard errors as the power asks for. That is Holm's first step, the strictest: conservative for the others.
+    The half width of the interval of `paired_difference_runs` at level 1 - 0.05 / `comparisons`, plus the number of
+    standard errors that the power requires. This is Holm's first and strictest step, so it is conservative for others.
 
-    Too small where: there is one run (how runs vary is not in it); the sign test, which a verdict asks for too, sees
-    less than the mean does; or a real difference would spread the tasks more than the one at hand. Where fewer tasks
-    changed than the sign test needs at all, the spread is next to nothing and says nothing: the answer is then not
-    below `minimum_detectable`.
+    It is too small for a single run (it omits the variance between runs), if the sign test, which a verdict also
+    requires, is less sensitive than the mean, or if a real difference would vary more between tasks than the observed
+    one. If fewer tasks changed than the sign test needs, the observed variance is meaningless, and the result is at
+    least `minimum_detectable`.
     """
     table_RT = _table([differences(b, a) for b, a in zip(before, after, strict=True)])
     if table_RT.size == 0:
@@ -251,13 +251,13 @@ def detectable_difference(
 
 
 def _errors_to_see(comparisons: int) -> float:
-    """How many standard errors a difference must be away from zero."""
+    """Number of standard errors between zero and a detectable difference."""
     normal = statistics.NormalDist()
     return normal.inv_cdf(1 - LEVEL / (2 * comparisons)) + normal.inv_cdf(POWER)
 
 
 def _table(runs: Sequence[Scores]) -> NDArray[np.float64]:
-    """Scores as (R, T), NaN where a run has none; runs and tasks without any score are dropped."""
+    """Scores as (R, T), NaN where a run has no score; runs and tasks without any score are dropped."""
     tasks = {task: None for run in runs for task in run}
     rows = [[math.nan if (score := run.get(task)) is None else score for task in tasks] for run in runs]
     table = np.array(rows, dtype=np.float64).reshape(len(runs), len(tasks))
@@ -282,22 +282,22 @@ def _grand_mean(table_RT: NDArray[np.float64]) -> float:
 
 
 def _bounds(table_RT: NDArray[np.float64], resamples: int, seed: int, level: float) -> tuple[float, float, float]:
-    """Mean over runs, and its interval: the bootstrap's over tasks for one run, else the t interval over runs."""
+    """Mean over runs with its interval: a bootstrap over tasks for one run, else a t interval over runs."""
     mean = _grand_mean(table_RT)
     if len(table_RT) > 1:
         half = _half_width(table_RT, level)
         return mean, mean - half, mean + half
     low, high = _quantiles(_replicates(table_RT, resamples, seed)[0], level)
-    # A mean is a sum in another order than its replicates: keep it inside an interval of no width.
+    # Rounding differs between the mean and its replicates; keep the mean inside an interval without width.
     return mean, min(mean, low), max(mean, high)
 
 
 def _half_width(table_RT: NDArray[np.float64], level: float) -> float:
-    """Half the interval of a mean over runs that were measured on the same tasks; suffixes: _R runs, _T tasks.
+    """Half width of the interval of a mean over runs on the same tasks; suffixes: _R runs, _T tasks.
 
-    The t interval over the runs' means holds its level about other runs on these tasks. What the tasks add beyond that
-    (the variance of their means without the share that is noise of single scores) is added in squares of half widths,
-    which keeps the level where either source dominates. It is never below the t interval over the tasks' means.
+    The t interval over run means covers other runs on these tasks. The variance between tasks (that of the task means
+    without the part that is noise of single scores) is added to it in squared half widths, which keeps the level if
+    either source dominates. The result is never below the t interval over the task means.
     """
     from scipy.special import stdtrit
 
@@ -319,7 +319,7 @@ def _quantiles(values_B: NDArray[np.float64], level: float) -> tuple[float, floa
 
 
 def _replicates(table_RT: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    """Means of each row over the same drawn tasks, (R, B); NaN where none of the drawn tasks is scored."""
+    """Bootstrap means of each row over the same resampled tasks, (R, B); NaN if no resampled task is scored."""
     tasks = table_RT.shape[1]
     random = np.random.default_rng(seed)
     scored_RT = ~np.isnan(table_RT)

@@ -2,7 +2,7 @@ import pytest
 
 from internalize.config.schema import load_config
 from internalize.evaluation.gate import decide
-from internalize.records import EvalResult
+from internalize.records import Checkpoint, EvalResult
 from internalize.stages.promote import _decided
 
 
@@ -26,7 +26,7 @@ def test_no_worse_rolls_back_only_a_clear_loss(before, after, promote):
     decision = decide(before, after, "no_worse")
     assert decision.promote is promote
     assert decision.interval is not None
-    assert decision.reason.startswith("no worse" if promote else "worse")
+    assert decision.reason.startswith("no significant loss" if promote else "worse")
 
 
 def test_always_promotes_and_still_says_what_changed():
@@ -83,7 +83,8 @@ class Declining:
         ]
 
     def kept(self, k):
-        return max(number for number in range(k + 1) if number not in self.dropped)
+        number = max(number for number in range(k + 1) if number not in self.dropped)
+        return Checkpoint(id=str(number), parent=None, iteration=number, pool_version=None, config_digest="", path="")
 
 
 def test_a_slow_decline_passes_the_parent_and_not_the_best():

@@ -208,7 +208,7 @@ def test_cautions_reach_both_reports(run):
     rows = [r.model_copy(update={"turns": 9}) if r.iteration == 2 else r for r in load(run).results]
     write_jsonl(run / "iter-2" / "evaluations.jsonl", [r for r in rows if r.iteration == 2])
     remeasure(run)
-    said = "turns an episode grew from 4.0 to 9.0"
+    said = "turns per episode grew from 4.0 to 9.0"
     report = load(run)
     assert said in printed(report)
     assert said in written(report)

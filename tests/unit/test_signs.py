@@ -210,11 +210,11 @@ def test_thresholds_are_set_by_name():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ("rise=1", "'rise=1': no threshold of that name; there are premature_rise, truncated_rise"),
-        ("pool_hurts=1", "'pool_hurts=1': no threshold of that name; there are premature_rise"),
-        ("turns_growth", "'turns_growth': '' is no number, as in turns_growth=1.5"),
-        ("turns_growth=nan", "'nan' is no number"),
-        ("turns_growth=-inf", "'-inf' is no number"),
+        ("rise=1", "'rise=1': unknown sign; the thresholds are premature_rise, truncated_rise"),
+        ("pool_hurts=1", "'pool_hurts=1': unknown sign; the thresholds are premature_rise"),
+        ("turns_growth", "'turns_growth': '' is not a finite number; an example is turns_growth=1.5"),
+        ("turns_growth=nan", "'nan' is not a finite number"),
+        ("turns_growth=-inf", "'-inf' is not a finite number"),
     ],
 )
 def test_a_threshold_that_means_nothing_is_refused(wrong, said, call, tmp_path):
