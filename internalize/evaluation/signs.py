@@ -121,32 +121,32 @@ def cautions(
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
 ) -> tuple[Caution, ...]:
     """The cautions of one iteration compared with earlier ones; `entities` are names that belong to single tasks."""
-    found = list(pool_cautions(now.pool or (), now.number, entities, limits))
+    raised = list(pool_cautions(now.pool or (), now.number, entities, limits))
     if now.training is not None and now.training.rejected is not None:
         shares = [s for i in earlier if i.training and (s := i.training.accepted_share) is not None]
         best = max(shares, default=None)
-        found += filter_cautions(now.training.accepted, now.training.rejected, now.number, limits, best)
+        raised += filter_cautions(now.training.accepted, now.training.rejected, now.number, limits, best)
     starter = next((i for i in earlier if i.number == 0), None)
     if starter is not None and starter.drift and now.drift:
-        found += weight_cautions(starter.drift, now.drift, now.number, limits)
+        raised += weight_cautions(starter.drift, now.drift, now.number, limits)
     if now.number > 0:
         for line in (now.internalized, now.in_context):
-            found += _line_cautions(earlier, now, line, limits) if line else ()
+            raised += _line_cautions(earlier, now, line, limits) if line else ()
         for line in now.further:
-            found += suite_cautions(line)
-    return tuple(found)
+            raised += suite_cautions(line)
+    return tuple(raised)
 
 
 def _line_cautions(earlier: Sequence[Observed], now: Observed, line: SuiteMetrics, limits: Thresholds) -> list[Caution]:
     mode = line.mode
     lines: dict[int, SuiteMetrics | None] = {i.number: getattr(i, mode) for i in earlier}
     # Without a starter, the line is compared with itself, so that only its gains can raise a caution.
-    found = list(drift_cautions(lines.get(0) or line, line, limits, last=lines.get(now.number - 1)))
+    raised = list(drift_cautions(lines.get(0) or line, line, limits, last=lines.get(now.number - 1)))
     known = [i.behaviour[mode] for i in earlier if mode in i.behaviour]
     if mode in now.behaviour:
         widest = max((b.spread for b in known if b.spread is not None), default=None)
-        found += behaviour_cautions(known[0] if known else Behaviour(), now.behaviour[mode], line, limits, widest)
-    return found
+        raised += behaviour_cautions(known[0] if known else Behaviour(), now.behaviour[mode], line, limits, widest)
+    return raised
 
 
 def signs(cautions: Sequence[Caution]) -> tuple[Sign, ...]:
@@ -177,14 +177,14 @@ def pool_cautions(
     if not principles:
         return ()
     health = pool_health(principles, entities)
-    found = []
+    raised = []
     if health.strategy_share < limits.least_strategy:
         text = f"only {health.strategy_share:.0%} of the principle items state a strategy"
-        found.append(_caution("least_strategy", iteration, health.strategy_share, limits.least_strategy, text))
+        raised.append(_caution("least_strategy", iteration, health.strategy_share, limits.least_strategy, text))
     if health.leak_share > limits.most_leak:
         text = f"{health.leak_share:.0%} of the principle items contain details of single tasks"
-        found.append(_caution("most_leak", iteration, health.leak_share, limits.most_leak, text))
-    return tuple(found)
+        raised.append(_caution("most_leak", iteration, health.leak_share, limits.most_leak, text))
+    return tuple(raised)
 
 
 def filter_cautions(
@@ -198,16 +198,16 @@ def filter_cautions(
     rate = rejection_rate(accepted, rejected)
     if rate is None:
         return ()
-    found = []
+    raised = []
     if rate > limits.most_rejected:
         text = f"{rate:.0%} of {accepted + rejected} trajectories were rejected"
-        found.append(_caution("most_rejected", iteration, rate, limits.most_rejected, text))
+        raised.append(_caution("most_rejected", iteration, rate, limits.most_rejected, text))
     judged = accepted + rejected
     # The best of several iterations is likely too high by chance, hence the stricter level.
     if best is not None and _rose((1 - rate, judged), (best, judged), limits.accepted_fall, CHANCE / 2):
         text = f"accepted trajectories fell from {best:.0%} to {1 - rate:.0%}"
-        found.append(_caution("accepted_fall", iteration, best - (1 - rate), limits.accepted_fall, text))
-    return tuple(found)
+        raised.append(_caution("accepted_fall", iteration, best - (1 - rate), limits.accepted_fall, text))
+    return tuple(raised)
 
 
 def behaviour_cautions(
@@ -218,15 +218,15 @@ def behaviour_cautions(
     widest: float | None = None,
 ) -> tuple[Caution, ...]:
     """Episodes that repeat actions, or are shown ever fewer items (`widest`: the highest spread before)."""
-    found = []
+    raised = []
     old, new = starter.repetition, now.repetition
     bound = limits.repeated_rise
     if old is not None and new is not None and _rose((old, starter.episodes), (new, now.episodes), bound):
-        found.append(("repeated_rise", new - old, bound, f"repeated actions rose from {old:.0%} to {new:.0%}"))
+        raised.append(("repeated_rise", new - old, bound, f"repeated actions rose from {old:.0%} to {new:.0%}"))
     if widest and now.spread is not None and now.spread / widest < limits.spread_shrink:
         text = f"the selector shows fewer different items: effectively {now.spread:.1f}, before up to {widest:.1f}"
-        found.append(("spread_shrink", now.spread / widest, limits.spread_shrink, text))
-    return tuple(_of_line(line, sign) for sign in found)
+        raised.append(("spread_shrink", now.spread / widest, limits.spread_shrink, text))
+    return tuple(_of_line(line, sign) for sign in raised)
 
 
 def weight_cautions(
@@ -236,18 +236,18 @@ def weight_cautions(
     limits: Thresholds = Thresholds(),  # noqa: B008 - frozen
 ) -> tuple[Caution, ...]:
     """A policy that is far from the starter, forgets plain text, or has lost its entropy."""
-    found = []
+    raised = []
     if now.kl_to_base is not None and now.kl_to_base > limits.kl_to_base:
         text = f"the KL divergence of the policy from the starter is {now.kl_to_base:.2f} nats per token"
-        found.append(_caution("kl_to_base", iteration, now.kl_to_base, limits.kl_to_base, text))
+        raised.append(_caution("kl_to_base", iteration, now.kl_to_base, limits.kl_to_base, text))
     if starter.held_out_nll and now.held_out_nll and now.held_out_nll - starter.held_out_nll > limits.forgetting:
         rise = now.held_out_nll - starter.held_out_nll
         text = f"held-out text is forgotten: NLL rose from {starter.held_out_nll:.2f} to {now.held_out_nll:.2f} nats"
-        found.append(_caution("forgetting", iteration, rise, limits.forgetting, text))
+        raised.append(_caution("forgetting", iteration, rise, limits.forgetting, text))
     if starter.entropy and now.entropy is not None and now.entropy / starter.entropy < limits.entropy_shrink:
         text = f"the actions hardly vary: their entropy fell from {starter.entropy:.3f} to {now.entropy:.3f} nats"
-        found.append(_caution("entropy_shrink", iteration, now.entropy / starter.entropy, limits.entropy_shrink, text))
-    return tuple(found)
+        raised.append(_caution("entropy_shrink", iteration, now.entropy / starter.entropy, limits.entropy_shrink, text))
+    return tuple(raised)
 
 
 def drift_cautions(

@@ -248,7 +248,7 @@ def _without_pool(prompt: tuple[Message, ...]) -> tuple[tuple[Message, ...], Inj
         return prompt, None
     head, _, rest = prompt[0].text.partition(_POOL)
     body, _, lead = head.removesuffix("\n\n").rpartition("\n\n")
-    date = found.group() if (found := re.search(r"\d{4}-\d\d-\d\d$", rest)) else ""
+    date = match.group() if (match := re.search(r"\d{4}-\d\d-\d\d$", rest)) else ""
     clean = prompt[0].model_copy(update={"content": body + date})
     return (clean, *prompt[1:]), _global_injection(f"{lead}\n\n{_POOL}{rest.removesuffix(date)}")
 

@@ -1,7 +1,6 @@
-"""Grades free-form answers: match.py (text), maths.py (equivalence), model.py (a language model), chain.py.
+"""Judges that grade free-form answers: by text, by mathematical equivalence, by a language model, or in a chain.
 
-Left out: which answers are graded (the environment's `claim`). What must not change: whatever fails is unscored with
-a reason, never a 0.
+A judge that fails leaves the answer unscored with a reason; a failure never becomes a score of 0.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ __all__ = ["ChainJudge", "ExactJudge", "MathJudge", "ModelJudge", "build", "norm
 
 
 def build(config: JudgeConfig, chat: Callable[[str], ChatModel], clean: Callable[[str], str] | None = None) -> Judge:
-    """The judge of a recipe. `chat` gives the chat model of that name, and is asked only if the recipe needs one.
+    """The judge of a recipe. `chat` returns the chat model of that name; it is only called if the recipe needs one.
 
-    `clean` takes secrets out of texts: an endpoint of others is not asked about answers that it changes.
+    `clean` removes secrets from texts; an answer that it changes is not sent to an endpoint.
     Raises UserError if a judge needs an extra that is not installed.
     """
-    made: dict[str, Callable[[], Judge]] = {
+    factories: dict[str, Callable[[], Judge]] = {
         "exact": ExactJudge,
         "maths": lambda: MathJudge(
             seconds=config.seconds,
@@ -34,5 +33,5 @@ def build(config: JudgeConfig, chat: Callable[[str], ChatModel], clean: Callable
         "model": lambda: ModelJudge(chat(config.endpoint), clean=None if config.endpoint == "self" else clean),
     }
     if config.kind == "chain":
-        return ChainJudge([made[name]() for name in config.chain])
-    return made[config.kind]()
+        return ChainJudge([factories[name]() for name in config.chain])
+    return factories[config.kind]()

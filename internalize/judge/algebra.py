@@ -1,7 +1,8 @@
-"""The values of trees (formula.py) as SymPy's expressions, matrices and sets, and whether two of them are equal.
+"""Converts trees (formula.py) to SymPy expressions, matrices and sets, and tests whether two of them are equal.
 
-Numbers are compared exactly or to 45 digits, formulas with variables at fixed random points at which both are real.
-Agreement at all of them is taken as equality; SymPy's `simplify` is asked only where too few points are real.
+Numbers are compared exactly or to 45 digits. Expressions with variables are compared at fixed pseudo-random points at
+which both are real, and agreement at all of them counts as equality. SymPy's `simplify` decides only if too few points
+are real, because it is slow.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ import sympy
 
 DIGITS, NEGLIGIBLE = 60, sympy.Float("1e-45")
 POINTS, ENOUGH = 24, 4
-LARGEST_EXPONENT = 10**6  # of e; larger numbers take for ever
-# What SymPy raises at what makes no sense to it: unlike matrices, an interval up to i, a factorial of a set.
+LARGEST_EXPONENT = 10**6  # of e; larger numbers take too long to evaluate
+# Errors that SymPy raises for invalid input: matrices of different shapes, an interval up to i, a factorial of a set.
 REFUSALS = (ArithmeticError, AttributeError, KeyError, NotImplementedError, RecursionError, TypeError, ValueError)
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 Tree = tuple[Any, ...]
 
 
-class CannotCompare(Exception):  # noqa: N818 - the answer "neither equal nor different"
+class CannotCompare(Exception):  # noqa: N818 - an outcome of a comparison, not a failure
     """One of the trees has no value."""
 
 
-class Undefined(Exception):  # noqa: N818 - an answer to a question
+class Undefined(Exception):  # noqa: N818 - an outcome of an evaluation, not a failure
     """A formula has no real value at a point."""
 
 
-# -- trees as SymPy's objects ---------------------------------------------------------------------------------------
+# -- trees as SymPy objects   ---------------------------------------------------------------------------------------
 
 
 def number(text: str) -> Any:
@@ -84,7 +85,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 def value(tree: Tree) -> Any:
     """The SymPy expression or matrix of a tree.
 
-    Raises CannotCompare for a list, a relation, a set and whatever SymPy refuses (a sum of unlike matrices, say).
+    Raises CannotCompare for lists, relations and sets, and if SymPy raises (for a sum of matrices of two shapes, say).
     """
     try:
         return _value(tree)
@@ -102,13 +103,13 @@ def _value(tree: Tree) -> Any:
 
 
 def _applied(name: str, *arguments: Tree) -> Any:
-    """A function that nobody knows: as good as a variable for each argument."""
+    """An unknown function, represented by one variable for each combination of arguments."""
     return sympy.Symbol(f"{name}({', '.join(str(sympy.expand(_value(each))) for each in arguments)})")
 
 
 def _series(make: Callable[..., Any], name: str, low: Tree, high: Tree, body: Tree) -> Any:
     variable, term = sympy.Symbol(name), _value(body)
-    if name == "i":  # elsewhere the imaginary unit
+    if name == "i":  # the index of the series, although `_value` has read it as the imaginary unit
         term = term.subs(sympy.I, variable)
     return make(term, (variable, _value(low), _value(high))).doit()
 
@@ -126,7 +127,7 @@ _STRUCTURES: dict[str, Callable[..., Any]] = {
 
 
 def same_value(a: Any, b: Any) -> bool:
-    """Whether two expressions or matrices are equal. What is not finite equals only the same infinity."""
+    """Whether two expressions or matrices are equal. A value that is not finite equals only the same infinity."""
     if isinstance(a, sympy.MatrixBase) or isinstance(b, sympy.MatrixBase):
         shapes = {getattr(each, "shape", None) for each in (a, b)}
         return len(shapes) == 1 and all(map(same_value, a, b))
@@ -142,7 +143,7 @@ def _same_constant(a: Any, b: Any) -> bool:
     x, y = (at(each, {}, is_complex=is_complex) for each in (a, b))
     if x is not None and y is not None and not _close(x, y):
         return False
-    if x is None or y is None or max(abs(x), abs(y)) <= NEGLIGIBLE:  # closeness says nothing about so small numbers
+    if x is None or y is None or max(abs(x), abs(y)) <= NEGLIGIBLE:  # values this small pass `_close` whatever they are
         return bool((a - b).equals(0))
     return True
 
@@ -152,7 +153,7 @@ def _close(x: Any, y: Any) -> bool:
 
 
 def _same_function(a: Any, b: Any) -> bool:
-    """Whether two expressions agree at all points at which both are real (or, with an i in them, defined)."""
+    """Whether two expressions agree at all points at which both are real (or defined, if i occurs in them)."""
     is_complex = a.has(sympy.I) or b.has(sympy.I)
     one_is_absolute = a.has(sympy.Abs) != b.has(sympy.Abs)  # ln|x| is not ln x, though ln x² counts as 2 ln x
     agreed = 0
@@ -168,7 +169,7 @@ def _same_function(a: Any, b: Any) -> bool:
 
 
 def proportional(a: Any, b: Any, *, positive: bool) -> bool:
-    """Whether b is a constant multiple of a, other than 0; `positive`: by a positive constant."""
+    """Whether b is a nonzero constant multiple of a; with `positive`, the constant must be positive."""
     if isinstance(a, sympy.MatrixBase) or a.free_symbols != b.free_symbols or not a.free_symbols:
         return same_value(a, b)
     for point in points(a.free_symbols):
@@ -180,7 +181,7 @@ def proportional(a: Any, b: Any, *, positive: bool) -> bool:
 
 
 def points(symbols: set[Any]) -> Iterable[dict[Any, Any]]:
-    """Rational points of several magnitudes, the same at every call; a third of them positive, a sixth whole."""
+    """Rational points of several magnitudes, the same at every call; a third are positive, a sixth are integers."""
     draw = random.Random(0)
     for turn in range(POINTS):
         scale = (3, 1, 30, 1, 10, 400)[turn % 6]
@@ -195,7 +196,7 @@ def points(symbols: set[Any]) -> Iterable[dict[Any, Any]]:
 
 
 def at(expr: Any, point: dict[Any, Any], *, is_complex: bool) -> Any:
-    """The value of an expression at a point, None if it or a part of it is not real (or too large) there."""
+    """The value of an expression at a point; None if it or a subexpression is not real or is too large there."""
     try:
         return _at(expr, point, is_complex=is_complex)
     except (Undefined, OverflowError):
@@ -206,19 +207,19 @@ def _at(expr: Any, point: dict[Any, Any], *, is_complex: bool) -> Any:
     if expr in point:
         return point[expr]
     args = [_at(each, point, is_complex=is_complex) for each in expr.args]
-    found = expr.func(*args) if args else expr
+    result = expr.func(*args) if args else expr
     if expr.is_Pow or isinstance(expr, sympy.exp):
         base, exponent = args if expr.is_Pow else (sympy.E, args[0])
         if abs(exponent * sympy.log(abs(base) + 2)).evalf(5) > LARGEST_EXPONENT:
             raise Undefined
         is_odd_root = exponent.is_Rational and exponent.q > 1 and exponent.q % 2
-        if not is_complex and base.is_negative and is_odd_root:  # the real root: SymPy's is complex
-            found = abs(base) ** exponent * (-1 if exponent.p % 2 else 1)
-    if not found.is_Rational:
-        found = found.evalf(DIGITS)
-    if not found.is_number or not found.is_finite or not (is_complex or found.is_real):
+        if not is_complex and base.is_negative and is_odd_root:  # take the real root; SymPy would take a complex one
+            result = abs(base) ** exponent * (-1 if exponent.p % 2 else 1)
+    if not result.is_Rational:
+        result = result.evalf(DIGITS)
+    if not result.is_number or not result.is_finite or not (is_complex or result.is_real):
         raise Undefined
-    return found
+    return result
 
 
 # -- sets ----------------------------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ _BOUNDED: dict[str, Callable[[Any], sympy.Set]] = {
 
 
 def as_set(tree: Tree) -> tuple[str, sympy.Set] | None:
-    """The variable ("" = none) and the set of x < 2, (1, 2], x in {1, 2} or a union of such; None for anything else."""
+    """Variable ("" = none) and set of x < 2, (1, 2], x in {1, 2} and unions of these; None for any other tree."""
     match tree:
         case ("rel", operators, *sides):
             return _solutions(operators, sides)
@@ -244,8 +245,8 @@ def as_set(tree: Tree) -> tuple[str, sympy.Set] | None:
         case ("cup" | "cap" | "minus" as mark, left, right):
             join = {"cup": sympy.Union, "cap": sympy.Intersection, "minus": sympy.Complement}[mark]
             return _combined([as_set(left), as_set(right)], join)
-    found = _plain_set(tree)
-    return None if found is None else ("", found)
+    plain = _plain_set(tree)
+    return None if plain is None else ("", plain)
 
 
 def _plain_set(tree: Tree) -> sympy.Set | None:
@@ -260,15 +261,17 @@ def _plain_set(tree: Tree) -> sympy.Set | None:
     return None
 
 
-def _combined(found: Sequence[tuple[str, sympy.Set] | None], join: Callable[..., Any]) -> tuple[str, sympy.Set] | None:
-    sets = [each for each in found if each is not None]
-    if len(sets) < len(found) or len({name for name, _ in sets}) > 1:
+def _combined(
+    named_sets: Sequence[tuple[str, sympy.Set] | None], join: Callable[..., Any]
+) -> tuple[str, sympy.Set] | None:
+    sets = [each for each in named_sets if each is not None]
+    if len(sets) < len(named_sets) or len({name for name, _ in sets}) > 1:
         return None
     return sets[0][0], join(*(each for _, each in sets))
 
 
 def _solutions(operators: Sequence[str], sides: Sequence[Tree]) -> tuple[str, sympy.Set] | None:
-    """The set of x in x in S, x < 2, 1 < x <= 2, x != 0, x = 1; None for what would have to be solved for x."""
+    """The set given by x in S, x < 2, 1 < x <= 2, x != 0 or x = 1; None if the relation must be solved for x."""
     place = next((n for n, side in enumerate(sides) if side[0] == "sym"), None)
     if place is None or len(sides) > 3 or (len(sides) == 3 and place != 1):
         return None
@@ -276,17 +279,17 @@ def _solutions(operators: Sequence[str], sides: Sequence[Tree]) -> tuple[str, sy
     if list(operators) == ["in"]:
         inside = as_set(sides[1]) if place == 0 else None
         return (name, inside[1]) if inside and not inside[0] else None
-    found: sympy.Set = sympy.S.Reals
+    solutions: sympy.Set = sympy.S.Reals
     for n, mark in enumerate(operators):
         bound = value(sides[n if n < place else n + 1])
         if mark == "in" or bound.has(sympy.Symbol(name)):
             return None
-        found = found.intersect(_BOUNDED[FLIPPED.get(mark, mark) if n < place else mark](bound))
-    return name, found
+        solutions = solutions.intersect(_BOUNDED[FLIPPED.get(mark, mark) if n < place else mark](bound))
+    return name, solutions
 
 
 def same_set(a: sympy.Set, b: sympy.Set) -> bool:
-    """Whether two sets are equal, their ends compared as `same_value` compares."""
+    """Whether two sets are equal; their bounds are compared by `same_value`."""
     if a == b:
         return True
     x, y = _pieces(a), _pieces(b)
@@ -295,10 +298,10 @@ def same_set(a: sympy.Set, b: sympy.Set) -> bool:
     return all(p[:2] == q[:2] and all(map(same_value, p[2:], q[2:])) for p, q in zip(x, y, strict=True))
 
 
-def _pieces(found: sympy.Set) -> list[tuple[bool, bool, Any, Any]] | None:
-    """Open left, open right, start and end of the intervals of a set in order; None for a set of another kind."""
+def _pieces(whole: sympy.Set) -> list[tuple[bool, bool, Any, Any]] | None:
+    """The sorted intervals of a set as (left open, right open, start, end); None for any other kind of set."""
     parts: list[tuple[bool, bool, Any, Any]] = []
-    for part in found.args if isinstance(found, sympy.Union) else [found]:
+    for part in whole.args if isinstance(whole, sympy.Union) else [whole]:
         if isinstance(part, sympy.FiniteSet):
             parts += [(False, False, point, point) for point in part]
         elif isinstance(part, sympy.Interval):

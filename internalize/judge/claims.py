@@ -1,6 +1,6 @@
-"""Grades a file of claims into a file of verdicts, in which every finished group is kept.
+"""Grades a file of claims into a file of verdicts, which is extended after every group, so that a call can resume.
 
-A claim without a score is judged again by the next call.
+Unscored claims are judged again by the next call.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from internalize.interfaces import Judge
 from internalize.records import Claim, Judgement, Record, content_hash
 from internalize.runs.store import append_jsonl, read_jsonl, recover, write_jsonl
 
-GROUP = 32  # claims judged at once
+GROUP = 32  # claims judged concurrently
 
 
 class ClaimLine(Claim):
-    """One line of the input; `id` is the caller's own name for it and changes no verdict."""
+    """One line of the input; `id` is the caller's name for the claim and does not affect the verdict."""
 
     id: str | int | None = None
 
     @property
     def claim(self) -> Claim:
-        """What is judged."""
+        """The claim without its id."""
         return Claim(question=self.question, reference=self.reference, answer=self.answer)
 
 
 class Verdict(Record):
-    """One line of the output. `id` is the hash of claim, judge and how often the claim came before.
+    """One line of the output. `id` is the hash of the claim, the judge and the number of earlier equal claims.
 
-    `claim_id` is the claim's `id`; `score` None = unscored.
+    `claim_id` is the `id` of the claim; `score` None = unscored.
     """
 
     id: str
@@ -48,55 +48,56 @@ async def judge_file(
 ) -> list[Verdict]:
     """The verdicts in the order of the claims, written to `out`; equal claims are judged once and share a verdict.
 
-    Raises DataError for a file that cannot be read or an `out` that holds something else.
+    Raises DataError if a file cannot be read or `out` holds verdicts on other claims.
     """
-    asked = _claims(claims, config)
-    done = _done(out, asked)
-    known = {asked[name].claim: _judgement(verdict) for name, verdict in done.items()}
-    owed = [name for name in asked if name not in done]
-    for start in range(0, len(owed), GROUP):
-        names = owed[start : start + GROUP]
-        new = list(dict.fromkeys(asked[name].claim for name in names if asked[name].claim not in known))
-        judged = await asyncio.gather(*map(judge.judge, new), return_exceptions=True)
-        known |= {claim: verdict for claim, verdict in zip(new, judged, strict=True) if isinstance(verdict, Judgement)}
-        there = [name for name in names if asked[name].claim in known]
-        found = [Verdict(id=n, claim_id=asked[n].id, **known[asked[n].claim].model_dump()) for n in there]
-        append_jsonl(out, found)
-        for failure in judged:
+    lines = _claims(claims, config)
+    done = _scored_verdicts(out, lines)
+    known = {lines[key].claim: Judgement(score=v.score, judge=v.judge, reason=v.reason) for key, v in done.items()}
+    missing = [key for key in lines if key not in done]
+    for start in range(0, len(missing), GROUP):
+        keys = missing[start : start + GROUP]
+        new = list(dict.fromkeys(lines[key].claim for key in keys if lines[key].claim not in known))
+        outcomes = await asyncio.gather(*map(judge.judge, new), return_exceptions=True)
+        known |= {claim: result for claim, result in zip(new, outcomes, strict=True) if isinstance(result, Judgement)}
+        verdicts = [
+            Verdict(id=key, claim_id=lines[key].id, **known[lines[key].claim].model_dump())
+            for key in keys
+            if lines[key].claim in known
+        ]
+        append_jsonl(out, verdicts)  # before a failure is raised, so that the finished verdicts of the group are kept
+        for failure in outcomes:
             if isinstance(failure, BaseException):
                 raise failure
-        done |= {verdict.id: verdict for verdict in found}
-        progress("judge", len(done), len(asked))
-    ordered = [done[name].model_copy(update={"claim_id": line.id}) for name, line in asked.items()]
+        done |= {verdict.id: verdict for verdict in verdicts}
+        progress("judge", len(done), len(lines))
+    ordered = [done[key].model_copy(update={"claim_id": line.id}) for key, line in lines.items()]
     write_jsonl(out, ordered)
     return ordered
 
 
-def _judgement(verdict: Verdict) -> Judgement:
-    return Judgement(score=verdict.score, judge=verdict.judge, reason=verdict.reason)
-
-
 def _claims(path: Path, config: Config) -> dict[str, ClaimLine]:
+    """The claims of a file by the id of their verdict."""
     settings = [config.judge.model_dump(mode="json")]
     if config.judge.asks_model and config.judge.endpoint in config.endpoints:
         endpoint = config.endpoints[config.judge.endpoint]
         settings.append({"base_url": endpoint.base_url, "model": endpoint.model})
-    named: dict[str, ClaimLine] = {}
+    lines: dict[str, ClaimLine] = {}
     before: Counter[Claim] = Counter()
     for line in read_jsonl(path, ClaimLine):
-        times = [before[line.claim]] if before[line.claim] else []
-        named[content_hash([line.claim.model_dump(mode="json"), *settings, *times])] = line
+        repetition = [before[line.claim]] if before[line.claim] else []
+        lines[content_hash([line.claim.model_dump(mode="json"), *settings, *repetition])] = line
         before[line.claim] += 1
-    if not named:
+    if not lines:
         raise DataError(f"{path}: holds no claims")
-    return named
+    return lines
 
 
-def _done(out: Path, asked: dict[str, ClaimLine]) -> dict[str, Verdict]:
+def _scored_verdicts(out: Path, lines: dict[str, ClaimLine]) -> dict[str, Verdict]:
+    """The scored verdicts that an earlier call left in `out`, by id."""
     if not out.parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} does not exist")
     recover(out)
-    found = read_jsonl(out, Verdict) if out.exists() else []
-    if any(verdict.id not in asked for verdict in found):
+    verdicts = read_jsonl(out, Verdict) if out.exists() else []
+    if any(verdict.id not in lines for verdict in verdicts):
         raise DataError(f"{out}: holds verdicts on other claims or of another judge; choose another --out")
-    return {verdict.id: verdict for verdict in found if verdict.score is not None}
+    return {verdict.id: verdict for verdict in verdicts if verdict.score is not None}

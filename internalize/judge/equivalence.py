@@ -1,7 +1,8 @@
-"""Compares two formulas in a process of its own: a line of two trees (formula.py) in, true, false or null out.
+"""The process that compares formulas: it reads lines of two trees (formula.py) and writes true, false or null.
 
-Formulas come from models and may take for ever or fill the memory, so the process may be killed and its memory is
-bounded. The two sides have different rights: an answer may leave out what the reference says, not the reverse.
+Formulas come from models and may take unbounded time or memory, so the process has a memory limit and may be killed.
+The comparison is not symmetric: an answer may omit details of the reference, but the reference may not omit those of
+the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NO_VALUE = {"list", "set", "rel", "bracket", "ratio", "based", *_SET_OPERATIONS
 
 
 class Comparison:
-    """Compares the trees of a reference and an answer under conventions."""
+    """Compares the trees of a reference and an answer under the given conventions."""
 
     def __init__(self, conventions: Conventions) -> None:
         self._conventions = conventions
@@ -36,22 +37,22 @@ class Comparison:
             if kind in (reference[0], answer[0]):
                 return compare(reference, answer)
         reference, answer = (_unchained(_without_signs(tree)) for tree in (reference, answer))
-        wanted, given = defined(reference), defined(answer)
-        if wanted and given and wanted[0] == given[0]:
-            return self.equal(wanted[1], given[1])
-        if given and reference[0] != "rel":
-            return self.equal(reference, given[1])
-        if wanted and answer[0] != "rel":
-            return self.equal(wanted[1], answer)
+        expected, actual = defined(reference), defined(answer)
+        if expected and actual and expected[0] == actual[0]:
+            return self.equal(expected[1], actual[1])
+        if actual and reference[0] != "rel":
+            return self.equal(reference, actual[1])
+        if expected and answer[0] != "rel":
+            return self.equal(expected[1], answer)
         return self._equal_kinds(reference, answer)
 
     def _equal_kinds(self, reference: Tree, answer: Tree) -> bool:
-        """The comparison that the kinds of the two sides ask for."""
+        """Compares two sides by the rule for their kinds of tree."""
         kinds = {reference[0], answer[0]}
         if kinds != {"bracket"} and (is_set(reference) or is_set(answer)):
-            found = [as_set(tree) for tree in (reference, answer)]
-            if found[0] and found[1] and (found[0][0] == found[1][0] or not found[0][0] or not found[1][0]):
-                return same_set(found[0][1], found[1][1])
+            sets = [as_set(tree) for tree in (reference, answer)]
+            if sets[0] and sets[1] and (sets[0][0] == sets[1][0] or not sets[0][0] or not sets[1][0]):
+                return same_set(sets[0][1], sets[1][1])
         if kinds <= {"list", "set"}:
             return self._equal_lists(reference, answer)
         if kinds == {"rel"}:
@@ -59,12 +60,12 @@ class Comparison:
         if "bracket" in kinds or kinds == {"ratio"}:
             return self._equal_brackets(reference, answer)
         for one, other in ((reference, answer), (answer, reference)):
-            if one[0] == "set" and len(one) == 2:  # the set of all solutions, of which there is one
+            if one[0] == "set" and len(one) == 2:  # a set of solutions with one element equals the element
                 return self.equal(one[1], other)
         return not kinds & _NO_VALUE and self._equal_values(reference, answer)
 
     def _equal_quantities(self, reference: Tree, answer: Tree) -> bool:
-        """Quantities with the same unit; if units are optional a side may lack it, but an answer not a word (12 km)."""
+        """Whether quantities and units are equal; an optional unit may be missing, but not one in words (12 km)."""
         if reference[0] == answer[0]:
             return bool(reference[2] == answer[2]) and self.equal(reference[1], answer[1])
         quantity, other = (reference, answer) if reference[0] == "unit" else (answer, reference)
@@ -75,44 +76,44 @@ class Comparison:
         return self.equal(*(tree[1] if tree[0] == "unit" else tree for tree in (reference, answer)))
 
     def _equal_degrees(self, reference: Tree, answer: Tree) -> bool:
-        """90° equals 90° and π/2, and 90 as well if units are optional."""
+        """Whether angles are equal: 90° equals 90° and π/2, and also 90 if units are optional."""
         if self._conventions.units == "optional" and reference[0] != answer[0]:
             if self.equal(*(tree[1] if tree[0] == "degree" else tree for tree in (reference, answer))):
                 return True
-            given = defined(answer)
-            answer = given[1] if given else answer
+            definition = defined(answer)
+            answer = definition[1] if definition else answer
         return not {reference[0], answer[0]} & _NO_VALUE and self._equal_values(reference, answer)
 
     def _equal_based(self, reference: Tree, answer: Tree) -> bool:
-        """The same digits in the same base; an answer may leave out the base as it may a unit."""
+        """Whether digits and base are equal; an answer may omit the base if units are optional."""
         if reference[0] == answer[0]:
             return reference == answer
         return self._conventions.units == "optional" and reference[0] == "based" and answer == ("num", reference[1])
 
     def _equal_lists(self, reference: Tree, answer: Tree) -> bool:
-        """Whether two lists or sets hold the same elements, named by the same variable or by none."""
-        (name, wanted), (other, given) = (
+        """Whether two lists or sets have the same elements, as values of the same variable if both name one."""
+        (name, expected), (other, actual) = (
             _values(list(tree[2:] if tree[0] == "list" else dict.fromkeys(tree[1:]))) for tree in (reference, answer)
         )
-        if len(wanted) != len(given) or (name and other and name != other):
+        if len(expected) != len(actual) or (name and other and name != other):
             return False
         if self._conventions.order == "kept" and reference[0] == answer[0] == "list":
-            return self._pairwise(wanted, given)
-        for item in wanted:
-            place = next((n for n, each in enumerate(given) if self._pairwise([item], [each])), None)
+            return self._pairwise(expected, actual)
+        for item in expected:
+            place = next((n for n, each in enumerate(actual) if self._pairwise([item], [each])), None)
             if place is None:
                 return False
-            del given[place]
+            del actual[place]
         return True
 
-    def _pairwise(self, wanted: Sequence[Tree], given: Sequence[Tree]) -> bool:
-        """Whether two sequences hold equal elements; in them a relation equals no bare value."""
-        return len(wanted) == len(given) and all(
-            (a[0] == "rel") == (b[0] == "rel") and self.equal(a, b) for a, b in zip(wanted, given, strict=True)
+    def _pairwise(self, expected: Sequence[Tree], actual: Sequence[Tree]) -> bool:
+        """Whether two sequences are equal element by element; a relation never equals a bare value here."""
+        return len(expected) == len(actual) and all(
+            (a[0] == "rel") == (b[0] == "rel") and self.equal(a, b) for a, b in zip(expected, actual, strict=True)
         )
 
     def _equal_brackets(self, reference: Tree, answer: Tree) -> bool:
-        """Ratios, tuples (whose brackets an answer may leave out), intervals, matrices as brackets in brackets."""
+        """Whether ratios, tuples (an answer may omit the brackets), intervals or matrices in brackets are equal."""
         if reference[0] == answer[0]:
             start = 3 if reference[0] == "bracket" else 1
             return reference[1:start] == answer[1:start] and self._pairwise(reference[start:], answer[start:])
@@ -122,28 +123,28 @@ class Comparison:
         return bool(rows[0] and rows[1]) and same_value(*(value(("matrix", *(row or ()))) for row in rows))
 
     def _equal_relations(self, reference: Tree, answer: Tree) -> bool:
-        """Equations and inequalities: the same up to a factor, or chains that are the same side by side."""
-        (operators, wanted), (others, given) = _ascending(reference), _ascending(answer)
+        """Whether two relations are equal up to a constant factor; chains are compared side by side."""
+        (operators, expected), (others, actual) = _ascending(reference), _ascending(answer)
         if operators != others:
             return False
-        if len(operators) > 1 or operators[0] == "in" or wanted[0][0] == "bracket":
-            return self._pairwise(wanted, given)
+        if len(operators) > 1 or operators[0] == "in" or expected[0][0] == "bracket":
+            return self._pairwise(expected, actual)
         solution = defined(reference)
         if solution and not defined(answer) and not value(solution[1]).free_symbols:
             return False  # x = 5 is a solution, 2x = 10 is not
-        differences = (value(left) - value(right) for left, right in (wanted, given))
+        differences = (value(left) - value(right) for left, right in (expected, actual))
         return proportional(*differences, positive=operators[0] not in {"=", "!="})
 
     def _equal_values(self, reference: Tree, answer: Tree) -> bool:
-        wanted, given = value(reference), value(answer)
-        if same_value(wanted, given):
+        expected, actual = value(reference), value(answer)
+        if same_value(expected, actual):
             return True
         if self._conventions.percent == "number" and "percent" in (reference[0], answer[0]):
             return same_value(*(value(tree[1] if tree[0] == "percent" else tree) for tree in (reference, answer)))
-        return self._rounds(reference, given) or self._rounds(answer, wanted)
+        return self._rounds(reference, actual) or self._rounds(answer, expected)
 
     def _rounds(self, tree: Tree, exact: Any) -> bool:
-        """Whether a decimal of enough places is a number without end in decimals, rounded to those places."""
+        """Whether `tree` is a decimal with enough places that `exact`, which has no finite decimal, rounds to."""
         while tree[0] == "neg":
             tree, exact = tree[1], -exact
         if tree[0] != "num" or not self._conventions.decimals or isinstance(exact, sympy.MatrixBase):
@@ -157,7 +158,7 @@ class Comparison:
 
 
 def is_set(tree: Tree) -> bool:
-    """Whether a tree can only be a set: an inequality, a union, x in S, an interval with unlike brackets."""
+    """Whether a tree must be a set: an inequality, a union, x in S, or an interval such as (1, 2]."""
     match tree:
         case ("rel", operators, *_):
             return any(operator != "=" for operator in operators)
@@ -169,7 +170,7 @@ def is_set(tree: Tree) -> bool:
 
 
 def defined(tree: Tree) -> tuple[Tree, Tree] | None:
-    """Name and value of y = 2x + 1, f(x) = 2x, (x, y) = (1, 2) or x in {1, 2}; None for any other tree."""
+    """Name and value in y = 2x + 1, f(x) = 2x, (x, y) = (1, 2) or x in {1, 2}; None for any other tree."""
     match tree:
         case ("rel", ("=",), left, right):
             pairs: tuple[tuple[Tree, Tree], ...] = ((left, right), (right, left))
@@ -191,20 +192,17 @@ def _occurs(name: Tree, tree: Any) -> bool:
 
 
 def _values(items: list[Tree]) -> tuple[Tree | None, list[Tree]]:
-    """The variable of x = 1, x = 2 (or x = 1, 2) and its values; else None and the items as they are."""
-    found = [defined(item) for item in items]
-    names = {each[0] for each in found if each}
-    if (
-        len(names) != 1
-        or not found[0]
-        or any(item[0] == "rel" and not each for item, each in zip(items, found, strict=True))
-    ):
+    """The variable and the values in x = 1, x = 2 (or x = 1, 2); otherwise None and the unchanged items."""
+    definitions = [defined(item) for item in items]
+    names = {each[0] for each in definitions if each}
+    pairs = list(zip(items, definitions, strict=True))
+    if len(names) != 1 or not definitions[0] or any(item[0] == "rel" and not each for item, each in pairs):
         return None, items
-    return found[0][0], [each[1] if each else item for item, each in zip(items, found, strict=True)]
+    return definitions[0][0], [each[1] if each else item for item, each in pairs]
 
 
 def _rows(tree: Tree) -> list[Tree] | None:
-    """The rows of a matrix, or of brackets in brackets: [[1, 2], [3, 4]]."""
+    """The rows of a matrix or of nested brackets, [[1, 2], [3, 4]]; None for any other tree."""
     if tree[0] == "matrix":
         return list(tree[1:])
     rows = tree[3:] if tree[:2] == ("bracket", "[") else ()
@@ -214,7 +212,7 @@ def _rows(tree: Tree) -> list[Tree] | None:
 
 
 def _ascending(tree: Tree) -> tuple[list[str], list[Tree]]:
-    """Operators and sides of a relation, turned round if it descends."""
+    """Operators and sides of a relation, reversed if it uses > or >=."""
     operators, sides = list(tree[1]), list(tree[2:])
     if operators[0] in {">", ">="}:
         return [FLIPPED.get(operator, operator) for operator in reversed(operators)], sides[::-1]
@@ -222,7 +220,7 @@ def _ascending(tree: Tree) -> tuple[list[str], list[Tree]]:
 
 
 def _unchained(tree: Tree) -> Tree:
-    """The last side of 2 + 3 = 5, or x = 5 of x = 2 + 3 = 5, if the sides before it are equal to it."""
+    """5 for the chain 2 + 3 = 5, and x = 5 for x = 2 + 3 = 5, if the sides are equal; else the tree itself."""
     if tree[0] != "rel" or set(tree[1]) != {"="}:
         return tree
     named = len(tree) > 4 and _is_name(tree[2])
@@ -236,7 +234,7 @@ def _unchained(tree: Tree) -> Tree:
 
 
 def _without_signs(tree: Tree) -> Tree:
-    """A tree with ± as the list (or set) of both values."""
+    """The list (or set) of both values of a tree with ±; other trees are unchanged."""
     if "'±'" not in str(tree) and "'∓'" not in str(tree):
         return tree
     head, items = (
@@ -251,7 +249,7 @@ def _without_signs(tree: Tree) -> Tree:
 
 
 def _signed(tree: Any, sign: int) -> Any:
-    """A tree with ± replaced by one of its signs."""
+    """The tree with each ± replaced by one of its signs."""
     match tree:
         case ("pm", mark, inside):
             return _signed(inside, sign) if (mark == "±") == (sign > 0) else ("neg", _signed(inside, sign))
@@ -265,7 +263,7 @@ def _tuples(tree: Any) -> Any:
 
 
 def main() -> None:
-    """Answer until the input ends; null means that one of the two has no value."""
+    """Compare pairs until the input ends; null means that one of the trees has no value."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     comparison = Comparison(Conventions(*json.loads(sys.argv[1])))
     sys.stdout.write("ready\n")

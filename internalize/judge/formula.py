@@ -1,7 +1,7 @@
-r"""Reads mathematical notation, LaTeX or plain, into a tree of tuples: ("div", ("num", "1"), ("num", "2")).
+r"""Parses mathematical notation, LaTeX or plain, into a tree of tuples: ("div", ("num", "1"), ("num", "2")).
 
-The reader knows a notation or refuses the text: a mark that it skipped would make two different formulas the same.
-Ambiguous notation is refused too (a/bc, 3\frac{7}{2}); such a text is compared word for word.
+The parser rejects all notation that it does not know, because skipping a character could make two different formulas
+equal. It also rejects ambiguous notation (a/bc, 3\frac{7}{2}). Rejected texts are compared as text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .notation import final, quantity, to_latex
 from .tokens import ACCENTS, Cursor, NoFormula, Token, tokens
 
 Tree = tuple[Any, ...]
-LONGEST = 500  # characters of a formula
+LONGEST = 500  # characters; a longer text is not read as a formula
 _DATE = re.compile(r"\d+([-/.])\d+\1\d+(?:\1\d+)*")
 _BASED = re.compile(r"([\dA-F]+)\s*_\s*\{?\s*([2-9]|[12]\d|3[0-6])\s*\}?")
 _CLOSING = {"(": (")", "]"), "[": (")", "]"), "{": ("}",), "\\{": ("\\}",), "\\langle": ("\\rangle",)}
@@ -23,30 +23,30 @@ _MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix",
 
 
 def read(text: str, *, products: bool = False, other_unit: str = "") -> Tree | None:
-    """The tree of a response's answer if it is mathematics as a whole, else None.
+    """The tree of the answer in a response; None unless all of it is mathematics.
 
-    A word such as "ab" alone is none, unless `products` says that it is to be read as a product.
+    A single word such as "ab" is only accepted with `products`, as a product. `other_unit`: see `quantity`.
     """
     text = to_latex(final(text))
     if len(text) > LONGEST or _DATE.fullmatch(text):
         return None
     if based := _BASED.fullmatch(text):
         return ("based", based[1].lstrip("0") or "0", based[2])
-    found = quantity(text, other_unit)
+    parts = quantity(text, other_unit)
     try:
-        tree = Reader(tokens(found.formula), products=products).whole()
+        tree = Reader(tokens(parts.formula), products=products).whole()
     except (NoFormula, RecursionError):
         return None
-    if found.power:
-        tree = ("mul", tree, ("pow", ("num", "10"), ("num", str(found.power))))
-    return ("unit", tree, found.unit, "word" if found.is_word else "mark") if found.unit else tree
+    if parts.power:
+        tree = ("mul", tree, ("pow", ("num", "10"), ("num", str(parts.power))))
+    return ("unit", tree, parts.unit, "word" if parts.is_word else "mark") if parts.unit else tree
 
 
 class Reader(Cursor):
-    """Reads tokens from left to right, one method for each level of binding."""
+    """A recursive-descent parser with one method for each level of precedence."""
 
-    def __init__(self, found: list[Token], *, products: bool) -> None:
-        super().__init__(found)
+    def __init__(self, token_list: list[Token], *, products: bool) -> None:
+        super().__init__(token_list)
         self._products, self._bars = products, 0
         self._atoms: dict[str, Callable[[str], Tree]] = {
             **dict.fromkeys(_CLOSING, self._bracket),
@@ -79,13 +79,13 @@ class Reader(Cursor):
         return ("list", next((word for word in ("or", "and") if word in marks), ","), *items) if marks else items[0]
 
     def _element(self) -> Tree:
-        """A relation, a ratio or an expression, but no word: letters that stand together and alone are no product."""
+        """A relation, a ratio or an expression; a single word of several letters is refused without `products`."""
         self._take("\\approx")
         start = self._place
         sides, operators = [self._union()], []
         while operator := self._take("=", "<", ">", "<=", ">=", "!=", "in", ":", "\\approx"):
             side = self._union()
-            if operator != "\\approx" or sides[-1][0] == "sym":  # of √5 ≈ 2.236 the exact side counts
+            if operator != "\\approx" or sides[-1][0] == "sym":  # in √5 ≈ 2.236 the exact side counts
                 operators.append("=" if operator == "\\approx" else operator)
                 sides.append(side)
         runs = {token.run for token in self._tokens[start : self._place]}
@@ -135,7 +135,7 @@ class Reader(Cursor):
         return self._power()
 
     def _starts_factor(self) -> bool:
-        """Whether the next token goes on with a product without sign."""
+        """Whether the next token is another factor of a product without an operator."""
         token = self._token
         if token.kind == "num":
             raise NoFormula  # x2, 5 7
@@ -147,7 +147,7 @@ class Reader(Cursor):
             return self._bars == 0
         return token.kind in {"sym", "fun"} or (token.text in self._atoms and token.text not in {"∞", "\\emptyset"})
 
-    # -- powers and what follows an atom
+    # -- powers and postfix operators
 
     def _power(self) -> Tree:
         tree = self._postfixed(self._atom())
@@ -186,7 +186,7 @@ class Reader(Cursor):
         return self._atoms[text](self._any("op"))
 
     def _mixed(self) -> Tree:
-        r"""A number, or a mixed one: 3 1/2, 3\frac{1}{2}."""
+        r"""A number or a mixed number: 3 1/2, 3\frac{1}{2}."""
         whole = self._any("num")
         place, following = self._place, self._token
         if not whole.isdigit() or (following.kind != "num" and following.text != "\\frac"):
@@ -206,7 +206,7 @@ class Reader(Cursor):
             or not (top + bottom).isdigit()
             or int(top) >= int(bottom)
         ):
-            raise NoFormula  # 3 7/2: a product or a sum
+            raise NoFormula  # 3 7/2 may be a product or a sum
         return ("add", ("num", whole), fraction)
 
     def _symbol(self) -> Tree:
@@ -233,7 +233,7 @@ class Reader(Cursor):
         return marks
 
     def _is_function(self, name: str) -> bool:
-        """Whether a letter before a bracket is a function: f and g always, some before a single letter or number."""
+        """Whether a letter before a bracket names a function: f and g always do, some only before a single argument."""
         if name[0] in "fgFG" or name.endswith("'"):
             return True
         inside = self._tokens[self._place + 1 : self._place + 3]
@@ -261,7 +261,7 @@ class Reader(Cursor):
         return ("set", *items) if opened in {"{", "\\{"} else ("bracket", opened, closed, *items)
 
     def _builder(self) -> bool:
-        r"""Whether a set is written as \{x | ...\}; takes what stands before the condition."""
+        r"""Whether a set is written as \{x | ...\}; if so, skips the part before the condition."""
         following = self._tokens[self._place + 1 : self._place + 2]
         is_bar = bool(following) and following[0].spaced and following[0].text in {"|", ":", "\\mid"}
         is_builder = self._token.kind == "sym" and is_bar
@@ -274,7 +274,7 @@ class Reader(Cursor):
         return inside[2:] if inside[0] == "list" else (inside,)
 
     def _over(self, tree: Tree) -> Tree:
-        r"""{3 \over 4} and {5 \choose 2}."""
+        r"""The tree of {3 \over 4} or {5 \choose 2} after its first part has been read."""
         if mark := self._take("\\over", "\\choose"):
             right = self._listing()
             return ("div", tree, right) if mark == "\\over" else ("call", "binom", tree, right)
@@ -295,7 +295,7 @@ class Reader(Cursor):
         return ("div", first, second) if command == "\\frac" else ("call", "binom", first, second)
 
     def _argument(self) -> Tree:
-        r"""What \frac and its like take: a group, or one digit or letter (\frac12)."""
+        r"""An argument of \frac or \binom: a group, or a single digit or letter (\frac12)."""
         token = self._token
         if token.kind == "num" and len(token.text) > 1:
             if not token.text.isdigit():
@@ -314,7 +314,7 @@ class Reader(Cursor):
         bare = self._token.kind
         inside = self._atom(mixed=False)
         if bare in {"num", "sym"} and self._token.kind == "sym" and not self._token.spaced:
-            raise NoFormula  # √2x: the root of 2 or of 2x
+            raise NoFormula  # √2x may be the root of 2 or of 2x
         return ("root", inside, degree)
 
     def _function(self) -> Tree:
@@ -336,7 +336,7 @@ class Reader(Cursor):
         return ("pow", tree, power) if power else tree
 
     def _open_argument(self) -> Tree:
-        """The argument of a function without brackets: factors up to a sign, a slash, a bracket or a function."""
+        """The argument of a function without brackets: all factors up to an operator, a bracket or a function."""
         if sign := self._take("-", "+"):
             return ("neg", self._open_argument()) if sign == "-" else self._open_argument()
         tree = self._power()

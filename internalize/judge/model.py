@@ -1,7 +1,7 @@
-"""Grading by a language model, asked twice with the order of reference and answer changed.
+"""Grades answers with a language model, which is asked twice: with the reference first and with the answer first.
 
-A verdict counts only if both askings agree; disagreement, invalid output and failure are unscored. Question, reference
-and answer stand between tags that they cannot close.
+The verdict counts only if both replies agree; otherwise, and after invalid output or a failure, the answer is unscored.
+Question, reference and answer are enclosed in tags that they cannot close, because they are untrusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from internalize.inference.structured import Answer, ask, fenced
 from internalize.interfaces import ChatModel
 from internalize.records import ChatRequest, Claim, Judgement, Message
 
-MOST_CHARACTERS = 8_000  # of an answer; the middle of a longer one is left out
+MOST_CHARACTERS = 8_000  # of an answer in the prompt; a longer one is cut in the middle
 ANSWER_TOKENS = 256
 SCHEMA: dict[str, JsonValue] = {
     "type": "object",
@@ -32,17 +32,17 @@ SCHEMA: dict[str, JsonValue] = {
 
 
 class Verdict(NamedTuple):
-    """One asking's answer."""
+    """The reply to one request."""
 
     correct: bool
     reason: str
 
 
 class ModelJudge:
-    """Asks `chat` in two orders, each up to `tries` times for a valid answer.
+    """Asks `chat` in both orders, each up to `tries` times until the reply is valid.
 
-    With `clean`, which takes secrets out, the question is shown clean, and a claim whose reference or answer holds a
-    secret is unscored: two secrets under the same marker would look like the same answer.
+    `clean` removes secrets. It is applied to the question; a claim whose reference or answer holds a secret is
+    unscored, because two secrets replaced by the same marker would look like equal answers.
     """
 
     def __init__(self, chat: ChatModel, *, tries: int = 3, clean: Callable[[str], str] | None = None) -> None:
@@ -50,10 +50,9 @@ class ModelJudge:
         self.name = f"model:{chat.name}"
 
     async def judge(self, claim: Claim) -> Judgement:
-        """1 or 0 if both askings agree, else unscored. Raises Incomplete when the endpoint's budget is spent."""
-        settled = self._settled(claim)
-        if settled:
-            return settled
+        """1 or 0 if both replies agree, else unscored. Raises Incomplete if the budget of the endpoint is spent."""
+        if judgement := self._without_model(claim):
+            return judgement
         claim = claim.model_copy(update={"question": self._clean(claim.question)})
         first, second = await asyncio.gather(*(self._ask(claim, turned) for turned in (False, True)))
         if first.value is None or second.value is None:
@@ -64,8 +63,8 @@ class ModelJudge:
             return self._unscored(reason)
         return Judgement(score=float(first.value.correct), judge=self.name, reason=first.value.reason)
 
-    def _settled(self, claim: Claim) -> Judgement | None:
-        """The verdict on what needs no model, or must not be shown to it."""
+    def _without_model(self, claim: Claim) -> Judgement | None:
+        """The verdict on a claim that needs no model or must not be sent to one."""
         if not claim.reference.strip():
             return self._unscored("there is no reference to compare with")
         if not claim.answer.strip():
@@ -75,7 +74,7 @@ class ModelJudge:
         return None
 
     async def _ask(self, claim: Claim, turned: bool) -> Answer[Verdict]:  # noqa: FBT001 - the one thing that varies
-        """The answer, or a problem that says of which kind it is."""
+        """The reply in one order, or a problem marked as unreachable or invalid."""
         try:
             messages = prompt(claim, turned=turned)
             request = ChatRequest(messages=messages, response_schema=SCHEMA, max_tokens=ANSWER_TOKENS)
@@ -89,11 +88,11 @@ class ModelJudge:
 
 
 def prompt(claim: Claim, *, turned: bool) -> tuple[Message, Message]:
-    """The messages of one asking; `turned` puts the answer before the reference."""
+    """The messages of one request; `turned` puts the answer before the reference."""
     parts = [fenced("reference", claim.reference), fenced("answer", _cut(claim.answer))]
     parts = [fenced("question", claim.question), *(reversed(parts) if turned else parts)]
-    asked = "Is the answer correct?" if not turned else "Does the answer say what the reference says?"
-    content = "\n\n".join([*parts, asked])
+    instruction = "Is the answer correct?" if not turned else "Does the answer say what the reference says?"
+    content = "\n\n".join([*parts, instruction])
     return Message(role="system", content=_instructions()), Message(role="user", content=content)
 
 
@@ -107,8 +106,8 @@ def _instructions() -> str:
     return (files(__package__) / "prompts" / "grade.txt").read_text(encoding="utf-8")
 
 
-def _read(found: dict[str, Any]) -> Verdict:
-    correct, reason = found.get("correct"), found.get("reason", "")
+def _read(reply: dict[str, Any]) -> Verdict:
+    correct, reason = reply.get("correct"), reply.get("reason", "")
     if not isinstance(correct, bool):
-        raise ValueError('"correct" is neither true nor false')  # noqa: TRY004 - the one kind of refusal
+        raise ValueError('"correct" is neither true nor false')  # noqa: TRY004 - `ask` retries on ValueError
     return Verdict(correct, reason if isinstance(reason, str) else "")

@@ -1,7 +1,7 @@
-r"""The answer in a response and its notation: boxes, Markdown, unicode, units and text in LaTeX, brought to one form.
+r"""Finds the answer in a response and normalizes its notation: boxes, Markdown, unicode, units and text in LaTeX.
 
-The trap: dropping a mark that carries meaning (a sign, a bracket, a prime, a unit) makes different answers look alike,
-so whatever is not known to be decoration stays.
+Dropping a character that carries meaning (a sign, a bracket, a prime, a unit) would make different answers equal, so
+only known decoration is removed.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ _CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?(\()?\s*([A-Ja-j])\s*(?(1
 
 
 def boxes(text: str) -> list[tuple[int, int, str]]:
-    r"""Start, end and content of each \boxed{...}, \fbox{...} or \boxed 2; a box inside another one is not listed."""
-    found: list[tuple[int, int, str]] = []
+    r"""Start, end and content of each \boxed{...}, \fbox{...} or \boxed 2, without nested boxes."""
+    spans: list[tuple[int, int, str]] = []
     for match in _BOX.finditer(text):
-        if found and match.start() < found[-1][1]:
+        if spans and match.start() < spans[-1][1]:
             continue
         if text[match.end() : match.end() + 1] != "{":
             if bare := _BARE_BOX.match(text, match.end()):
-                found.append((match.start(), bare.end(), bare[0]))
+                spans.append((match.start(), bare.end(), bare[0]))
             continue
         depth = 0
         for place in re.finditer(r"(?<!\\)[{}]", text[match.end() :]):
             depth += 1 if place[0] == "{" else -1
             if not depth:
                 end = match.end() + place.end()
-                found.append((match.start(), end, text[match.end() + 1 : end - 1].strip()))
+                spans.append((match.start(), end, text[match.end() + 1 : end - 1].strip()))
                 break
-    return found
+    return spans
 
 
 def boxed(text: str) -> str | None:
-    """What the boxes of a solution say: the last one, or all of those that only "and", "or" or a comma separates."""
-    found = boxes(text)
-    if not found:
+    """The content of the last box, or of all boxes at the end that only "and", "or" or commas separate."""
+    spans = boxes(text)
+    if not spans:
         return None
-    last = [found[-1]]
-    for box in reversed(found[:-1]):
+    last = [spans[-1]]
+    for box in reversed(spans[:-1]):
         if not _BETWEEN_BOXES.fullmatch(text[box[1] : last[0][0]]):
             break
         last.insert(0, box)
@@ -63,7 +63,7 @@ def boxed(text: str) -> str | None:
 
 
 def final(text: str) -> str:
-    """The answer that a response gives, without what introduces it or sets it in type."""
+    """The final answer of a response, without introduction and formatting."""
     if tagged := _TAGGED.findall(text):
         text = tagged[-1][1]
     while (inside := boxed(text)) is not None:
@@ -92,35 +92,35 @@ def _undecorated(text: str) -> str:
 
 
 def choice(text: str) -> tuple[str, bool] | None:
-    r"""The letter of a multiple-choice answer, A, (B), \text{(C)}, D., and whether it is marked as one."""
+    r"""The letter of a multiple-choice answer (A, (B), \text{(C)}, D.) and whether it has more than the bare letter."""
     match = _CHOICE.fullmatch(untexted(text).strip())
     return (match[2], match[0] != match[2] or match[0] != text.strip()) if match else None
 
 
 def untexted(text: str) -> str:
-    r"""The text with \text{...} and its like replaced by their content, and LaTeX's spaces by spaces."""
+    r"""The text with \text{...} and similar commands replaced by their content, and LaTeX spaces by spaces."""
     while (bare := _TEXT.sub(r"\1", text)) != text:
         text = bare
     return _SPACE.sub(" ", text)
 
 
 def to_latex(text: str) -> str:
-    """Unicode notation in LaTeX: signs, superscripts, fractions, Greek letters."""
+    """The text with unicode notation in LaTeX: signs, superscripts, fractions and Greek letters."""
     text = _SMALL.sub(_raised_or_lowered, text)
-    text = re.sub("(?:\\d\u0305)+", lambda found: rf"\overline{{{found[0].replace(chr(0x305), '')}}}", text)
-    text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda found: " " + unicodedata.normalize("NFKC", found[0]), text)
+    text = re.sub("(?:\\d\u0305)+", lambda match: rf"\overline{{{match[0].replace(chr(0x305), '')}}}", text)
+    text = re.sub("[\u00bc-\u00be\u2150-\u215e]", lambda match: " " + unicodedata.normalize("NFKC", match[0]), text)
     text = unicodedata.normalize("NFKC", "".join(_SIGNS.get(mark, mark) for mark in text))
     return "".join(_SIGNS.get(mark) or _greek(mark) for mark in text)
 
 
-def _raised_or_lowered(found: re.Match[str]) -> str:
-    is_lowered = unicodedata.decomposition(found[0][0]).startswith("<sub>")
-    plain = unicodedata.normalize("NFKC", found[0]).replace("\N{MINUS SIGN}", "-")
+def _raised_or_lowered(match: re.Match[str]) -> str:
+    is_lowered = unicodedata.decomposition(match[0][0]).startswith("<sub>")
+    plain = unicodedata.normalize("NFKC", match[0]).replace("\N{MINUS SIGN}", "-")
     return f"{'_' if is_lowered else '^'}{{{plain}}}"
 
 
 def _greek(mark: str) -> str:
-    """A Greek letter as LaTeX's command, any other character as it is."""
+    """The LaTeX command of a Greek letter; any other character is unchanged."""
     if not "\u0391" <= mark <= "\u03c9":
         return mark
     kind, _, name = unicodedata.name(mark, "").removeprefix("GREEK ").partition(" LETTER ")
@@ -142,7 +142,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,\s\\{}!/]*\d[\d.,\s\\{}!]*(?:frac\{\d+\}\{\d+\}
 
 
 class Quantity(NamedTuple):
-    """A formula, the unit after it ("" = none), whether that is a plain word, and the power of ten of "million"."""
+    """A formula, its unit ("" = none), whether the unit is a plain word, and the power of ten of a word ("million")."""
 
     formula: str
     unit: str = ""
@@ -151,9 +151,9 @@ class Quantity(NamedTuple):
 
 
 def quantity(text: str, other_unit: str = "") -> Quantity:
-    r"""A formula apart from its unit: 5\text{ cm}, \$32.50, 12 square units, 3 km/h, 5 million.
+    r"""Splits a formula from its unit: 5\text{ cm}, \$32.50, 12 square units, 3 km/h, 5 million.
 
-    A bare letter is a unit only if `other_unit` says so ("5 m" beside "5\text{ m}"), for it may be a variable.
+    A bare letter may be a variable, so it is a unit only if `other_unit`, that of the other side, contains it.
     """
     if found := _CURRENCY.match(text):
         sign = {"\\pounds": "£", "\\euro": "€"}.get(found[2], found[2].lstrip("\\"))
@@ -174,13 +174,13 @@ def quantity(text: str, other_unit: str = "") -> Quantity:
 
 
 def _unit(text: str, other: str, *, in_text: bool, any_noun: bool) -> str:
-    r"""The unit that a text names, as one word; "" if it names none. `any_noun`: what it counts may be any noun."""
+    r"""The canonical unit that a text names; "" if there is none. With `any_noun`, any noun may be a unit."""
     parts: list[str] = []
     power = ""
-    for found in _UNIT_WORD.finditer(text):
-        word = found[0].strip().rstrip(".")
+    for match in _UNIT_WORD.finditer(text):
+        word = match[0].strip().rstrip(".")
         name = _named(word, other, in_text=in_text or parts[-1:] == ["/"])
-        if found[1]:
+        if match[1]:
             return ""
         if word.lower() in _PREFIXED_POWERS:
             power = _PREFIXED_POWERS[word.lower()]
@@ -197,7 +197,7 @@ def _unit(text: str, other: str, *, in_text: bool, any_noun: bool) -> str:
 
 
 def _named(word: str, other: str, *, in_text: bool) -> str:
-    """The unit of a word or symbol; a letter of text counts only if it is a unit of the other side."""
+    """The unit of a word or symbol; a bare letter is a unit only in a text command or if the other side has it."""
     if len(word) == 1 and word.isalpha():
         unit = _UNITS.get(word, "")
         return unit if in_text or unit in re.split(r"[\^/·\d]+", other) else ""

@@ -1,4 +1,4 @@
-"""The tokens of a formula (numbers, letters, names of functions, operators) and a cursor over them."""
+"""Splits a formula into tokens (numbers, letters, function names, operators) and provides a cursor over them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _TOKEN = re.compile(
 )
 
 
-class NoFormula(Exception):  # noqa: N818 - an answer to a question, not a failure
+class NoFormula(Exception):  # noqa: N818 - an outcome of parsing, not a failure
     """The text is not mathematics, or its notation is unknown or ambiguous."""
 
 
 class Token(NamedTuple):
-    """A piece of notation: "num", "sym", "fun" or "op". `run` numbers the words that letters stand in."""
+    """A token of kind "num", "sym", "fun" or "op". `run` identifies the word that a letter is part of."""
 
     kind: str
     text: str
@@ -44,13 +44,13 @@ class Token(NamedTuple):
 
 
 def tokens(text: str) -> list[Token]:
-    """The tokens of a formula. Raises NoFormula at what is no notation."""
-    found: list[Token] = []
+    """The tokens of a formula. Raises NoFormula at anything else."""
+    result: list[Token] = []
     place = depth = 0
     spaced = False
     while place < len(text):
         if re.match(r"\.?\d", text[place:]):
-            commas = depth == 0 and not (found and found[-1].text == "," and not spaced)
+            commas = depth == 0 and not (result and result[-1].text == "," and not spaced)
             new, place = _number(text, place, commas=commas)
         elif style := _STYLES.match(text, place):
             new, place = _styled(style[1]), style.end()
@@ -62,14 +62,14 @@ def tokens(text: str) -> list[Token]:
                 spaced = True
                 continue
             new = _word(match, text, spaced=spaced) if match["word"] else [_operator(match)]
-        found += [new[0]._replace(spaced=spaced or new[0].spaced), *new[1:]]
+        result += [new[0]._replace(spaced=spaced or new[0].spaced), *new[1:]]
         depth += (new[-1].text in _OPENING) - (new[-1].text in _CLOSING)
         spaced = False
-    return found
+    return result
 
 
 def _number(text: str, place: int, *, commas: bool) -> tuple[list[Token], int]:
-    """A number and where it ends: thousands separators out, 0.1(6) for a repeating decimal, 1.2e5."""
+    """A number without thousands separators, such as 0.1(6) or 1.2e5, and the index after it."""
     match = (_NUMBER_WITH_COMMAS if commas else _NUMBER).match(text, place)
     assert match
     digits, place = re.sub(r"[^\d.]", "", match[0]), match.end()
@@ -86,7 +86,7 @@ def _number(text: str, place: int, *, commas: bool) -> tuple[list[Token], int]:
 
 
 def _repeating(digits: str, block: str | None) -> str:
-    """A repeating decimal; without a block (0.166...) the digits that came twice or thrice at the end repeat."""
+    """A repeating decimal; without a block (0.166...), a group of digits that occurs repeatedly at the end repeats."""
     if block is None:
         tail = re.search(r"(\d+?)\1{2,}$|(\d{2,}?)\2$", digits.partition(".")[2])
         if not tail:
@@ -96,7 +96,7 @@ def _repeating(digits: str, block: str | None) -> str:
 
 
 def _styled(content: str) -> list[Token]:
-    r"""The tokens of \text{...}, \mathrm{...} and their like."""
+    r"""The tokens in \text{...}, \mathrm{...} and similar commands."""
     content = content.strip()
     if content in FUNCTIONS:
         return [Token("fun", content)]
@@ -108,11 +108,11 @@ def _styled(content: str) -> list[Token]:
 
 
 def _word(match: re.Match[str], text: str, *, spaced: bool) -> list[Token]:
-    """The tokens of letters that stand together: a name, or two or three variables; a longer word is no mathematics."""
+    """The tokens of adjacent letters: a known name, or up to three variables. Raises NoFormula for longer words."""
     word, before, after = match["word"], text[: match.start()], text[match.end() :]
     if word in FUNCTIONS - {"Re", "Im", "arg", "tr"}:
         if word == "log" and after[:1].isdigit():
-            raise NoFormula  # log2(8): the base or the argument
+            raise NoFormula  # in log2(8) the 2 may be the base or the argument
         return [Token("fun", word)]
     if word in _WORDS:
         return [Token("op", _WORDS[word], spaced=True)]
@@ -135,18 +135,18 @@ def _operator(match: re.Match[str]) -> Token:
 
 
 class Cursor:
-    """A place in a list of tokens."""
+    """A position in a list of tokens."""
 
-    def __init__(self, found: list[Token]) -> None:
-        self._tokens, self._place = found, 0
+    def __init__(self, token_list: list[Token]) -> None:
+        self._tokens, self._place = token_list, 0
 
     @property
     def _token(self) -> Token:
-        """The token at the place; an empty one behind the last."""
+        """The token at the position; an empty token after the last one."""
         return self._tokens[self._place] if self._place < len(self._tokens) else Token("", "")
 
     def _take(self, *texts: str) -> str:
-        """The next token if it is an operator among `texts`, else ""."""
+        """Takes the next token if it is an operator among `texts`; returns its text, else ""."""
         token = self._token
         if token.kind == "op" and token.text in texts:
             self._place += 1
@@ -154,12 +154,12 @@ class Cursor:
         return ""
 
     def _need(self, *texts: str) -> str:
-        if not (found := self._take(*texts)):
+        if not (text := self._take(*texts)):
             raise NoFormula
-        return found
+        return text
 
     def _any(self, *kinds: str) -> str:
-        """The text of the next token, which must be of one of these kinds."""
+        """Takes the next token, which must be of one of these kinds, and returns its text."""
         token = self._token
         if token.kind not in kinds:
             raise NoFormula
@@ -167,14 +167,14 @@ class Cursor:
         return token.text
 
     def _braced(self, text: str) -> bool:
-        """Whether the next tokens are `text` in braces or bare; takes them if so."""
+        """Takes the next tokens if they are `text`, with or without braces; returns whether they are."""
         inside = [token.text for token in self._tokens[self._place : self._place + 3]]
         length = 1 if inside[:1] == [text] else 3 if inside == ["{", text, "}"] else 0
         self._place += length
         return bool(length)
 
     def _raw(self) -> str:
-        """The text of one token, or of all tokens in braces."""
+        """Takes one token, or all tokens in braces, and returns their text."""
         if not self._take("{"):
             return self._any("num", "sym")
         parts = []

@@ -41,6 +41,7 @@ MARKS = st.text(st.sampled_from("aA the1.,0-\u2013%$'\u2019\"()[]{}=<>/_#&é\u03
 @example("1,000.5 U.S.A. the a A")
 @example("--5 .5 ..5 1,,000 a. b. c")
 @example("5 MW 5mW 5\u00a0MW")
+@example("I\u2018\u0300")
 def test_normalize_is_idempotent(text: str) -> None:
     once = normalize(text)
     assert normalize(once) == once
