@@ -18,8 +18,7 @@ from internalize.inference.renderer import Renderer
 from internalize.records import Checkpoint, DistillExample, Task, TrainSummary, Trajectory
 from internalize.runs import names
 from internalize.runs.store import read_jsonl
-from internalize.training.examples import build_example
-from internalize.training.teachers import FEWEST_HELD, FEWEST_TO_SPLIT, draw_held_out
+from internalize.training.examples import FEWEST_HELD, FEWEST_TO_SPLIT, build_example, draw_held_out
 
 
 def rounds(config: DistillConfig, tasks: Sequence[Task]) -> list[Sequence[Task]]:

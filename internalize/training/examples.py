@@ -7,6 +7,7 @@ every step brings its whole context.
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from internalize.config.regime import Filter
 from internalize.inference.renderer import Renderer, common_prefix
 from internalize.records import ActionSpan, DistillExample, Injection, Message, Step, Trajectory
+
+FEWEST_TO_SPLIT = 20  # with fewer examples nothing is held out
+FEWEST_HELD = 2
 
 
 def weighted(trajectories: Iterable[Trajectory], keep: Filter) -> list[tuple[Trajectory, float]]:
@@ -128,3 +132,8 @@ class _Sides:
             fork = origin + same if branch else 0
             spans.append(ActionSpan(start=start, end=len(ids), fork=fork, branch=branch, origin=origin))
         return DistillExample(trajectory_id="", token_ids=ids, spans=tuple(spans), prompt_length=spans[0].start)
+
+
+def draw_held_out(count: int, share: float, seed: int) -> frozenset[int]:
+    """The share of `count` places, at least `FEWEST_HELD` of them; none for a share of 0."""
+    return frozenset(random.Random(seed).sample(range(count), max(FEWEST_HELD, round(share * count)) if share else 0))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from internalize.inference.loading import load_policy
 from internalize.inference.self_check import check_scores, in_one_sentence, ordinary_ids, require_reach
 from internalize.records import DistillExample, content_hash
 
+from .examples import FEWEST_TO_SPLIT, draw_held_out
 from .losses import Head, chunked_loss
 from .scoring import Packed, example_logits, head, pack, pack_clean, require_plain_head, teacher_states
 from .weights import State, swapped, trained
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 SANE_MARGIN = 0.25  # nats below a uniform guess; fresh random weights are at or above it, a working policy far below
 SANE_SAMPLE = 8  # examples on which a moving teacher is checked
-FEWEST_TO_SPLIT = 20  # with fewer examples nothing is held out
-FEWEST_HELD = 2
 
 
 @dataclass(frozen=True)
@@ -140,11 +138,6 @@ def _with_experience(item: TrainItem, example: DistillExample, config: DistillCo
 def held_out(count: int, share: float, seed: int) -> frozenset[int]:
     """Which of `count` examples are held out; none of fewer than `FEWEST_TO_SPLIT`."""
     return draw_held_out(count, share, seed) if count >= FEWEST_TO_SPLIT else frozenset()
-
-
-def draw_held_out(count: int, share: float, seed: int) -> frozenset[int]:
-    """The share of `count` places, at least `FEWEST_HELD` of them; none for a share of 0."""
-    return frozenset(random.Random(seed).sample(range(count), max(FEWEST_HELD, round(share * count)) if share else 0))
 
 
 def require_same_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, source: str) -> None:
