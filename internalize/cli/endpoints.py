@@ -5,7 +5,6 @@ A server that fails does not keep the others from being probed.
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -19,6 +18,8 @@ from internalize.errors import InfrastructureError, UserError
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
     """Probe every endpoint of RECIPE and print one line about what each of them supports."""
+    import asyncio
+
     from internalize.inference.capabilities import probe
     from internalize.inference.endpoints import Endpoints
 
