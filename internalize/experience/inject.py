@@ -1,8 +1,7 @@
-"""Experience into the prompt: none, global (system message) or step-wise (end of the last message).
+"""Experience into the prompt: none, global (in the system message) or step-wise (at the end of the last message).
 
-Left out: where exactly the text lands (render.py), who picks the items (selectors/). What must not change: an
-injection is part of the step it served and of no later context. Items are untrusted text: they are shown as a list
-under one heading, never more.
+Items are untrusted text: they are shown as a list under one heading, never as anything else. An injection belongs to
+the step it served and to no later context.
 """
 
 from __future__ import annotations

@@ -2,12 +2,9 @@
 
     edits -> pool.apply(edits) -> new pool; replay(all edits) == the pool
 
-An item's id is the hash of its text, so it never changes meaning: new wording is a new item with
-`parents`. The cap is never held by silent removal: `over_cap` gives the DELETE edits that belong in
-the log, and `apply` refuses a result that is too large. Left out: who writes edits (extract) and
-how items are shown (inject). How often an item was used is counted apart (`count_usage`), because
-it changes without the pool changing. Both pool formats of the paper's released code are read and
-written.
+An item's id is the hash of its text, so it never changes meaning: new wording is a new item with `parents`. Nothing is
+removed silently to hold the cap: `over_cap` gives the DELETE edits that belong in the log, and `apply` refuses a result
+that is too large. Both pool formats of the paper's released code are read and written.
 """
 
 from __future__ import annotations

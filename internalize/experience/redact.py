@@ -1,10 +1,9 @@
-"""Secrets out of texts, before they reach an endpoint of others, a pool or training data.
+"""Removes secrets from texts before they reach somebody else's endpoint, a pool or training data.
 
 Removed are API keys and tokens of known form, private-key blocks, assignments such as password=..., e-mail addresses,
-and what the recipe's own patterns match; a marker such as [email removed] stands in their place, so redacting twice
-changes nothing. Left out: names of people, addresses, and secrets of no known form. What must not change: sampled
-token ids never outlive the text they stand for, and a trajectory whose own actions hold a secret is not trained on,
-because an edited action was never sampled. Files of the run itself keep what happened; they stay on this machine.
+and matches of the recipe's own patterns; a marker such as [email removed] takes their place, so redacting twice changes
+nothing. Names of people and secrets of unknown form stay. Sampled token ids never outlive the text they stand for: a
+trajectory whose own actions hold a secret is not trained on, because an edited action was never sampled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A checkpoint as a folder that any program with transformers or PEFT loads, with a model card of where it came from.
+"""Exports a checkpoint as a folder that transformers or PEFT load by themselves, with a model card of its origin.
 
-Left out: uploading, quantizing, other formats. What must not change: the folder is complete or absent; a card says
-nothing that the run directory does not hold, and texts out of a run are made safe before they stand in it.
+The folder is complete or absent. The card says nothing that the run directory does not hold, and texts from the run
+are made safe before they stand in it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How reports write numbers and untrusted text.
 
-Everything a model wrote or an environment showed is untrusted: `plain` takes out what a terminal would
-obey, `markdown_text` and `fenced` also what a Markdown or HTML reader would. Left out: layout. What must
-not change: no untrusted text reaches a report by another way than these.
+Everything a model wrote or an environment showed is untrusted and reaches a report only through these functions:
+`plain` removes what a terminal would obey, `markdown_text` and `fenced` also what a Markdown or HTML reader would.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Facts about the public names of installed Python packages, found by importing and inspecting them.
 
 Runs as `python -m internalize.environments.docs.python_api PACKAGE...` in a process of its own, because importing
-hundreds of modules has side effects nobody wants in a training run; prints one JSON object a name.
-Left out: modules that open windows, print, or exist on some platforms only, and everything private.
+hundreds of modules has side effects that no training run should have; prints one JSON object for each name. Modules
+that open windows, print, or exist on some platforms only are skipped, and so is everything private.
 """
 
 from __future__ import annotations

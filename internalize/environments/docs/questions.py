@@ -9,8 +9,8 @@
     pair               two names, two searches, one answer
     long               a pair whose second name is an alias, paged or a class
 
-Left out: questions whose pages lie in more than one split. What must not change: the split of a module depends on
-its name alone, and no answer takes more than a small share of a family, so that guessing fails.
+All pages of a question lie in one split, and the split of a module depends on its name alone. No answer takes more
+than a small share of its family, so that guessing fails.
 """
 
 from __future__ import annotations
