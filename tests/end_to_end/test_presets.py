@@ -91,7 +91,7 @@ def test_a_file_of_trajectories_can_be_distilled_on_policy_with_a_pool_but_not_r
     assert summary.held_out_after < summary.held_out_before
     found = find(tmp_path / "weights", _recipe(tmp_path))
     text = card(found.config, "c", "adapter", lineage=found.lineage, alone=training_of(tmp_path / "weights"))
-    assert f"Trajectories of `teacher.jsonl`: {summary.accepted} trained on" in text
+    assert f"Trajectories of teacher.jsonl: {summary.accepted} trained on" in text
     assert f"{summary.held_out_before:.3f} to {summary.held_out_after:.3f} nats" in text
     assert f"| 1 | `{found.lineage[0].id}` |" in text
     short = run.config.model_copy(update={"model": run.config.model.model_copy(update={"max_context": 64})})
