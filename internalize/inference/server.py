@@ -1,43 +1,98 @@
-"""Models behind an OpenAI-compatible server: asked for text (`ServerChat`) or for token ids (`ServerEngine`).
+"""Models behind an OpenAI-compatible server: `ServerChat` requests text, `ServerEngine` token ids.
 
-`ServerChat` needs nothing but /v1/chat/completions. `ServerEngine` is for servers that take prompt ids and give
-sampled ids with their logprobs: vLLM (/v1/completions with return_token_ids) and llama.cpp (its own /completion);
-`capabilities.probe` finds out which it is. It switches off every sampler that cuts the distribution, so that stored
-logprobs are those of temperature 1; ids that do not fit are an error, never repaired.
+`ServerChat` needs only /v1/chat/completions. `ServerEngine` is for servers that accept prompt ids and return sampled
+ids with their logprobs: vLLM (/v1/completions with return_token_ids) and llama.cpp (its own /completion);
+`capabilities.probe` finds out which. It switches off every sampler that truncates the distribution, so that stored
+logprobs are those of temperature 1; invalid ids are an error and are never repaired.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import JsonValue
+from pydantic import BaseModel, Field, JsonValue
 
 from internalize.records import ChatRequest, Generation, Reply, Sampling, ToolCall
 
-from .client import Body, Link, Malformed, Refused
+from .client import Body, EndpointClient, MalformedError, Refused, TokenCounts
 from .renderer import Renderer, chat_dict
 from .structured import split_reasoning
 from .tool_formats import TOOL_FORMATS
 
 TokenApi = Literal["vllm", "llama.cpp"]
 _CHAT = "/chat/completions"
-_SEEDS = 2**31  # seeds are sent below this: some servers hold them in 32 bits
-_REFUSES = (400, 404, 415, 422, 501)  # what servers answer to a field they do not know
+_SEEDS = 2**31  # seeds are sent modulo this: some servers store them in 32 bits
+_UNKNOWN_FIELD = (400, 404, 415, 422, 501)  # statuses of servers for a field they do not support
+
+
+# The answers of servers, with the fields that are read; openai's own classes require fields that some servers omit.
+
+
+class _Function(BaseModel):
+    name: str
+    arguments: str
+
+
+class _ToolCall(BaseModel):
+    function: _Function
+
+
+class _Message(BaseModel):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None  # the name that other servers use
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _ChatChoice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _ChatAnswer(BaseModel):
+    choices: Annotated[list[_ChatChoice], Field(min_length=1)]
+
+
+class _Logprobs(BaseModel):
+    token_logprobs: list[float]
+
+
+class _VllmChoice(BaseModel):
+    token_ids: list[int]
+    logprobs: _Logprobs
+    prompt_logprobs: Any = None
+
+
+class VllmAnswer(BaseModel):
+    """The answer of /v1/completions with `return_token_ids`."""
+
+    choices: Annotated[list[_VllmChoice], Field(min_length=1)]
+
+
+class _LlamaProbability(BaseModel):
+    id: int
+    logprob: float
+
+
+class LlamaAnswer(BaseModel):
+    """The answer of llama.cpp's /completion with `return_tokens` and `n_probs`."""
+
+    tokens: list[int]
+    completion_probabilities: list[_LlamaProbability]
 
 
 class ServerChat:
     """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter)."""
 
-    def __init__(self, link: Link, model: str = "") -> None:
-        self.link = link
-        self.model = model or link.config.model
-        self.name = f"{link.name}/{self.model}"
-        self.schemas = True  # until the server refuses one, or the probe has seen it ignored
+    def __init__(self, client: EndpointClient, model: str = "") -> None:
+        self.client = client
+        self.model = model or client.config.model
+        self.name = f"{client.name}/{self.model}"
+        self.schemas = True  # until the server refuses a schema
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """One answer. A server that refuses JSON schemas is no longer sent one from then on."""
+        """One reply. A server that has refused a JSON schema is not sent another."""
         schema = request.response_schema
         body: Body = {
             "model": self.model,
@@ -47,14 +102,14 @@ class ServerChat:
             "seed": request.seed % _SEEDS,
         }
         if schema is None or not self.schemas:
-            return await self.link.ask(_CHAT, body, read_reply)
+            return await self.client.request(_CHAT, body, read_reply)
         try:
-            return await self.link.ask(_CHAT, body | {"response_format": response_format(schema)}, read_reply)
+            return await self.client.request(_CHAT, body | {"response_format": response_format(schema)}, read_reply)
         except Refused as error:
-            if error.status not in _REFUSES:
+            if error.status not in _UNKNOWN_FIELD:
                 raise
-        reply = await self.link.ask(_CHAT, body, read_reply)
-        self.schemas = False  # it was the schema: without one the same request is served
+        reply = await self.client.request(_CHAT, body, read_reply)
+        self.schemas = False  # only now: the same request without a schema was served, so the schema was the reason
         return reply
 
 
@@ -64,71 +119,34 @@ def response_format(schema: Mapping[str, JsonValue]) -> Body:
 
 
 def read_reply(answer: Body) -> Reply:
-    """The text of a chat completion, and the reasoning before it. Raises Malformed if there is neither.
+    """The text of a chat completion and its reasoning; tool calls that the server has parsed are text again.
 
-    An empty text counts as one only if the server says that tokens were sampled for it: the model's own choice.
+    Raises MalformedError or ValidationError if there is neither. An empty text is valid only if the server reports
+    sampled tokens: then it is the model's own choice.
     """
-    choice = first_choice(answer)
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise Malformed("an answer without a message")
-    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    text, counts = _text(message), _usage(answer)
-    if (text is None and not reasoning) or not ((text or "").strip() or counts["completion_tokens"]):
-        raise Malformed(f"an answer without content (finish_reason {choice.get('finish_reason')})")
+    choice, counts = _ChatAnswer.model_validate(answer).choices[0], TokenCounts.of(answer)
+    message = choice.message
+    calls = [ToolCall(name=c.function.name, arguments=c.function.arguments) for c in message.tool_calls or ()]
+    text = "\n".join([*([message.content] if message.content else []), *map(TOOL_FORMATS["json"].format, calls)])
+    reasoning = message.reasoning_content or message.reasoning or ""
+    absent = message.content is None and not calls and not reasoning
+    if absent or not (text.strip() or counts.completion_tokens):
+        raise MalformedError(f"an answer without content (finish_reason {choice.finish_reason})")
     if not reasoning:
-        reasoning, text = split_reasoning(text or "")
-    return Reply(text=text or "", reasoning=str(reasoning), finish=_finish(choice), **counts)
-
-
-def first_choice(answer: Body) -> Body:
-    """`choices[0]`. Raises Malformed if it is not there."""
-    choices = answer.get("choices")
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Malformed("an answer without choices")
-    choice: Body = choices[0]
-    return choice
-
-
-def _text(message: Body) -> str | None:
-    """Content, with calls that the server has read out of it written back; None if there is nothing at all."""
-    calls = message.get("tool_calls") or []
-    try:
-        functions = [call["function"] for call in calls]
-        shown = [ToolCall(name=f["name"], arguments=f["arguments"]) for f in functions]
-    except (KeyError, TypeError, ValueError):
-        raise Malformed("an answer with a malformed tool call") from None
-    content = message.get("content")
-    if content is not None and not isinstance(content, str):
-        raise Malformed("an answer whose content is no text")
-    if content is None and not calls:
-        return None
-    return "\n".join([*([content] if content else []), *(TOOL_FORMATS["json"].format(action) for action in shown)])
-
-
-def _finish(choice: Body) -> Literal["stop", "length"]:
-    return "length" if choice.get("finish_reason") == "length" else "stop"
-
-
-def _usage(answer: Body) -> dict[str, int]:
-    counts = answer.get("usage")
-    counts = counts if isinstance(counts, dict) else {}
-    details = counts.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else counts.get("prompt_cache_hit_tokens")
-    found = (counts.get("prompt_tokens"), cached, counts.get("completion_tokens"))
-    names = ("prompt_tokens", "cached_tokens", "completion_tokens")
-    return {name: n if isinstance(n, int) else 0 for name, n in zip(names, found, strict=True)}
+        reasoning, text = split_reasoning(text)
+    finish: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
+    return Reply(text=text, reasoning=reasoning, finish=finish, **counts.model_dump())
 
 
 class ServerEngine:
-    """`interfaces.Engine` over a server that speaks token ids. `model` replaces the endpoint's own (a loaded adapter).
+    """`interfaces.Engine` over a server of token ids. `model` replaces the endpoint's own (a loaded adapter).
 
-    A prompt that leaves no room in `max_context` is answered with no ids and finish "length", as locally.
+    A prompt that leaves no room in `max_context` gives no ids and finish "length", as locally.
     """
 
     def __init__(
         self,
-        link: Link,
+        client: EndpointClient,
         renderer: Renderer,
         api: TokenApi,
         *,
@@ -136,76 +154,68 @@ class ServerEngine:
         max_context: int,
         model: str = "",
     ) -> None:
-        self.link, self.renderer, self.api = link, renderer, api
+        self.client, self.renderer, self.api = client, renderer, api
         self.sampling, self.max_context = sampling, max_context
-        self.model = model or link.config.model
+        self.model = model or client.config.model
 
     async def generate(
         self,
         prompt_ids: Sequence[int],
         *,
-        conversation: str,  # noqa: ARG002
+        conversation: str,  # noqa: ARG002 - the server finds cached prefixes by itself
         seed: int,
         sampling: Sampling | None = None,
     ) -> Generation:
-        """Continue `prompt_ids`. The server finds its own cached prefixes, whatever the conversation is called."""
-        wanted = sampling or self.sampling
-        room = min(wanted.max_tokens, self.max_context - len(prompt_ids))
+        """Continue `prompt_ids`. A turn that the server ended on another token than an end of turn counts as cut off.
+
+        Ids that this tokenizer does not have, and too many ids, are malformed answers.
+        """
+        sampling = sampling or self.sampling
+        room = min(sampling.max_tokens, self.max_context - len(prompt_ids))
         if room <= 0 or not prompt_ids:
             return Generation(token_ids=(), logprobs=(), text="", finish="length")
-        path, body = _request(self.api, self.link, self.model, prompt_ids, room)
-        body |= {"temperature": wanted.temperature, "seed": seed % _SEEDS}
+        # Servers have defaults of their own: every sampler but the temperature has to be switched off.
+        body: Body = {
+            "prompt": list(prompt_ids), "temperature": sampling.temperature, "seed": seed % _SEEDS,
+            "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+        }  # fmt: skip
         if self.api == "vllm":
-            body["stop_token_ids"] = sorted(self.renderer.stop_ids)
-        return await self.link.ask(path, body, partial(self._read, room=room))
+            path = "/completions"
+            body |= {"model": self.model, "max_tokens": room, "logprobs": 1, "return_token_ids": True}
+            body |= {"repetition_penalty": 1.0, "stop_token_ids": sorted(self.renderer.stop_ids)}
+        else:
+            path = f"{self.client.root}/completion"
+            body |= {"n_predict": room, "n_probs": 1, "return_tokens": True, "repeat_penalty": 1.0}
+            body |= {"samplers": ["temperature"], "cache_prompt": True}
+
+        def read(answer: Body) -> Generation:
+            ids, logprobs = read_ids(self.api, answer)
+            if not ids or len(ids) > room or not all(0 <= i < len(self.renderer.tokenizer) for i in ids):
+                raise MalformedError("an answer with token ids that do not fit")
+            finish: Literal["stop", "length"] = "stop" if ids[-1] in self.renderer.stop_ids else "length"
+            return Generation(token_ids=ids, logprobs=logprobs, text=self.renderer.decode(ids), finish=finish)
+
+        return await self.client.request(path, body, read)
 
     def release(self, conversation: str) -> None:
-        """Nothing is held here."""
+        """Do nothing: the server manages its cache."""
 
     def reset(self) -> None:
-        """Nothing is held here."""
-
-    def _read(self, answer: Body, *, room: int) -> Generation:
-        """Raises Malformed for ids that this tokenizer does not have, or too many of them.
-
-        A turn that the server ended on another token than this tokenizer's end of turn counts as cut off.
-        """
-        ids, logprobs = read_ids(self.api, answer)
-        if not ids or len(ids) > room or not all(0 <= i < len(self.renderer.tokenizer) for i in ids):
-            raise Malformed("an answer with token ids that do not fit")
-        stopped = ids[-1] in self.renderer.stop_ids
-        return Generation(
-            token_ids=ids, logprobs=logprobs, text=self.renderer.decode(ids), finish="stop" if stopped else "length"
-        )
-
-
-def _request(api: TokenApi, link: Link, model: str, prompt_ids: Sequence[int], room: int) -> tuple[str, Body]:
-    """Path and body. Every sampler but the temperature is switched off: servers have defaults of their own."""
-    whole = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
-    if api == "vllm":
-        wanted = {"max_tokens": room, "logprobs": 1, "return_token_ids": True, "repetition_penalty": 1.0}
-        return "/completions", {"model": model, "prompt": list(prompt_ids), **wanted, **whole}
-    wanted = {"n_predict": room, "n_probs": 1, "return_tokens": True, "repeat_penalty": 1.0}
-    plain = {"samplers": ["temperature"], "cache_prompt": True}
-    return f"{link.root}/completion", {"prompt": list(prompt_ids), **wanted, **plain, **whole}
+        """Do nothing: the server manages its cache."""
 
 
 def read_ids(api: TokenApi, answer: Body) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Sampled ids and their raw logprobs. Raises Malformed if they are missing or do not belong together."""
-    try:
-        if api == "vllm":
-            choice = first_choice(answer)
-            ids, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-        else:
-            ids = answer["tokens"]
-            logprobs = _aligned(ids, answer["completion_probabilities"])
-        if logprobs and len(ids) != len(logprobs):
-            raise Malformed("an answer with more token ids than logprobs or fewer")
-        return tuple(int(i) for i in ids), tuple(float(p) for p in logprobs)
-    except (KeyError, TypeError, ValueError):
-        raise Malformed("an answer without token ids and logprobs") from None
+    """Sampled ids and their raw logprobs. Raises MalformedError or ValidationError if they are missing or inconsistent.
 
-
-def _aligned(ids: Sequence[int], entries: Sequence[Any]) -> list[float]:
-    """llama.cpp leaves out tokens that are no whole character; an action with such a token has no logprobs at all."""
-    return [entry["logprob"] for entry in entries] if [entry["id"] for entry in entries] == list(ids) else []
+    llama.cpp reports no logprob for a token that is no complete character; then the whole action has none.
+    """
+    if api == "vllm":
+        choice = VllmAnswer.model_validate(answer).choices[0]
+        ids, logprobs = choice.token_ids, choice.logprobs.token_logprobs
+    else:
+        found = LlamaAnswer.model_validate(answer)
+        ids, entries = found.tokens, found.completion_probabilities
+        logprobs = [entry.logprob for entry in entries] if [entry.id for entry in entries] == ids else []
+    if logprobs and len(ids) != len(logprobs):
+        raise MalformedError("an answer with different numbers of token ids and logprobs")
+    return tuple(ids), tuple(logprobs)

@@ -131,8 +131,8 @@ class LocalPolicy:
             self.restore(checkpoint.folder(root))
         self.checkpoint = checkpoint
         if self.config.model.endpoint and self._server is None:
-            link = self.endpoints.link(self.config.model.endpoint)
-            self._server = await ServerPolicy.connect(link, self.config, self.renderer, self.starter.id)
+            client = self.endpoints.client(self.config.model.endpoint)
+            self._server = await ServerPolicy.connect(client, self.config, self.renderer, self.starter.id)
         if self._server:
             await self._server.hold(checkpoint.id, checkpoint.folder(root))
         return self

@@ -17,7 +17,7 @@ from internalize.experience.extract.llm import Extraction, write
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import ExperiencePool, empty, load_pool
 from internalize.experience.redact import Redactions
-from internalize.inference.client import Link
+from internalize.inference.client import EndpointClient
 from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat
 from internalize.records import Experience, PoolEdit, Trajectory
@@ -89,7 +89,7 @@ def write_over(
 ) -> Any:
     """`write` over the server with next to no waiting between tries."""
     endpoint = EndpointConfig(base_url=server.base_url, model="m", timeout=30.0, tries=tries, concurrency=16)
-    chat = ServerChat(Link("e", endpoint, Retries(first=0.001, longest=0.01)))
+    chat = ServerChat(EndpointClient("e", endpoint, Retries(first=0.001, longest=0.01)))
     settings = ExtractConfig(add=50, cap=60)
     return asyncio.run(write(ExtractionInput(trajectories, (), pool, 1), settings, chat, folder / "extraction.jsonl"))
 

@@ -15,7 +15,7 @@ from internalize.environments.docs.env import Docs
 from internalize.errors import UserError
 from internalize.experience.inject import Injector
 from internalize.inference.capabilities import probe
-from internalize.inference.client import Link
+from internalize.inference.client import EndpointClient
 from internalize.inference.endpoints import Endpoints, ServerPolicy
 from internalize.inference.renderer import Renderer
 from internalize.inference.server import ServerChat, ServerEngine
@@ -41,8 +41,8 @@ def config_for(server: RealServer) -> Config:
     )
 
 
-def link_to(server: RealServer) -> Link:
-    return Endpoints(config_for(server)).link("real")
+def client_to(server: RealServer) -> EndpointClient:
+    return Endpoints(config_for(server)).client("real")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def renderer() -> Renderer:
 def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[ServerPolicy, list[Trajectory]]:
     """Two tasks of `docs`, played over the server."""
     config, env = config_for(server), Docs()
-    served = asyncio.run(ServerPolicy.connect(link_to(server), config, renderer, "starter"))
+    served = asyncio.run(ServerPolicy.connect(client_to(server), config, renderer, "starter"))
     who = served.agent("starter")
     assert who is not None
     tasks = env.tasks("dev")[:2]
@@ -65,7 +65,7 @@ def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[Server
 
 
 def test_transformers_serve_gives_text(transformers_serve: RealServer, renderer: Renderer, tmp_path: Path) -> None:
-    reply = asyncio.run(ServerChat(link_to(transformers_serve)).complete(ChatRequest(messages=ASKED, max_tokens=6)))
+    reply = asyncio.run(ServerChat(client_to(transformers_serve)).complete(ChatRequest(messages=ASKED, max_tokens=6)))
     assert reply.text.strip()
     assert reply.prompt_tokens > 10
     assert 1 <= reply.completion_tokens <= 6
@@ -77,13 +77,15 @@ def test_transformers_serve_gives_text(transformers_serve: RealServer, renderer:
 
 
 def test_a_model_that_is_not_served_is_refused_in_one_sentence(transformers_serve: RealServer) -> None:
-    other = Link("real", EndpointConfig(base_url=transformers_serve.base_url, model="another/model", timeout=600))
+    other = EndpointClient(
+        "real", EndpointConfig(base_url=transformers_serve.base_url, model="another/model", timeout=600)
+    )
     with pytest.raises(UserError, match="another/model"):
         asyncio.run(ServerChat(other).complete(ChatRequest(messages=ASKED, max_tokens=1)))
 
 
 def test_llama_cpp_gives_token_ids(llama_server: RealServer, renderer: Renderer, tmp_path: Path) -> None:
-    found = asyncio.run(probe(link_to(llama_server)))
+    found = asyncio.run(probe(client_to(llama_server)))
     assert (found.tokens, found.schemas, found.adapters) == ("llama.cpp", True, False)
     served, trajectories = episodes(llama_server, renderer, tmp_path / "a.jsonl")
     assert served.abilities.tokens == "llama.cpp"  # its tokenizer is that of the converted model
@@ -105,7 +107,7 @@ def test_logprobs_of_llama_cpp_are_those_of_the_model_itself(llama_server: RealS
 
     ids = renderer.context(ASKED, ()).ids
     sampling = Sampling(max_tokens=8, temperature=0.7)  # hotter samples hold halves of characters
-    engine = ServerEngine(link_to(llama_server), renderer, "llama.cpp", sampling=sampling, max_context=600)
+    engine = ServerEngine(client_to(llama_server), renderer, "llama.cpp", sampling=sampling, max_context=600)
     found = asyncio.run(engine.generate(ids, conversation="c", seed=3))
     assert found.logprobs
     model = AutoModelForCausalLM.from_pretrained(_folder("builtin"), dtype=torch.float32)

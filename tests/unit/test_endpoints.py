@@ -17,7 +17,7 @@ from internalize.errors import ConfigError, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatAgent, TokenAgent
 from internalize.inference.capabilities import probe
-from internalize.inference.client import Link, Refused
+from internalize.inference.client import EndpointClient, Refused
 from internalize.inference.endpoints import Endpoints, endpoint_chat
 from internalize.inference.renderer import Renderer
 from internalize.inference.retries import Retries
@@ -54,8 +54,8 @@ def tokenize(body: dict[str, Any]) -> Answer:
     return 200, {}, json.dumps({"tokens": RENDERER.tokenizer.encode(body["prompt"], add_special_tokens=False)}).encode()
 
 
-def link_to(server: FaultyServer, **settings: Any) -> Link:
-    return Link("e", EndpointConfig(base_url=server.base_url, model="base", timeout=5, **settings), QUICK)
+def client_to(server: FaultyServer, **settings: Any) -> EndpointClient:
+    return EndpointClient("e", EndpointConfig(base_url=server.base_url, model="base", timeout=5, **settings), QUICK)
 
 
 def config_for(server: FaultyServer, **sections: Any) -> Config:
@@ -92,21 +92,23 @@ def vllm(*, adapters: bool = False, **more: Any) -> FaultyServer:
 
 def test_the_probe_learns_what_a_server_can_do() -> None:
     with vllm(adapters=True) as server:
-        found = asyncio.run(probe(link_to(server)))
+        found = asyncio.run(probe(client_to(server)))
     assert found.text == (
         "endpoint e (base): token ids and logprobs (vllm), JSON schemas, prompt logprobs, loads adapters"
     )
     with FaultyServer(lambda m, s: "hello", schemas=False) as server:
-        assert asyncio.run(probe(link_to(server))).text == "endpoint e (base): text only, no JSON schemas"
+        assert asyncio.run(probe(client_to(server))).text == "endpoint e (base): text only, no JSON schemas"
     with FaultyServer(lambda m, s: "hello") as server:  # accepts a schema and does not obey it
-        assert not asyncio.run(probe(link_to(server))).schemas
+        assert not asyncio.run(probe(client_to(server))).schemas
 
 
 def test_a_server_out_of_reach_is_not_taken_for_one_that_cannot() -> None:
     with vllm(share=0.5, seed=1, kinds=("503", "dropped", "429")) as server:
-        assert asyncio.run(probe(link_to(server, tries=30))).tokens == "vllm"
+        assert asyncio.run(probe(client_to(server, tries=30))).tokens == "vllm"
     with pytest.raises(InfrastructureError, match="broken connection"):
-        asyncio.run(probe(Link("e", EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", tries=2), QUICK)))
+        asyncio.run(
+            probe(EndpointClient("e", EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m", tries=2), QUICK))
+        )
 
 
 def test_episodes_by_token_ids_survive_faults_and_ids_that_do_not_fit(tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_episodes_by_token_ids_survive_faults_and_ids_that_do_not_fit(tmp_path: 
 
 def test_samplers_that_cut_the_distribution_are_off() -> None:
     with vllm() as server:
-        engine = ServerEngine(link_to(server), RENDERER, "vllm", sampling=SAMPLING, max_context=200)
+        engine = ServerEngine(client_to(server), RENDERER, "vllm", sampling=SAMPLING, max_context=200)
         asyncio.run(engine.generate(RENDERER.encode_text("in box 101"), conversation="c", seed=2**40 + 5))
         (body,) = server.requests
     assert {name: body[name] for name in ("top_p", "top_k", "min_p", "repetition_penalty")} == {
@@ -142,7 +144,7 @@ def test_samplers_that_cut_the_distribution_are_off() -> None:
 
 def test_a_prompt_without_room_is_answered_as_locally() -> None:
     engine = ServerEngine(
-        Link("e", EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m")),
+        EndpointClient("e", EndpointConfig(base_url="http://127.0.0.1:9/v1", model="m")),
         RENDERER,
         "vllm",
         sampling=SAMPLING,
@@ -222,7 +224,7 @@ def test_chat_models_share_the_link_of_their_endpoint(caplog: pytest.LogCaptureF
         policy = policy_for(config)
         writer, selector = policy.chat("e"), policy.chat("e")
         assert isinstance(writer, ServerChat)
-        assert writer.link is selector.link is policy.endpoints.link("e")  # type: ignore[attr-defined]
+        assert writer.client is selector.client is policy.endpoints.client("e")  # type: ignore[attr-defined]
         before = policy.endpoints.usage["e"].requests
         reply: Reply = asyncio.run(writer.complete(ChatRequest(messages=(Message(role="user", content="q"),))))
         assert reply.text == "answer[1]"

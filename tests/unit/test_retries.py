@@ -10,7 +10,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from internalize.inference.retries import Again, Retries, retry_after
+from internalize.inference.retries import Retries, TransientError, retry_after
 
 
 def failing(times: int, asked: float = 0.0) -> Callable[[], str]:
@@ -19,7 +19,7 @@ def failing(times: int, asked: float = 0.0) -> Callable[[], str]:
 
     def call() -> str:
         for number in failures:
-            raise Again(f"failure {number + 1}", asked)
+            raise TransientError(f"failure {number + 1}", asked)
         return "answered"
 
     return call
@@ -32,7 +32,7 @@ def waits(retries: Retries, times: int, asked: float = 0.0) -> list[float]:
     if times < retries.tries:
         assert retrying(failing(times, asked)) == "answered"
     else:
-        with pytest.raises(Again, match=f"failure {retries.tries}$"):
+        with pytest.raises(TransientError, match=f"failure {retries.tries}$"):
             retrying(failing(times, asked))
     return waited
 
@@ -64,9 +64,9 @@ def test_nothing_is_tried_again_but_what_says_so() -> None:
 
 def test_no_wait_reaches_past_the_total() -> None:
     began = time.monotonic()
-    with pytest.raises(Again, match="failure 1"):
+    with pytest.raises(TransientError, match="failure 1"):
         Retries(tries=5, total=0.2).blocking()(failing(5, asked=30))
-    with pytest.raises(Again, match="failure 1"):
+    with pytest.raises(TransientError, match="failure 1"):
         Retries(tries=5, total=0.0).blocking()(failing(5))
     assert time.monotonic() - began < 0.2
 
@@ -76,7 +76,7 @@ def test_coroutines_too_and_the_caller_hears_of_each_wait() -> None:
         return sync()
 
     sync, heard = failing(2, asked=0.01), []
-    found = asyncio.run(Retries(first=0.0).concurrent(lambda failure: heard.append(failure.asked))(call))
+    found = asyncio.run(Retries(first=0.0).concurrent(lambda failure: heard.append(failure.retry_after))(call))
     assert (found, heard) == ("answered", [0.01, 0.01])
 
 

@@ -16,7 +16,7 @@ from internalize.config.schema import EndpointConfig, RolloutConfig
 from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatAgent
-from internalize.inference.client import Link, Refused, Usage
+from internalize.inference.client import EndpointClient, Refused, Usage
 from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat
 from internalize.inference.tool_formats import TOOL_FORMATS
@@ -44,21 +44,23 @@ def plays_well(messages: list[dict[str, Any]], schema: object = None) -> str:
     return f"look[{messages[1]['content'].split()[-1].rstrip('?')}]"
 
 
-def link_to(server: FaultyServer, **settings: Any) -> Link:
+def client_to(server: FaultyServer, **settings: Any) -> EndpointClient:
     config = {"timeout": 1.0, "tries": 6, "concurrency": 16} | settings
-    return Link("e", EndpointConfig(base_url=server.base_url, model="m", **config), QUICK)
+    return EndpointClient("e", EndpointConfig(base_url=server.base_url, model="m", **config), QUICK)
 
 
 def agent(chat: ServerChat) -> ChatAgent:
-    return ChatAgent(chat, TOOL_FORMATS["bracket"], RolloutConfig(max_steps=6), 4000, wave=chat.link.config.concurrency)
+    return ChatAgent(
+        chat, TOOL_FORMATS["bracket"], RolloutConfig(max_steps=6), 4000, wave=chat.client.config.concurrency
+    )
 
 
 def play(env: Toy, who: ChatAgent, path: Path) -> list[Trajectory]:
     return asyncio.run(rollout(env.tasks("train"), env, who, Injector(), LABEL, path=path))
 
 
-def complete(link: Link) -> str:
-    return asyncio.run(ServerChat(link).complete(ASKED)).text
+def complete(client: EndpointClient) -> str:
+    return asyncio.run(ServerChat(client).complete(ASKED)).text
 
 
 def test_faults_of_every_kind_lose_nothing_double_nothing_and_are_never_a_score(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_faults_of_every_kind_lose_nothing_double_nothing_and_are_never_a_score(
     with FaultyServer(plays_well, share=0.75, seed=7, kinds=MIXED) as server:
         for _ in range(4):  # as a user would: again until it is done
             try:
-                found = play(env, agent(ServerChat(link_to(server, tries=14))), path)
+                found = play(env, agent(ServerChat(client_to(server, tries=14))), path)
                 break
             except Incomplete:
                 continue
@@ -85,10 +87,10 @@ def test_an_outage_is_resumed_without_paying_twice(tmp_path: Path) -> None:
     path, env = tmp_path / "a.jsonl", Toy(size=30)
     with FaultyServer(plays_well, share=0.9, kinds=("500", "dropped")) as server:
         with pytest.raises(Incomplete, match="episodes failed"):
-            play(env, agent(ServerChat(link_to(server, tries=2))), path)
+            play(env, agent(ServerChat(client_to(server, tries=2))), path)
         before = {t.id for t in read_jsonl(path, Trajectory) if t.failure is None}
         server.share, answered = 0.0, server.answered
-        found = play(env, agent(ServerChat(link_to(server))), path)
+        found = play(env, agent(ServerChat(client_to(server))), path)
         assert len(found) == 30
         assert all(t.score == 1.0 for t in found)
         assert server.answered - answered == 4 * (30 - len(before))
@@ -97,35 +99,35 @@ def test_an_outage_is_resumed_without_paying_twice(tmp_path: Path) -> None:
 def test_a_spent_budget_stops_the_run_and_keeps_what_was_paid_for(tmp_path: Path) -> None:
     path, env = tmp_path / "a.jsonl", Toy(size=40)
     with FaultyServer(plays_well) as server:
-        link = link_to(server, max_tokens=3000, concurrency=4)
+        client = client_to(server, max_tokens=3000, concurrency=4)
         with pytest.raises(Incomplete, match=r"endpoints\.e\.max_tokens of 3000 tokens is spent"):
-            play(env, agent(ServerChat(link)), path)
+            play(env, agent(ServerChat(client)), path)
         kept = read_jsonl(path, Trajectory)
         assert 0 < len(kept) < 40
         assert all(t.score == 1.0 for t in kept)
-        assert 3000 <= link.usage.tokens < 3000 + 4 * 100  # those in flight when it was reached
-        assert len(play(env, agent(ServerChat(link_to(server))), path)) == 40
+        assert 3000 <= client.usage.tokens < 3000 + 4 * 100  # those in flight when it was reached
+        assert len(play(env, agent(ServerChat(client_to(server))), path)) == 40
         assert len(read_jsonl(path, Trajectory)) == 40
 
 
 def test_cost_follows_the_prices_and_stops() -> None:
     with FaultyServer(lambda m, s: "x" * 40) as server:
-        link = link_to(server, price_in=1e6, price_out=2e6, max_cost=100.0)
-        complete(link)
-        prompt, sampled = link.usage.prompt_tokens, link.usage.completion_tokens
-        assert (sampled, link.usage.estimated) == (11, 0)
-        assert link.usage.cost == pytest.approx(prompt + 2 * 11)
+        client = client_to(server, price_in=1e6, price_out=2e6, max_cost=100.0)
+        complete(client)
+        prompt, sampled = client.usage.prompt_tokens, client.usage.completion_tokens
+        assert (sampled, client.usage.estimated) == (11, 0)
+        assert client.usage.cost == pytest.approx(prompt + 2 * 11)
         with pytest.raises(Incomplete, match="max_cost"):
-            [complete(link) for _ in range(9)]
+            [complete(client) for _ in range(9)]
 
 
 def test_a_server_without_counts_is_estimated_and_that_is_said() -> None:
     with FaultyServer(lambda m, s: "x" * 400, usage=False) as server:
-        link = link_to(server)
-        assert complete(link)
-    assert link.usage.estimated == 1
-    assert 100 <= link.usage.completion_tokens <= 200  # 400 characters and the JSON around them
-    assert "estimated for 1 answers" in link.usage.text
+        client = client_to(server)
+        assert complete(client)
+    assert client.usage.estimated == 1
+    assert 100 <= client.usage.completion_tokens <= 200  # 400 characters and the JSON around them
+    assert "estimated for 1 answers" in client.usage.text
 
 
 def test_never_more_at_once_than_allowed() -> None:
@@ -133,25 +135,25 @@ def test_never_more_at_once_than_allowed() -> None:
         await asyncio.gather(*(chat.complete(ASKED) for _ in range(60)))
 
     with FaultyServer(lambda m, s: "x", share=0.3, kinds=("500", "429 retry-after"), delay=0.005) as server:
-        asyncio.run(many(ServerChat(link_to(server, concurrency=5, tries=30))))
+        asyncio.run(many(ServerChat(client_to(server, concurrency=5, tries=30))))
         assert server.most_at_once == 5
 
 
 @pytest.mark.parametrize("kind", NO_ANSWER)
 def test_each_fault_is_tried_again_and_named_in_the_end(kind: str) -> None:
     with FaultyServer(lambda m, s: "x", share=1.0, kinds=(kind,), limit=2) as server:
-        assert complete(link_to(server)) == "x"
+        assert complete(client_to(server)) == "x"
         assert server.faults[kind] == 2
         server.limit = None
-        link = link_to(server, tries=3)
+        client = client_to(server, tries=3)
         with pytest.raises(InfrastructureError, match="3 tries failed, the last one with "):
-            complete(link)
-        assert (link.usage.requests, link.usage.answers) == (3, 0)
+            complete(client)
+        assert (client.usage.requests, client.usage.answers) == (3, 0)
 
 
 def test_wrong_ids_are_the_callers_to_see() -> None:
     with FaultyServer(lambda m, s: "take 0123456789ab", share=1.0, kinds=("wrong ids",)) as server:
-        assert complete(link_to(server)) == "take deadbeef0000"
+        assert complete(client_to(server)) == "take deadbeef0000"
     assert FAULTS[-1] == "wrong ids"
 
 
@@ -169,7 +171,7 @@ def test_a_refusal_is_one_sentence_at_once(status: int, words: str, told: str, m
     with FaultyServer(lambda m, s: "x") as server:
         server._good = _always(status, words)  # type: ignore[method-assign]
         with pytest.raises(Refused, match=told) as raised:
-            complete(link_to(server, key_env="E_KEY"))
+            complete(client_to(server, key_env="E_KEY"))
         assert len(server.requests) == 1
     assert isinstance(raised.value, UserError)
     assert "\n" not in str(raised.value)
@@ -184,8 +186,8 @@ def test_a_prompt_that_is_too_long_ends_the_episode_and_not_the_run(tmp_path: Pa
     with FaultyServer(plays_well) as server:
         server._good = _always(400, words)  # type: ignore[method-assign]
         with pytest.raises(ContextError, match="too long for m"):
-            complete(link_to(server))
-        found = play(Toy(size=3), agent(ServerChat(link_to(server))), tmp_path / "a.jsonl")
+            complete(client_to(server))
+        found = play(Toy(size=3), agent(ServerChat(client_to(server))), tmp_path / "a.jsonl")
     assert [(t.termination, t.score, t.failure) for t in found] == [("context_full", 0.0, None)] * 3
 
 
@@ -196,20 +198,19 @@ def test_the_key_is_in_no_record_message_repr_or_log(
     monkeypatch.setenv("E_KEY", key)
     caplog.set_level(logging.DEBUG)
     with FaultyServer(plays_well, key=key, share=0.3, seed=3, kinds=NO_ANSWER) as server:
-        link = link_to(server, key_env="E_KEY")
-        play(Toy(), agent(ServerChat(link)), tmp_path / "a.jsonl")
+        client = client_to(server, key_env="E_KEY")
+        play(Toy(), agent(ServerChat(client)), tmp_path / "a.jsonl")
         monkeypatch.setenv("E_KEY", key[::-1])  # the server tells the wrong key back
         server.share = 0.0
         with pytest.raises(UserError, match="E_KEY") as raised:
-            complete(link_to(server, key_env="E_KEY"))
+            complete(client_to(server, key_env="E_KEY"))
         server.extra["POST /v1/chat/completions"] = lambda _: (400, {}, key[::-1].encode())
         server.key = ""
         with pytest.raises(UserError) as told_back:
-            complete(link_to(server, key_env="E_KEY"))
+            complete(client_to(server, key_env="E_KEY"))
     assert all(error.__suppress_context__ and error.__cause__ is None for error in (raised.value, told_back.value))
-    seen = (
-        f"{link!r} {link.__dict__} {link.usage} {raised.value} {told_back.value} {(tmp_path / 'a.jsonl').read_text()}"
-    )
+    stored = (tmp_path / "a.jsonl").read_text()
+    seen = f"{client!r} {client.__dict__} {client.usage} {raised.value} {told_back.value} {stored}"
     assert key not in seen + caplog.text
     assert key[::-1] not in seen + caplog.text
     assert "***" in str(told_back.value)
@@ -219,11 +220,11 @@ def test_a_key_that_is_missing_or_in_the_address_is_refused(monkeypatch: pytest.
     monkeypatch.delenv("E_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "meant-for-somebody-else")
     with pytest.raises(UserError, match="variable E_KEY is not set"):
-        Link("e", EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m", key_env="E_KEY"))
+        EndpointClient("e", EndpointConfig(base_url="http://127.0.0.1:1/v1", model="m", key_env="E_KEY"))
     with pytest.raises(ConfigError, match="holds a user or key"):
-        Link("e", EndpointConfig(base_url="http://me:pass@127.0.0.1:1/v1", model="m"))
+        EndpointClient("e", EndpointConfig(base_url="http://me:pass@127.0.0.1:1/v1", model="m"))
     with FaultyServer(lambda m, s: "x", key="none") as server:
-        assert complete(link_to(server)) == "x"  # the other's key was not sent
+        assert complete(client_to(server)) == "x"  # the other's key was not sent
 
 
 def test_a_server_without_schemas_is_asked_without_from_then_on() -> None:
@@ -233,16 +234,16 @@ def test_a_server_without_schemas_is_asked_without_from_then_on() -> None:
         return [(await chat.complete(ASKED.model_copy(update={"response_schema": schema}))).text for _ in range(2)]
 
     with FaultyServer(lambda m, s: "plain" if s is None else "obeyed", schemas=False) as server:
-        assert asyncio.run(twice(ServerChat(link_to(server)))) == ["plain", "plain"]
+        assert asyncio.run(twice(ServerChat(client_to(server)))) == ["plain", "plain"]
         assert ["response_format" in body for body in server.requests] == [True, False, False]
         server.schemas = True
-        assert asyncio.run(twice(ServerChat(link_to(server)))) == ["obeyed", "obeyed"]
+        assert asyncio.run(twice(ServerChat(client_to(server)))) == ["obeyed", "obeyed"]
 
 
-def test_one_link_serves_one_event_loop_after_another() -> None:
+def test_one_client_serves_one_event_loop_after_another() -> None:
     with FaultyServer(lambda m, s: "x") as server:
-        link = link_to(server)
-        assert [complete(link) for _ in range(3)] == ["x", "x", "x"]
-        assert link.usage == Usage(
-            requests=3, answers=3, prompt_tokens=link.usage.prompt_tokens, completion_tokens=3, cost=0.0
+        client = client_to(server)
+        assert [complete(client) for _ in range(3)] == ["x", "x", "x"]
+        assert client.usage == Usage(
+            requests=3, answers=3, prompt_tokens=client.usage.prompt_tokens, completion_tokens=3, cost=0.0
         )

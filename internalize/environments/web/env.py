@@ -25,7 +25,7 @@ from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
 from internalize.environments.question_files import tasks_of
 from internalize.errors import ContextError
 from internalize.experience.redact import Redactor
-from internalize.inference.client import Link
+from internalize.inference.client import EndpointClient
 from internalize.inference.server import ServerChat
 from internalize.inference.structured import CleanedChat, fenced
 from internalize.inference.token_estimate import CHARACTERS_A_TOKEN, estimated_tokens
@@ -152,7 +152,9 @@ def _summarizer(wanted: WebOptions) -> ChatModel | None:
     """The model that extracts; pages go to it without secrets."""
     if wanted.summarizer is None:
         return None
-    return CleanedChat(ServerChat(Link("web.summarizer", wanted.summarizer)), Redactor.of(wanted.redact).clean)
+    return CleanedChat(
+        ServerChat(EndpointClient("web.summarizer", wanted.summarizer)), Redactor.of(wanted.redact).clean
+    )
 
 
 class WebOptions(Section):

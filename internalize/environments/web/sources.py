@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from internalize.environments.html import read
 from internalize.environments.site import Site, decoded, plain
 from internalize.errors import InfrastructureError, UserError
-from internalize.inference.retries import Again, Retries, retry_after
+from internalize.inference.retries import Retries, TransientError, retry_after
 
 from .pages import Bm25, Page, page_of, terms
 
@@ -117,7 +117,7 @@ class HttpReader:
         place, retries = self.checked(url), replace(RETRIES, total=max(0.0, deadline - time.monotonic()))
         try:
             return retries.blocking()(self._tried, url, place, deadline)
-        except Again as error:
+        except TransientError as error:
             if urlsplit(url).netloc in self._answered:
                 raise InfrastructureError(f"web: {urlsplit(url).netloc} does not answer any more") from error
             raise Unreadable("The host does not answer.") from error
@@ -131,7 +131,7 @@ class HttpReader:
         except httpx.TransportError as error:
             if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
                 raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
-            raise Again(type(error).__name__) from error
+            raise TransientError(type(error).__name__) from error
 
     def checked(self, url: str) -> str:
         """The address to connect to. Raises Unreadable for what may not be read."""
@@ -149,7 +149,7 @@ class HttpReader:
         """The addresses of a host. That names cannot be looked up now says nothing about the host."""
         try:
             return RETRIES.blocking()(self._looked_up, host, parts)
-        except Again as error:
+        except TransientError as error:
             raise InfrastructureError(f"web: the name {host} cannot be looked up now") from error
 
     def _looked_up(self, host: str, parts: Any) -> list[str]:
@@ -157,7 +157,7 @@ class HttpReader:
             found = socket.getaddrinfo(host, parts.port or 80, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             if error.errno == socket.EAI_AGAIN or parts.netloc in self._answered:
-                raise Again(str(error)) from error
+                raise TransientError(str(error)) from error
             raise Unreadable("There is no such host.") from error
         except (OSError, ValueError) as error:
             raise Unreadable("There is no such host.") from error
@@ -238,19 +238,19 @@ class _Api:
     def _asked(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         try:
             return RETRIES.blocking()(self._tried, send)
-        except Again as error:
+        except TransientError as error:
             raise InfrastructureError(f"web: {self._address} fails ({error})") from error
 
     def _tried(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         try:
             response = send()
         except _httpx().TransportError as error:
-            raise Again(type(error).__name__) from error
+            raise TransientError(type(error).__name__) from error
         said = f"HTTP {response.status_code}"
         if response.status_code in self.refusals:
             raise UserError(f"web: {self._address} refuses the key in {self._key_env} ({said})")
         if response.status_code == 429 or response.status_code >= 500:
-            raise Again(said, retry_after(response.headers.get("retry-after")))
+            raise TransientError(said, retry_after(response.headers.get("retry-after")))
         return response
 
     def close(self) -> None:
