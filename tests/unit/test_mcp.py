@@ -216,14 +216,14 @@ def test_over_http(http: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, mo
 def test_no_http_client_cuts_a_call_short_and_each_is_closed(
     http: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    made: list[Any] = []
+    http_client = Server.http
 
-    class Noted(Server):
-        def http(self) -> Any:
-            made.append(super().http())
-            return made[-1]
+    def recorded(server: Server) -> Any:
+        made.append(http_client(server))
+        return made[-1]
 
-    monkeypatch.setattr(mcp, "Server", Noted)
+    monkeypatch.setattr(Server, "http", recorded)
     monkeypatch.setenv("MCP_TOKEN", "token")
     for key_env, header in (("MCP_TOKEN", "Bearer token"), ("", None)):
         env = Mcp(tasks=file(tmp_path, LOOK), url=http[0], key_env=key_env, seconds=600.0, starting=40.0)

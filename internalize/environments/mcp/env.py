@@ -20,7 +20,6 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from internalize.config.regime import Section
 from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, graded, read_options
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, tasks_of
@@ -38,17 +37,10 @@ _LOG = logging.getLogger(__name__)
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
 
 
-class McpOptions(Section):
+class McpOptions(Server):
     """Options of the environment, as `env.options` of a recipe."""
 
     tasks: str | dict[str, str] = Field(description="A file of tasks, or a file for each split.")
-    command: tuple[str, ...] = Field((), description="Program and arguments of a server over stdio.")
-    url: str = Field("", description="Address of a server over streamable HTTP.")
-    key_env: str = Field("", description="Environment variable with the bearer token for `url`; '' = none.")
-    pass_env: tuple[str, ...] = Field(
-        (),
-        description="Environment variables that `command` may see besides PATH, HOME, SHELL, TERM, LOGNAME and USER.",
-    )
     tools: tuple[str, ...] = Field((), description="Tools that are offered; () = all of the server's.")
     evidence: tuple[str, ...] = Field((), description="Tools that gather evidence; () = all.")
     verify: str = Field(
@@ -56,8 +48,6 @@ class McpOptions(Section):
         description="'exact', 'maths', 'model' (the judge of the recipe), 'module:function' or 'file.py:function'.",
     )
     system: str = Field("You solve tasks with tools.", description="The system message, before the tools.")
-    starting: float = Field(60.0, gt=0, le=3600, description="Seconds a server may take to start.")
-    seconds: float = Field(30.0, gt=0, le=3600, description="Seconds a call may take.")
     characters: int = Field(4000, ge=10, le=1_000_000, description="Characters shown of a result.")
 
 
@@ -113,14 +103,6 @@ class Mcp(SplitTasks):
             raise UserError(f"mcp: the environment variable {self.options.key_env} is not set; it holds the token")
         self.verifier = _verifier(self.options.verify)
         self._tasks = tasks_of(self.options.tasks, _row_task)
-        self._server = Server(
-            self.options.command,
-            self.options.url,
-            self.options.key_env,
-            self.options.pass_env,
-            self.options.starting,
-            self.options.seconds,
-        )
         self._loop = LoopThread()
         try:
             offered = self._offered()
@@ -147,7 +129,7 @@ class Mcp(SplitTasks):
 
     def session(self) -> Session:
         """A new session."""
-        return Session(self._server, self._loop)
+        return Session(self.options, self._loop)
 
     def episode(self, task: Task) -> McpEpisode:
         """A fresh episode."""

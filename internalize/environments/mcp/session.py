@@ -11,12 +11,12 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
+from internalize.config.regime import Section
 from internalize.environments.loop_thread import LoopThread
 from internalize.errors import InfrastructureError, TaskError
 from internalize.records import ToolSpec
@@ -27,16 +27,18 @@ _PAGES = 100  # of the list of tools: some servers never end it
 _CLOSING = 10.0  # seconds a server may take to end
 
 
-@dataclass(frozen=True)
-class Server:
-    """A command (stdio) or an address (HTTP). `passed`: environment variables that the command may see."""
+class Server(Section):
+    """The options that say where the server is: a command (stdio) or an address (HTTP)."""
 
-    command: tuple[str, ...] = ()
-    url: str = ""
-    key_env: str = ""
-    passed: tuple[str, ...] = ()
-    starting: float = 60.0  # seconds
-    seconds: float = 30.0  # a call may take
+    command: tuple[str, ...] = Field((), description="Program and arguments of a server over stdio.")
+    url: str = Field("", description="Address of a server over streamable HTTP.")
+    key_env: str = Field("", description="Environment variable with the bearer token for `url`; '' = none.")
+    pass_env: tuple[str, ...] = Field(
+        (),
+        description="Environment variables that `command` may see besides PATH, HOME, SHELL, TERM, LOGNAME and USER.",
+    )
+    starting: float = Field(60.0, gt=0, le=3600, description="Seconds a server may take to start.")
+    seconds: float = Field(30.0, gt=0, le=3600, description="Seconds a call may take.")
 
     async def client(self, stack: AsyncExitStack) -> Any:
         """A client that is not yet connected; `stack` closes what it uses."""
@@ -45,7 +47,7 @@ class Server:
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
 
         if self.command:
-            seen = {name: os.environ[name] for name in self.passed if name in os.environ}
+            seen = {name: os.environ[name] for name in self.pass_env if name in os.environ}
             silent = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, ASYNC230
             program, *arguments = self.command
             parameters = StdioServerParameters(command=program, args=arguments, env=seen)

@@ -1,9 +1,9 @@
-"""The process of the tool `python`: give up rights, then run the program that stands on standard input.
+"""The process of the tool `python`: it gives up its rights, then runs the program from its standard input.
 
-Started as a file by the command of a sandbox (sandbox.py) with one JSON argument; imports nothing of this package.
-Rights go before the program is read, and the first byte of the output says whether all of them are gone. An argument
-without a filter is that of the sandbox "unsafe": an audit hook then refuses the usual calls for network and processes,
-which stops accidents only.
+A sandbox (sandbox.py) starts it as a file with one JSON argument, so it imports nothing of this package. It reads the
+program only after it has given up its rights, and its first output byte says whether it has lost all of them. In the
+sandbox "unsafe" the argument has no filter; an audit hook then refuses the usual calls for network and processes, which
+stops accidents only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 READY, REFUSED = b"\x06", b"\x15"  # the first byte of the output
 SOURCE = "<program>"
-# Landlock's rights: to read files and folders, to write files, to change folders; the last two came later.
+# Landlock's rights: to read files and folders, to write files, to change folders; newer kernels have the last two.
 _READ, _WRITE, _CHANGE, _REFER, _TRUNCATE = 0xC, 0x2, 0x1FF0, 1 << 13, 1 << 14
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's calls, on every architecture
 _SET_SECCOMP, _NO_NEW_PRIVS = 22, 38  # of prctl
@@ -45,8 +45,8 @@ def limit(seconds: float, memory: int, processes: int) -> None:
         resource.setrlimit(what, (bound, bound))
 
 
-def keep_to_folder(libc: Any, readable: list[str]) -> bool:
-    """Allow changes in the working folder alone, reading there and in `readable`; False if it cannot be done."""
+def restrict_files(libc: Any, readable: list[str]) -> bool:
+    """Allow changes only in the working folder, and reading only there and in `readable`; False if that fails."""
     abi = libc.syscall(_CREATE_RULESET, None, 0, 1)
     if abi < 1:
         return False
@@ -55,20 +55,20 @@ def keep_to_folder(libc: Any, readable: list[str]) -> bool:
     allowed = {".": rights, "/dev/null": 4 | _WRITE, "/dev/urandom": 4}
     allowed |= {path: _READ if Path(path).is_dir() else 4 for path in readable}
     rules = [struct.pack("=Qi", right, os.open(path, os.O_PATH)) for path, right in allowed.items()]
-    held = [libc.syscall(_ADD_RULE, ruleset, 1, rule, 0) == 0 for rule in rules]
-    held += [libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0]
-    return all(held)
+    applied = [libc.syscall(_ADD_RULE, ruleset, 1, rule, 0) == 0 for rule in rules]
+    applied += [libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0]
+    return all(applied)
 
 
 def filter_calls(libc: Any, instructions: bytes) -> bool:
-    """Load a seccomp filter; False where it cannot be done."""
+    """Load a seccomp filter; False if that fails."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     program = struct.pack("@HP", len(instructions) // 8, ctypes.addressof(code))
     return bool(libc.prctl(_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and libc.prctl(_SET_SECCOMP, 2, program, 0, 0) == 0)
 
 
-def ask_python(event: str, _: tuple[Any, ...]) -> None:
-    """An audit hook against accidents. It holds off no attacker: native code and the file system get around it."""
+def audit(event: str, _: tuple[Any, ...]) -> None:
+    """An audit hook against accidents. It stops no attacker: native code and the file system bypass it."""
     if event.startswith(_FORBIDDEN):
         raise PermissionError(errno.EPERM, f"{event} is not allowed here")
 
@@ -79,14 +79,14 @@ def run(program: str) -> None:
     try:
         tree = ast.parse(program, SOURCE)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, SOURCE, "exec"), names)  # noqa: S102 - that is what this process is for
+        exec(compile(tree, SOURCE, "exec"), names)  # noqa: S102 - the purpose of this process
         if isinstance(last, ast.Expr):
             value = eval(compile(ast.Expression(last.value), SOURCE, "eval"), names)  # noqa: S307
             if value is not None:
                 sys.stdout.write(f"{value!r}\n")
     except SystemExit:
         pass
-    except BaseException as error:  # noqa: BLE001 - whatever a program raises is what the policy sees
+    except BaseException as error:  # noqa: BLE001 - the policy sees whatever its program raises
         sys.stdout.write(f"{_place(error)}{type(error).__name__}: {error}".rstrip(": ") + "\n")
 
 
@@ -98,15 +98,15 @@ def _place(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Give up rights, report with one byte whether all are gone, then run the program."""
-    wanted = json.loads(sys.argv[1])
+    """Give up rights, report with one byte whether all are lost, then run the program."""
+    settings = json.loads(sys.argv[1])
     libc = ctypes.CDLL(None, use_errno=True)
-    limit(wanted["seconds"], wanted["memory"], wanted["processes"])
-    if "filter" not in wanted:
-        sys.addaudithook(ask_python)
-    elif "readable" in wanted and not keep_to_folder(libc, wanted["readable"]):
+    limit(settings["seconds"], settings["memory"], settings["processes"])
+    if "filter" not in settings:
+        sys.addaudithook(audit)
+    elif "readable" in settings and not restrict_files(libc, settings["readable"]):
         _refuse("the kernel lacks Landlock")
-    elif not filter_calls(libc, bytes.fromhex(wanted["filter"])):
+    elif not filter_calls(libc, bytes.fromhex(settings["filter"])):
         _refuse("the kernel lacks seccomp")
     program = sys.stdin.buffer.read().decode("utf-8", "replace")
     os.write(1, READY)
@@ -114,7 +114,7 @@ def main() -> None:
     os.closerange(3, 64)
     run(program)
     sys.stdout.flush()
-    os._exit(0)  # no exit handlers of the program, no waiting for its threads
+    os._exit(0)  # skips the program's exit handlers and does not wait for its threads
 
 
 def _refuse(reason: str) -> None:

@@ -1,7 +1,6 @@
-"""Where the programs of the tool `python` run: sandboxes of the kernel, and the choice of one that holds here.
+"""Sandboxes for the programs of the tool `python`: commands that start child.py with fewer rights than the user has.
 
-A sandbox is a command that starts child.py with fewer rights than its user has. None of them promises anything
-against errors of the kernel itself.
+None of them protects against errors of the kernel itself.
 """
 
 from __future__ import annotations
@@ -16,8 +15,14 @@ from . import child
 from .syscalls import filter_program
 
 Choice = Literal["auto", "bubblewrap", "landlock", "unsafe"]
-_PYTHON = ("-P", "-s", "-B", "-X", "utf8")  # as isolated as -I, but PYTHONHASHSEED counts: sets print in the same order
-# Not all of sys.path: a project that is installed for editing would lay open its folder, with runs and keys.
+_PYTHON = (
+    "-P",
+    "-s",
+    "-B",
+    "-X",
+    "utf8",
+)  # as isolated as -I, but PYTHONHASHSEED is read, so that sets print in the same order
+# Not all of sys.path: an editable install would expose the project's folder, with its runs and keys.
 _READABLE = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc/cpuinfo", "/proc/meminfo",
              "/sys/devices/system/cpu")  # fmt: skip
 _SCRATCH = 64 << 20  # bytes of files under bubblewrap
@@ -45,25 +50,25 @@ class Sandbox(Protocol):
 class Landlock:
     """Landlock and seccomp: needs no rights and no installation but libseccomp.
 
-    A program changes files in its working folder alone and reads there, in Python and in the system's libraries; it
-    has no network, starts no process and reaches none, and makes only the calls that syscalls.py lists. Not promised:
-    it sees whether files elsewhere exist, with their sizes and times, if it knows their names; the space that its
-    files take is bounded for each file alone; where it runs as root its threads are bounded by memory alone.
+    A program changes files only in its working folder, and reads only there and in the libraries of Python and the
+    system. It has no network, starts and signals no process, and makes only the calls that syscalls.py lists. It can
+    still see whether a file elsewhere exists, with size and times, if it knows the name. Disk space is limited for each
+    file but not in total, and threads of root are limited only by memory.
     """
 
     name = "landlock"
 
     def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:  # noqa: ARG002 - not needed here
-        """The interpreter gives up its rights itself."""
+        """The interpreter, which gives up its rights itself."""
         rights = {"readable": _readable(), "filter": _filter()}
-        return [interpreter, *_PYTHON, child.__file__, _given(limits, rights)]
+        return [interpreter, *_PYTHON, child.__file__, _argument(limits, rights)]
 
 
 class Bubblewrap:
-    """The command bwrap: as Landlock promises, and other files, processes and users do not exist for the program.
+    """The command bwrap: as Landlock, and other files, processes and users are invisible to the program.
 
-    It has namespaces of its own, a root that is read-only and holds Python and the system's libraries alone, and 64 MiB
-    of files, which are memory. The filter of calls is the same.
+    It has namespaces of its own, a read-only root with nothing but the libraries of Python and the system, and 64 MiB
+    for files, which are in memory. The filter of system calls is the same.
     """
 
     name = "bubblewrap"
@@ -78,25 +83,25 @@ class Bubblewrap:
         binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
         scratch = ["--size", str(_SCRATCH), "--tmpfs", folder, "--remount-ro", "/", "--chdir", folder]
         ids = ["--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
-        wrapped = [interpreter, *_PYTHON, child.__file__, _given(limits, {"filter": _filter()})]
+        wrapped = [interpreter, *_PYTHON, child.__file__, _argument(limits, {"filter": _filter()})]
         return [bwrap, *ids, "--die-with-parent", *binds, *scratch, "--", *wrapped]
 
 
 class Unsafe:
-    """Limits of time and memory alone. A program can do what its user can; an audit hook stops accidents."""
+    """Limits of time and memory only. A program can do what its user can; an audit hook stops accidents."""
 
     name = "unsafe"
 
     def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:  # noqa: ARG002 - not needed here
         """The interpreter as it is."""
-        return [interpreter, *_PYTHON, child.__file__, _given(limits, {})]
+        return [interpreter, *_PYTHON, child.__file__, _argument(limits, {})]
 
 
 SANDBOXES: dict[str, Sandbox] = {one.name: one for one in (Bubblewrap(), Landlock(), Unsafe())}
 
 
-def _given(limits: Limits, rights: dict[str, Any]) -> str:
-    """The argument of child.py. The bound of processes counts all of the user, who may have many already."""
+def _argument(limits: Limits, rights: dict[str, Any]) -> str:
+    """The argument of child.py. The limit of processes counts all of the user's, who may have many already."""
     tasks = Path("/proc/loadavg").read_text("ascii").split()[3].partition("/")[2]
     return json.dumps({"seconds": limits.seconds, "memory": limits.memory, "processes": int(tasks) + 256, **rights})
 

@@ -1,8 +1,8 @@
 """The system calls that a program of the tool `python` may make, compiled to a seccomp filter by libseccomp.
 
-It is a list of what is allowed: a call that is missing here, or that is new in the kernel, fails as if the kernel did
-not have it. What must not get in: anything that reaches a process, file or setting outside by other means than opening
-a file, since opening is all that the sandboxes (sandbox.py) look after.
+It lists what is allowed: any other call, also one that a newer kernel adds, fails as if the kernel did not have it. The
+list must hold no call that reaches a process, file or setting outside other than by opening a file, since opening is
+all that the sandboxes (sandbox.py) control.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll
 sendmsg recvmsg shutdown getsockopt getsockname getpeername
 """
 _ALLOWED = " ".join((_FILES, _MEMORY, _ITSELF, _TIME, _WAITING))
-# Landlock looks after none of these; that they succeed without an effect keeps shutil.copy and the like working.
+# Landlock controls none of these. They succeed without an effect, so that shutil.copy and the like work.
 _IGNORED = "chmod fchmod fchmodat fchmodat2 utime utimes utimensat futimesat"
-# A program is told that these are not permitted; every other call that is not listed "is not implemented".
+# These fail as "not permitted"; every other call that is not listed fails as "not implemented".
 _REFUSED = """
 socket connect bind listen accept fork vfork execve execveat kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo ptrace
 setrlimit setpriority sched_setaffinity sched_setscheduler truncate chown lchown fchown fchownat setxattr lsetxattr
@@ -48,7 +48,7 @@ fsetxattr mount umount2 reboot settimeofday clock_settime sethostname bpf memfd_
 """
 _CLONE_THREAD = 0x10000
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-# Not those that make the kernel signal another process (F_SETOWN, F_SETSIG).
+# Without F_SETOWN and F_SETSIG, with which the kernel would signal another process.
 _FCNTLS = (*range(fcntl.F_DUPFD, fcntl.F_SETLKW + 1), fcntl.F_DUPFD_CLOEXEC, 36, 37, 38)
 _PRCTLS = (15, 16, 0x53564D41)  # the names of threads and of memory
 
@@ -70,10 +70,10 @@ def filter_program() -> bytes:
     thread = (0, seccomp.MASKED_EQ, _CLONE_THREAD)
     _rule(program, seccomp.ALLOW, "clone", seccomp.Arg(*thread, _CLONE_THREAD))
     _rule(program, refuse, "clone", seccomp.Arg(*thread, 0))
-    # Limits are read, not set: the new limit is a null pointer; 0 is the process itself.
+    # Limits may be read but not set: the new limit must be a null pointer; process 0 is the caller.
     _rule(program, seccomp.ALLOW, "prlimit64", seccomp.Arg(0, seccomp.EQ, 0), seccomp.Arg(2, seccomp.EQ, 0))
     _rule(program, refuse, "prlimit64", seccomp.Arg(2, seccomp.NE, 0))
-    # A stream, as asyncio needs it: a datagram socket could be made to send to any other.
+    # Streams only, as asyncio needs them: a datagram socket could send to any other socket.
     pair = (seccomp.Arg(0, seccomp.EQ, socket.AF_UNIX), seccomp.Arg(1, seccomp.MASKED_EQ, 0xF, socket.SOCK_STREAM))
     _rule(program, seccomp.ALLOW, "socketpair", *pair)
     with tempfile.TemporaryFile() as file:

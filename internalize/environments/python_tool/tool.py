@@ -1,8 +1,8 @@
 """The tool `python`: run a program in a process of its own and show what it prints.
 
-The process gets an empty environment, a temporary folder that is removed afterwards, limits of time, memory and
-output, and a sandbox (sandbox.py) that keeps it from everything else. A program that fails, hangs or prints too much is
-an observation; a tool that cannot start is an InfrastructureError. Nothing is kept from one call to the next.
+The process has an empty environment, a temporary folder that is removed afterwards, limits of time, memory and output,
+and a sandbox (sandbox.py). A program that fails, hangs or prints too much is an observation; a tool that cannot start
+is an InfrastructureError. Calls share no state.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STARTING = 60.0  # seconds an interpreter may take to start, on a machine that i
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
 _LOG = logging.getLogger(__name__)
 _LIMITS = Limits()
-# Prints whatever a sandbox should not let it do.
+# Prints a line for everything that a sandbox should have prevented.
 _PROBE = """
 import os, socket
 for attempt in (lambda: open({outside!r}), socket.socket, os.fork):
@@ -63,7 +63,7 @@ class PythonTool:
 
     @classmethod
     def of(cls, choice: Choice, limits: Limits = _LIMITS) -> PythonTool:
-        """The tool with the first sandbox that holds here; "auto" tries those that protect.
+        """The tool with the first sandbox that works on this machine; "auto" tries all but "unsafe".
 
         Raises UserError if there is none, TaskError for an unknown choice.
         """
@@ -88,7 +88,7 @@ class PythonTool:
         return f"programs run in the sandbox {self.sandbox.name!r}"
 
     def problem(self) -> str | None:
-        """Why programs should not run in this sandbox, found by trying; None if they may."""
+        """Why this sandbox does not work on this machine, found by trying; None if it works."""
         try:
             with tempfile.NamedTemporaryFile() as outside:
                 shown = self._run(_PROBE.format(outside=outside.name))
@@ -97,7 +97,7 @@ class PythonTool:
         return None if shown == "(no output)" or self.sandbox.name == Unsafe.name else shown.splitlines()[-1]
 
     def run(self, code: str) -> str:
-        """What the program printed, as an observation. Raises InfrastructureError if it could not be started."""
+        """The program's output, as an observation. Raises InfrastructureError if it could not be started."""
         try:
             return self._run(code)
         except OSError as error:
@@ -120,7 +120,7 @@ class PythonTool:
                 start_new_session=True,
             )
             try:
-                return self._watched(process).replace(folder, ".")  # its name differs from run to run
+                return self._watch(process).replace(folder, ".")  # its name differs from run to run
             finally:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -128,53 +128,44 @@ class PythonTool:
                 if process.stdout:
                     process.stdout.close()
 
-    def _watched(self, process: subprocess.Popen[bytes]) -> str:
+    def _watch(self, process: subprocess.Popen[bytes]) -> str:
         assert process.stdout
         pipe = process.stdout.fileno()
         first = _read(pipe, 1, time.monotonic() + STARTING)
         if first != child.READY:
             reply = (first or b"") + (_read(pipe, 2000, time.monotonic() + 1) or b"")
-            reason = _last_line(reply.removeprefix(child.REFUSED)) or "no answer"
-            raise ChildProcessError(reason)
+            lines = reply.removeprefix(child.REFUSED).decode("utf-8", "replace").strip().splitlines()
+            raise ChildProcessError(lines[-1] if lines else "no answer")
         deadline = time.monotonic() + self.limits.seconds
-        most = 4 * self.characters + 4  # bytes
-        output = b""
-        while len(output) < most:
-            piece = _read(pipe, most - len(output), deadline)
+        limit = 4 * self.characters + 4  # bytes: enough for one more character than is shown
+        output, end = b"", ""
+        while len(output) < limit:
+            piece = _read(pipe, limit - len(output), deadline)
             if not piece:
-                stopped = "" if piece is not None else f"Stopped after {self.limits.seconds:g} s."
-                return self._shown(output, stopped, process)
+                end = "" if piece is not None else f"Stopped after {self.limits.seconds:g} s."
+                break
             output += piece
-        return self._shown(output, "", process)
-
-    def _shown(self, output: bytes, stopped: str, process: subprocess.Popen[bytes]) -> str:
         text = output.decode("utf-8", "replace").rstrip()
         if len(text) > self.characters:
             text = f"{text[: self.characters].rstrip()}\n(cut: more than {self.characters} characters)"
-        elif not stopped:
-            stopped = _death(process)
-        return "\n".join(filter(None, (text, stopped))) or "(no output)"
+        else:
+            end = end or _signal(process)
+        return "\n".join(filter(None, (text, end))) or "(no output)"
 
 
 def _read(pipe: int, most: int, deadline: float) -> bytes | None:
-    """What comes next, b"" at the end, None when the time is over."""
+    """The next bytes; b"" at the end, None after the deadline."""
     left = max(0.0, deadline - time.monotonic())
     return os.read(pipe, most) if select.select([pipe], [], [], left)[0] else None
 
 
-def _death(process: subprocess.Popen[bytes]) -> str:
-    """Which signal ended a process that has closed its output, or ''."""
+def _signal(process: subprocess.Popen[bytes]) -> str:
+    """Which signal ended a process that has closed its output, or ""."""
     try:
         code = process.wait(timeout=1)
     except subprocess.TimeoutExpired:
         return ""
-    number = code - 128 if code > 128 else -code  # bwrap ends with 128 and the signal
-    if number <= 0:
-        return ""
-    return (
-        "Killed: the program used more than it may." if number in {9, 24} else f"Crashed ({signal.strsignal(number)})."
-    )
-
-
-def _last_line(output: bytes) -> str:
-    return (output.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
+    number = code - 128 if code > 128 else -code  # bwrap exits with 128 plus the signal
+    if number in {signal.SIGKILL, signal.SIGXCPU}:
+        return "Killed: the program used more than it may."
+    return f"Crashed ({signal.strsignal(number)})." if number > 0 else ""

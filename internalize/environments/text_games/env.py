@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from internalize.environments.base import SplitTasks
 from internalize.errors import InfrastructureError
@@ -80,7 +80,9 @@ class JavaGames(SplitTasks, ABC):
     waits = True
     package: str
     jar: str
-    entry: str
+    entry: str  # the Java class of a game
+    family_key: str  # in the state of a task
+    number_key: str
 
     def __init__(self, longest: int, timeout: float) -> None:
         self._longest, self._timeout = longest, timeout
@@ -98,6 +100,12 @@ class JavaGames(SplitTasks, ABC):
     @abstractmethod
     def reference_name(self, task: Task) -> str:
         """The name of a task among those of the same family and setting."""
+
+    def new_task(self, split: str, family: str, number: int, setting: str) -> Task:
+        """A task of the game or experiment `family`."""
+        question = f"{family} number {number}" + (f" with {setting}" if setting else "")
+        state: dict[str, JsonValue] = {self.family_key: family, "setting": setting, self.number_key: number}
+        return Task.new(self.name, split, question, None, family, **state)
 
     def episode(self, task: Task) -> TextEpisode:
         """A fresh game. Raises InfrastructureError if no machine can be had."""

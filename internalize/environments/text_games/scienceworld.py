@@ -57,6 +57,7 @@ class ScienceWorld(JavaGames):
     name = "scienceworld"
     package, jar = "scienceworld", "scienceworld.jar"
     entry = "scienceworld.runtime.pythonapi.PythonInterface"
+    family_key, number_key = "kind", "number"
 
     @checked
     def __init__(
@@ -87,13 +88,10 @@ class ScienceWorld(JavaGames):
         for split in ("train", "dev", "test"):
             numbers = [variations(kind, split)[: self._per_kind or None] for kind in self.kinds]
             pairs = chain.from_iterable(zip(self.kinds, turn, strict=True) for turn in zip_longest(*numbers))
-            found[split] = tuple(self._task(split, kind, number) for kind, number in pairs if number is not None)
+            found[split] = tuple(
+                self.new_task(split, kind, number, self.simplifications) for kind, number in pairs if number is not None
+            )
         return found
-
-    def _task(self, split: str, kind: str, number: int) -> Task:
-        setting = self.simplifications
-        question = f"{kind} number {number}" + (f" with {setting}" if setting else "")
-        return Task.new(self.name, split, question, family=kind, kind=kind, setting=setting, number=number)
 
     def game(self, task: Task, *, gold: bool = False) -> JavaGame:
         """The experiment of a task."""

@@ -51,6 +51,7 @@ class TextWorldExpress(JavaGames):
     name = "textworld_express"
     package, jar = "textworld_express", "textworld-express.jar"
     entry = "textworldexpress.runtime.PythonInterface"
+    family_key, number_key = "game", "seed"
 
     @checked
     def __init__(
@@ -78,15 +79,12 @@ class TextWorldExpress(JavaGames):
         """The games of each fold, in turn."""
         return {
             fold: tuple(
-                self._task(fold, game, seed) for seed in range(first, first + self._per_game) for game in self.games
+                self.new_task(fold, game, seed, self.settings[game])
+                for seed in range(first, first + self._per_game)
+                for game in self.games
             )
             for fold, first in _FIRST_SEED.items()
         }
-
-    def _task(self, split: str, game: str, seed: int) -> Task:
-        setting = self.settings[game]
-        question = f"{game} number {seed}" + (f" with {setting}" if setting else "")
-        return Task.new(self.name, split, question, family=game, game=game, setting=setting, seed=seed)
 
     def game(self, task: Task, *, gold: bool = False) -> JavaGame:
         """The game of a task."""
