@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -30,3 +31,23 @@ def refused(ended: Ended, *parts: str) -> bool:
 def files(folder: Path) -> dict[str, bytes]:
     """Every file below a folder and its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def contents(run: Path) -> dict[str, object]:
+    """Every record and weight of a run, without what time it took."""
+    found: dict[str, object] = {}
+    for path in sorted(p for p in run.rglob("*") if p.is_file() and p.name != ".lock"):
+        name = path.relative_to(run).as_posix()
+        if path.suffix == ".jsonl" and name != "progress.jsonl":
+            found[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".json":
+            found[name] = _timeless(json.loads(path.read_text()))
+        elif path.suffix == ".safetensors":
+            found[name] = path.read_bytes()
+    return found
+
+
+def _timeless(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _timeless(inner) for key, inner in value.items() if key != "seconds"}
+    return [_timeless(inner) for inner in value] if isinstance(value, list) else value

@@ -1,9 +1,6 @@
-"""The loop on a tiny random model: it finishes, resumes from any kill, repeats itself, and refuses bad input."""
+"""The loop on a tiny random model: it finishes, measures, goes on, and refuses bad input."""
 
 import json
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -27,6 +24,7 @@ from internalize.stages import learn
 from internalize.stages import run as stages
 from internalize.stages.backends import in_process
 from internalize.training.policy import LocalPolicy
+from tests.command import contents
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
@@ -53,26 +51,6 @@ def run(out: Path, *more: str, resume: bool = False) -> None:
         resume=resume,
         backends=lambda config, made: in_process(policy(config), made),
     )
-
-
-def contents(out: Path) -> dict[str, object]:
-    """Every record and weight of a run, without what time it took."""
-    found: dict[str, object] = {}
-    for path in sorted(p for p in out.rglob("*") if p.is_file() and p.name != ".lock"):
-        name = path.relative_to(out).as_posix()
-        if path.suffix == ".jsonl" and name != "progress.jsonl":
-            found[name] = [timeless(json.loads(line)) for line in path.read_text().splitlines()]
-        elif path.suffix == ".json":
-            found[name] = timeless(json.loads(path.read_text()))
-        elif path.suffix == ".safetensors":
-            found[name] = path.read_bytes()
-    return found
-
-
-def timeless(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: timeless(inner) for key, inner in value.items() if key != "seconds"}
-    return [timeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 @pytest.fixture(scope="module")
@@ -180,43 +158,6 @@ def test_a_further_suite_that_cannot_be_is_one_sentence(tmp_path: Path, change: 
     with pytest.raises(UserError, match=words):
         run(tmp_path / "run", *more)
     assert not (tmp_path / "run").exists()
-
-
-def test_invariant_11_the_same_seed_gives_the_same_run(undisturbed: Path, tmp_path: Path) -> None:
-    run(tmp_path / "again")
-    assert contents(tmp_path / "again") == contents(undisturbed)
-    run(tmp_path / "other", "seed=1")
-    assert contents(tmp_path / "other") != contents(undisturbed)
-
-
-def _die_at(call: int, out: Path) -> None:
-    """Run, and kill this process with SIGKILL at its n-th wait for the disk."""
-    calls, fsync = [0], os.fsync
-
-    def counted(handle: int) -> None:
-        calls[0] += 1
-        if calls[0] == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        fsync(handle)
-
-    os.fsync = counted
-    run(out, resume=True)
-
-
-def test_invariant_10_killed_anywhere_and_resumed_it_is_the_same_run(undisturbed: Path, tmp_path: Path) -> None:
-    """One run, killed again and again until it gets through: each life ends a few disk writes after the last."""
-    out, context, kills = tmp_path / "run", multiprocessing.get_context("fork"), 0
-    for life in range(150):
-        child = context.Process(target=_die_at, args=(6 + 2 * (life % 5), out))
-        child.start()
-        child.join(120)
-        child.kill()  # does nothing to one that has ended
-        if child.exitcode == 0:
-            break
-        assert child.exitcode == -signal.SIGKILL
-        kills += 1
-    assert kills >= 20, kills
-    assert contents(out) == contents(undisturbed)
 
 
 def test_a_finished_run_is_left_alone(undisturbed: Path) -> None:

@@ -1,4 +1,7 @@
-"""Invariant 9: an infrastructure failure is unscored and owed again; it never counts as 0, never enters extraction."""
+"""Invariant 9: an infrastructure failure is unscored and owed again; it never counts as 0, never enters extraction.
+
+A tool that fails is no infrastructure failure: its error is an observation.
+"""
 
 import asyncio
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from internalize.config.schema import RolloutConfig
+from internalize.environments.maths.env import Maths
 from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
 from internalize.inference.agent import TokenAgent
@@ -16,6 +20,7 @@ from internalize.records import Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
+from tests.steps import act
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy
 
@@ -59,3 +64,17 @@ def test_an_outage_stops_the_stage_and_a_resume_owes_only_what_is_missing(tmp_pa
     assert len(found) == 12
     assert all(t.score is not None for t in found)
     assert [t.id for t in read_jsonl(path, Trajectory)] == [t.id for t in found]
+
+
+@pytest.mark.sandbox
+def test_a_tools_own_error_is_an_observation_and_the_episode_is_scored(tmp_path: Path) -> None:
+    pytest.importorskip("sympy", reason="needs the extra 'maths'")
+    env = Maths(size=7, seconds=30.0)
+    task = env.tasks("train")[0]
+    calls = (act("python", '{"code": "1 / 0"}'), act("answer", task.answer or ""))
+    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    engine = ScriptedEngine([renderer.tool_format.format(call, env.tools) for call in calls], renderer)
+    who = TokenAgent(engine, renderer, RolloutConfig(max_steps=4, max_action_tokens=64), 4000, 4)
+    (found,) = asyncio.run(rollout([task], env, who, Injector(), LABEL, path=tmp_path / "a.jsonl"))
+    assert "ZeroDivisionError" in found.steps[0].results[0].text
+    assert (found.failure, found.score) == (None, 1.0)

@@ -212,6 +212,7 @@ def test_the_text_judge_accepts_no_other_formula(pair: dict[str, str]) -> None:
     assert judged(ExactJudge(), pair["reference"], pair["answer"]).score == 0.0 or pair["reference"] == "aB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("conventions", "reference", "answer"),
     [
@@ -305,6 +306,7 @@ def differs(a: Any, b: Any) -> bool:
     return all(each.is_real for each in found) and abs(found[0] - found[1]) > 1e-6 * (1 + abs(found[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_ways_in_which_a_formula_is_written_are_equal_and_a_changed_formula_is_not(seed: int) -> None:
     sympy = pytest.importorskip("sympy")

@@ -62,6 +62,7 @@ def test_cross_entropy_of_a_uniform_student() -> None:
     assert torch.allclose(losses, torch.tensor(8.0).log().expand(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o.support != "sampled"], ids=NAMES[:-1])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_gradcheck(objective: Objective, *, frozen: bool) -> None:

@@ -101,6 +101,7 @@ def test_each_teacher_answers_with_its_own_weights(examples: list[DistillExample
     torch.testing.assert_close(got, (log_p.exp() * (log_p - log_q)).sum(-1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_r", [4, 0])
 @pytest.mark.parametrize("teacher", ["live", "ema"])
 @pytest.mark.parametrize("divergence", ["forward", "js"])

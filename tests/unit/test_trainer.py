@@ -62,6 +62,7 @@ def test_global_experience_is_distilled_too(model: LlamaForCausalLM, tmp_path: P
     assert summary.divergence_after < 0.8 * summary.divergence_before
 
 
+@pytest.mark.slow
 def test_training_in_context_too_keeps_what_experience_does(examples: list[DistillExample], tmp_path: Path) -> None:
     """Without it the student's learning also moves what the same weights do with the experience before them."""
     start, moved = tiny_model(), {}
