@@ -87,6 +87,7 @@ def test_the_first_loop_plays_and_learns(first: Path, config: Config) -> None:
     assert trained(first).id != LocalPolicy.of(config).starter.id
 
 
+@pytest.mark.slow
 def test_a_second_engine_gives_the_same_run(config: Config, first: Path, tmp_path: Path) -> None:
     made = []
 

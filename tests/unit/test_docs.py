@@ -38,6 +38,7 @@ def families(tasks: Iterable[Task]) -> dict[str, list[Task]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_every_reference_solution_scores_one(docs: Docs, split: str) -> None:
     tasks = docs.tasks(split)

@@ -95,6 +95,7 @@ def test_however_tags_nest_the_text_stays(tags: list[str]) -> None:
     assert all(f"w{n}" in text for n, tag in enumerate(tags) if "nav" not in tags)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["div", "table><tr><td", "ul><li", "span", "b><p"])
 def test_a_page_that_nests_without_end_is_read_in_time(tag: str) -> None:
     began = time.perf_counter()

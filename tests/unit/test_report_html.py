@@ -62,6 +62,7 @@ def test_the_page_is_whole_and_loads_nothing(report: data.RunReport) -> None:
     assert all(link and link.startswith("#") for link in links)
 
 
+@pytest.mark.slow
 def test_hostile_text_stays_text(report: data.RunReport) -> None:
     first, *rest = report.iterations
     item = report.samples[0].episodes[0].trajectory.steps[0].model_copy(update={"text": HOSTILE})

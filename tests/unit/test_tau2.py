@@ -23,6 +23,8 @@ pytest.importorskip("inspect_evals", reason="the extra tau2 is not installed")
 from internalize.environments.tau2.env import SHORT_POLICY, Tau2
 from internalize.environments.tau2.telecom import DONE, TRANSFER, task_records
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def env() -> Tau2:

@@ -137,6 +137,7 @@ def of_mlflow(out: Path) -> list[tuple[int, float]]:
     return [(m.step, m.value) for m in client.get_metric_history(one.info.run_id, "dev/internalized/success")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "read"), [("tensorboard", of_tensorboard), ("mlflow", of_mlflow)])
 def test_what_a_dashboard_holds(
     name: str, read: Callable[[Path], list[tuple[int, float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

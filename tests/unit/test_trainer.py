@@ -250,6 +250,7 @@ def test_a_batch_of_tokens_is_filled_by_whole_trajectories(model: LlamaForCausal
     assert summary.first_loss == pytest.approx(float(total) / sum(sizes), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"teacher": "ema"}, {"batch_tokens": 12}, {"lora_r": 0}])
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(
     examples: list[DistillExample], tmp_path: Path, change: dict[str, object]
