@@ -1,6 +1,6 @@
 # make demo    the whole loop on a laptop, then its report; again: goes on where it stopped
 # make test    every test            make check   linter, formatter, type checker
-# make test-fast   about a minute: unit, semantics and seams without servers, Java, sandboxes and installed models
+# make test-fast   80 seconds on two cores: no servers, Java, sandboxes, installed models, whole loops or slow tests
 # make clean   removes .venv and caches, keeps runs/
 #
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to every pip install, for an index of your own.
@@ -9,6 +9,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile # a file's tests stay in one process: they share servers and runs
 DEMO := .venv/.installed
 ALL := .venv/.installed-all
 EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,track,dev
@@ -19,10 +20,10 @@ demo: $(DEMO)
 	$(BIN)/internalize run recipes/demo.toml --out runs/demo --resume
 
 test: $(ALL)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-fast: $(ALL)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/semantics tests/seams \
+	$(PYTEST) tests/unit tests/semantics tests/seams \
 		-m "not (server or java or sandbox or builtin or slow)"
 
 check: $(ALL)
