@@ -79,9 +79,9 @@ class DistillConfig(Section):
     @field_validator("trainer")
     @classmethod
     def _may_be_set(cls, keys: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if odd := sorted(keys.keys() - TRAINER_KEYS):
+        if unknown := sorted(keys.keys() - TRAINER_KEYS):
             possible = ", ".join(sorted(TRAINER_KEYS))
-            raise ValueError(f"distill.trainer: {odd[0]!r} cannot be set there; possible: {possible}")
+            raise ValueError(f"distill.trainer: {unknown[0]!r} cannot be set there; possible: {possible}")
         return keys
 
     @model_validator(mode="before")

@@ -209,13 +209,13 @@ class Config(Section):
     @property
     def endpoints_used(self) -> dict[str, str]:
         """The keys that name who is asked, with the name: an endpoint or 'self', the policy."""
-        asked = {
+        names = {
             "extract.endpoint": self.extract.endpoint if self.extract.source == "external" else "self",
             "inject.endpoint": self.inject.endpoint if self.inject.selector == "llm" else "self",
             "model.endpoint": self.model.endpoint or "self",
             "judge.endpoint": self.judge.endpoint if self.judge.asks_model else "self",
         }
-        return {key: name for key, name in asked.items() if name != "self"}
+        return {key: name for key, name in names.items() if name != "self"}
 
     @model_validator(mode="after")
     def _endpoints_are_named(self) -> Config:

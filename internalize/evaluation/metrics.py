@@ -36,7 +36,7 @@ class SuiteMetrics(Record):
     """One line of metrics.jsonl: one suite in one mode after `iteration` updates.
 
     Rates and means are over scored results. `invalid_rate` is invalid steps among all steps; `nll` is
-    weighted by tokens (nats a token); `premature_rate` is among all scored episodes, not only answered ones.
+    weighted by tokens (nats per token); `premature_rate` is among all scored episodes, not only answered ones.
     """
 
     iteration: int

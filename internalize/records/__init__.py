@@ -305,7 +305,7 @@ class EvalResult(Record):
 
 
 class Drift(Record):
-    """drift.json: one checkpoint against the starter, nats a token. None = there was nothing to measure it on."""
+    """drift.json: one checkpoint against the starter, nats per token. None = there was nothing to measure it on."""
 
     iteration: int
     checkpoint: str

@@ -42,7 +42,7 @@ STUDY_TITLES = (
     "Success with the pool in the prompt, %",
     "With the pool minus without, points",
     "Premature answers without pool, %",
-    "Turns an episode without pool",
+    "Turns per episode without pool",
 )
 
 

@@ -143,7 +143,7 @@ def _leaves(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
 def _held_out(alone: TrainSummary | None) -> Text:
     if alone is None or not _change(alone):
         return Text("Nothing was measured.")
-    loss = f"Loss on held-out trajectories of the same file: {_change(alone)} nats an action token."
+    loss = f"Loss on held-out trajectories of the same file: {_change(alone)} nats per action token."
     return Text(f"{loss} No task was played.")
 
 

@@ -28,12 +28,12 @@ class Panel(NamedTuple):
 
 
 _OF_LINE: dict[str, Callable[[SuiteMetrics], float | None]] = {
-    "turns an episode": lambda line: line.turns,
-    "tokens an action": lambda line: line.action_tokens / line.turns if line.turns else None,
+    "turns per episode": lambda line: line.turns,
+    "tokens per action": lambda line: line.action_tokens / line.turns if line.turns else None,
     "invalid actions, %": lambda line: 100 * line.invalid_rate,
     "truncated episodes, %": lambda line: 100 * line.truncated_rate,
     "premature answers, %": lambda line: 100 * line.premature_rate,
-    "NLL, nats a token": lambda line: line.nll,
+    "NLL, nats per token": lambda line: line.nll,
 }
 _OF_POOL: dict[str, Callable[[PoolHealth], float | None]] = {
     "items in the pool": lambda health: float(health.items),

@@ -56,7 +56,7 @@ def _print_table(part: Table, console: Console) -> None:
 
 
 def _side_by_side(episodes: tuple[Episode, ...]) -> RichTable:
-    """One column an episode, one row a step."""
+    """One column per episode, one row per step."""
     table = RichTable(expand=True, show_lines=True)
     for one in episodes:
         table.add_column(plain_text(f"{one.title}: {one.outcome}"), ratio=1, overflow="fold", header_style="bold")

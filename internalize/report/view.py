@@ -49,7 +49,7 @@ def tasks_table(entries: Sequence[Entry]) -> Table:
 
 
 def _marks(entries: Iterable[Entry]) -> str:
-    """One mark an episode, by iteration, of those with its own pool (the starter: the first) and last candidate."""
+    """One mark per episode, by iteration, of those with its own pool (the starter: the first) and last candidate."""
     ordered = sorted(entries, key=lambda entry: (entry.stage.iteration, -entry.stage.candidate))
     chosen: dict[int, Path] = {}
     for entry in ordered:

@@ -30,7 +30,7 @@ class Diagnosis:
     def __init__(self, path: Path, config: Config, suites: Iterable[str]) -> None:
         self.path, self.config, self.suites = path, config, tuple(suites)
         self._names, self._read = Names(), set[int]()
-        self._told: set[tuple[object, ...]] = set()
+        self._warned: set[tuple[object, ...]] = set()
 
     def update(
         self, results: Sequence[EvalResult], new: Group | None = None, behaviour: Behaviour | None = None
@@ -54,14 +54,14 @@ class Diagnosis:
                 write_jsonl(file, lines)
         return found
 
-    def tell(self, found: Sequence[Diagnostics], k: int) -> None:
+    def warn(self, found: Sequence[Diagnostics], k: int) -> None:
         """Log the signs that iteration `k` shows and the one before did not, while there is time to stop."""
         history = [self._observe(found, number) for number in range(k + 1)]
         entities = self._entities(k)
         before = {_sign(c) for c in cautions(history[: k - 1], history[k - 1], entities)}
         for caution in cautions(history[:k], history[k], entities):
-            if _sign(caution) not in before and (k, *_sign(caution)) not in self._told:
-                self._told.add((k, *_sign(caution)))
+            if _sign(caution) not in before and (k, *_sign(caution)) not in self._warned:
+                self._warned.add((k, *_sign(caution)))
                 _LOG.warning("iteration %d: %s (%s)", k, caution.message, caution.sign)
 
     def _observe(self, found: Sequence[Diagnostics], k: int) -> Observed:

@@ -209,7 +209,7 @@ class Run:
         write_jsonl(path, [*other, *results])
         diagnostics = self.diagnosis.update(self.results(), group_of(results[0]), Behaviour.of_all(found))
         if stage.iteration == k > 0:  # not a pool that is measured before it is learnt
-            self.diagnosis.tell(diagnostics, k)
+            self.diagnosis.warn(diagnostics, k)
 
     # -- what is on disk ------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class Run:
             root=self.store.path,
             checkpoint=policy,
             env=further.env if further else self.config.env,
-            stage=_said(stage),
+            stage=_stage_name(stage),
             iteration=updates,
             attempts=attempts,
             pool=None if pool is None else pool.items,
@@ -281,7 +281,7 @@ class Run:
         return found
 
 
-def _said(stage: Stage) -> str:
+def _stage_name(stage: Stage) -> str:
     """A stage of episodes in words. Ids and seeds of episodes are made from them: changed, every run would differ."""
     if stage.kind == "episodes":
         return f"evaluate {stage.suite} {stage.mode}{' second' if stage.candidate == 2 else ''}"

@@ -163,9 +163,9 @@ class StudyPart(NamedTuple):
             ("cell", self.cells, dict.fromkeys(m.cell for m in members)),
             ("seed", self.seeds, dict.fromkeys(m.seed for m in members)),
         ):
-            if odd := [value for value in wanted if value not in known]:
+            if unknown := [value for value in wanted if value not in known]:
                 raise ConfigError(
-                    f"{name} {odd[0]!r}: the study has no such {name} (there are {'; '.join(map(str, known))})"
+                    f"{name} {unknown[0]!r}: the study has no such {name} (there are {'; '.join(map(str, known))})"
                 )
         found = [m for m in members if m.cell in (self.cells or (m.cell,)) and m.seed in (self.seeds or (m.seed,))]
         return sorted(found, key=lambda m: m.seed)
@@ -212,15 +212,15 @@ def study(
 
 def _ending(out: Path, total: int, stops: Sequence[FailedRun]) -> InternalizeError:
     """One sentence about the runs that stopped; what the user must mend comes first and sets the exit code."""
-    held = [stop for stop in stops if issubclass(stop.kind, Busy)]
+    busy = [stop for stop in stops if issubclass(stop.kind, Busy)]
     owed = [stop for stop in stops if issubclass(stop.kind, Incomplete)]
-    failed = [stop for stop in stops if stop not in (*held, *owed)]
+    failed = [stop for stop in stops if stop not in (*busy, *owed)]
     failed.sort(key=lambda stop: issubclass(stop.kind, InfrastructureError))
-    groups = (("failed", failed), ("stopped with work left", owed), ("left to other processes", held))
-    said = [f"{len(found)} {what} (first {found[0].folder}: {found[0].reason})" for what, found in groups if found]
+    groups = (("failed", failed), ("stopped with work left", owed), ("left to other processes", busy))
+    parts = [f"{len(found)} {what} (first {found[0].folder}: {found[0].reason})" for what, found in groups if found]
     again = not failed or issubclass(failed[0].kind, InfrastructureError)  # others would fail again
     kind = Incomplete if again else UserError
-    return kind(f"{out}: of {total} runs, {', '.join(said)}")
+    return kind(f"{out}: of {total} runs, {', '.join(parts)}")
 
 
 def _begin(out: Path, manifest: Manifest) -> None:

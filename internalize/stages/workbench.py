@@ -184,8 +184,8 @@ def evaluate(bench: Workbench, policy: Checkpoint, suite: str = "", pool: Experi
     spec = _spec(bench, policy, f"evaluate {suite} {mode}", pool, settings.attempts)
     if further := settings.further.get(suite):
         spec = spec.model_copy(update={"env": further.env})
-    played = bench.thread.call(_episodes(bench, spec, bench.plan.suites[suite]))
-    results = [eval_result(t, suite, mode, bench.plan.env_of(suite)) for t in played]
+    trajectories = bench.thread.call(_episodes(bench, spec, bench.plan.suites[suite]))
+    results = [eval_result(t, suite, mode, bench.plan.env_of(suite)) for t in trajectories]
     return suite_metrics(results, settings.resamples, bench.config.seed)
 
 

@@ -1,6 +1,6 @@
 """How far a policy has moved from the starter: action entropy, KL to the starter, and what it forgot of plain text.
 
-All three are exact over the vocabulary, in nats a token. Entropy and KL(policy || starter) are means over the action
+All three are exact over the vocabulary, in nats per token. Entropy and KL(policy || starter) are means over the action
 tokens of episodes the policy played itself, without experience; `held_out_nll` is the mean -log p of a fixed text of
 prose, code and sums that no environment contains (held_out.txt). Measuring changes
 neither gradients nor weights.
@@ -54,7 +54,7 @@ def drift(
 
 @torch.no_grad()
 def held_out_nll(model: nn.Module, renderer: Renderer) -> float:
-    """Mean -log p of the held-out text, each paragraph by itself after the first token, nats a token."""
+    """Mean -log p of the held-out text, each paragraph by itself after the first token, nats per token."""
     losses = []
     for paragraph in TEXT.read_text(encoding="utf-8").strip().split("\n\n"):
         ids = tuple(renderer.tokenizer.encode(paragraph, add_special_tokens=False))

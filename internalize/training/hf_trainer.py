@@ -297,7 +297,7 @@ def build_trainer(
     config = model.settings
 
     def collate(rows: Sequence[Row]) -> dict[str, Any]:
-        """A batch of one row. Labels are only counted: one an action token, or one a trajectory."""
+        """A batch of one row. Labels are only counted: one per action token, or one a trajectory."""
         targets = [item.packed.targets for index, item in rows[0] if index is not None]
         labels = torch.cat(targets) if config.per == "token" else torch.zeros(len(targets), dtype=torch.long)
         return {"row": rows[0], "labels": labels}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +19,7 @@ from tests.fluent import save_fluent
 from tests.toy import Toy
 
 RECIPE = Path("recipes/minimal_loop.py")
+QUICKSTART = Path("docs/quickstart.md")
 SET = [
     "iterations=2", "env.name=same", "env.options={size=48}", "evaluate.final_splits=[]", "rollout.tasks=12",
     "rollout.max_steps=3", "rollout.max_action_tokens=12",
@@ -114,3 +118,25 @@ def test_a_run_goes_from_a_notebook_and_its_directory_is_read(tmp_path: Path) ->
         found.trajectories(2)
     with pytest.raises(it.UserError):
         it.open_run(tmp_path)
+
+
+def test_the_code_of_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of the page, in its order, with the recipe of a tiny model in place of the demo's."""
+    source = f"model.source={json.dumps(str(save_fluent(tmp_path / 'model')))}"
+    small = [*SET, source, "iterations=1", "inject.pattern=stepwise", "extract.max_p=1.0", "distill.epochs=1"]
+    blocks = re.findall(r"```python\n(.*?)```", QUICKSTART.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    monkeypatch.setattr(it, "load_config", partial(_load, it.load_config, small))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(QUICKSTART), "exec"), names)  # noqa: S102 - the page's own code
+    assert isinstance(names["policy"], it.Checkpoint)
+    assert names["policy"].iteration == 1
+    assert isinstance(names["bench"], it.Workbench)
+    names["bench"].close()
+
+
+def _load(load: Callable[..., it.Config], small: Sequence[str], recipe: str, changes: Sequence[str]) -> it.Config:
+    assert recipe == "recipes/demo.toml"
+    return load(None, [*small, *changes])

@@ -76,7 +76,7 @@ def test_hostile_text_is_printed_as_text(tmp_path: Path) -> None:
 
 def test_panels_hold_what_was_measured_and_no_others(run: Path) -> None:
     found = {panel.title: panel.curves for panel in panels.panels(load(run))}
-    assert found["turns an episode"]["internalized"] == [(0, 4.0), (1, 4.0), (2, 4.0)]
+    assert found["turns per episode"]["internalized"] == [(0, 4.0), (1, 4.0), (2, 4.0)]
     assert found["premature answers, %"]["in_context"] == [(0, 40.0), (1, pytest.approx(20.0)), (2, 0.0)]
     assert found["gain of the pool, points"]["in_context"] == [
         (1, pytest.approx(25.0)), (2, pytest.approx(10.0)),

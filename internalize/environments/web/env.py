@@ -69,7 +69,7 @@ class World:
     chat: ChatModel | None
     loop: LoopThread
     calls: int  # tool calls an episode
-    tokens: int  # of observations an episode
+    tokens: int  # of observations per episode
     minutes: float  # of an episode, on the wall
     characters: int  # of one page
     seconds: float  # an extract may take
@@ -174,9 +174,9 @@ class WebOptions(Section):
     redact: RedactConfig = Field(RedactConfig(), description="What pages lose before the summarizer sees them.")
     python: bool = Field(default=True, description="Whether there is the tool python.")
     sandbox: Choice = Field("auto", description='"unsafe" lets the tool python run where programs cannot be confined.')
-    calls: int = Field(100, ge=1, le=10_000, description="Tool calls an episode.")
+    calls: int = Field(100, ge=1, le=10_000, description="Tool calls per episode.")
     tokens: int = Field(
-        112_640, ge=1, description="Tokens of observations an episode (an ideograph, or four other characters, each)."
+        112_640, ge=1, description="Tokens of observations per episode (an ideograph, or four other characters, each)."
     )
     minutes: float = Field(150.0, gt=0, le=100_000, description="Minutes an episode may last.")
     characters: int = Field(4000, ge=100, le=1_000_000, description="Characters shown of a page.")
