@@ -26,6 +26,7 @@ _LEAD = re.compile(
     re.IGNORECASE,
 )
 _TAGGED = re.compile(r"<(answer|final_answer)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
+_ABBREVIATED = re.compile(r"(?<!\w)(?:[^\W\d_]\.){2,}$")  # p.m., U.S.: its last stop belongs to it
 _CHOICE = re.compile(r"(?:(?:option|choice|answer)\s+)?(\()?\s*([A-Ja-j])\s*(?(1)\)|[).:]?)", re.IGNORECASE)
 
 
@@ -88,7 +89,8 @@ def _undecorated(text: str) -> str:
     if dollars and dollars % 2 == 0:
         text = re.sub(r"(?<!\\)\$", "", text)
     text = re.sub(r"(?<!\\)\\[()\[\]]", "", text)
-    return (text[:-1] if text.endswith((".", ",", ";")) and not text.endswith("..") else text).strip()
+    ends = text.endswith((".", ",", ";")) and not text.endswith("..") and not _ABBREVIATED.search(text)
+    return (text[:-1] if ends else text).strip()
 
 
 def choice(text: str) -> tuple[str, bool] | None:
