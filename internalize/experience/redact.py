@@ -111,6 +111,7 @@ class Redactor:
                 "global_injection": _injection(trajectory.global_injection, clean),
                 "steps": tuple(_step(step, clean) for step in trajectory.steps),
                 "failure": clean(trajectory.failure) if trajectory.failure else trajectory.failure,
+                "origin": None,  # holds parts of the texts as they were
             }
         )
         return (changed if counts else trajectory), counts

@@ -30,8 +30,8 @@ from .messages import (
 __all__ = [
     "ActionRequest", "ActionSpan", "ActionTurn", "Candidate", "ChatRequest", "Checkpoint", "Claim",
     "ContentPart", "DistillExample", "EvalResult", "Experience", "Generation", "Granularity", "Injection",
-    "Judgement", "Message", "Mode", "Pattern", "PoolEdit", "Record", "Reply", "Sampling", "SelfCheck", "Stage",
-    "StageKind", "StageMark", "Step", "Task", "Termination", "ToolCall", "ToolSpec", "Trajectory",
+    "Judgement", "Message", "Mode", "Origin", "Pattern", "PoolEdit", "Record", "Reply", "Sampling", "SelfCheck",
+    "Stage", "StageKind", "StageMark", "Step", "Task", "Termination", "ToolCall", "ToolSpec", "Trajectory",
     "content_hash", "result_of",
 ]  # fmt: skip
 
@@ -99,6 +99,7 @@ class Step(ActionTurn):
     injection: Injection | None = None  # experience shown at this step alone, never part of the history
     results: tuple[Message, ...] = ()
     seconds: float = 0.0
+    left_out: str = ""  # why the turn is context that no training learns ("" = it may be learnt)
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -127,6 +128,16 @@ class ActionRequest(Record):
     seed: int = 0
 
 
+class Origin(Record):
+    """Which log format an imported episode had, and what it said beyond the records of this package.
+
+    `beyond` is a JSON Patch (RFC 6902) that turns what the exporter writes into what was read.
+    """
+
+    format: str
+    beyond: JsonValue = None
+
+
 class Trajectory(Record):
     """One episode. `score` None = unscored; `failure` then says why."""
 
@@ -147,6 +158,7 @@ class Trajectory(Record):
     termination: Termination
     score: float | None = None
     failure: str | None = None
+    origin: Origin | None = None  # of an imported episode
 
     @property
     def question(self) -> str:

@@ -1,6 +1,7 @@
 """Trajectories as training examples: the clean token ids, where the actions stand, what the teacher sees instead.
 
 Action ids are the sampled ones; only a step that has none (an imported log, a chat endpoint) is encoded from its text.
+A step that is left out (`Step.left_out`) is context of the later ones and has no span.
 Where the chat template rewrites earlier turns (cuts their thinking, say), no single sequence holds a trajectory, and
 every step brings its whole context.
 """
@@ -66,12 +67,13 @@ def build_example(
     global_injection: Injection | None = None,
     weight: float = 1.0,
 ) -> DistillExample | None:
-    """The example of a trajectory, or None if it has no action.
+    """The example of a trajectory, or None if it has no action to learn.
 
     `injections` (one a step) and `global_injection` are what the teacher sees. Without them it sees
     what the policy saw; on-policy trajectories were rolled out without experience and need them.
     """
-    if not trajectory.steps:
+    learnt = [number for number, step in enumerate(trajectory.steps, start=1) if not step.left_out]
+    if not learnt:
         return None
     injections = [step.injection for step in trajectory.steps] if injections is None else injections
     steps = [
@@ -79,6 +81,7 @@ def build_example(
         for step in trajectory.steps
     ]
     hints = [injection.text if injection else "" for _, injection in zip(steps, injections, strict=True)]
+    steps, hints = steps[: learnt[-1]], hints[: learnt[-1]]
     shown = global_injection or trajectory.global_injection
     contexts = [renderer.context(trajectory.prompt, steps[:number]).ids for number in range(len(steps))]
     sides = _Sides(trajectory.prompt, shown.text if shown else "", steps, hints, contexts)
@@ -105,6 +108,8 @@ class _Sides:
         """The clean trajectory, the branch that each hint makes, and the teacher's prompt if experience is global."""
         spans = []
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
+            if step.left_out:
+                continue
             hinted = renderer.context(self.prompt, self.steps[:number], hint)
             branch = hinted.ids[hinted.fork :]
             fork = hinted.fork if branch else 0
@@ -114,7 +119,7 @@ class _Sides:
             trajectory_id="",
             token_ids=self.contexts[-1] + self.steps[-1].token_ids,
             spans=tuple(spans),
-            prompt_length=spans[0].start,
+            prompt_length=len(self.contexts[0]),
             teacher_prompt=renderer.context(prompt, ()).ids if self.global_text else (),
         )
 
@@ -124,6 +129,8 @@ class _Sides:
         ids: tuple[int, ...] = ()
         spans = []
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
+            if step.left_out:
+                continue
             origin, start = len(ids), len(ids) + len(clean)
             ids += clean + step.token_ids
             hinted = renderer.context(prompt, self.steps[:number], hint).ids

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from internalize.config.distill import DistillConfig
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import BracketFormat
-from internalize.records import Injection, Message, Trajectory
+from internalize.records import DistillExample, Injection, Message, Trajectory
 from internalize.training.distill import distill, new_adapter
 from internalize.training.examples import build_example, weighted
 from internalize.training.scoring import pack, pack_clean
@@ -179,3 +179,26 @@ def test_best_of_n_is_the_best_then_the_shortest_then_the_first(renderer: Render
     equal = _attempts(renderer, [0.3, 0.3], "s")
     found = weighted([low, high, short, none, *failed, *equal], "best_of_n")
     assert [(t.id, weight) for t, weight in found] == [("q2", 1.0), ("s0", 1.0)]
+
+
+@pytest.mark.parametrize("strips", [False, True])
+def test_a_step_that_is_left_out_is_context_without_a_loss(strips: bool) -> None:  # noqa: FBT001
+    """The others keep their contexts, the sequence ends with the last that is learnt, and alone it is no example."""
+    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING) if strips else tiny_tokenizer(), BracketFormat())
+    texts = ["hm</think>search[io open]", "visit[io.open]", "visit[io.open#2]", "answer[r]"]
+    steps = [step(text, seen="x", injection=HINT, token_ids=renderer.encode_text(text)) for text in texts]
+    marked = [one.model_copy(update={"left_out": "weight 0"}) if n in {0, 3} else one for n, one in enumerate(steps)]
+    whole = build_example(_trajectory(renderer, steps=tuple(steps)), renderer, global_injection=HINT)
+    part = build_example(_trajectory(renderer, steps=tuple(marked)), renderer, global_injection=HINT)
+
+    def learnt(example: DistillExample) -> list[tuple[tuple[int, ...], ...]]:
+        def ids(start: int, end: int) -> tuple[int, ...]:
+            return example.token_ids[start:end]
+
+        return [(ids(s.origin, s.start), ids(s.start, s.end), ids(s.origin, s.fork) + s.branch) for s in example.spans]
+
+    assert learnt(part) == learnt(whole)[1:3]
+    assert part.teacher_prompt == whole.teacher_prompt
+    assert part.token_ids[: part.prompt_length] == whole.token_ids[: whole.prompt_length] or strips
+    assert part.spans[-1].end == len(part.token_ids)
+    assert build_example(_trajectory(renderer, steps=(marked[0], marked[3])), renderer) is None
