@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from internalize.config.schema import RolloutConfig
 from internalize.config.specs import RolloutSpec, TrainSpec
@@ -28,6 +28,10 @@ from internalize.records import (
     TrainSummary,
     Trajectory,
 )
+from internalize.records.packed import Packed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Engine(Protocol):
@@ -279,6 +283,18 @@ class TrainBackend(Protocol):
 
     async def drift(self, checkpoint: Checkpoint, root: Path, episodes: Sequence[Trajectory]) -> Drift:
         """How far a checkpoint is from the starter, on episodes that it played."""
+        ...
+
+
+class Scorer(Protocol):
+    """Runs a model over given actions: the student's side of a distillation, the teacher's, and what is measured."""
+
+    def score(self, model: nn.Module, packs: Sequence[Packed]) -> Iterator[Tensor]:
+        """Last hidden states below the head at the positions that predict the action tokens, [A, D] of each of `packs`.
+
+        They come one by one, so that a caller can put them away. They are those of a plain pass over each action's
+        whole context, with gradients where they are enabled. Mode and weights of the model are the caller's business.
+        """
         ...
 
 

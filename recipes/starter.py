@@ -21,8 +21,9 @@ from internalize.inference.loading import load_policy
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message, Step, ToolCall, ToolSpec, result_of
+from internalize.records.packed import Packed
 from internalize.training.distill import fit, new_adapter
-from internalize.training.scoring import Packed, pack_branches
+from internalize.training.scoring import pack_branches
 from internalize.training.teachers import TrainItem
 
 

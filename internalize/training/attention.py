@@ -12,7 +12,7 @@ Dimensions: `_T` packed tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +23,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from internalize.errors import UserError
+from internalize.records.packed import Segment
 
 ATTENTION = "internalize_branches"  # name of the attention function in transformers' registry
 _UNSUPPORTED = ("softcap", "s_aux")  # attention variants that would silently be wrong
-
-
-class Segment(NamedTuple):
-    """Packed positions [start, end) that see each other causally, and all of [trunk, trunk + reach) before them."""
-
-    start: int
-    end: int
-    trunk: int = 0
-    reach: int = 0
 
 
 class Layout:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from internalize.inference.renderer import Renderer
+from internalize.interfaces import Scorer
 from internalize.records import Drift, Trajectory
+from internalize.records.packed import Packed
 
 from .examples import build_example
 from .losses import chunked_loss, tokens_at_once
-from .scoring import Packed, head, pack_branches, pack_clean, teacher_hidden
+from .scoring import PACKED, head, pack_branches, pack_clean, teacher_hidden
 from .weights import State, head_with, swapped
 
 TEXT = Path(__file__).parent / "held_out.txt"
@@ -33,14 +35,15 @@ def drift(
     starter: State | None,
     iteration: int,
     checkpoint: str,
+    scorer: Scorer = PACKED,
 ) -> Drift:
     """Measure `model` on `episodes`; `starter` holds the starter's trained weights (None: the model is the starter)."""
     packs = [pack_clean(e.token_ids, e.spans) for t in episodes if (e := build_example(t, renderer)) is not None]
     entropies, divergences = [torch.zeros(0)], [torch.zeros(0)]
     for packed in packs:
-        hidden_AD = teacher_hidden(model, packed)
+        hidden_AD = teacher_hidden(model, packed, scorer)
         entropies.append(_entropy(hidden_AD, model))
-        divergences.append(_kl(model, packed, hidden_AD, starter))
+        divergences.append(_kl(model, packed, hidden_AD, starter, scorer))
     entropy_A, kl_A = torch.cat(entropies), torch.cat(divergences)
     return Drift(
         iteration=iteration,
@@ -48,18 +51,18 @@ def drift(
         tokens=len(kl_A),
         entropy=float(entropy_A.mean()) if len(entropy_A) else None,
         kl_to_base=float(kl_A.mean()) if len(kl_A) else None,
-        held_out_nll=held_out_nll(model, renderer),
+        held_out_nll=held_out_nll(model, renderer, scorer),
     )
 
 
 @torch.no_grad()
-def held_out_nll(model: nn.Module, renderer: Renderer) -> float:
+def held_out_nll(model: nn.Module, renderer: Renderer, scorer: Scorer = PACKED) -> float:
     """Mean -log p of the held-out text, each paragraph by itself after the first token, nats per token."""
     losses = []
     for paragraph in TEXT.read_text(encoding="utf-8").strip().split("\n\n"):
         ids = tuple(renderer.tokenizer.encode(paragraph, add_special_tokens=False))
         packed = pack_branches(ids, [(1, (), ids[1:])])
-        hidden_AD = teacher_hidden(model, packed)
+        hidden_AD = teacher_hidden(model, packed, scorer)
         losses.append(chunked_loss(hidden_AD, head(model), packed.targets.to(hidden_AD.device), "sft").cpu())
     return float(torch.cat(losses).mean())
 
@@ -75,12 +78,12 @@ def _entropy(hidden_AD: Tensor, model: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def _kl(model: nn.Module, packed: Packed, hidden_AD: Tensor, starter: State | None) -> Tensor:
+def _kl(model: nn.Module, packed: Packed, hidden_AD: Tensor, starter: State | None, scorer: Scorer) -> Tensor:
     """KL(policy || starter) at every action token: [A]."""
     if starter is None:
         return torch.zeros(len(packed.targets))
     with swapped(model, starter):
-        base_AD = teacher_hidden(model, packed)
+        base_AD = teacher_hidden(model, packed, scorer)
     targets = packed.targets.to(hidden_AD.device)
     base_head = head_with(head(model), model, starter)
     return chunked_loss(hidden_AD, head(model), targets, "reverse", teacher_TD=base_AD, teacher_head=base_head).cpu()

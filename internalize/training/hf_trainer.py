@@ -30,7 +30,7 @@ from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError, first_line
 
 from .losses import Anchor, Head, Objective, chunked_loss
-from .scoring import head, hidden_states, teacher_hidden
+from .scoring import head, teacher_hidden
 from .teachers import TrainingSet, TrainItem
 from .weights import Average, head_with, swapped, trained
 
@@ -77,7 +77,7 @@ class PolicyWithLoss(nn.Module):
     def token_losses(self, item: TrainItem) -> Tensor:
         """Loss at every action token: [A]."""
         teacher_AD, teacher_head = self._teacher(item)
-        hidden_AD = hidden_states(self.policy, item.packed)
+        (hidden_AD,) = self.data.scorer.score(self.policy, [item.packed])
         device, anchor = hidden_AD.device, None
         if item.anchor_AD is not None:
             anchor_head = self.data.anchor_head or head(self.policy)
@@ -100,7 +100,7 @@ class PolicyWithLoss(nn.Module):
         # Autocast keeps its casts of weights: without clearing, the student would train with casts of the teacher's.
         torch.clear_autocast_cache()
         with swapped(self.policy, state):
-            teacher_AD = teacher_hidden(self.policy, item.teacher_input)
+            teacher_AD = teacher_hidden(self.policy, item.teacher_input, self.data.scorer)
         torch.clear_autocast_cache()
         return teacher_AD, head_with(head(self.policy), self.policy, state) if state is not None else None
 
@@ -115,7 +115,8 @@ class PolicyWithLoss(nn.Module):
         total, tokens = 0.0, 0
         full = Objective(self.objective.kind, self.objective.alpha)
         for item in self.data.held_out:
-            hidden_AD = teacher_hidden(self.policy, item.packed)  # evaluation mode, whatever the student trains in
+            # In evaluation mode, whatever mode the student trains in.
+            hidden_AD = teacher_hidden(self.policy, item.packed, self.data.scorer)
             teacher_AD = None if item.teacher_AD is None else item.teacher_AD.to(hidden_AD.device)
             ids_A, output = item.packed.targets.to(hidden_AD.device), head(self.policy)
             losses_A = chunked_loss(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import Renderer
 from internalize.inference.self_check import check_policy, in_one_sentence, ordinary_ids
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.interfaces import Agent, ChatModel, Engine
+from internalize.interfaces import Agent, ChatModel, Engine, Scorer
 from internalize.judge import build as build_judge
 from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
 from internalize.runs.store import read_jsonl
@@ -35,7 +36,7 @@ from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained
 from .distill import distill, new_adapter
 from .drift import drift
 from .hf_trainer import require_arguments
-from .scoring import example_logits, require_plain_head
+from .scoring import PACKED, example_logits, require_plain_head
 from .teachers import References
 from .weights import State, snapshot
 
@@ -63,7 +64,7 @@ def slot_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> E
 class LocalPolicy:
     """A model with a LoRA adapter (or all weights) to train, sampled by the engine that `engine` makes for it.
 
-    `lora_r` 0 trains all weights.
+    `scorer` runs it over given actions. `lora_r` 0 trains all weights.
     """
 
     def __init__(
@@ -72,9 +73,10 @@ class LocalPolicy:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         engine: EngineMaker = slot_engine,
+        scorer: Scorer = PACKED,
     ) -> None:
         named = config.model
-        self.config = config
+        self.config, self.scorer = config, scorer
         with in_one_sentence(model, "LoRA"):
             self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
         self.model.eval()
@@ -100,7 +102,9 @@ class LocalPolicy:
         self.anchor = snapshot(self.model) if config.distill.kl_anchor or config.evaluate.drift else None
 
     @classmethod
-    def of(cls, config: Config, *, check: bool = True, engine: EngineMaker = slot_engine) -> LocalPolicy:
+    def of(
+        cls, config: Config, *, check: bool = True, engine: EngineMaker = slot_engine, scorer: Scorer = PACKED
+    ) -> LocalPolicy:
         """The policy that the recipe's [model] section names, checked unless it is neither sampled nor trained.
 
         Raises UserError if there is no such model, if sampling or scoring it would be wrong, or if an endpoint in use
@@ -109,7 +113,7 @@ class LocalPolicy:
         named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
         require_arguments(config.distill, resolve_device(named.device))
-        policy = cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype), engine)
+        policy = cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype), engine, scorer)
         if check:
             policy.check()
         return policy
@@ -117,7 +121,8 @@ class LocalPolicy:
     def check(self) -> SelfCheck:
         """Compare sampling and scoring with plain forward passes. Raises UserError with the figure if they differ."""
         ids = ordinary_ids(self.model, self.renderer.tokenizer)
-        found = check_policy(self.model, self._engine, example_logits, ids, self.config.model.max_context)
+        scores = partial(example_logits, scorer=self.scorer)
+        found = check_policy(self.model, self._engine, scores, ids, self.config.model.max_context)
         _LOG.info(
             "self-check: log-probabilities differ by %.1e, scores by %.1e, gradients by %.1e; %.1f s",
             found.logprobs, found.scores, found.gradients, found.seconds,
@@ -175,7 +180,7 @@ class LocalPolicy:
             seed=spec.seed,
             output_dir=states if settings.save_steps else folder.parent,
             progress=progress,
-            references=References(teacher, self.anchor, self.renderer.tokenizer),
+            references=References(teacher, self.anchor, self.renderer.tokenizer, self.scorer),
             part=spec.part,
         )
         self.checkpoint = spec.result(self._save(folder))
@@ -249,4 +254,6 @@ class LocalTraining:
         """Entropy, and the KL divergence to the starter of anything but the starter itself."""
         policy = await self._policy.load(checkpoint, root)
         anchor = policy.anchor if checkpoint.iteration else None
-        return drift(policy.model, policy.renderer, episodes, anchor, checkpoint.iteration, checkpoint.id)
+        return drift(
+            policy.model, policy.renderer, episodes, anchor, checkpoint.iteration, checkpoint.id, policy.scorer
+        )

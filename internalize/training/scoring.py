@@ -13,8 +13,7 @@ Dimensions: `_T` packed tokens, `_A` action tokens, `_D` hidden size, `_V` vocab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,29 +21,15 @@ from torch import Tensor, nn
 
 from internalize.errors import DataError, UserError
 from internalize.inference.renderer import common_prefix
+from internalize.interfaces import Scorer
 from internalize.records import ActionSpan, DistillExample
+from internalize.records.packed import Packed, Segment
 
-from .attention import Layout, Segment, switch_on
+from .attention import Layout, switch_on
 
 Branch = tuple[int, Sequence[int], Sequence[int]]  # fork, ids in place of the trunk after it, action ids
 
 PASS_TOKENS = 8192  # of a teacher's pass over several trajectories
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Trunks and their branches as one sequence. Integer tensors on the CPU."""
-
-    ids: Tensor  # [T]
-    position_ids: Tensor  # [T]
-    segments: tuple[Segment, ...]  # who attends to whom; every token is in one segment, in order
-    rows: Tensor  # [A] position that predicts each action token
-    targets: Tensor  # [A] the action tokens
-
-    @property
-    def plain(self) -> bool:
-        """Whether ordinary causal attention is all it needs."""
-        return len(self.segments) <= 1
 
 
 def pack(example: DistillExample) -> Packed:
@@ -147,44 +132,60 @@ def student_hidden(model: nn.Module, token_ids: Sequence[int], spans: Sequence[A
     return hidden_states(model, pack_clean(token_ids, spans))
 
 
-@torch.no_grad()
-def teacher_hidden(model: nn.Module, packed: Packed) -> Tensor:
-    """`hidden_states` in evaluation mode and without gradients: [A, D]."""
-    if not model.training:  # a call of train() would put every layer in one mode, and some may be in their own
-        return hidden_states(model, packed)
-    model.eval()
-    try:
-        return hidden_states(model, packed)
-    finally:
-        model.train()
+class PackedScorer:
+    """`interfaces.Scorer` in one pass over trunk and branches, for models whose attention can be exchanged.
 
-
-def teacher_states(model: nn.Module, packs: Sequence[Packed], most: int | None = None) -> list[Tensor]:
-    """`teacher_hidden` of each, on the CPU; neighbours share a pass while they have at most `most` tokens together.
-
-    None = `PASS_TOKENS` on CUDA, where a short pass leaves most of the device idle, and one at a time on a CPU,
-    where joining gains nothing.
+    Neighbours share a pass while they have at most `pass_tokens` tokens together. None = `PASS_TOKENS` on CUDA, where a
+    short pass leaves most of the device idle, and one at a time on a CPU, where joining gains nothing.
     """
-    most = (PASS_TOKENS if next(model.parameters()).device.type == "cuda" else 0) if most is None else most
-    groups: list[list[Packed]] = []
-    room = 0
-    for packed in packs:
-        room -= len(packed.ids)
-        if room < 0:
-            groups.append([])
-            room = most - len(packed.ids)
-        groups[-1].append(packed)
-    states: list[Tensor] = []
-    for group in groups:
-        hidden_AD = teacher_hidden(model, join(group) if len(group) > 1 else group[0])
-        states += torch.split(hidden_AD.cpu(), [len(packed.targets) for packed in group])
-    return states
+
+    def __init__(self, pass_tokens: int | None = None) -> None:
+        self._pass_tokens = pass_tokens
+
+    def score(self, model: nn.Module, packs: Sequence[Packed]) -> Iterator[Tensor]:
+        """Last hidden states at the positions that predict the action tokens of each of `packs`: [A, D]."""
+        most = self._pass_tokens
+        if most is None:
+            most = PASS_TOKENS if next(model.parameters()).device.type == "cuda" else 0
+        groups: list[list[Packed]] = []
+        room = 0
+        for packed in packs:
+            room -= len(packed.ids)
+            if room < 0:
+                groups.append([])
+                room = most - len(packed.ids)
+            groups[-1].append(packed)
+        for group in groups:
+            hidden_AD = hidden_states(model, join(group) if len(group) > 1 else group[0])
+            yield from torch.split(hidden_AD, [len(packed.targets) for packed in group])
 
 
-def example_logits(model: nn.Module, example: DistillExample) -> Tensor:
+PACKED = PackedScorer()
+
+
+@torch.no_grad()
+def teacher_states(model: nn.Module, packs: Sequence[Packed], scorer: Scorer = PACKED) -> Iterator[Tensor]:
+    """Hidden states [A, D] of each of `packs` in evaluation mode and without gradients, on the model's device."""
+    training = model.training  # a call of train() puts every layer in one mode, and some may be in their own
+    if training:
+        model.eval()
+    try:
+        yield from scorer.score(model, packs)
+    finally:
+        if training:
+            model.train()
+
+
+def teacher_hidden(model: nn.Module, packed: Packed, scorer: Scorer = PACKED) -> Tensor:
+    """`teacher_states` of one: [A, D]."""
+    (hidden_AD,) = teacher_states(model, [packed], scorer)
+    return hidden_AD
+
+
+def example_logits(model: nn.Module, example: DistillExample, scorer: Scorer = PACKED) -> Tensor:
     """Logits at the action tokens in float32: [A, V] of the student's side, then [A, V] of the teacher's."""
-    teacher_AD = hidden_states(model, pack(example))  # first, as it exchanges the attention of the other pass too
-    clean_AD = student_hidden(model, example.token_ids, example.spans)
+    # The teacher's side first, as scoring branches may exchange the attention of the other pass too.
+    teacher_AD, clean_AD = scorer.score(model, [pack(example), pack_clean(example.token_ids, example.spans)])
     logits: Tensor = head(model)(torch.cat([clean_AD, teacher_AD]))
     return logits.float()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,13 @@ from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError
 from internalize.inference.loading import load_policy
 from internalize.inference.self_check import check_scores, in_one_sentence, ordinary_ids, require_reach
+from internalize.interfaces import Scorer
 from internalize.records import DistillExample, content_hash
+from internalize.records.packed import Packed
 
 from .examples import FEWEST_TO_SPLIT, draw_held_out
 from .losses import Head, chunked_loss
-from .scoring import Packed, example_logits, head, pack, pack_clean, require_plain_head, teacher_states
+from .scoring import PACKED, example_logits, head, pack, pack_clean, require_plain_head, teacher_states
 from .weights import State, swapped, trained
 
 if TYPE_CHECKING:
@@ -54,11 +56,12 @@ class TrainItem:
 
 @dataclass(frozen=True)
 class References:
-    """Other weights that a training compares the student with, and the student's tokenizer."""
+    """Other weights that a training compares the student with, the student's tokenizer, and who scores."""
 
     teacher_weights: State | None = None  # of a frozen teacher; None: those that the model has now
     anchor_weights: State | None = None  # the starter's, for `kl_anchor`
     tokenizer: PreTrainedTokenizerBase | None = None  # compared with that of another model that teaches
+    scorer: Scorer = PACKED
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class TrainingSet:
     anchor_head: Head | None = None  # None: likewise
     teacher_nll: float | None = None  # mean -log p of the action tokens under the teacher, nats
     digest: str = ""  # of the examples they were made of
+    scorer: Scorer = PACKED  # of the policy
 
 
 def build_training_set(
@@ -114,6 +118,7 @@ def build_training_set(
         anchor_head=anchor_head,
         teacher_nll=nll,
         digest=content_hash([example.model_dump(mode="json") for example in examples]),
+        scorer=references.scorer,
     )
 
 
@@ -124,7 +129,7 @@ def _anchors(
     if not config.kl_anchor:
         return [None] * len(clean), None
     with swapped(model, references.anchor_weights):
-        return teacher_states(model, clean), head_snapshot(model)
+        return _on_cpu(teacher_states(model, clean, references.scorer)), head_snapshot(model)
 
 
 def _with_experience(item: TrainItem, example: DistillExample, config: DistillConfig) -> TrainItem | None:
@@ -166,11 +171,16 @@ def _score(
     if config.teacher.kind == "model":
         other = _load(model, config.teacher.source, references.tokenizer)
         require_reach(other, max(int(packed.position_ids.max()) + 1 for packed in packs))
-        states, size, output = teacher_states(other, packs), _vocabulary(head(model)), head(other)
+        states = _on_cpu(teacher_states(other, packs))
+        size, output = _vocabulary(head(model)), head(other)
         return states, lambda hidden: output(hidden)[..., :size], _sensible_nll(other, packs, states)
     with swapped(model, references.teacher_weights):
-        states = teacher_states(model, packs)
+        states = _on_cpu(teacher_states(model, packs, references.scorer))
         return states, head_snapshot(model), _sensible_nll(model, packs, states)
+
+
+def _on_cpu(states: Iterable[Tensor]) -> list[Tensor]:
+    return [hidden_AD.cpu() for hidden_AD in states]
 
 
 def _load(model: nn.Module, source: str, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A loop over a second engine, rollout backend or train backend leaves what a loop over the first ones leaves.
+"""A loop over a second engine, scorer, rollout backend or train backend leaves what a loop over the first ones leaves.
 
 Each of the second ones is one file here, and no other file knows of them: what is needed to play an episode or to
 train crosses the seams of `internalize/interfaces.py` as records and paths.
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from internalize import loop
 from internalize.config.schema import Config, load_config
@@ -22,9 +24,11 @@ from internalize.runs.store import read_jsonl
 from internalize.stages.backends import in_process
 from internalize.stages.run import Backends
 from internalize.training.policy import LocalPolicy, LocalTraining
+from internalize.training.scoring import PACKED
 from tests.fluent import save_fluent
 
 from .plain_engine import PlainEngine
+from .step_scorer import StepScorer
 from .subprocess_training import SubprocessTraining
 from .worker_rollouts import WorkerRollouts
 
@@ -100,6 +104,23 @@ def test_a_second_engine_gives_the_same_run(config: Config, first: Path, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_second_scorer_gives_the_same_run(config: Config, tmp_path: Path) -> None:
+    """A teacher that scores with experience and one that moves, the measurement of drift, the student."""
+    source = f"model.source={config.model.source}"
+    changed = load_config(None, [*SET, source, "distill.divergence=forward", "distill.teacher=ema", "evaluate.drift=3"])
+    outs, stepped = [tmp_path / "packed", tmp_path / "stepped"], StepScorer()
+    for out, scorer in zip(outs, (PACKED, stepped), strict=True):
+        policy = LocalPolicy.of(changed, scorer=scorer)
+        loop.run(changed, out, backends=lambda _, environments, policy=policy: in_process(policy, environments))
+    assert stepped.passes > 30
+    found, wanted = ([[s.token_ids for s in t.steps] for t in episodes(out)] for out in outs)
+    assert found == wanted
+    one, other = (load_file(trained(out).folder(out) / "adapter_model.safetensors") for out in outs)
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.slow
 def test_episodes_played_by_worker_processes_are_the_same(config: Config, first: Path, tmp_path: Path) -> None:
     workers = WorkerRollouts(2)
     try:
@@ -119,6 +140,6 @@ def test_weights_trained_in_a_process_of_its_own_are_the_same(config: Config, fi
     assert asyncio.run(training.drift(*given)) == asyncio.run(local.drift(*given))
 
 
-@pytest.mark.parametrize("name", ["plain_engine", "worker_rollouts", "subprocess_training"])
+@pytest.mark.parametrize("name", ["plain_engine", "step_scorer", "worker_rollouts", "subprocess_training"])
 def test_each_is_one_short_file(name: str) -> None:
     assert len((Path(__file__).parent / f"{name}.py").read_text().splitlines()) < 60

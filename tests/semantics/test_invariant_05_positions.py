@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
+from internalize.records.packed import Packed
 from internalize.training.attention import visible
-from internalize.training.scoring import Packed, join, pack, pack_clean, student_hidden, teacher_hidden
+from internalize.training.scoring import join, pack, pack_clean, student_hidden, teacher_hidden
 from tests.trajectories import random_example
 
 

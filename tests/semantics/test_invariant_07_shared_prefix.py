@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from internalize.errors import UserError
+from internalize.interfaces import Scorer
 from internalize.records import DistillExample
-from internalize.training.attention import Layout, Segment, block_mask, branch_attention, visible
+from internalize.records.packed import Segment
+from internalize.training.attention import Layout, block_mask, branch_attention, visible
 from internalize.training.distill import new_adapter
 from internalize.training.losses import DIVERGENCES, chunked_loss, divergence
 from internalize.training.scoring import (
+    PackedScorer,
     head,
     hidden_states,
     join,
@@ -28,6 +31,7 @@ from internalize.training.scoring import (
     teacher_states,
 )
 from internalize.training.weights import trained
+from tests.seams.step_scorer import StepScorer
 from tests.tiny import tiny_model
 from tests.trajectories import contexts_of, logits_one_by_one, random_example, rewritten_example
 
@@ -169,10 +173,10 @@ def test_several_trajectories_in_one_pass(seed: int, steps: list[int], full: boo
     assert join(packs).targets.tolist() == [token for packed in packs for token in packed.targets.tolist()]
 
 
-@pytest.mark.parametrize("most", [0, 90, 10_000])
-def test_a_teacher_states_several_in_one_pass_or_one_by_one(model: LlamaForCausalLM, most: int) -> None:
+@pytest.mark.parametrize("scorer", [PackedScorer(0), PackedScorer(90), PackedScorer(10_000), StepScorer()])
+def test_a_teacher_states_several_in_one_pass_or_one_by_one(model: LlamaForCausalLM, scorer: Scorer) -> None:
     packs = [pack(random_example(seed, steps=1 + seed)) for seed in range(5)]
-    answers = teacher_states(model, packs, most)
+    answers = teacher_states(model, packs, scorer)
     for answer, packed in zip(answers, packs, strict=True):
         torch.testing.assert_close(answer, teacher_hidden(model, packed), **CLOSE)
 
