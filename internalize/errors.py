@@ -14,6 +14,9 @@ A failed *episode* is never an exception outside `rollout`: it becomes a traject
 `failure` set and `score` None.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class InternalizeError(Exception):
     """Base of every error this package raises on purpose."""
@@ -54,3 +57,9 @@ class ContextError(InfrastructureError):
 def first_line(error: object) -> str:
     """What an error of somebody else says, in one line; the name of its class if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that a misspelt one is nearest to, as the end of a sentence; "" if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -14,9 +14,9 @@ from internalize.environments.loop_thread import finish
 from internalize.environments.registry import Environments
 from internalize.runs.names import MODES
 from internalize.runs.progress import Report
-from internalize.runs.store import RunStore
+from internalize.runs.store import RunStore, check
 from internalize.runs.tracking import require_packages, tracking
-from internalize.stages.backends import local
+from internalize.stages.backends import local, require
 from internalize.stages.learn import distill
 from internalize.stages.plan import plan_tasks
 from internalize.stages.promote import gate
@@ -36,6 +36,9 @@ def run(
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
     require_packages(config.track)
+    check(Path(out), config, resume=resume)
+    if backends is local:
+        require(config)
     environments = Environments()
     plan = plan_tasks(config, environments)
     made = backends(config, environments)

@@ -9,11 +9,11 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
-from internalize.errors import ConfigError
+from internalize.errors import ConfigError, did_you_mean
 from internalize.records import Granularity, Pattern, content_hash
 
 from . import overrides
@@ -265,7 +265,7 @@ def load_config(path: Path | str | None = None, overriding: Sequence[str] = ()) 
 
 def _sentence(error: ValidationError) -> str:
     """The first problem, in one sentence that names the key."""
-    first = error.errors(include_url=False)[0]
+    first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt key
     kind, message = first["type"], first["msg"]
     loc = [str(part) for part in first["loc"]]
     table = ""
@@ -275,12 +275,25 @@ def _sentence(error: ValidationError) -> str:
     if not key or kind == "value_error":  # the sentence of a validator here names its keys
         return message.removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        return f"{table} has no key {loc[-1]!r}" if table else f"unknown key {key}"
+        unknown = f"{table} has no key {loc[-1]!r}" if table else f"unknown key {key}"
+        return unknown + did_you_mean(loc[-1], _keys_of(loc[:-1]))
     if kind == "union_tag_invalid":
         return f"{key} = {first['ctx']['tag']!r}: should be one of {first['ctx']['expected_tags']}"
     if kind == "missing":
         return f"{key} is missing{table and f', which {table} needs'}"
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{table and f', under {table}'}"
+
+
+def _keys_of(sections: Sequence[str]) -> list[str]:
+    """The keys of a section of `Config`; none where a key holds anything but one kind of section."""
+    model: Any = Config
+    for section in sections:
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+        else:
+            field = getattr(model, "model_fields", {}).get(section)
+            model = field.annotation if field else None
+    return list(getattr(model, "model_fields", ()))
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from internalize.config.schema import EnvConfig
-from internalize.errors import InternalizeError, TaskError, UserError, first_line
+from internalize.errors import InternalizeError, TaskError, UserError, did_you_mean, first_line
 from internalize.experience.cues import GENERIC
 from internalize.interfaces import CueExtractor, Environment
 
@@ -116,7 +116,8 @@ def _builtin(name: str) -> Any:
 def _plugin(name: str) -> Any:
     points = [point for point in entry_points(group=GROUP) if point.name == name]
     if not points:
-        raise TaskError(f"env.name = {name!r}: no such environment (there are {', '.join(names())})")
+        there_are = f"there are {', '.join(names())}{did_you_mean(name, names())}"
+        raise TaskError(f"env.name = {name!r}: no such environment ({there_are})")
     try:
         return points[0].load()
     except Exception as error:  # importing it runs it, which may raise anything

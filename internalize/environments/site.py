@@ -26,6 +26,8 @@ class Site:
     """
 
     def __init__(self, folder: Path, inline: Callable[[str], str] = lambda _: "") -> None:
+        if not folder.is_dir():
+            raise TaskError(f"there is no folder {folder}")
         files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
         if not files:
             raise TaskError(f"{folder} holds no .md, .html or .txt file")

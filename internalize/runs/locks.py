@@ -26,3 +26,11 @@ def lasting_lock(path: Path) -> BaseFileLock | None:
     except Timeout:
         return None
     return lock
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds this lock now; makes no file."""
+    lock = lasting_lock(path) if path.exists() else None
+    if lock is not None:
+        lock.release()
+    return lock is None and path.exists()

@@ -9,7 +9,9 @@ A stage's mark must be written after its records. Needs POSIX (`flock`). Re-expo
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -36,7 +38,7 @@ from .files import (
     write_json,
     write_jsonl,
 )
-from .locks import lasting_lock
+from .locks import is_locked, lasting_lock
 from .memory import peak_device_memory, peak_memory
 from .readers import record
 from .version_1 import mark_of
@@ -65,6 +67,7 @@ __all__ = [
 ]
 RUN, PROGRESS, LOCK = "run.json", "progress.jsonl", ".lock"
 VERSION = 2  # of the records; those of version 1 are converted as they are read
+ROOM = 100_000_000  # bytes: the records and adapters of some iterations
 PACKAGES = ("internalize", "torch", "transformers", "peft")
 
 
@@ -143,11 +146,10 @@ class RunStore:
         the directory contains other files, or if another process uses it; ConfigError, naming the fields, if the run
         was started with another config.
         """
+        check(path, config, resume=resume)
         if config is not None and (not resume or not _contents(path)):
             return cls.create(path, config)
         info = read_run(path)
-        if config is not None and config.digest != info.digest and (changed := config.changed_from(info.config)):
-            raise ConfigError(f"{path}: the run was started with another config; changed: {', '.join(changed)}")
         lock = _take_lock(path)
         try:
             _clean_up(path)
@@ -196,6 +198,20 @@ class RunStore:
         self.close()
 
 
+def check(path: Path, config: Config | None, *, resume: bool = True) -> None:
+    """Raise what `RunStore.open` would raise, without writing anything: before a model is loaded."""
+    if config is not None and (not resume or not _contents(path)):
+        _require_empty(path)
+        _require_writable(path)
+        return
+    info = read_run(path)
+    if config is not None and config.digest != info.digest and (changed := config.changed_from(info.config)):
+        raise ConfigError(f"{path}: the run was started with another config; changed: {', '.join(changed)}")
+    _require_writable(path)
+    if is_locked(path / LOCK):
+        raise Busy(f"{path}: another process is working in this run directory")
+
+
 def versions() -> dict[str, str]:
     """Versions that can change a result; a package that is not installed is left out."""
     found = {"python": platform.python_version()}
@@ -234,6 +250,15 @@ def _require_empty(path: Path) -> None:
         raise UserError(f"{path}: already contains a run; continue it with --resume or choose another folder")
     if contents:
         raise UserError(f"{path}: contains files that are no run ({min(contents)}); choose another folder")
+
+
+def _require_writable(path: Path) -> None:
+    """Raises UserError where no file can be made, or where there is no room for even one checkpoint of an adapter."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be made ({there} is not a folder that can be written to)")
+    if (free := shutil.disk_usage(there).free) < ROOM:
+        raise UserError(f"{path}: {free / 1e6:.0f} MB are free on its disk, and a run needs at least {ROOM / 1e6:.0f}")
 
 
 def _clean_up(path: Path) -> None:

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from internalize.config.schema import Config, EnvConfig
+from internalize.errors import UserError
+from internalize.inference.endpoints import Endpoints
 from internalize.interfaces import Environment
 from internalize.rollout.local import LocalRollouts
-from internalize.training.policy import LocalPolicy, LocalTraining
 
 from .run import Backends
+
+if TYPE_CHECKING:
+    from internalize.training.policy import LocalPolicy
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+def require(config: Config) -> None:
+    """Raise what `local` would raise about packages and endpoints, without the seconds that importing torch takes."""
+    if missing := [package for package in _PACKAGES if find_spec(package) is None]:
+        raise UserError(
+            f"a model in this process needs the extra 'train' (no {missing[0]}): pip install 'internalize[train]'"
+        )
+    Endpoints(config).check()
 
 
 def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> Backends:
     """Everything in this process, with the model that the recipe names. Raises UserError if it cannot be had."""
+    require(config)
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch
+
     return in_process(LocalPolicy.of(config), environments)
 
 
 def in_process(policy: LocalPolicy, environments: Callable[[EnvConfig], Environment]) -> Backends:
     """Everything in this process, with a policy that is loaded already."""
+    from internalize.training.policy import LocalTraining  # noqa: PLC0415 - imports torch
+
     return Backends(
         rollouts=LocalRollouts(policy, environments),
         trainer=LocalTraining(policy),

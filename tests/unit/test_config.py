@@ -28,7 +28,7 @@ def test_every_field_says_what_it_means() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("sede=1", "defaults: unknown key sede$"),
+        ("sede=1", "defaults: unknown key sede; did you mean 'seed'"),
         ("distill.learning_rate=1", r"unknown key distill\.learning_rate$"),
         ("distill.lr=0", r"distill\.lr = 0: input should be greater than 0$"),
         ("inject.k=9", r"inject\.k = 9: .*less than or equal to 8$"),

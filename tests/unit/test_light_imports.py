@@ -9,7 +9,7 @@ LIGHT = (
     "", ".records", ".interfaces", ".errors", ".config.schema", ".runs.store", ".experience.pool", ".experience.lint",
     ".experience.utility", ".evaluation.stats", ".evaluation.metrics", ".evaluation.diagnostics",
     ".evaluation.signs", ".evaluation.gate",
-    ".formats.chat", ".formats.official", ".stages.scripted", ".cli.main", ".cli.pool", ".cli.logs",
+    ".formats.chat", ".formats.official", ".stages.scripted", ".loop", ".cli.main", ".cli.pool", ".cli.logs",
 )  # fmt: skip
 HEAVY = "torch", "transformers", "peft", "accelerate", "matplotlib", "datasets", "scipy"
 

@@ -476,9 +476,13 @@ def test_options_that_make_no_sense(folder: Path, options: dict[str, Any], said:
         local(folder, ASKED, **options)
 
 
-def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="holds no"):
-        Web(questions=file(tmp_path, ASKED), folder=str(tmp_path / "none"))
+def test_an_empty_or_missing_folder_is_named(tmp_path: Path) -> None:
+    questions, empty = file(tmp_path, ASKED), tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(TaskError, match="empty holds no"):
+        Web(questions=questions, folder=str(empty))
+    with pytest.raises(TaskError, match=r"no folder .*none"):
+        Web(questions=questions, folder=str(tmp_path / "none"))
 
 
 # -- files of published benchmarks -------------------------------------------------------------------------------------
