@@ -128,15 +128,18 @@ def _score(episode: Episode) -> float | None:
 
 def sampled(name: str, tasks: Sequence[Task], env: Environment, model: str, most: int, seed: int) -> list[Played]:
     """Episodes of the built-in model."""
+    from internalize.config.compute import ComputeConfig  # noqa: PLC0415
     from internalize.config.schema import Config, EnvConfig, ModelConfig, RolloutConfig  # noqa: PLC0415
     from internalize.experience.inject import Injector  # noqa: PLC0415
     from internalize.rollout.episode import Label  # noqa: PLC0415
     from internalize.rollout.record import rollout  # noqa: PLC0415
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - seconds to import
 
-    own = ModelConfig(adapter="" if model == "builtin" else model, max_context=2560, batch=8)  # as recipes/tau2.toml
+    own = ModelConfig(adapter="" if model == "builtin" else model, max_context=2560)  # as recipes/tau2.toml
     limits = RolloutConfig(max_steps=most, max_action_tokens=48)
-    policy = LocalPolicy.load(Config(seed=seed, model=own, env=EnvConfig(name=env.name), rollout=limits))
+    policy = LocalPolicy.load(
+        Config(seed=seed, model=own, env=EnvConfig(name=env.name), rollout=limits, compute=ComputeConfig(batch=8))
+    )
     label = Label(name, 0, seed, policy.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "episodes.jsonl")

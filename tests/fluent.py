@@ -32,7 +32,7 @@ from tests.toy import Toy
 
 SETTINGS = [
     "iterations=1", "env.name=toy", "env.options={size=24}", "rollout.tasks=2", "rollout.max_steps=3",
-    "rollout.max_action_tokens=12", "evaluate.tasks=2", "evaluate.final_tasks=2", "model.batch=24",
+    "rollout.max_action_tokens=12", "evaluate.tasks=2", "evaluate.final_tasks=2", "compute.batch=24",
     "inject.pattern=stepwise", "inject.k=1", "distill.tasks=24", "distill.epochs=2", "distill.batch=4",
     "distill.lr=5e-3", "distill.lora_r=8",
 ]  # fmt: skip

@@ -37,7 +37,7 @@ HINTS = (  # what an item may say
 SETTINGS = [
     "iterations=1", "env.name=lookers", "rollout.tasks=24", "rollout.attempts=2", "rollout.max_steps=3",
     "rollout.max_action_tokens=10", "evaluate.tasks=24", "evaluate.final_tasks=8", "evaluate.resamples=200",
-    "evaluate.drift=2", "model.batch=8", "distill.tasks=16", "distill.lr=5e-3", "distill.lora_r=8",
+    "evaluate.drift=2", "compute.batch=8", "distill.tasks=16", "distill.lr=5e-3", "distill.lora_r=8",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from internalize.errors import ConfigError
 
 from .algorithms import ALGORITHMS
+from .compute import MOVED as MOVED_TO_COMPUTE
 from .regime import Divergence, Generator, Teacher
 
 TABLES = {"generator": (Generator, "teacher"), "divergence": (Divergence, "forward"), "teacher": (Teacher, "frozen")}
@@ -66,6 +67,8 @@ def apply(data: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"--set {override!r}: write section.key=value")
     *sections, last = key.strip().split(".")
+    if sections == ["model"] and last in MOVED_TO_COMPUTE:
+        sections = ["compute"]
     place = data
     for section in sections:
         below = place.setdefault(section, {})

@@ -1,6 +1,6 @@
 """A recipe: one frozen section a stage, read from TOML; `--set section.key=value` overrides a key.
 
-`Config.digest` covers every field that can change a result, and not how fast or how often an endpoint is asked.
+`Config.digest` covers every field that can change a result: not where a run works, and of an endpoint only its model.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from internalize.errors import ConfigError, did_you_mean
 from internalize.records import Granularity, Pattern, content_hash
 
 from . import overrides
+from .compute import ComputeConfig, moved
 from .distill import DistillConfig
 from .regime import Section
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
-_ASKING = frozenset({"key_env", "concurrency", "timeout", "tries", "max_tokens", "max_cost", "price_in", "price_out"})
 
 
 class EndpointConfig(Section):
@@ -45,11 +45,9 @@ class ModelConfig(Section):
     source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
     adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
     protocol: Literal["bracket", "json"] = Field("bracket", description="Form of actions: search[x] or JSON calls.")
-    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
-    batch: int = Field(48, ge=1, le=4096, description="Conversations sampled together.")
-    endpoint: str = Field("", description="Endpoint that acts in rollouts; '' = the model in this process.")
+    endpoint: str = Field("", description="Endpoint that acts, whatever it samples with; '' = the model of `source`.")
 
 
 class EnvConfig(Section):
@@ -204,6 +202,7 @@ class Config(Section):
     judge: JudgeConfig = JudgeConfig()
     redact: RedactConfig = RedactConfig()
     track: TrackConfig = TrackConfig()
+    compute: ComputeConfig = ComputeConfig()
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict, description="Servers by name.")
 
     @property
@@ -213,9 +212,36 @@ class Config(Section):
             "extract.endpoint": self.extract.endpoint if self.extract.source == "external" else "self",
             "inject.endpoint": self.inject.endpoint if self.inject.selector == "llm" else "self",
             "model.endpoint": self.model.endpoint or "self",
+            "compute.endpoint": (self.compute.engine in {"auto", "endpoint"} and self.compute.endpoint) or "self",
             "judge.endpoint": self.judge.endpoint if self.judge.asks_model else "self",
         }
         return {key: name for key, name in names.items() if name != "self"}
+
+    @property
+    def acting_endpoint(self) -> str:
+        """The endpoint that acts in episodes; "" = an engine of this package."""
+        used = self.endpoints_used
+        return used.get("compute.endpoint", "") or used.get("model.endpoint", "")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, data: Any) -> Any:
+        return moved(data) if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _compute_can_be_had(self) -> Config:
+        compute, acts = self.compute, self.model.endpoint
+        if absent := compute.not_there():
+            raise ValueError(f"{absent}: nothing implements it yet")
+        if compute.engine == "endpoint" and not (compute.endpoint or acts):
+            raise ValueError(
+                "compute.engine = 'endpoint' needs compute.endpoint, the name of a section [endpoints.NAME]"
+            )
+        if acts and compute.endpoint:
+            raise ValueError(f"compute.endpoint = {compute.endpoint!r} and model.endpoint = {acts!r}: only one can act")
+        if acts and compute.engine not in {"auto", "endpoint"}:
+            raise ValueError(f"compute.engine = {compute.engine!r} excludes model.endpoint = {acts!r}, which acts")
+        return self
 
     @model_validator(mode="after")
     def _endpoints_are_named(self) -> Config:
@@ -227,7 +253,12 @@ class Config(Section):
     @property
     def digest(self) -> str:
         """Content hash of every field that can change a result."""
-        return content_hash(_shaping(self.dump()))
+        return content_hash(self.shaping)
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """Every field that can change a result, as plain JSON values."""
+        return _shaping(self.dump())
 
     def dump(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
@@ -237,7 +268,7 @@ class Config(Section):
         """Dotted names of the fields in which this config differs from a stored dump, of the flat layout too."""
         distill = stored.get("distill")
         now = stored | {"distill": overrides.filled_in(distill)} if isinstance(distill, dict) else stored
-        return changed_fields(_shaping(now), _shaping(self.dump()))
+        return changed_fields(_shaping(now), self.shaping)
 
 
 def load_config(path: Path | str | None = None, overriding: Sequence[str] = ()) -> Config:
@@ -255,6 +286,10 @@ def load_config(path: Path | str | None = None, overriding: Sequence[str] = ()) 
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    try:
+        data = moved(data)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
     for override in sorted(overriding, key=overrides.precedence):
         overrides.apply(data, override)
     try:
@@ -297,10 +332,14 @@ def _keys_of(sections: Sequence[str]) -> list[str]:
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without trackers and how endpoints are asked: a budget may be raised and a run gone on with."""
-    endpoints = dump.get("endpoints") or {}
-    kept = {name: {k: v for k, v in values.items() if k not in _ASKING} for name, values in endpoints.items()}
-    return {key: value for key, value in dump.items() if key != "track"} | {"endpoints": kept}
+    """A dumped config without trackers and where it works; of the endpoints only the models that are named by it.
+
+    A budget may be raised, a server may move, and a run is gone on with.
+    """
+    found = {key: value for key, value in moved(dump).items() if key not in {"track", "compute"}}
+    named = {(found.get(section) or {}).get("endpoint") for section in ("model", "extract", "inject", "judge")}
+    endpoints = {name: {"model": e.get("model")} for name, e in (dump.get("endpoints") or {}).items() if name in named}
+    return found | {"endpoints": endpoints}
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

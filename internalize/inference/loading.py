@@ -97,9 +97,9 @@ def resolve_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"model.device = {device!r}: no such device") from error
+        raise UserError(f"compute.device = {device!r}: no such device") from error
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"model.device = {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+        raise UserError(f"compute.device = {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return found
 
 

@@ -125,7 +125,7 @@ class LocalEngine:
             if self._running:
                 self._pass()
         except torch.OutOfMemoryError:
-            self._fail(UserError("sampling does not fit in device memory; lower model.batch or model.max_context"))
+            self._fail(UserError("sampling does not fit in device memory; lower compute.batch or model.max_context"))
         except Exception as error:  # noqa: BLE001 - callers whose future is never set would wait for ever
             self._fail(error)
         self._scheduled = bool(self._running or self._waiting)

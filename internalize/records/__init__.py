@@ -347,13 +347,15 @@ class StageMark(Record):
     """One line of progress.jsonl: this stage is finished and its records are on disk.
 
     `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
-    bytes: `device_memory` that of tensors on an accelerator.
+    bytes: `device_memory` that of tensors on an accelerator. `compute` is the section of the recipe that it had on `host`.
     """
 
     stage: Stage
     seconds: float = 0.0
     memory: int = 0
     device_memory: int = 0
+    host: str = ""
+    compute: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Claim(Record):

@@ -74,7 +74,7 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
 
 def _for_loading(config: Config) -> Config:
     """What loading the weights needs of a config: no server is asked, and any device will do."""
-    model = config.model.model_copy(update={"endpoint": "", "device": "auto"})
+    model = config.model.model_copy(update={"endpoint": ""})
     return Config(seed=config.seed, model=model, distill=DistillConfig(lora_r=config.distill.lora_r))
 
 

@@ -110,9 +110,10 @@ def read_marks(path: Path) -> list[StageMark]:
 class RunStore:
     """An open run directory, locked by this process until `close`. Build it with `create` or `open`."""
 
-    def __init__(self, path: Path, info: RunInfo, lock: BaseFileLock) -> None:
+    def __init__(self, path: Path, info: RunInfo, lock: BaseFileLock, config: Config | None = None) -> None:
         self.path = path
         self.info = info
+        self._compute = config.compute.model_dump(mode="json") if config else {}  # of now, not of the run's start
         self._lock = lock
         self._last_mark = time.monotonic()
         self._done = {mark.stage for mark in read_marks(path)}
@@ -133,7 +134,7 @@ class RunStore:
                 version=VERSION, config=config.dump(), digest=config.digest, seed=config.seed, versions=versions()
             )
             write_json(path / RUN, info)
-            return cls(path, info, lock)
+            return cls(path, info, lock, config)
         except BaseException:
             lock.release()
             raise
@@ -153,7 +154,7 @@ class RunStore:
         lock = _take_lock(path)
         try:
             _clean_up(path)
-            return cls(path, info, lock)
+            return cls(path, info, lock, config)
         except BaseException:
             lock.release()
             raise
@@ -176,7 +177,8 @@ class RunStore:
             now = time.monotonic()
             seconds, self._last_mark = round(now - self._last_mark, 3), now
             memory = {"memory": peak_memory(), "device_memory": peak_device_memory()}
-            append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=seconds, **memory)])
+            place = {"host": platform.node(), "compute": self._compute}
+            append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=seconds, **memory, **place)])
             self._done.add(stage)
 
     def keep_check(self, check: SelfCheck | None) -> None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _FIRST_BYTES = b'{"id": '  # of every file of trajectories
-_WITHOUT_EFFECT_ON_AN_EPISODE = {"model": {"device", "batch"}, "rollout": {"split", "tasks", "attempts"}}
+_WITHOUT_EFFECT_ON_AN_EPISODE = {"rollout": {"split", "tasks", "attempts"}}
 
 
 class Inputs(NamedTuple):
@@ -105,8 +105,7 @@ def _setting(config: Config, *, injects: bool) -> str:
     sections = {"model", "env", "rollout", *(("inject",) if injects else ())}
     shape = config.model_dump(mode="json", include=sections, exclude=_WITHOUT_EFFECT_ON_AN_EPISODE)
     if config.model.endpoint:
-        server = config.endpoints[config.model.endpoint]
-        shape["server"] = [server.base_url, server.model]
+        shape["server"] = config.endpoints[config.model.endpoint].model
     return content_hash(shape)
 
 

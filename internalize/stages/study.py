@@ -49,6 +49,7 @@ from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, rea
 Override = dict[str, JsonValue]
 Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
 Note = Callable[[str], None]  # takes one sentence for the user
+_SHARED = frozenset({"seed", "model", "env", "rollout", "evaluate", "judge", "endpoints"})
 FIRST_ROLLOUTS = Stage(iteration=1, kind="rollout")
 STUDY = "study.json"
 
@@ -242,8 +243,7 @@ def shared_key(config: Config) -> str:
 
     The rank of the adapter is in it, because a checkpoint's id covers the untrained adapter too.
     """
-    shaping = {"seed", "model", "env", "rollout", "evaluate", "judge", "endpoints"}
-    sections = config.model_dump(mode="json", include=shaping)
+    sections = {key: value for key, value in config.shaping.items() if key in _SHARED}
     return content_hash([sections, config.distill.lora_r])
 
 

@@ -56,7 +56,7 @@ def slot_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> E
         renderer,
         max_action_tokens=config.rollout.max_action_tokens,
         temperature=config.rollout.temperature,
-        batch=config.model.batch,
+        batch=config.compute.batch,
         max_context=config.model.max_context,
     )
 
@@ -112,8 +112,9 @@ class LocalPolicy:
         """
         named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
-        require_arguments(config.distill, resolve_device(named.device))
-        policy = cls(config, *load_policy(named.source, named.adapter, named.device, named.dtype), engine, scorer)
+        device = config.compute.device
+        require_arguments(config.distill, resolve_device(device))
+        policy = cls(config, *load_policy(named.source, named.adapter, device, named.dtype), engine, scorer)
         if check:
             policy.check()
         return policy
@@ -135,8 +136,8 @@ class LocalPolicy:
         if checkpoint.id != self.checkpoint.id:
             self.restore(checkpoint.folder(root))
         self.checkpoint = checkpoint
-        if self.config.model.endpoint and self._server is None:
-            client = self.endpoints.client(self.config.model.endpoint)
+        if self.config.acting_endpoint and self._server is None:
+            client = self.endpoints.client(self.config.acting_endpoint)
             self._server = await ServerPolicy.connect(client, self.config, self.renderer, self.starter.id)
         if self._server:
             await self._server.hold(checkpoint.id, checkpoint.folder(root))
@@ -148,7 +149,7 @@ class LocalPolicy:
         named = self.config.model
         agent = self._server.agent(self.checkpoint.id, self._judge) if self._server else None
         return agent or TokenAgent(
-            self._engine, self.renderer, self.config.rollout, named.max_context, named.batch, self._judge
+            self._engine, self.renderer, self.config.rollout, named.max_context, self.config.compute.batch, self._judge
         )
 
     def chat(self, name: str = "self") -> ChatModel:

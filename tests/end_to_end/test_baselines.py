@@ -17,7 +17,7 @@ from tests.trajectories import random_example
 SET = [
     "iterations=2", "env.name=toy", "rollout.tasks=3", "rollout.attempts=2", "rollout.max_steps=2",
     "rollout.max_action_tokens=6", "distill.tasks=2", "distill.epochs=0", "distill.lora_r=2", "distill.replay=1.0",
-    "evaluate.tasks=3", "evaluate.final_splits=[]", "model.batch=2",
+    "evaluate.tasks=3", "evaluate.final_splits=[]", "compute.batch=2",
 ]  # fmt: skip
 
 

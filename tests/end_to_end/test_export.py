@@ -22,7 +22,7 @@ IDS = torch.arange(3, 40)[None]
 SET = [
     "iterations=2", "env.name=toy", "rollout.tasks=3", "rollout.attempts=1", "rollout.max_steps=2",
     "rollout.max_action_tokens=6", "distill.tasks=3", "distill.epochs=1", "distill.filter=none", "distill.lr=1e-2",
-    "distill.divergence=sft", "model.adapter=none", "evaluate.tasks=3", "evaluate.final_tasks=2", "model.batch=4",
+    "distill.divergence=sft", "model.adapter=none", "evaluate.tasks=3", "evaluate.final_tasks=2", "compute.batch=4",
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from tests.toy import Toy
 SET = [
     "iterations=2", "env.name=toy", "rollout.tasks=3", "rollout.attempts=2", "rollout.max_steps=2",
     "rollout.max_action_tokens=6", "distill.tasks=2", "distill.epochs=1", "distill.lora_r=2", "distill.filter=none",
-    "distill.divergence=sft", "evaluate.tasks=3", "evaluate.final_tasks=2", "model.batch=2",
+    "distill.divergence=sft", "evaluate.tasks=3", "evaluate.final_tasks=2", "compute.batch=2",
 ]  # fmt: skip
 
 

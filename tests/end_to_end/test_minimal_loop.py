@@ -23,7 +23,7 @@ QUICKSTART = Path("docs/quickstart.md")
 SET = [
     "iterations=2", "env.name=same", "env.options={size=48}", "evaluate.final_splits=[]", "rollout.tasks=12",
     "rollout.max_steps=3", "rollout.max_action_tokens=12",
-    "model.batch=24", "evaluate.tasks=24", "distill.tasks=36", "distill.epochs=3",
+    "compute.batch=24", "evaluate.tasks=24", "distill.tasks=36", "distill.epochs=3",
     "distill.batch=4", "distill.lr=5e-3", "distill.lora_r=8", "distill.divergence=sft", "inject.pattern=none",
 ]  # fmt: skip
 

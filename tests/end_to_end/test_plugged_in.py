@@ -23,7 +23,7 @@ from tests.toy import Toy, ToyEpisode
 TEXTS = ("Look before you answer.", "Boxes hold one number.", "Answer with the number alone.")
 ITEMS = tuple(Experience.new(text, "principle", "by hand") for text in TEXTS)
 SET = [
-    "env.name=toy", "rollout.max_steps=3", "rollout.max_action_tokens=6", "distill.lora_r=2", "model.batch=3",
+    "env.name=toy", "rollout.max_steps=3", "rollout.max_action_tokens=6", "distill.lora_r=2", "compute.batch=3",
     "inject.selector=llm", "inject.k=1", "model.max_context=4000",
 ]  # fmt: skip
 

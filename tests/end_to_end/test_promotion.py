@@ -22,7 +22,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 SET = [
     "iterations=2", "env.name=toy", "rollout.tasks=3", "rollout.attempts=1", "rollout.max_steps=2",
     "rollout.max_action_tokens=6", "distill.tasks=2", "distill.epochs=1", "distill.lora_r=2", "distill.filter=none",
-    "distill.divergence=sft", "evaluate.tasks=3", "evaluate.final_splits=[]", "model.batch=3",
+    "distill.divergence=sft", "evaluate.tasks=3", "evaluate.final_splits=[]", "compute.batch=3",
 ]  # fmt: skip
 LOST = Decision(promote=False, reason="worse", interval=None)
 WON = Decision(promote=True, reason="no worse", interval=None)

@@ -39,7 +39,7 @@ env.name = "toy"
 rollout = {tasks = 3, attempts = 1, max_steps = 2, max_action_tokens = 6}
 distill = {tasks = 2, epochs = 1, lora_r = 2, filter = "none", divergence = "sft"}
 evaluate = {tasks = 3, final_splits = []}
-model.batch = 2
+compute.batch = 2
 """
 GRID = """
 question = "Which | pattern?"
@@ -283,7 +283,7 @@ def test_an_interruption_stops_a_study(grid: Path, tmp_path: Path) -> None:
 def test_the_command_ends_with_one_sentence_and_what_there_is_is_published(
     grid: Path, tmp_path: Path, call: Call
 ) -> None:
-    (tmp_path / "recipe.toml").write_text(RECIPE.replace("model.batch", "model.source = '/nowhere'\nmodel.batch"))
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("compute.batch", "model.source = '/nowhere'\ncompute.batch"))
     ended = call("study", grid, "--out", "study")
     *noted, text, page, last = ended.err.splitlines()
     assert ended.code == 2

@@ -35,7 +35,7 @@ from .worker_rollouts import WorkerRollouts
 SET = [
     "iterations=1", "env.name=toy", "rollout.tasks=4", "rollout.max_steps=3", "rollout.max_action_tokens=12",
     "distill.tasks=4", "distill.epochs=1", "distill.lora_r=2", "distill.filter=none", "distill.divergence=sft",
-    "distill.lr=5e-3", "evaluate.tasks=3", "evaluate.final_splits=[]", "evaluate.drift=0", "model.batch=4",
+    "distill.lr=5e-3", "evaluate.tasks=3", "evaluate.final_splits=[]", "evaluate.drift=0", "compute.batch=4",
 ]  # fmt: skip
 
 

@@ -100,12 +100,61 @@ def test_nothing_changed_between_a_config_and_itself(values: dict[str, object]) 
     assert changed_fields({**values, "s": {"new": 1, "same": 2}}, {**values, "s": {"same": 2}}) == ["s.new"]
 
 
-def test_how_an_endpoint_is_asked_is_no_part_of_the_digest() -> None:
-    server = {"base_url": "http://127.0.0.1:8000/v1", "model": "m"}
-    before = Config.model_validate({"endpoints": {"e": server}})
-    richer = Config.model_validate({"endpoints": {"e": server | {"max_cost": 9.0, "tries": 3, "concurrency": 2}}})
-    other = Config.model_validate({"endpoints": {"e": server | {"model": "n", "max_cost": 9.0}}})
-    assert before.digest == richer.digest
-    assert richer.changed_from(before.dump()) == []
+WRITER = ["extract.source=external", "extract.endpoint=e", "endpoints.e.base_url=http://a/v1", "endpoints.e.model=m"]
+
+
+def test_of_an_endpoint_only_the_model_is_part_of_the_digest() -> None:
+    before = load_config(None, WRITER)
+    elsewhere = ["base_url=http://b/v1", "max_cost=9.0", "tries=3", "concurrency=2"]
+    moved = load_config(None, [*WRITER, *(f"endpoints.e.{setting}" for setting in elsewhere)])
+    other = load_config(None, [*WRITER, "endpoints.e.model=n"])
+    assert before.digest == moved.digest
+    assert moved.changed_from(before.dump()) == []
     assert other.digest != before.digest
     assert other.changed_from(before.dump()) == ["endpoints.e.model"]
+
+
+def test_where_a_run_works_is_no_part_of_the_digest() -> None:
+    server = ["endpoints.v.base_url=http://127.0.0.1:8000/v1", "endpoints.v.model=m"]
+    where = ["compute.endpoint=v", "compute.device=cuda:1", "compute.batch=7", *server]
+    assert load_config(None, where).digest == Config().digest
+    assert load_config(None, where).acting_endpoint == "v"
+    assert load_config(None, [*where, "compute.engine=slots"]).acting_endpoint == ""
+    assert load_config(None, ["model.endpoint=v", *server]).digest != Config().digest
+
+
+def test_a_run_of_the_old_layout_is_gone_on_with() -> None:
+    stored = Config().dump()
+    del stored["compute"]
+    stored["model"] |= {"device": "cpu", "batch": 3}
+    assert Config().changed_from(stored) == []
+    assert Config.model_validate(stored).compute.batch == 3
+
+
+def test_keys_that_moved_count_where_they_stood(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text("[model]\nbatch = 4\ndevice = 'cpu'\n")
+    found = load_config(path).compute
+    assert (found.batch, found.device) == (4, "cpu")
+    assert load_config(path, ["model.batch=5"]).compute.batch == 5
+    assert load_config(path, ["compute.batch=6"]).compute.batch == 6
+    path.write_text("[model]\nbatch = 4\n[compute]\nbatch = 5\n")
+    with pytest.raises(ConfigError, match=r"recipe\.toml: model\.batch is now compute\.batch, and both are set$"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (["compute.rollout=ray"], r"compute\.rollout = 'ray': nothing implements it yet$"),
+        (["compute.engine=vllm"], r"compute\.engine = 'vllm': nothing implements it yet$"),
+        (["compute.train=accelerate"], r"compute\.train = 'accelerate': nothing implements it yet$"),
+        (["compute.engine=endpoint"], r"needs compute\.endpoint, the name of a section"),
+        (["compute.endpoint=x"], r"compute\.endpoint = 'x' names no section \[endpoints\.x\]$"),
+        (["compute.endpoint=x", "model.endpoint=y"], "only one can act$"),
+        (["compute.engine=slots", "model.endpoint=y"], "excludes model.endpoint = 'y', which acts$"),
+    ],
+)
+def test_where_nothing_can_work_is_refused(setting: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, setting)

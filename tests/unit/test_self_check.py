@@ -11,6 +11,7 @@ import transformers
 from transformers import LlamaForCausalLM, PreTrainedModel
 
 from internalize import loop
+from internalize.config.compute import ComputeConfig
 from internalize.config.distill import DistillConfig
 from internalize.config.schema import Config, ModelConfig, load_config
 from internalize.environments import registry
@@ -70,7 +71,7 @@ def frozen(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def policy(model: PreTrainedModel, lora_r: int = 4, **named: object) -> LocalPolicy:
-    config = Config(model=ModelConfig(batch=4, **named), distill=DistillConfig(lora_r=lora_r))
+    config = Config(model=ModelConfig(**named), compute=ComputeConfig(batch=4), distill=DistillConfig(lora_r=lora_r))
     return LocalPolicy(config, model, tiny_tokenizer())
 
 

@@ -1,0 +1,47 @@
+"""The section [compute]: where a run works. Nothing here changes what is played or learnt, so nothing is in the digest.
+
+A run may be gone on with on another node, with another engine or batch: its episodes are the same up to float
+rounding. What each stage was worked on is noted in its mark.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from .regime import Section
+
+MOVED = ("device", "batch")  # keys that stood in [model] before
+
+
+class ComputeConfig(Section):
+    """Where a run works: on what it plays and trains, and with which engine."""
+
+    rollout: Literal["local", "ray"] = Field("local", description="Who plays: this process, or workers of Ray.")
+    engine: Literal["auto", "slots", "plain", "vllm", "endpoint"] = Field(
+        "auto",
+        description="What samples: 'slots' in this process, or 'endpoint'; 'auto' = the endpoint if one is named.",
+    )
+    endpoint: str = Field("", description="Endpoint that samples token ids with the policy's own weights; '' = none.")
+    train: Literal["local", "accelerate"] = Field("local", description="Who trains: this process, or a launcher.")
+    device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    batch: int = Field(48, ge=1, le=4096, description="Conversations sampled together.")
+
+    def not_there(self) -> str:
+        """The first setting that nothing implements yet, as `key = value`; "" if all exist."""
+        absent = {"rollout": {"ray"}, "engine": {"plain", "vllm"}, "train": {"accelerate"}}
+        chosen = {key: getattr(self, key) for key in absent}
+        return next((f"compute.{key} = {value!r}" for key, value in chosen.items() if value in absent[key]), "")
+
+
+def moved(data: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose keys of [model] that say where stand in [compute]. Raises ValueError for one that is in both."""
+    model, compute = data.get("model"), data.get("compute", {})
+    if not isinstance(model, dict) or not isinstance(compute, dict):
+        return data
+    old = {key: value for key, value in model.items() if key in MOVED}
+    for key in old.keys() & compute.keys():
+        raise ValueError(f"model.{key} is now compute.{key}, and both are set")
+    kept = {key: value for key, value in model.items() if key not in old}
+    return data | {"model": kept, "compute": old | compute} if old else data
