@@ -21,7 +21,7 @@ class ComputeConfig(Section):
     rollout: Literal["local", "ray"] = Field("local", description="Who plays: this process, or workers of Ray.")
     engine: Literal["auto", "slots", "plain", "vllm", "endpoint"] = Field(
         "auto",
-        description="What samples: 'slots' in this process, or 'endpoint'; 'auto' = the endpoint if one is named.",
+        description="What samples: 'slots' here, or an 'endpoint'; 'auto' = the endpoint if one is named.",
     )
     endpoint: str = Field("", description="Endpoint that samples token ids with the policy's own weights; '' = none.")
     train: Literal["local", "accelerate"] = Field("local", description="Who trains: this process, or a launcher.")

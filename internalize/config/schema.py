@@ -235,7 +235,7 @@ class Config(Section):
             raise ValueError(f"{absent}: nothing implements it yet")
         if compute.engine == "endpoint" and not (compute.endpoint or acts):
             raise ValueError(
-                "compute.engine = 'endpoint' needs compute.endpoint, the name of a section [endpoints.NAME]"
+                "compute.engine = 'endpoint' needs compute.endpoint, which names a section [endpoints.NAME]"
             )
         if acts and compute.endpoint:
             raise ValueError(f"compute.endpoint = {compute.endpoint!r} and model.endpoint = {acts!r}: only one can act")

@@ -347,7 +347,7 @@ class StageMark(Record):
     """One line of progress.jsonl: this stage is finished and its records are on disk.
 
     `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
-    bytes: `device_memory` that of tensors on an accelerator. `compute` is the section of the recipe that it had on `host`.
+    bytes: `device_memory` that of tensors on an accelerator. `compute` is that section of the recipe.
     """
 
     stage: Stage
