@@ -5,6 +5,7 @@
     │   ├── ConfigError      a recipe key or value
     │   ├── DataError        a file, line or field that cannot be read
     │   ├── TaskError        an environment or task set that does not fit
+    │   ├── NothingLearnt    the first rollouts of a run all failed
     │   └── Busy             another process works in this run directory
     ├── Incomplete           stopped early, resumable, exit code 3
     └── InfrastructureError  an engine or environment broke: the episode is unscored and owed again
@@ -36,6 +37,10 @@ class DataError(UserError):
 
 class TaskError(UserError):
     """An environment or its task set does not fit what was asked."""
+
+
+class NothingLearnt(UserError):  # noqa: N818 - a finding rather than a fault
+    """The first rollouts of a run all failed, and neither experience nor training episodes came of them."""
 
 
 class Busy(UserError):  # noqa: N818 - a state of the directory rather than a fault

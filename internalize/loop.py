@@ -17,7 +17,7 @@ from internalize.runs.progress import Report
 from internalize.runs.store import RunStore, check
 from internalize.runs.tracking import require_packages, tracking
 from internalize.stages.backends import local, require
-from internalize.stages.learn import distill
+from internalize.stages.learn import distill, require_success
 from internalize.stages.plan import plan_tasks
 from internalize.stages.promote import gate
 from internalize.stages.run import Backends, Run, silent
@@ -60,6 +60,7 @@ async def iterate(run: Run) -> None:
         if shown and (policy.iteration < k - 1 or pool.version != before.version):  # what it gives before it is learnt
             await run.evaluate(policy, suite, ("in_context",), pool, k)
         examples = await run.collect(policy, pool, k)
+        require_success(run, trajectories, pool, examples, k)
         candidate = await distill(run, policy, pool, examples, k)
         await run.evaluate(candidate, suite, MODES, pool, k)
         policy = await gate(run, policy, candidate, pool, k)

@@ -15,7 +15,7 @@ from typing import NoReturn
 import click
 
 from internalize.config.schema import Config, load_config
-from internalize.errors import InternalizeError, UserError
+from internalize.errors import InternalizeError, NothingLearnt, UserError
 from internalize.runs.progress import going_on_by, progress
 from internalize.runs.store import versions
 
@@ -51,8 +51,12 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
     with going_on_by("run the same command with --resume"):
         from internalize.loop import run as run_loop
 
-        with progress() as show:
-            run_loop(config, out, resume=resume, report=show)
+        try:
+            with progress() as show:
+                run_loop(config, out, resume=resume, report=show)
+        except NothingLearnt:  # what was measured is worth a report
+            _report(out)
+            raise
         _report(out)
 
 
@@ -104,8 +108,8 @@ def extract(
         from internalize.stages.standalone import extract_file
 
         with progress() as show:
-            before, after = extract_file(config, trajectories, out, pool_file, show)
-    click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
+            before, after, why = extract_file(config, trajectories, out, pool_file, show)
+    click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)}){why and f'; nothing was learnt: {why}'}")
 
 
 @cli.command()

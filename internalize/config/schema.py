@@ -66,6 +66,7 @@ class RolloutConfig(Section):
     max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")
     max_action_tokens: int = Field(48, ge=1, le=8192, description="Longest action, tokens.")
     temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy.")
+    require_success: bool = Field(default=True, description="Whether a run ends if its first rollouts teach nothing.")
 
 
 class ExtractConfig(Section):
@@ -332,14 +333,15 @@ def _keys_of(sections: Sequence[str]) -> list[str]:
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without trackers and where it works; of the endpoints only the models that are named by it.
+    """A dumped config without trackers, where it works and whether it ends early; of endpoints the named models only.
 
     A budget may be raised, a server may move, and a run is gone on with.
     """
     found = {key: value for key, value in moved(dump).items() if key not in {"track", "compute"}}
     named = {(found.get(section) or {}).get("endpoint") for section in ("model", "extract", "inject", "judge")}
     endpoints = {name: {"model": e.get("model")} for name, e in (dump.get("endpoints") or {}).items() if name in named}
-    return found | {"endpoints": endpoints}
+    rollout = {k: v for k, v in (found.get("rollout") or {}).items() if k != "require_success"}
+    return found | {"endpoints": endpoints, "rollout": rollout}
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

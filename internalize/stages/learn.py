@@ -6,13 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from internalize.config.specs import Round, TrainSpec
+from internalize.errors import NothingLearnt
+from internalize.evaluation.outcomes import ADVICE, Outcomes
 from internalize.experience.pool import ExperiencePool
-from internalize.records import Checkpoint, DistillExample, Stage, TrainSummary
+from internalize.records import Checkpoint, DistillExample, Stage, TrainSummary, Trajectory
 from internalize.runs import names
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 
 from .refresh import merge_summaries, read_examples, remove_round_state, replayed, split_held_out, training_rounds
 from .run import Run
+
+
+def require_success(
+    run: Run, trajectories: Sequence[Trajectory], pool: ExperiencePool, examples: Sequence[DistillExample], k: int
+) -> None:
+    """Raises NothingLearnt if the first rollouts all failed and nothing came of them: all iterations would be alike."""
+    config = run.config
+    learnt = pool.items or examples or any(t.score for t in trajectories)
+    if k == 1 and config.distill.epochs and config.rollout.require_success and not learnt:
+        found, go_on = Outcomes.of(trajectories).text, "rollout.require_success = false goes on all the same"
+        raise NothingLearnt(f"iteration 1 gave nothing to learn: {found}; {ADVICE}; {go_on}")
 
 
 async def distill(

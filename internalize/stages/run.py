@@ -147,6 +147,8 @@ class Run:
         kept = weighted(found, config.filter)
         self.rejected = len(found) - len(kept) + (self.rejected if number else 0)
         kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / names.REDACTIONS, f"round {number}")
+        if not kept:
+            return []
         injector = None
         if config.on_policy and config.asks_teacher:
             injector = injector_of(shown, await self.backends.policies.load(policy, self.store.path))

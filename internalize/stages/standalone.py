@@ -17,6 +17,8 @@ from internalize.config.specs import RolloutSpec, TrainSpec
 from internalize.environments import registry
 from internalize.errors import DataError, TaskError, UserError
 from internalize.evaluation.metrics import SuiteMetrics, eval_result, suite_metrics
+from internalize.evaluation.outcomes import Outcomes
+from internalize.experience.extract.contrast import why_no_rules
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.pool import ExperiencePool, empty, load_pool, save_pool
@@ -124,8 +126,8 @@ def _require_own_episodes(out: Path, ids: Collection[str]) -> None:
 
 def extract_file(
     config: Config, trajectories: Path, out: Path, pool_file: Path | None, report: Report
-) -> tuple[ExperiencePool, ExperiencePool]:
-    """The pool before and after; written to `out`, its edits to `out` with `.edits.jsonl`.
+) -> tuple[ExperiencePool, ExperiencePool, str]:
+    """The pool before and after, written to `out`, its edits to `out` with `.edits.jsonl`; why it is empty, if it is.
 
     What a language model answered is kept in the folder `out` with `.extraction`, so that the same command goes on.
     """
@@ -148,7 +150,14 @@ def extract_file(
     after = before.apply(edits)
     write_jsonl(out.with_suffix(f".{names.EDITS}"), edits)
     save_pool(after, out)
-    return before, after
+    return before, after, "" if after.items else _why_empty(config, found)
+
+
+def _why_empty(config: Config, trajectories: Sequence[Trajectory]) -> str:
+    text = Outcomes.of(trajectories).text
+    if config.extract.source == "contrast" and config.extract.granularity == "principle":
+        text += f"; {why_no_rules(trajectories, config.extract, registry.cues(config.env.name))}"
+    return text
 
 
 def _answers(config: Config, out: Path) -> Path:

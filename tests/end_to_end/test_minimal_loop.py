@@ -140,3 +140,20 @@ def test_the_code_of_the_quickstart_runs(tmp_path: Path, monkeypatch: pytest.Mon
 def _load(load: Callable[..., it.Config], small: Sequence[str], recipe: str, changes: Sequence[str]) -> it.Config:
     assert recipe == "recipes/demo.toml"
     return load(None, [*small, *changes])
+
+
+def test_a_run_whose_first_rollouts_all_fail_ends_and_says_what_helps(tmp_path: Path) -> None:
+    config = it.load_config(None, ["env.name=same", "rollout.tasks=4", "evaluate.tasks=2", "evaluate.final_splits=[]",
+                                   "iterations=2"])  # fmt: skip
+    made = it.scripted_backends(SameBoxes(), lambda checkpoint, messages: "answer[wrong]")
+    with pytest.raises(it.UserError) as ended:
+        it.run(config, tmp_path / "run", backends=lambda *_: made)
+    assert "0 of 8 episodes succeeded (8 ended with a wrong answer)" in str(ended.value)
+    assert "0 of 4 tasks have a success and a failure" in str(ended.value)
+    assert "model.source" in str(ended.value)
+    on = it.load_config(None, ["env.name=same", "rollout.tasks=4", "evaluate.tasks=2", "evaluate.final_splits=[]",
+                               "iterations=2", "distill.epochs=0", "rollout.require_success=false"])  # fmt: skip
+    assert on.digest != config.digest  # because of the epochs
+    assert it.load_config(None, ["rollout.require_success=false"]).digest == it.load_config(None).digest
+    it.run(on, tmp_path / "on", backends=lambda *_: made)
+    assert it.open_run(tmp_path / "on").iterations == (0, 1, 2)

@@ -48,7 +48,10 @@ class Decision(NamedTuple):
 
 @dataclass(frozen=True)
 class Tried:
-    """A rule and how it fared. `followed`: decision numbers; `p`: of chance, from `episodes` a side or more."""
+    """A rule and how it fared. `followed`: decision numbers; `p`: of chance, from `episodes` a side or more.
+
+    `evidence`: the first trajectories that followed it.
+    """
 
     rule: Rule
     followed: frozenset[int]
@@ -56,6 +59,7 @@ class Tried:
     lift: float
     p: float
     episodes: int
+    evidence: tuple[str, ...]
 
     @property
     def strength(self) -> tuple[float, bool, int]:
@@ -100,29 +104,19 @@ def _rules(
     iteration: int,
     cues: tuple[CueExtractor, ...],
 ) -> list[PoolEdit]:
-    made = _decisions(scored, cues)
-    where: defaultdict[Reading, list[int]] = defaultdict(list)
-    for number, decision in enumerate(made):
-        for reading in decision.readings:
-            where[reading].append(number)
-    tried = {phrase(rule): _try(rule, made, where[rule.cue]) for rule in _candidates(made, cues, config.min_support)}
+    tried = _all_tried(scored, config, cues)
     edits = [
         PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {t.lift:+.2f}, p = {t.p:.2g}", cause="chance")
         for item in pool.items
         if (t := tried.get(item.text)) and t.episodes >= config.min_support and t.p > config.max_p
     ]
-    good = [
-        t
-        for text, t in tried.items()
-        if t.ignored and len(t.followed) >= config.min_support and t.lift >= config.min_lift and t.p <= config.max_p
-        if parse(text, cues) == t.rule  # or it would never be shown where it applies
-    ]
+    good = [t for t in tried.values() if not _refused(t, config, cues)]
     for t in _distinct(sorted(good, key=lambda t: t.strength, reverse=True), config.add):
         item = Experience.new(
             phrase(t.rule),
             "principle",
             "contrast",
-            evidence=tuple(sorted({made[i].trajectory for i in t.followed})[:8]),
+            evidence=t.evidence,
             iteration=iteration,
             support=len(t.followed),
             lift=round(t.lift, 4),
@@ -130,6 +124,37 @@ def _rules(
         reason = f"lift {t.lift:+.2f} over {t.ignored} others, p = {t.p:.2g}"
         edits.append(PoolEdit(op="ADD", item=item, reason=reason))
     return edits
+
+
+def _all_tried(scored: Sequence[Trajectory], config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> dict[str, Tried]:
+    """Every candidate rule on all decisions, by its sentence."""
+    made = _decisions(scored, cues)
+    where: defaultdict[Reading, list[int]] = defaultdict(list)
+    for number, decision in enumerate(made):
+        for reading in decision.readings:
+            where[reading].append(number)
+    return {phrase(rule): _try(rule, made, where[rule.cue]) for rule in _candidates(made, cues, config.min_support)}
+
+
+def _refused(t: Tried, config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> str:
+    """Why a rule is not added; "" if it may be."""
+    if len(t.followed) < config.min_support or not t.ignored:
+        return "were followed too seldom or always (extract.min_support)"
+    if t.lift < config.min_lift:
+        return "made too little difference (extract.min_lift)"
+    if t.p > config.max_p:
+        return "may be chance (extract.max_p)"
+    return "" if parse(phrase(t.rule), cues) == t.rule else "could not be found again where they apply"
+
+
+def why_no_rules(
+    trajectories: Sequence[Trajectory], config: ExtractConfig, cues: tuple[CueExtractor, ...] = GENERIC
+) -> str:
+    """How many rules were tried and why none was added, in half a sentence."""
+    tried = _all_tried([t for t in trajectories if t.score is not None], config, cues)
+    reasons = Counter(reason for t in tried.values() if (reason := _refused(t, config, cues)))
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return f"of {len(tried)} rules tried {counted}" if counted else "no rule was followed often enough to be tried"
 
 
 def _decisions(scored: Sequence[Trajectory], cues: Sequence[CueExtractor]) -> list[Decision]:
@@ -242,7 +267,8 @@ def _try(rule: Rule, made: Sequence[Decision], places: Iterable[int]) -> Tried:
         if applies(rule, d.situation, d.readings.get):
             (followed if matches(rule, d.situation, d.call, d.readings.get) else ignored).append(number)
     lift = _rate(followed, made) - _rate(ignored, made)
-    return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, made))
+    evidence = tuple(sorted({made[i].trajectory for i in followed})[:8])
+    return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, made), evidence)
 
 
 def _rate(numbers: Sequence[int], made: Sequence[Decision]) -> float:
