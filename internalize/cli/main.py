@@ -7,6 +7,7 @@ commands, because `--help` has to answer at once.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,17 +26,31 @@ from .judge import judge_command
 from .logs import logs_group
 from .plan import plan_command
 from .pool import pool_group
+from .recipes import init_command, recipe_file, recipe_group
 from .study import diagnose_command, study_command, view_command
 
 AGAIN = "run the same command again"
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _set = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
-_recipe = click.argument("recipe", type=_FILE)
+_recipe = click.argument("recipe", type=_FILE, callback=lambda _, __, given: recipe_file(given))
+
+
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click calls it so
+    """Print the version, with the commit where this is a checkout."""
+    if asked:
+        root, commit = Path(__file__).parents[2], ""
+        if (root / ".git").exists():
+            git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+            commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+        click.echo(f"internalize {versions().get('internalize', '(not installed)')}{commit and f' ({commit})'}")
+        context.exit()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(versions().get("internalize", "(not installed)"))
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
+)
 def cli() -> None:
     """Train LLM agents on their own experience, over many iterations."""
 
@@ -224,6 +239,8 @@ cli.add_command(judge_command)
 cli.add_command(export_command)
 cli.add_command(endpoints_command)
 cli.add_command(plan_command)
+cli.add_command(recipe_group)
+cli.add_command(init_command)
 
 
 def _require_source(config: Config) -> None:
