@@ -27,6 +27,7 @@ from .logs import logs_group
 from .plan import plan_command
 from .pool import pool_group
 from .recipes import init_command, recipe_file, recipe_group
+from .serve import episodes_command, serve_command
 from .study import diagnose_command, study_command, view_command
 
 AGAIN = "run the same command again"
@@ -241,6 +242,8 @@ cli.add_command(endpoints_command)
 cli.add_command(plan_command)
 cli.add_command(recipe_group)
 cli.add_command(init_command)
+cli.add_command(serve_command)
+cli.add_command(episodes_command)
 
 
 def _require_source(config: Config) -> None:

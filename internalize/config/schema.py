@@ -20,6 +20,7 @@ from . import overrides
 from .compute import ComputeConfig, moved
 from .distill import DistillConfig
 from .regime import Section
+from .serve import ServeConfig
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -204,6 +205,7 @@ class Config(Section):
     redact: RedactConfig = RedactConfig()
     track: TrackConfig = TrackConfig()
     compute: ComputeConfig = ComputeConfig()
+    serve: ServeConfig = ServeConfig()
     endpoints: dict[str, EndpointConfig] = Field(default_factory=dict, description="Servers by name.")
 
     @property
@@ -246,8 +248,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _endpoints_are_named(self) -> Config:
-        for key, name in self.endpoints_used.items():
-            if name not in self.endpoints:
+        for key, name in {**self.endpoints_used, "serve.endpoint": self.serve.endpoint}.items():
+            if (name or key != "serve.endpoint") and name not in self.endpoints:
                 raise ValueError(f"{key} = {name!r} names no section [endpoints.{name or 'NAME'}]")
         return self
 
@@ -287,6 +289,15 @@ def load_config(path: Path | str | None = None, overriding: Sequence[str] = ()) 
             raise ConfigError(f"{path}: cannot read the recipe ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    return _overridden(data, overriding, where)
+
+
+def override_config(config: Config, overriding: Sequence[str]) -> Config:
+    """`config` with `section.key=value` overrides, as in `load_config`. Raises ConfigError naming the key."""
+    return _overridden(config.dump(), overriding, "--set") if overriding else config
+
+
+def _overridden(data: dict[str, Any], overriding: Sequence[str], where: str) -> Config:
     try:
         data = moved(data)
     except ValueError as error:
@@ -333,11 +344,11 @@ def _keys_of(sections: Sequence[str]) -> list[str]:
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without trackers, where it works and whether it ends early; of endpoints the named models only.
+    """A dumped config without trackers, [serve], where it works, whether it ends early; of endpoints the named models.
 
     A budget may be raised, a server may move, and a run is gone on with.
     """
-    found = {key: value for key, value in moved(dump).items() if key not in {"track", "compute"}}
+    found = {key: value for key, value in moved(dump).items() if key not in {"track", "serve", "compute"}}
     named = {(found.get(section) or {}).get("endpoint") for section in ("model", "extract", "inject", "judge")}
     endpoints = {name: {"model": e.get("model")} for name, e in (dump.get("endpoints") or {}).items() if name in named}
     rollout = {k: v for k, v in (found.get("rollout") or {}).items() if k != "require_success"}

@@ -116,6 +116,18 @@ class Redactor:
         )
         return (changed if counts else trajectory), counts
 
+    def message(self, message: Message) -> Message:
+        """The message without secrets."""
+        return _message(message, self.clean) if self.patterns else message
+
+    def step(self, step: Step) -> Step:
+        """The step without secrets; one whose action changed loses its token ids."""
+        return _step(step, self.clean) if self.patterns else step
+
+    def injection(self, injection: Injection | None) -> Injection | None:
+        """The injection without secrets."""
+        return _injection(injection, self.clean)
+
     def trajectories(self, trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], Counter[str]]:
         """`trajectory` of each, and the counts together."""
         pairs = [self.trajectory(trajectory) for trajectory in trajectories]
@@ -127,7 +139,9 @@ class Redactor:
         Observations carry no loss, but their ids are stored and read as context: they are redacted. Actions are
         trained on as sampled or not at all.
         """
-        safe = [(t, weight) for t, weight in weighted if not any(self._holds(step) for step in t.steps)]
+        safe = [
+            (t, weight) for t, weight in weighted if not any(self._holds(step) for step in t.steps if not step.left_out)
+        ]
         kept, counts = self.trajectories(t for t, _ in safe)
         return list(zip(kept, (weight for _, weight in safe), strict=True)), counts, len(weighted) - len(safe)
 
@@ -203,6 +217,7 @@ def _step(step: Step, clean: Callable[[str], str]) -> Step:
         "text": text,
         "message": message,
         "results": tuple(_message(result, clean) for result in step.results),
+        "shown": step.shown and _message(step.shown, clean),
     }
     if text != step.text or message != step.message:
         update |= {"token_ids": (), "logprobs": ()}

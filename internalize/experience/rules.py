@@ -80,7 +80,7 @@ def taken_by(*calls: ToolCall) -> tuple[tuple[str, str], ...]:
 
 
 def decisions(trajectory: Trajectory) -> list[tuple[Situation, ToolCall | None]]:
-    """Every call of a trajectory and the situation it was made in; None for a turn without a call.
+    """Every call of a trajectory and the situation it was made in; None for a turn without a call, none if left out.
 
     The calls of one turn were decided on the same results, each after those before it.
     """
@@ -88,7 +88,8 @@ def decisions(trajectory: Trajectory) -> list[tuple[Situation, ToolCall | None]]
     situation = Situation(trajectory.question)
     for step in trajectory.steps:
         for call in step.calls or (None,):
-            found.append((situation, call))
+            if not step.left_out:
+                found.append((situation, call))
             situation = situation._replace(taken=situation.taken + (taken_by(call) if call else ()))
         situation = situation._replace(results=tuple(result.text for result in step.results) or ("",))
     return found

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from internalize.config.schema import RolloutConfig
 from internalize.errors import ContextError
 from internalize.interfaces import ChatModel, Engine, Judge, ToolFormat
-from internalize.records import ActionRequest, ActionTurn, ChatRequest, Message, ToolSpec
+from internalize.records import ActionRequest, ActionTurn, ChatRequest, Message, Sampling, ToolSpec
 
 from .renderer import Renderer
 from .token_estimate import estimated_tokens
-from .tool_formats import as_user
+from .tool_formats import as_text, as_user
 
 _CONTROL = re.compile(r"<(?=[|\uff5c][^<>\n]{1,40}[|\uff5c]>|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
 
@@ -42,7 +42,11 @@ class TokenAgent:
         ids = self.renderer.context(request.prompt, request.steps, request.hint).ids
         if len(ids) + self.limits.max_action_tokens > self.max_context:
             return None
-        generation = await self.engine.generate(ids, conversation=request.episode, seed=request.seed)
+        sampling = None
+        if request.max_tokens is not None:
+            most = min(request.max_tokens, self.limits.max_action_tokens)
+            sampling = Sampling(max_tokens=most, temperature=self.limits.temperature)
+        generation = await self.engine.generate(ids, conversation=request.episode, seed=request.seed, sampling=sampling)
         message = self.renderer.tool_format.parse(generation.text, request.tools)
         return ActionTurn(message=message, **dict(generation))
 
@@ -73,7 +77,7 @@ class ChatAgent:
 
     async def act(self, request: ActionRequest) -> ActionTurn | None:
         """Request the next message. The context is full by its estimated length, or when the server says so."""
-        messages = chat_messages(request)
+        messages = chat_messages(request, self.tool_format)
         tokens = sum(estimated_tokens(message.text) for message in messages)
         if tokens + self.limits.max_action_tokens > self.max_context:
             return None
@@ -81,7 +85,7 @@ class ChatAgent:
             reply = await self.chat.complete(
                 ChatRequest(
                     messages=tuple(messages),
-                    max_tokens=self.limits.max_action_tokens,
+                    max_tokens=min(self.limits.max_action_tokens, request.max_tokens or self.limits.max_action_tokens),
                     temperature=self.limits.temperature,
                     seed=request.seed,
                 )
@@ -100,14 +104,15 @@ class ChatAgent:
         """Do nothing: a chat endpoint keeps no state of a wave."""
 
 
-def chat_messages(request: ActionRequest) -> list[Message]:
+def chat_messages(request: ActionRequest, tool_format: ToolFormat) -> list[Message]:
     """The messages of a request, with the hint on a new line at the end of the last one, as the renderer places it.
 
     Control marks of chat templates are broken up, so that text of an environment cannot end its own turn.
     """
     messages = list(request.prompt)
     for step in request.steps:
-        messages += [Message(role="assistant", content=step.text), as_user(step.results)]
+        text = as_text(step.shown, tool_format) if step.shown else step.text
+        messages += [Message(role="assistant", content=text), as_user(step.results)]
     texts = [message.text for message in messages]
     if request.hint:
         texts[-1] += f"\n{request.hint}"

@@ -13,8 +13,10 @@ import os
 import re
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -96,8 +98,11 @@ class _Connection:
     """What belongs to one event loop: connections and semaphores cannot move to another."""
 
     loop: asyncio.AbstractEventLoop
-    opened: AsyncGenerator[AsyncOpenAI, None]  # referenced here so that the loop closes it, and the client, at its end
+    opened: AsyncGenerator[
+        tuple[AsyncOpenAI, Any], None
+    ]  # referenced here so that the loop closes it, and the client, at its end
     client: AsyncOpenAI
+    http: Any  # an AsyncClient of the HTTP library that openai is built on
     slots: asyncio.Semaphore
 
 
@@ -153,6 +158,42 @@ class EndpointClient:
         """POST for its effect, whatever the answer says. Raises what `request` raises."""
         await self._with_retries(path, body, lambda _: None, ())
 
+    @asynccontextmanager
+    async def relayed(self, path: str, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Any]:
+        """The server's own answer, as it arrives and whatever its status: for a caller who retries by itself.
+
+        Raises InfrastructureError for a server that cannot be reached or does not answer, Incomplete when the budget is
+        spent. Call `count` with what was answered.
+        """
+        connection, key = await self._connected(), self._key()
+        library = import_module(type(connection.http).__mro__[1].__module__.partition(".")[0])
+        async with connection.slots:
+            self._check_budget()
+            self._count(requests=1)
+            request = connection.http.build_request(
+                "POST",
+                f"{self.config.base_url.rstrip('/')}{path}",
+                json=body,
+                headers={**headers, **({"Authorization": f"Bearer {key}", "x-api-key": key} if key else {})},
+                timeout=self.config.timeout,
+            )
+            try:
+                response = await connection.http.send(request, stream=True)
+                try:
+                    yield response
+                finally:
+                    await response.aclose()
+            except library.HTTPError as error:
+                reason = self._scrubbed(f"{type(error).__name__} {error}")
+            else:
+                return
+        raise InfrastructureError(f"endpoint {self.name!r}: a broken connection ({reason})")
+
+    def count(self, answer: Body, body: Body, text: str) -> None:
+        """Count a relayed answer."""
+        self._count_tokens(answer, body, text)
+        self._count(answers=1)
+
     async def _with_retries(self, path: str, body: Body, read: Callable[[str], T], final: Collection[int]) -> T:
         connection = await self._connected()
         try:
@@ -199,17 +240,16 @@ class EndpointClient:
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:
             opened, slots = self._opened(), asyncio.Semaphore(self.config.concurrency)
-            self._connection = _Connection(loop, opened, await anext(opened), slots)  # `anext` does not yield control
+            self._connection = _Connection(loop, opened, *await anext(opened), slots)  # `anext` does not yield control
         return self._connection
 
-    async def _opened(self) -> AsyncGenerator[AsyncOpenAI, None]:
+    async def _opened(self) -> AsyncGenerator[tuple[AsyncOpenAI, Any], None]:
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # noqa: PLC0415 - an extra
         except ImportError as error:
             raise UserError("endpoints need the extra 'server': pip install 'internalize[server]'") from error
-        transport = None
-        if self.config.base_url.startswith("http://"):  # loading the root certificates takes long, and is not needed
-            transport = DefaultAsyncHttpxClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        plain = self.config.base_url.startswith("http://")  # root certificates take long to load, and are not needed
+        transport = DefaultAsyncHttpxClient(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if plain else True)
         client = AsyncOpenAI(
             api_key=self._key() or "none",  # never the client's default, which may be the key of another provider
             base_url=self.config.base_url,
@@ -219,7 +259,7 @@ class EndpointClient:
         )
         client.organization = client.project = None  # read from variables that may belong to another provider
         try:
-            yield client
+            yield client, transport
         finally:
             await client.close()
 

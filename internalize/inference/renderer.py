@@ -16,7 +16,7 @@ from internalize.errors import UserError
 from internalize.interfaces import ToolFormat
 from internalize.records import Message, Step, ToolCall, ToolSpec
 
-from .tool_formats import as_user
+from .tool_formats import as_text, as_user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ class Renderer:
         pieces = self._pieces(prompt, steps, hint)
         ids = list(self._encode(pieces[0]))
         for step, piece in zip(steps, pieces[1:], strict=True):
-            action, following = self._shown_again(step.token_ids), self._encode(piece)
+            action, following = self._shown_again(step), self._encode(piece)
             ends_itself = bool(action) and action[-1] in self.stop_ids
             ids += action
             ids += following[1:] if ends_itself and following[:1] == (self._end_of_turn,) else following
@@ -135,8 +135,14 @@ class Renderer:
                 text = text.replace(special, f"{special[0]} {special[1:]}")
         return text
 
-    def _shown_again(self, action: tuple[int, ...]) -> tuple[int, ...]:
-        """The ids of a past action that the template shows: all, or those after the thinking if it strips that."""
+    def _shown_again(self, step: Step) -> tuple[int, ...]:
+        """The ids of a past action that the template shows: all, or those after the thinking if it strips that.
+
+        A turn that was not sampled here, or that somebody's agent rewrote, is encoded from its text.
+        """
+        if step.shown is not None or not step.token_ids:
+            return self.encode_text(as_text(step.shown, self.tool_format) if step.shown else step.text)
+        action = step.token_ids
         if not self._strips_thinking or _END_OF_THINKING not in self.decode(action):
             return action
         # The last start and then the first end between which the mark decodes: its ids depend on what surrounds it.

@@ -100,6 +100,7 @@ class Step(ActionTurn):
     results: tuple[Message, ...] = ()
     seconds: float = 0.0
     left_out: str = ""  # why the turn is context that no training learns ("" = it may be learnt)
+    shown: Message | None = None  # the turn as later contexts hold it, where an agent of somebody else's rewrote it
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -126,6 +127,7 @@ class ActionRequest(Record):
     tools: tuple[ToolSpec, ...] = ()
     hint: str = ""
     seed: int = 0
+    max_tokens: int | None = None  # fewer than the limits of the recipe allow; None = as they are
 
 
 class Origin(Record):
@@ -182,7 +184,7 @@ class Trajectory(Record):
         """The clean messages that step number `step` was decided on (no injection in them)."""
         messages = list(self.prompt)
         for past in self.steps[:step]:
-            messages += [past.message, *past.results]
+            messages += [past.shown or past.message, *past.results]
         return tuple(messages)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from typing import Protocol
 
 from internalize.config.schema import EnvConfig
 from internalize.config.specs import RolloutSpec
@@ -18,7 +19,7 @@ from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.redact import Redactor
 from internalize.experience.selectors import build as build_selector
-from internalize.interfaces import Agent, Environment, Policy, PolicyLoader
+from internalize.interfaces import Agent, ChatModel, Environment, PolicyLoader
 from internalize.records import Task, Trajectory
 
 from .episode import Label, episode_id, run_episode
@@ -44,13 +45,21 @@ class LocalRollouts:
             yield trajectory
 
 
-def injector_of(spec: RolloutSpec, policy: Policy) -> Injector:
+class Chats(Protocol):
+    """Chat models by name: a policy, or the endpoints of a recipe."""
+
+    def chat(self, name: str) -> ChatModel:
+        """The chat model of this name."""
+        ...
+
+
+def injector_of(spec: RolloutSpec, chats: Chats) -> Injector:
     """The injector for these episodes. Raises UserError for a selector whose extra is not installed."""
     if spec.pool is None:
         return Injector(pool_version=spec.pool_version)
     clean = Redactor.of(spec.config.redact).clean
     cues = registry.vocabulary(spec.config.env.name)  # that the pool is about, wherever these episodes are played
-    selector = build_selector(spec.config.inject, policy.chat, spec.replies, spec.checkpoint.id, clean, cues)
+    selector = build_selector(spec.config.inject, chats.chat, spec.replies, spec.checkpoint.id, clean, cues)
     return Injector.over(ExperiencePool(spec.pool, spec.config.extract.cap), spec.config.inject, selector)
 
 

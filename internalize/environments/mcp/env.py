@@ -8,22 +8,20 @@ its episode unscored. State that a server keeps from one session to the next is 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import logging
 import os
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, JsonValue
 
 from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, graded, read_options
+from internalize.environments.callables import load_function
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, tasks_of
-from internalize.errors import DataError, TaskError, UserError, first_line
+from internalize.errors import DataError, TaskError, UserError
 from internalize.inference import tool_schema
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
@@ -165,23 +163,6 @@ def _verifier(name: str) -> Verifier:
         return lambda task, answer, _: None if task.answer is None else float(same(task.answer, answer))
     if name == "model":  # only the very words of the reference need no judge
         return lambda task, answer, _: 1.0 if task.answer is not None and same(task.answer, answer) else None
-    module, colon, function = name.partition(":")
-    try:
-        loaded: Verifier | None = getattr(_module(module), function, None) if colon else None
-    except Exception as error:  # the file is run, and may raise anything
-        problem = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"mcp: verify = {name!r} cannot be loaded ({problem})") from error
-    if not callable(loaded):
+    if ":" not in name:
         raise UserError(f"mcp: verify = {name!r} is no 'exact', 'maths', 'model' or 'module:function'")
-    return loaded
-
-
-def _module(name: str) -> Any:
-    if not name.endswith(".py"):
-        return importlib.import_module(name)
-    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).expanduser())
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_function(name, "mcp: verify")

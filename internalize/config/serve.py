@@ -1,0 +1,23 @@
+"""The endpoint for agents of somebody else's. Nothing here changes a result, so it is not in a recipe's digest."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .regime import Section
+
+
+class ServeConfig(Section):
+    """`internalize serve`: where it listens, whom it lets in, and how much it takes on."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs token_env.")
+    port: int = Field(8400, ge=0, le=65535, description="Port; 0 = a free one.")
+    token_env: str = Field("", description="Environment variable with the token callers send as their key; '' = none.")
+    endpoint: str = Field("", description="Endpoint that answers; '' = the policy.")
+    concurrency: int = Field(64, ge=1, le=4096, description="Most calls answered at once.")
+    queue: int = Field(
+        512, ge=0, le=100_000, description="Most calls that wait for that; others are told to come back."
+    )
+    max_bytes: int = Field(16_000_000, ge=1000, le=1_000_000_000, description="Longest request, bytes.")
+    remember: int = Field(20_000, ge=1, le=10_000_000, description="Finished calls kept in memory to go on from.")
+    verifier: str = Field("", description="'module:function' or 'file.py:function' that scores episodes; '' = none.")

@@ -1,0 +1,36 @@
+"""Functions of the user, named in a recipe as 'module:function' or 'file.py:function'."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from internalize.errors import UserError, first_line
+
+
+def load_function(name: str, key: str) -> Callable[..., Any]:
+    """The function of this name; `key` says where it is named. Raises UserError if it cannot be loaded."""
+    module, colon, function = name.rpartition(":")
+    try:
+        loaded = getattr(_module(module), function, None) if colon else None
+    except Exception as error:  # the file is run, and may raise anything
+        problem = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{key} = {name!r} cannot be loaded ({problem})") from error
+    if not callable(loaded):
+        raise UserError(f"{key} = {name!r} is no 'module:function' or 'file.py:function'")
+    found: Callable[..., Any] = loaded
+    return found
+
+
+def _module(name: str) -> Any:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, Path(name).expanduser())
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""A recording, injecting endpoint between an agent of somebody else's and a model."""

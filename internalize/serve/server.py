@@ -1,0 +1,50 @@
+"""Runs the endpoint in the event loop of its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from internalize.errors import UserError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+_ENDING = 5  # seconds that calls under way may take when the server ends
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """The address of the running server; port 0 = a free one. Raises UserError if it cannot listen there."""
+    import uvicorn  # noqa: PLC0415 - an extra
+
+    listening = _listening(host, port)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_ENDING
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    # `Server.serve` does the same and takes over the signals, which belong to whoever runs the loop.
+    await server.startup(sockets=[listening])
+    working = asyncio.create_task(server.main_loop())
+    try:
+        yield f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await working
+        await server.shutdown(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise UserError(f"serve: cannot listen on {host}:{port} ({error.strerror})") from error
+    return listening

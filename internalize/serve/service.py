@@ -1,0 +1,291 @@
+"""What the endpoint does with a call, without HTTP: find its place, show experience, have it answered, keep it.
+
+Experience goes into the outgoing request alone; what is kept is the agent's own history. A call counts as finished when
+it is on disk, and only then is it answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+from internalize.errors import ContextError, DataError, Incomplete, InfrastructureError, InternalizeError, UserError
+from internalize.experience.inject import Injector
+from internalize.experience.redact import Redactor
+from internalize.inference.client import EndpointClient
+from internalize.inference.renderer import Renderer
+from internalize.inference.tool_formats import as_text
+from internalize.interfaces import Agent, ToolFormat
+from internalize.records import ActionRequest, ActionTurn, Injection, Message, Step, content_hash
+
+from .history import History, steps_of
+from .records import Acting, AgentCall, Place, RecordedCall
+
+Keep = Callable[[RecordedCall], Awaitable[None]]
+
+
+class CallError(Exception):
+    """A call that is not served: an HTTP status, one sentence, and a code that clients know."""
+
+    def __init__(self, status: int, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+@dataclass(frozen=True)
+class Model:
+    """Who answers: the policy (`agent`) or an endpoint (`relay`), with the experience that is shown."""
+
+    acting: Acting
+    tool_format: ToolFormat
+    injector: Injector = field(default_factory=Injector)
+    agent: Agent | None = None
+    relay: EndpointClient | None = None
+
+    @property
+    def name(self) -> str:
+        """The model's name towards agents."""
+        return self.acting.checkpoint
+
+    def instructions(self, call: AgentCall) -> str:
+        """What the recorded prompt says about the tools."""
+        if not call.tools:
+            return ""
+        return self.agent.instructions(call.tools) if self.agent else self.tool_format.instructions(call.tools)
+
+
+@dataclass(frozen=True)
+class Located:
+    """A call in its episode, before it is answered."""
+
+    id: str
+    episode: str
+    history: History
+    call: AgentCall
+    place: Place
+    request: str
+    steps: tuple[Step, ...]
+    prompt: tuple[Message, ...]
+    acting: Acting  # of the call before it
+    started: float
+    injection: Injection | None = None
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The clean messages that the turn is decided on."""
+        past = [message for step in self.steps for message in (step.shown or step.message, *step.results)]
+        return (*self.prompt, *past)
+
+
+class Service:
+    """Answers and keeps calls. With `announced` only episodes that `open` was told of."""
+
+    def __init__(self, model: Model, redactor: Redactor, keep: Keep, remember: int, *, announced: bool = False) -> None:
+        self._model, self._redactor, self._keep, self._remember = model, redactor, keep, remember
+        self._episodes: OrderedDict[str, History] = OrderedDict()
+        self._nameless, self._remembered = self._history(), 0
+        self._limits: dict[str, int] | None = {} if announced else None
+        self.errors: dict[str, InternalizeError] = {}  # of announced episodes: what ended a call, last
+        self._in_use, self._switching = 0, False
+        self._free = asyncio.Condition()
+
+    @property
+    def model(self) -> Model:
+        """Who answers now."""
+        return self._model
+
+    @asynccontextmanager
+    async def using(self) -> AsyncIterator[Model]:
+        """Who answers, not changed before the end of the block."""
+        async with self._free:
+            await self._free.wait_for(lambda: not self._switching)
+            self._in_use += 1
+        try:
+            yield self._model
+        finally:
+            self._in_use -= 1
+            async with self._free:
+                self._free.notify_all()
+
+    async def switch(self, load: Callable[[], Awaitable[Model]]) -> Model:
+        """Have another model answer, after the calls under way; new ones wait. If `load` raises, the old one stays."""
+        async with self._free:
+            await self._free.wait_for(lambda: not self._switching)
+            self._switching = True
+            await self._free.wait_for(lambda: not self._in_use)
+        try:
+            self._model = await load()
+        finally:
+            self._switching = False
+            async with self._free:
+                self._free.notify_all()
+        return self._model
+
+    # -- episodes -------------------------------------------------------------------------------------------------
+
+    def open(self, episode: str, most_calls: int) -> None:
+        """Announce an episode and the most calls it may make."""
+        assert self._limits is not None, "episodes are not announced here"
+        self._limits[episode] = most_calls
+        self._episodes[episode] = self._history()
+
+    def close(self, episode: str) -> list[RecordedCall]:
+        """The calls of an announced episode, which may make no more."""
+        assert self._limits is not None, "episodes are not announced here"
+        self._limits.pop(episode, None)
+        history = self._episodes.pop(episode, None)
+        return history.calls if history else []
+
+    def spent(self, episode: str) -> bool:
+        """Whether an announced episode has made all its calls."""
+        assert self._limits is not None, "episodes are not announced here"
+        return len(self._episodes[episode].calls) >= self._limits[episode]
+
+    def _history(self) -> History:
+        return History(self._model.tool_format, self._redactor.clean, self._remember)
+
+    def _history_of(self, episode: str) -> History:
+        if not episode:
+            return self._nameless
+        if self._limits is not None and episode not in self._limits:
+            raise CallError(404, f"the episode {episode!r} is over, or was never begun")
+        history = self._episodes.setdefault(episode, self._history())
+        self._episodes.move_to_end(episode)
+        if self._limits is not None and self.spent(episode):
+            raise CallError(400, f"the episode has made its {self._limits[episode]} calls (rollout.max_steps)")
+        return history
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    async def locate(self, model: Model, episode: str, call: AgentCall) -> Located:
+        """Where a call stands, and the experience shown at it. Raises CallError."""
+        history, instructions = self._history_of(episode), model.instructions(call)
+        try:
+            place, request = history.locate(call, instructions)
+        except DataError as error:
+            raise CallError(400, str(error)) from error
+        path = history.path(place.parent)
+        if not path and instructions:
+            place = place.model_copy(update={"prompt": Renderer.with_system(place.prompt, instructions)})
+        name = uuid4().hex
+        located = Located(
+            id=name,
+            episode=episode or (path[0].episode if path else name),
+            history=history,
+            call=call,
+            place=place,
+            request=request,
+            steps=tuple(steps_of(path, place)),
+            prompt=path[0].place.prompt if path else place.prompt,
+            acting=path[-1].acting if path else Acting(checkpoint=""),
+            started=time.monotonic(),
+        )
+        return replace(located, injection=await model.injector.step_injection(located.messages))
+
+    async def act(self, model: Model, located: Located) -> RecordedCall:
+        """Have the policy answer, and keep the call. Raises CallError."""
+        assert model.agent, "an endpoint is relayed"
+        call = located.call
+        if call.unsupported:
+            raise CallError(400, f"{call.unsupported[0]}: the policy cannot do what this asks for", "unsupported_value")
+        if any(not isinstance(m.content, str) for m in call.messages):
+            raise CallError(400, "messages: the policy reads text only, and one has a part that is none")
+        shown = model.injector.global_injection()
+        try:
+            turn = await model.agent.act(
+                ActionRequest(
+                    episode=located.history.path(located.place.parent)[0].id if located.place.parent else located.id,
+                    prompt=Renderer.with_system(located.prompt, shown.text) if shown else located.prompt,
+                    steps=located.steps,
+                    tools=call.tools,
+                    hint=located.injection.text if located.injection else "",
+                    seed=_seed(located),
+                    max_tokens=call.max_tokens,
+                )
+            )
+        except InternalizeError as error:
+            raise self._refusal(located.episode, error) from error
+        if turn is None:
+            raise CallError(400, "the context is longer than model.max_context", "context_length_exceeded")
+        return await self.keep(model, located, _until(turn, call.stop, model.tool_format))
+
+    async def keep(self, model: Model, located: Located, turn: ActionTurn) -> RecordedCall:
+        """Write a finished call to disk. Raises CallError if that fails: it is not finished then."""
+        number = sum(len(step.message.tool_calls) for step in located.steps)
+        calls = tuple(
+            c if c.id else c.model_copy(update={"id": f"call_{number + n}"})
+            for n, c in enumerate(turn.message.tool_calls)
+        )
+        new_experience = not located.place.parent or located.acting != model.acting
+        call = RecordedCall(
+            id=located.id,
+            episode=located.episode,
+            request=located.request,
+            place=located.place,
+            turn=turn.model_copy(update={"message": turn.message.model_copy(update={"tool_calls": calls})}),
+            injection=located.injection,
+            global_injection=model.injector.global_injection() if new_experience else None,
+            acting=model.acting,
+            seconds=round(time.monotonic() - located.started, 4),
+            time=round(time.time(), 3),
+        )
+        try:
+            await self._keep(self._redacted(call))
+        except (DataError, OSError) as error:
+            raise CallError(500, f"the call could not be recorded ({error})") from error
+        located.history.add(call)
+        self._remembered += located.history is not self._nameless
+        while self._limits is None and self._remembered > self._remember and len(self._episodes) > 1:
+            self._remembered -= len(self._episodes.popitem(last=False)[1].calls)
+        return call
+
+    def _redacted(self, call: RecordedCall) -> RecordedCall:
+        clean, place = self._redactor, call.place
+        turn = clean.step(Step(**dict(call.turn)))
+        place = place.model_copy(
+            update={
+                "prompt": tuple(map(clean.message, place.prompt)),
+                "shown": place.shown and clean.message(place.shown),
+                "results": tuple(map(clean.message, place.results)),
+                "copied": tuple(map(clean.step, place.copied)),
+            }
+        )
+        update = {
+            "place": place,
+            "turn": ActionTurn(**{name: getattr(turn, name) for name in ActionTurn.model_fields}),
+            "injection": clean.injection(call.injection),
+            "global_injection": clean.injection(call.global_injection),
+        }
+        return call.model_copy(update=update)
+
+    def _refusal(self, episode: str, error: InternalizeError) -> CallError:
+        if self._limits is not None:
+            self.errors[episode] = error
+        if isinstance(error, ContextError):
+            return CallError(400, str(error), "context_length_exceeded")
+        if isinstance(error, Incomplete):
+            return CallError(429, str(error), "insufficient_quota")
+        if isinstance(error, UserError):
+            return CallError(400, str(error))
+        return CallError(503 if isinstance(error, InfrastructureError) else 500, str(error))
+
+
+def _seed(located: Located) -> int:
+    """That of the same step of an episode played here; a repeated request is another draw."""
+    repeats = located.history.repeats(located.request)
+    return int(content_hash([located.episode, len(located.steps), *([repeats] if repeats else [])]), 16)
+
+
+def _until(turn: ActionTurn, stop: Sequence[str], tool_format: ToolFormat) -> ActionTurn:
+    """The turn up to the first of the agent's own stop texts. One that was cut was not sampled: it has no ids."""
+    text = turn.message.text
+    cut = min((place for mark in stop if mark and (place := text.find(mark)) >= 0), default=None)
+    if cut is None:
+        return turn
+    message = turn.message.model_copy(update={"content": text[:cut], "tool_calls": ()})
+    return ActionTurn(text=as_text(message, tool_format), message=message)
