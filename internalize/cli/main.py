@@ -29,6 +29,7 @@ from .pool import pool_group
 from .recipes import init_command, recipe_file, recipe_group
 from .serve import episodes_command, serve_command
 from .study import diagnose_command, study_command, view_command
+from .verify import verify_command
 
 AGAIN = "run the same command again"
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -232,6 +233,7 @@ def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...],
 
 
 cli.add_command(pool_group)
+cli.add_command(verify_command)
 cli.add_command(logs_group)
 cli.add_command(study_command)
 cli.add_command(diagnose_command)

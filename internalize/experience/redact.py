@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from internalize.config.schema import RedactConfig
 from internalize.records import Injection, Message, Record, Step, Trajectory
+from internalize.runs.readers import record
 from internalize.runs.store import write_json
 
 # In this order: what stands inside something longer comes after it. A word that names a secret has to be followed by a
@@ -56,19 +57,25 @@ class Redactions(Record):
     stages: dict[str, RedactionCount] = Field(default_factory=dict)
 
 
-def note(path: Path, stage: str, count: RedactionCount) -> None:
+def note(path: Path, stage: str, count: RedactionCount, write: Callable[[Path, BaseModel], None] = write_json) -> None:
     """Put the count of a stage into the file, if there is anything to count; those of others stay."""
     if count == RedactionCount():
         return
     path.parent.mkdir(exist_ok=True)
-    held = Redactions.model_validate_json(path.read_bytes()) if path.exists() else Redactions()
-    write_json(path, Redactions(stages=held.stages | {stage: count}))
+    held = record(path, Redactions) or Redactions()
+    write(path, Redactions(stages=held.stages | {stage: count}))
 
 
-def without_secrets(weighted: Sequence[Weighted], config: RedactConfig, path: Path, stage: str) -> list[Weighted]:
-    """`Redactor.trainable`, its counts noted in `path`."""
+def without_secrets(
+    weighted: Sequence[Weighted],
+    config: RedactConfig,
+    path: Path,
+    stage: str,
+    write: Callable[[Path, BaseModel], None] = write_json,
+) -> list[Weighted]:
+    """`Redactor.trainable`, its counts noted in `path` by `write`."""
     kept, counts, dropped = Redactor.of(config).trainable(weighted)
-    note(path, stage, RedactionCount(removed=dict(counts), dropped=dropped))
+    note(path, stage, RedactionCount(removed=dict(counts), dropped=dropped), write)
     return kept
 
 

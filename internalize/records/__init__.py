@@ -16,11 +16,14 @@ from pydantic import Field, JsonValue
 from .messages import (
     ChatRequest,
     ContentPart,
+    Count,
+    Finite,
     Generation,
     Message,
     Record,
     Reply,
     Sampling,
+    Share,
     ToolCall,
     ToolSpec,
     content_hash,
@@ -84,8 +87,8 @@ class ActionTurn(Record):
 
     text: str
     message: Message
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
+    token_ids: tuple[Count, ...] = ()
+    logprobs: tuple[Finite, ...] = ()
     finish: Literal["stop", "length"] = "stop"
 
 
@@ -98,7 +101,7 @@ class Step(ActionTurn):
 
     injection: Injection | None = None  # experience shown at this step alone, never part of the history
     results: tuple[Message, ...] = ()
-    seconds: float = 0.0
+    seconds: Finite = 0.0
     left_out: str = ""  # why the turn is context that no training learns ("" = it may be learnt)
     shown: Message | None = None  # the turn as later contexts hold it, where an agent of somebody else's rewrote it
 
@@ -148,9 +151,9 @@ class Trajectory(Record):
     env: str
     split: str
     family: str = ""
-    iteration: int
+    iteration: Count
     seed: int
-    attempt: int = 0
+    attempt: Count = 0
     pattern: Pattern = "none"
     checkpoint: str
     pool_version: str | None = None
@@ -158,7 +161,7 @@ class Trajectory(Record):
     global_injection: Injection | None = None
     steps: tuple[Step, ...] = ()
     termination: Termination
-    score: float | None = None
+    score: Share | None = None
     failure: str | None = None
     origin: Origin | None = None  # of an imported episode
 
@@ -197,9 +200,9 @@ class Experience(Record):
     source: str
     evidence: tuple[str, ...] = ()  # trajectory ids
     parents: tuple[str, ...] = ()
-    iteration: int = 0
-    support: int = 0  # decisions seen that back the item (0: not counted)
-    lift: float = 0.0  # success rate when followed minus when not, in [-1, 1]
+    iteration: Count = 0
+    support: Count = 0  # decisions seen that back the item (0: not counted)
+    lift: float = Field(0.0, ge=-1, le=1)  # success rate when followed minus when not, in [-1, 1]
 
     @staticmethod
     def new(text: str, granularity: Granularity, source: str, **rest: Any) -> Experience:
@@ -225,11 +228,11 @@ class ActionSpan(Record):
     Both contexts begin at `origin`, which is 0 unless the template rewrites earlier turns: then each step has its own.
     """
 
-    start: int
-    end: int
-    fork: int = 0
-    branch: tuple[int, ...] = ()
-    origin: int = 0
+    start: Count
+    end: Count
+    fork: Count = 0
+    branch: tuple[Count, ...] = ()
+    origin: Count = 0
 
 
 class DistillExample(Record):
@@ -239,11 +242,11 @@ class DistillExample(Record):
     """
 
     trajectory_id: str
-    token_ids: tuple[int, ...]
+    token_ids: tuple[Count, ...]
     spans: tuple[ActionSpan, ...]
-    prompt_length: int
-    teacher_prompt: tuple[int, ...] = ()
-    weight: float = 1.0
+    prompt_length: Count
+    teacher_prompt: tuple[Count, ...] = ()
+    weight: Finite = 1.0
 
     @property
     def rewritten(self) -> bool:
@@ -260,20 +263,20 @@ class TrainSummary(Record):
     of the start. A training on files has their names in `trajectories` and `pool`.
     """
 
-    steps: int = 0
-    accepted: int = 0
-    rejected: int | None = None
-    action_tokens: int = 0
-    first_loss: float | None = None
-    last_loss: float | None = None
-    divergence_before: float | None = None
-    divergence_after: float | None = None
-    held_out: int = 0
-    held_out_before: float | None = None
-    held_out_after: float | None = None
+    steps: Count = 0
+    accepted: Count = 0
+    rejected: Count | None = None
+    action_tokens: Count = 0
+    first_loss: Finite | None = None
+    last_loss: Finite | None = None
+    divergence_before: Finite | None = None
+    divergence_after: Finite | None = None
+    held_out: Count = 0
+    held_out_before: Finite | None = None
+    held_out_after: Finite | None = None
     stopped_early: bool = False
-    teacher_nll: float | None = None
-    seconds: float = 0.0
+    teacher_nll: Finite | None = None
+    seconds: Finite = 0.0
     trajectories: str = ""
     pool: str = ""
 
@@ -289,7 +292,7 @@ class Checkpoint(Record):
 
     id: str
     parent: str | None
-    iteration: int
+    iteration: Count
     pool_version: str | None
     config_digest: str
     path: str
@@ -304,29 +307,29 @@ class EvalResult(Record):
 
     suite: str
     mode: Mode
-    iteration: int
+    iteration: Count
     checkpoint: str
     pool_version: str | None
     task_id: str
     family: str = ""
-    success: float | None
+    success: Share | None
     premature: bool = False
-    turns: int = 0
-    action_tokens: int = 0
-    invalid: int = 0
+    turns: Count = 0
+    action_tokens: Count = 0
+    invalid: Count = 0
     truncated: bool = False
-    nll: float = 0.0  # mean -log p of sampled action tokens (nats): an estimate of policy entropy
+    nll: Finite = 0.0  # mean -log p of sampled action tokens (nats): an estimate of policy entropy
 
 
 class Drift(Record):
     """drift.json: one checkpoint against the starter, nats per token. None = there was nothing to measure it on."""
 
-    iteration: int
+    iteration: Count
     checkpoint: str
-    tokens: int
-    entropy: float | None  # of the next action token
-    kl_to_base: float | None  # KL(policy || starter)
-    held_out_nll: float  # mean -log p of a fixed text
+    tokens: Count
+    entropy: Finite | None  # of the next action token
+    kl_to_base: Finite | None  # KL(policy || starter)
+    held_out_nll: Finite  # mean -log p of a fixed text
 
 
 class Stage(Record):
@@ -336,12 +339,12 @@ class Stage(Record):
     measured) and `candidate` are of `episodes` and `evaluate`.
     """
 
-    iteration: int
+    iteration: Count
     kind: StageKind
-    round: int = 0
+    round: Count = 0
     suite: str = ""
     mode: Mode | None = None
-    policy: int = 0
+    policy: Count = 0
     candidate: Candidate = 1
 
 
@@ -349,15 +352,21 @@ class StageMark(Record):
     """One line of progress.jsonl: this stage is finished and its records are on disk.
 
     `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
-    bytes: `device_memory` that of tensors on an accelerator. `compute` is that section of the recipe.
+    bytes: `device_memory` that of tensors on an accelerator. `compute` is that section of the recipe. `files` are the
+    SHA-256 of what the stage wrote, by name in the run directory. With `begun` the stage is not finished: it is about
+    to replace these files, or to remove those whose digest is "". `chain` depends on this line and all before it;
+    version 1 and early version 2 have neither.
     """
 
     stage: Stage
-    seconds: float = 0.0
-    memory: int = 0
-    device_memory: int = 0
+    seconds: Finite = 0.0
+    memory: Count = 0
+    device_memory: Count = 0
     host: str = ""
     compute: dict[str, JsonValue] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    begun: bool = False
+    chain: str = ""  # the last field: it is computed over the text before it
 
 
 class Claim(Record):
@@ -371,7 +380,7 @@ class Claim(Record):
 class Judgement(Record):
     """A judge's verdict. `score` None = unscored: the judge failed or disagreed with itself."""
 
-    score: float | None
+    score: Share | None
     judge: str
     reason: str = ""
 

@@ -69,7 +69,8 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: already holds files; choose another --out")
     policy = LocalPolicy.of(_for_loading(config), check=False)
-    return _write(policy, policy.restore(source.weights), source, out, whole=whole)
+    recorded = source.lineage[-1].id if source.lineage else ""
+    return _write(policy, policy.restore(source.weights, recorded), source, out, whole=whole)
 
 
 def _for_loading(config: Config) -> Config:

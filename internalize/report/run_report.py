@@ -30,8 +30,9 @@ from internalize.evaluation.signs import Caution, Observed, Thresholds, cautions
 from internalize.experience.redact import Redactions
 from internalize.records import Drift, EvalResult, Experience, Mode, Record, TrainSummary
 from internalize.runs import names
+from internalize.runs.marks import read_marks, require_sound
 from internalize.runs.readers import record, records
-from internalize.runs.store import RunInfo, read_marks, read_run
+from internalize.runs.store import RunInfo, read_run
 
 from .costs import Costs
 from .episodes import Entry, EpisodeFiles, Sample, pick, read_episodes
@@ -172,9 +173,11 @@ class RunReport(Record):
 def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa: B008 - frozen
     """Read a run; `limits` say when a sign is a caution.
 
-    Raises UserError if there is no run.json, DataError naming file and line of a broken record.
+    Raises UserError if there is no run.json, DataError naming file and line of a broken record, or a file that is not
+    as its stage wrote it.
     """
     info = read_run(run_dir)
+    require_sound(run_dir, weights=False)
     settings = Settings.model_validate(info.config)
     folders = names.iterations(run_dir, settings.iterations)
     lines = tuple(records(run_dir / names.METRICS, SuiteMetrics))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,15 +69,26 @@ def append_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
     Raises DataError, and writes nothing, if a record cannot be represented as JSON (NaN, infinity, a lone surrogate) or
     if the file ends in a torn line, which would merge with the first new one.
     """
-    data = _encode(path, records)
-    if not data:
-        return
+    if data := encoded(path, records):
+        append_line(path, data)
+
+
+def append_line(path: Path, data: bytes) -> None:
+    """Append bytes that end a line and wait until they are on disk. Raises DataError if the file ends in a torn line.
+
+    A write that fails, as on a full disk, leaves the file as it was.
+    """
     is_new = not path.exists()
-    with path.open("ab+") as file:
+    with path.open("ab+", buffering=0) as file:
         if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
             raise DataError(f"{path}: the last line is torn; recover the file before adding to it")
-        file.write(data)
-        file.flush()
+        size, rest = file.tell(), memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
         os.fsync(file.fileno())
     if is_new:
         sync_folder(path.parent)
@@ -94,12 +107,12 @@ def exclusive(path: Path) -> Iterator[None]:
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
     """Replace a file by these records atomically."""
-    write_atomic(path, _encode(path, records))
+    write_atomic(path, encoded(path, records))
 
 
 def write_json(path: Path, record: BaseModel) -> None:
     """Replace a file by one indented record atomically. Raises DataError as `append_jsonl` does."""
-    write_atomic(path, _text(path, record, indent=2) + "\n")
+    write_atomic(path, encoded(path, [record], indent=2))
 
 
 def recover(path: Path) -> int:
@@ -146,6 +159,21 @@ def require_folder(out: Path) -> None:
         raise UserError(f"{out}: the folder {out.parent} cannot be written to")
 
 
+def require_own(folder: Path, leaving_out: str = "") -> None:
+    """Raises UserError naming the first link, pipe or device in a folder: using one would reach things elsewhere.
+
+    `leaving_out` is a folder in it that is not looked at.
+    """
+    for place, folders, files in os.walk(folder):
+        if leaving_out in folders and Path(place) == folder:
+            folders.remove(leaving_out)
+        for path in (Path(place, name) for name in sorted([*folders, *files])):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file and no folder"
+                raise UserError(f"{path}: is {kind}; a run directory may hold only files and folders of its own")
+
+
 def first_problem(error: ValidationError) -> str:
     """The first problem of a failed validation in a few words, starting with its field."""
     first = error.errors(include_url=False)[0]
@@ -157,8 +185,9 @@ def first_problem(error: ValidationError) -> str:
     return f"{field}: {first['msg'][0].lower()}{first['msg'][1:]}" if field else first["msg"]
 
 
-def _encode(path: Path, records: Iterable[BaseModel]) -> bytes:
-    return b"".join(_text(path, record).encode() + b"\n" for record in records)
+def encoded(path: Path, records: Iterable[BaseModel], indent: int | None = None) -> bytes:
+    """What a file of these records holds. Raises DataError as `append_jsonl` does."""
+    return b"".join(_text(path, record, indent).encode() + b"\n" for record in records)
 
 
 def _text(path: Path, record: BaseModel, indent: int | None = None) -> str:
@@ -171,9 +200,26 @@ def _text(path: Path, record: BaseModel, indent: int | None = None) -> str:
     return text
 
 
+def copied(source: Path, target: Path) -> Path:
+    """`target`, now a copy of `source` that is on disk."""
+    shutil.copyfile(source, target)
+    sync(target)
+    return target
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder and everything in it, is on disk."""
+    for part in (path, *path.rglob("*")) if path.is_dir() else (path,):
+        _sync(part)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the directory entries of a folder are on disk, without which a new or renamed file can be lost."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -18,6 +18,8 @@ EVALUATIONS, DIAGNOSTICS, DRIFT, GATE = "evaluations.jsonl", "diagnostics.jsonl"
 FIRST_EVALUATIONS, FIRST_GATE = "evaluations-first.jsonl", "gate-first.json"  # of the first candidate if it lost
 SECOND_TRAINING = "train-second.json"  # of the milder candidate trained after that
 WEIGHTS, SECOND_WEIGHTS = "checkpoint", "second"
+OF_EXTRACT = (EDITS, POOL, EXTRACTION, "extraction.json", REDACTIONS)  # what the stages `extract` and `evaluate` write
+OF_EVALUATION = (EVALUATIONS, DIAGNOSTICS, DRIFT)
 MODES: tuple[Mode, ...] = ("internalized", "in_context")
 CANDIDATES: tuple[Candidate, ...] = (1, 2)
 
@@ -82,6 +84,11 @@ def round_examples(number: int) -> str:
 def round_checkpoint(number: int) -> str:
     """The record of the checkpoint after a round of training."""
     return f"round-{number}-checkpoint.json"
+
+
+def round_state(folder: Path, rounds: int) -> list[Path]:
+    """The weights and optimizers of the first `rounds` rounds; a later round replaces them."""
+    return [folder / name(number) for number in range(rounds) for name in (round_weights, round_optimizer)]
 
 
 def round_optimizer(number: int) -> str:

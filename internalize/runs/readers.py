@@ -24,6 +24,14 @@ def record(path: Path, model: type[RecordT]) -> RecordT | None:
         raise DataError(f"{path}: {first_problem(error)}") from error
 
 
+def required(path: Path, model: type[RecordT]) -> RecordT:
+    """The record that a file consists of. Raises DataError if it is missing or invalid."""
+    found = record(path, model)
+    if found is None:
+        raise DataError(f"{path}: is missing")
+    return found
+
+
 def records(path: Path, model: type[RecordT]) -> Iterator[RecordT]:
     """The complete records of a file."""
     return (found for _, found in records_at(path, model))

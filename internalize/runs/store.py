@@ -4,7 +4,8 @@
     progress.jsonl  one line for each finished stage; a stage without its line runs again
     iter-K/         the records of iteration K
 
-A stage's mark must be written after its records. Needs POSIX (`flock`). Re-exports the functions of files.py.
+A stage's mark must be written after its records, and a file that a mark names is changed through `replace` or `drop`
+only. Needs POSIX (`flock`). Re-exports the functions of files.py.
 """
 
 from __future__ import annotations
@@ -13,35 +14,38 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue
 
 from internalize.config.schema import Config
-from internalize.errors import Busy, ConfigError, DataError, UserError
+from internalize.errors import Busy, ConfigError, UserError
 from internalize.records import Record, SelfCheck, Stage, StageMark
 
 from . import names
 from .files import (
     append_jsonl,
+    append_line,
+    encoded,
     exclusive,
     first_problem,
     read_jsonl,
     recover,
     require_folder,
+    require_own,
     sync_folder,
     write_atomic,
     write_json,
     write_jsonl,
 )
 from .locks import is_locked, lasting_lock
+from .marks import PROGRESS, digest_of, digests, line_of, read_lines, read_marks, require_sound
 from .memory import peak_device_memory, peak_memory
 from .readers import record
-from .version_1 import mark_of
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -65,7 +69,8 @@ __all__ = [
     "write_json",
     "write_jsonl",
 ]
-RUN, PROGRESS, LOCK = "run.json", "progress.jsonl", ".lock"
+TRACKING = "tracking"  # a folder in the run directory: what dashboards' packages write
+RUN, LOCK = "run.json", ".lock"
 VERSION = 2  # of the records; those of version 1 are converted as they are read
 ROOM = 100_000_000  # bytes: the records and adapters of some iterations
 PACKAGES = ("internalize", "torch", "transformers", "peft")
@@ -83,28 +88,17 @@ class RunInfo(Record):
 
 
 def read_run(path: Path) -> RunInfo:
-    """What the run in `path` was started with. Takes no lock, so a running one can be read too."""
+    """What the run in `path` was started with. Takes no lock, so a running one can be read too.
+
+    Raises UserError if there is no run, if a later version wrote it, or if it holds links.
+    """
+    require_own(path, TRACKING)
     info = record(path / RUN, RunInfo)
     if info is None:
         raise UserError(f"{path}: not a run directory (no {RUN})")
     if info.version > VERSION:
         raise UserError(f"{path}: its records have version {info.version}; this installation reads up to {VERSION}")
     return info
-
-
-def read_marks(path: Path) -> list[StageMark]:
-    """The finished stages of the run in `path`. Takes no lock and ignores an incomplete last line."""
-    file = path / PROGRESS
-    if not file.exists():
-        return []
-    whole = file.read_bytes().rpartition(b"\n")[0]
-    marks = []
-    for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
-        try:
-            marks.append(mark_of(line))
-        except ValueError as error:
-            raise DataError(f"{file}, line {number}: not the mark of a stage") from error
-    return [mark for mark in marks if mark is not None]
 
 
 class RunStore:
@@ -116,7 +110,9 @@ class RunStore:
         self._compute = config.compute.model_dump(mode="json") if config else {}  # of now, not of the run's start
         self._lock = lock
         self._last_mark = time.monotonic()
-        self._done = {mark.stage for mark in read_marks(path)}
+        lines, self._chain = read_lines(path)
+        self._done = {mark.stage for mark in lines if not mark.begun}
+        self._named = {name: digest for mark in lines for name, digest in mark.files.items()}
 
     @classmethod
     def create(cls, path: Path, config: Config) -> RunStore:
@@ -145,7 +141,7 @@ class RunStore:
 
         `config` None takes the stored one (`info.config`). Raises UserError if there is a run and `resume` is off, if
         the directory contains other files, or if another process uses it; ConfigError, naming the fields, if the run
-        was started with another config.
+        was started with another config; DataError, naming the file, if one is not as its stage wrote it.
         """
         check(path, config, resume=resume)
         if config is not None and (not resume or not _contents(path)):
@@ -171,19 +167,65 @@ class RunStore:
         """Whether a stage was finished."""
         return stage in self._done
 
-    def mark(self, stage: Stage) -> None:
-        """Record that a stage is finished; its files must be on disk already."""
+    def mark(self, stage: Stage, *paths: Path) -> None:
+        """Record that a stage is finished; `paths`, its files and folders, must be on disk already.
+
+        Those that do not exist are left out: a stage may have had nothing to write there.
+        """
         if not self.done(stage):
             now = time.monotonic()
             seconds, self._last_mark = round(now - self._last_mark, 3), now
-            memory = {"memory": peak_memory(), "device_memory": peak_device_memory()}
-            place = {"host": platform.node(), "compute": self._compute}
-            append_jsonl(self.path / PROGRESS, [StageMark(stage=stage, seconds=seconds, **memory, **place)])
+            wrote = [path for path in paths if path.exists()]
+            if RUN not in self._named:
+                wrote.append(self.path / RUN)
+            mark = StageMark(
+                stage=stage,
+                seconds=seconds,
+                memory=peak_memory(),
+                device_memory=peak_device_memory(),
+                host=platform.node(),
+                compute=self._compute,
+                files=digests(self.path, wrote),
+            )
+            self._note(mark)
             self._done.add(stage)
 
+    def replace(self, stage: Stage, path: Path, records: Iterable[BaseModel]) -> None:
+        """Put these records, one a line, in place of a file that several stages write, for the stage that does so now.
+
+        What it will be is noted first if a mark names it, so that a kill in between does not look like damage.
+        """
+        self._replace(stage, path, encoded(path, records))
+
+    def replace_json(self, stage: Stage, path: Path, record: BaseModel) -> None:
+        """The same for a file of one record."""
+        self._replace(stage, path, encoded(path, [record], indent=2))
+
+    def _replace(self, stage: Stage, path: Path, content: bytes) -> None:
+        if path.exists() and path.read_bytes() == content:
+            return
+        name, digest = path.relative_to(self.path).as_posix(), digest_of(content)
+        if name in self._named:
+            self._note(StageMark(stage=stage, files={name: digest}, begun=True))
+        write_atomic(path, content)
+
+    def drop(self, stage: Stage, *paths: Path) -> None:
+        """Remove files and folders that are needed no more."""
+        gone = [path for path in paths if path.exists()]
+        if known := digests(self.path, gone).keys() & self._named.keys():
+            self._note(StageMark(stage=stage, files=dict.fromkeys(sorted(known), ""), begun=True))
+        for path in gone:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _note(self, mark: StageMark) -> None:
+        line, chain = line_of(mark, self._chain)
+        append_line(self.path / PROGRESS, line)
+        self._chain = chain
+        self._named |= mark.files
+
     def keep_check(self, check: SelfCheck | None) -> None:
-        """Write the policy's self-check into run.json, unless there is one already."""
-        if check is not None and self.info.self_check is None:
+        """Write the policy's self-check into run.json, unless there is one already or a mark names the file."""
+        if check is not None and self.info.self_check is None and RUN not in self._named:
             self.info = self.info.model_copy(update={"self_check": check})
             write_json(self.path / RUN, self.info)
 
@@ -212,6 +254,7 @@ def check(path: Path, config: Config | None, *, resume: bool = True) -> None:
     _require_writable(path)
     if is_locked(path / LOCK):
         raise Busy(f"{path}: another process is working in this run directory")
+    require_sound(path)
 
 
 def versions() -> dict[str, str]:

@@ -20,8 +20,9 @@ from internalize.errors import UserError, first_line
 from internalize.interfaces import Tracker
 from internalize.records import content_hash
 
+from .store import TRACKING as FOLDER
+
 _LOG = logging.getLogger(__name__)
-FOLDER = "tracking"  # in the run directory: what the packages write
 
 
 class RecordingTracker:

@@ -6,8 +6,10 @@ Only what a measurement can have changed is computed: a line depends on nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from internalize.config.schema import Config
 from internalize.evaluation.behaviour import Behaviour
@@ -33,9 +35,13 @@ class Diagnosis:
         self._warned: set[tuple[object, ...]] = set()
 
     def update(
-        self, results: Sequence[EvalResult], new: Group | None = None, behaviour: Behaviour | None = None
+        self,
+        results: Sequence[EvalResult],
+        new: Group | None = None,
+        behaviour: Behaviour | None = None,
+        write: Callable[[Path, Iterable[BaseModel]], None] = write_jsonl,
     ) -> tuple[Diagnostics, ...]:
-        """The diagnostics of all `results`, written; `new` was measured just now, and `behaviour` is its own."""
+        """The diagnostics of all `results`, written by `write`; `new` was measured now, and `behaviour` is its own."""
         folders = names.iterations(self.path, self.config.iterations)
         files = {k: folder / names.DIAGNOSTICS for k, folder in folders.items()}
         known = {k: read_jsonl(file, Diagnostics) if file.exists() else [] for k, file in files.items()}
@@ -51,7 +57,7 @@ class Diagnosis:
         for k, file in files.items():
             lines = [one for one in found if one.metrics.iteration == k]
             if lines != known[k]:
-                write_jsonl(file, lines)
+                write(file, lines)
         return found
 
     def warn(self, found: Sequence[Diagnostics], k: int) -> None:

@@ -11,9 +11,10 @@ from internalize.evaluation.outcomes import ADVICE, Outcomes
 from internalize.experience.pool import ExperiencePool
 from internalize.records import Checkpoint, DistillExample, Stage, TrainSummary, Trajectory
 from internalize.runs import names
+from internalize.runs.readers import required
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 
-from .refresh import merge_summaries, read_examples, remove_round_state, replayed, split_held_out, training_rounds
+from .refresh import merge_summaries, read_examples, replayed, split_held_out, training_rounds
 from .run import Run
 
 
@@ -40,8 +41,9 @@ async def distill(
         summary = summary.model_copy(update={"accepted": len(trained), "rejected": run.rejected})
         write_json(folder / names.TRAINING, summary)
         write_json(folder / names.CHECKPOINT, found.model_copy(update={"parent": policy.id}))
-        remove_round_state(folder, len(run.rounds(k)))
-        run.store.mark(stage)
+        run.store.drop(stage, *names.round_state(folder, len(run.rounds(k))))
+        wrote = (names.EXAMPLES, names.TRAINING, names.CHECKPOINT, names.WEIGHTS, names.REDACTIONS)
+        run.store.mark(stage, *(folder / name for name in wrote))
     return run.checkpoint(k)
 
 
@@ -71,11 +73,11 @@ async def _rounds(
             after, summary = await train(run, current, examples, k, weights, part)
             write_json(kept, summary.model_copy(update={"rejected": run.rejected}))
             write_json(record, after)
-            run.store.mark(stage)
-        current = Checkpoint.model_validate_json(record.read_bytes())
+            run.store.mark(stage, given, kept, record, folder / weights, folder / names.round_optimizer(number))
+        current = required(record, Checkpoint)
         if (folder / names.round_optimizer(number)).exists():  # a round without examples leaves none
-            remove_round_state(folder, number)
-        summaries.append(TrainSummary.model_validate_json(kept.read_bytes()))
+            run.store.drop(stage, *names.round_state(folder, number))
+        summaries.append(required(kept, TrainSummary))
         run.rejected = summaries[-1].rejected or 0
     return current, merge_summaries(summaries), trained
 

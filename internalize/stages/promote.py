@@ -14,6 +14,7 @@ from internalize.evaluation.gate import Decision, decide
 from internalize.experience.pool import ExperiencePool
 from internalize.records import Checkpoint, DistillExample, EvalResult, Stage
 from internalize.runs import names
+from internalize.runs.readers import record
 from internalize.runs.store import read_jsonl, write_json, write_jsonl
 
 from .learn import train
@@ -25,13 +26,13 @@ async def gate(run: Run, policy: Checkpoint, candidate: Checkpoint, pool: Experi
     folder, stage = run.store.iteration(k), Stage(iteration=k, kind="gate")
     if not run.store.done(stage):
         held = folder / names.FIRST_GATE
-        first = Decision.model_validate_json(held.read_bytes()) if held.exists() else _decided(run, k)
+        first = record(held, Decision) or _decided(run, k)
         if not first.promote and run.config.gate.rule in {"retry", "average"}:
             write_json(held, first)
             write_json(folder / names.GATE, await _second(run, policy, candidate, pool, first))
         else:
             write_json(folder / names.GATE, first)
-        run.store.mark(stage)
+        run.store.mark(stage, folder / names.GATE, held)
     return run.kept(k)
 
 
@@ -73,7 +74,8 @@ async def _second(
             shrink = run.config.gate.shrink
             milder, summary = await train(run, policy, examples, k, names.SECOND_WEIGHTS, shrink=shrink)
             write_json(folder / names.SECOND_TRAINING, summary)
-        write_json(folder / names.CHECKPOINT, milder)
-        run.store.mark(stage)
+        run.store.replace_json(stage, folder / names.CHECKPOINT, milder)
+        wrote = (names.FIRST_EVALUATIONS, names.SECOND_TRAINING, names.CHECKPOINT, names.SECOND_WEIGHTS)
+        run.store.mark(stage, *(folder / name for name in wrote))
     await run.evaluate(run.checkpoint(k), (run.config.evaluate.split,), names.MODES, pool, k, candidate=2)
     return _decided(run, k).model_copy(update={"first": first})

@@ -7,7 +7,6 @@ with the new weights. An epoch is one pass over the tasks. Without `refresh` the
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -68,14 +67,6 @@ def training_rounds(
             carried_out=folder / names.round_optimizer(number),
             held=held,
         )
-
-
-def remove_round_state(folder: Path, rounds: int) -> None:
-    """Remove the weights and optimizers of the first `rounds` rounds, which a later round has replaced."""
-    for number in range(rounds):
-        (folder / names.round_optimizer(number)).unlink(missing_ok=True)
-        if (weights := folder / names.round_weights(number)).exists():
-            shutil.rmtree(weights)
 
 
 def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> list[DistillExample]:

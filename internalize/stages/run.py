@@ -6,14 +6,18 @@ and changes weights stands behind the seams of `interfaces.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
+
+from pydantic import BaseModel
 
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
 from internalize.evaluation.behaviour import Behaviour
+from internalize.evaluation.diagnostics import Diagnostics
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import SuiteMetrics, eval_result, figures, gathered, group_of
 from internalize.experience.extract.session import ExtractionInput
@@ -40,7 +44,8 @@ from internalize.rollout.local import injector_of, jobs_of
 from internalize.rollout.record import record
 from internalize.runs import names
 from internalize.runs.progress import Report
-from internalize.runs.store import RunStore, read_jsonl, write_json, write_jsonl
+from internalize.runs.readers import required
+from internalize.runs.store import RunStore, read_jsonl, write_jsonl
 from internalize.training.examples import weighted
 
 from .diagnose import Diagnosis
@@ -113,7 +118,7 @@ class Run:
             edits = (*harmful, *without_retired(found, barred))
             write_jsonl(folder / names.EDITS, edits)
             save_pool(before.apply(edits), folder / names.POOL)
-            self.store.mark(stage)
+            self.store.mark(stage, *(folder / name for name in names.OF_EXTRACT))
         return self.pool(k)
 
     def _retired(self, k: int, before: ExperiencePool) -> tuple[tuple[PoolEdit, ...], frozenset[str]]:
@@ -146,7 +151,9 @@ class Run:
         found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
         kept = weighted(found, config.filter)
         self.rejected = len(found) - len(kept) + (self.rejected if number else 0)
-        kept = without_secrets(kept, self.config.redact, self.store.iteration(k) / names.REDACTIONS, f"round {number}")
+        noted = self.store.iteration(k) / names.REDACTIONS
+        write = partial(self.store.replace_json, stage)
+        kept = without_secrets(kept, self.config.redact, noted, f"round {number}", write)
         if not kept:
             return []
         injector = None
@@ -173,17 +180,27 @@ class Run:
 
         Those of candidate 2 take the place of those of candidate 1.
         """
-        for suite in suites:
-            for mode in modes:
-                stage = Stage(
-                    iteration=k, kind="evaluate", suite=suite, mode=mode, policy=policy.iteration, candidate=candidate
-                )
-                if not self.store.done(stage):
-                    await self._measure(stage, policy, suite, mode, pool)
-                    self.store.mark(stage)
-        lines = [one.metrics for one in self.diagnosis.update(self.results())]
-        write_jsonl(self.store.path / names.METRICS, lines)
-        self._track(lines)
+        stages = [
+            Stage(iteration=k, kind="evaluate", suite=suite, mode=mode, policy=policy.iteration, candidate=candidate)
+            for suite in suites
+            for mode in modes
+        ]
+        for stage in stages:
+            if not self.store.done(stage):
+                await self._measure(stage, policy, pool)
+                written = (self.store.iteration(k) / name for name in names.OF_EVALUATION)
+                self.store.mark(stage, *written, self.store.path / names.METRICS)
+        if stages:  # nothing changes in a resumed run, unless an earlier version computed other lines
+            found = self.diagnosis.update(self.results(), write=self._writer(stages[-1]))
+            self._track(self._summarize(stages[-1], found))
+
+    def _writer(self, stage: Stage) -> Callable[[Path, Iterable[BaseModel]], None]:
+        return partial(self.store.replace, stage)
+
+    def _summarize(self, stage: Stage, found: Sequence[Diagnostics]) -> list[SuiteMetrics]:
+        lines = [one.metrics for one in found]
+        self.store.replace(stage, self.store.path / names.METRICS, lines)
+        return lines
 
     def _track(self, lines: Sequence[SuiteMetrics]) -> None:
         """Tell the tracker the figures that are new since it was last told."""
@@ -195,7 +212,9 @@ class Run:
                 self.tracker.log(iteration, new)
         self.tracked = found
 
-    async def _measure(self, stage: Stage, policy: Checkpoint, suite: str, mode: Mode, pool: ExperiencePool) -> None:
+    async def _measure(self, stage: Stage, policy: Checkpoint, pool: ExperiencePool) -> None:
+        suite, mode = stage.suite, stage.mode
+        assert mode, "a stage of kind evaluate has a mode"
         folder, k, settings = self.store.iteration(stage.iteration), policy.iteration, self.config.evaluate
         playing = stage.model_copy(update={"kind": "episodes"})
         shown = pool if mode == "in_context" else None
@@ -203,13 +222,15 @@ class Run:
         found = await self._play(playing, spec, self.plan.suites[suite])
         if (suite, mode) == (settings.split, "internalized") and settings.drift:
             drift = await self.backends.trainer.drift(policy, self.store.path, found[: settings.drift])
-            write_json(folder / names.DRIFT, drift)
+            self.store.replace_json(stage, folder / names.DRIFT, drift)
         results = [eval_result(t, suite, mode, self.plan.env_of(suite)) for t in found]
         path = folder / names.EVALUATIONS
         held = read_jsonl(path, EvalResult) if path.exists() else []
         other = [r for r in held if (r.suite, r.mode, r.iteration) != (suite, mode, k)]
-        write_jsonl(path, [*other, *results])
-        diagnostics = self.diagnosis.update(self.results(), group_of(results[0]), Behaviour.of_all(found))
+        self.store.replace(stage, path, [*other, *results])
+        new, behaviour = group_of(results[0]), Behaviour.of_all(found)
+        diagnostics = self.diagnosis.update(self.results(), new, behaviour, self._writer(stage))
+        self._summarize(stage, diagnostics)
         if stage.iteration == k > 0:  # not a pool that is measured before it is learnt
             self.diagnosis.warn(diagnostics, k)
 
@@ -229,13 +250,13 @@ class Run:
         """What the training of iteration `k` gave; the starter for 0."""
         if not k:
             return self.backends.starter
-        return Checkpoint.model_validate_json((self.store.iteration(k) / names.CHECKPOINT).read_bytes())
+        return required(self.store.iteration(k) / names.CHECKPOINT, Checkpoint)
 
     def kept(self, k: int) -> Checkpoint:
         """The last checkpoint up to iteration `k` that the gate kept; the starter if there is none."""
         for number in range(k, 0, -1):
             path = self.store.path / names.iteration(number) / names.GATE
-            if Decision.model_validate_json(path.read_bytes()).promote:
+            if required(path, Decision).promote:
                 return self.checkpoint(number)
         return self.backends.starter
 
@@ -279,7 +300,7 @@ class Run:
             path,
             lambda done, total: self.report(title, done, total),
         )
-        self.store.mark(stage)
+        self.store.mark(stage, path)
         return found
 
 

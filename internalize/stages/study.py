@@ -22,7 +22,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,9 @@ from internalize.errors import (
 from internalize.evaluation.diagnostics import Diagnostics
 from internalize.records import EvalResult, Record, Stage, content_hash
 from internalize.runs import names
-from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, read_marks, write_json, write_jsonl
+from internalize.runs.files import copied
+from internalize.runs.marks import read_marks, require_sound
+from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, read_run, write_json, write_jsonl
 
 Override = dict[str, JsonValue]
 Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
@@ -255,12 +256,13 @@ def copy_shared_stages(config: Config, folder: Path, others: Sequence[tuple[Conf
     donor = next((path for other, path in others if shared_key(other) == key and _has_rollouts(path)), None)
     if donor is None:
         return
+    read_run(donor)
+    require_sound(donor)  # or damage would be copied, and marked as right
     with RunStore.create(folder, config) as store:
         for mark in read_marks(donor):
             if _is_shared(mark.stage):
                 k = mark.stage.iteration
-                _copy(donor / names.iteration(k), store.iteration(k), mark.stage)
-                store.mark(mark.stage)
+                store.mark(mark.stage, *_copy(donor / names.iteration(k), store.iteration(k), mark.stage))
 
 
 def _has_rollouts(path: Path) -> bool:
@@ -273,14 +275,14 @@ def _is_shared(stage: Stage) -> bool:
     return (stage.iteration == 0 and measures) or stage == FIRST_ROLLOUTS
 
 
-def _copy(source: Path, target: Path, stage: Stage) -> None:
-    """Copy the files that a shared stage wrote."""
+def _copy(source: Path, target: Path, stage: Stage) -> list[Path]:
+    """Copy the files that a shared stage wrote. Returns the copies."""
     if stage.kind != "evaluate":
-        shutil.copyfile(source / names.episodes(stage), target / names.episodes(stage))
-        return
+        return [copied(source / names.episodes(stage), target / names.episodes(stage))]
     results = read_jsonl(source / names.EVALUATIONS, EvalResult)
     write_jsonl(target / names.EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
     of_starter = read_jsonl(source / names.DIAGNOSTICS, Diagnostics)
     write_jsonl(target / names.DIAGNOSTICS, [one for one in of_starter if one.metrics.mode == "internalized"])
     if (source / names.DRIFT).is_file():  # the starter's, against which later ones are measured
-        shutil.copyfile(source / names.DRIFT, target / names.DRIFT)
+        copied(source / names.DRIFT, target / names.DRIFT)
+    return [target / name for name in names.OF_EVALUATION]

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from internalize.errors import DataError
+from internalize.errors import DataError, Incomplete
+from internalize.runs.files import sync, sync_folder
 
 _ADAPTER = "adapter_model.safetensors"
 _WHOLE = "model.safetensors"
@@ -44,20 +45,27 @@ def _write(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(dict(state), part / _file_of(model), metadata={"format": "pt"})
+    try:
+        save_file(dict(state), part / _file_of(model), metadata={"format": "pt"})
+    except SafetensorError as error:  # of the system, such as a full disk; it has no number of its own
+        raise Incomplete(f"{part}: the weights cannot be written ({error})") from error
     config: Any = model.peft_config["default"] if isinstance(model, PeftModel) else model.config
     config.save_pretrained(part)
+    sync(part)
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
+    sync_folder(folder.parent)
 
 
-def load_checkpoint(model: nn.Module, folder: Path) -> str:
+def load_checkpoint(model: nn.Module, folder: Path, expected: str = "") -> str:
     """Load the weights of `folder` into `model` in place and return their id.
 
-    Raises DataError when they cannot be read or belong to a model of another shape.
+    Raises DataError when they cannot be read, belong to a model of another shape or have another id than `expected`.
     """
     state = _read(folder / _file_of(model))
+    if expected and (found := checkpoint_id(state)) != expected:
+        raise DataError(f"{folder}: holds the weights {found}, but its record names {expected}")
     own = trained_state(model)
     odd = [key for key in sorted(state.keys() | own.keys()) if _shape(state, key) != _shape(own, key)]
     if odd:

@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError, first_line
+from internalize.runs.files import sync, sync_folder
 
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import head, teacher_hidden
@@ -202,7 +203,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
         unfinished = file.with_name(file.name + ".part")
         torch.save({"optimizer": optimizer.state_dict(), "average": average}, unfinished)
+        sync(unfinished)
         unfinished.replace(file)
+        sync_folder(file.parent)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """With the state of the round before, if there is one."""

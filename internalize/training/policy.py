@@ -134,7 +134,7 @@ class LocalPolicy:
     async def load(self, checkpoint: Checkpoint, root: Path) -> LocalPolicy:
         """These weights in place of those held now, here and on the server of `model.endpoint`."""
         if checkpoint.id != self.checkpoint.id:
-            self.restore(checkpoint.folder(root))
+            self.restore(checkpoint.folder(root), checkpoint.id)
         self.checkpoint = checkpoint
         if self.config.acting_endpoint and self._server is None:
             client = self.endpoints.client(self.config.acting_endpoint)
@@ -197,7 +197,7 @@ class LocalPolicy:
         """
         own, folder = snapshot(self.model), other.folder(root)
         if folder:
-            load_checkpoint(self.model, folder)
+            load_checkpoint(self.model, folder, other.id)
         else:
             self._load_starter()
         mean = {name: (own[name] + weight) / 2 for name, weight in snapshot(self.model).items()}
@@ -211,11 +211,14 @@ class LocalPolicy:
         self._engine.reset()
         return save_checkpoint(self.model, folder)
 
-    def restore(self, folder: Path | None) -> str:
-        """Load the weights of a folder (None = the starter's) and return their id."""
+    def restore(self, folder: Path | None, expected: str = "") -> str:
+        """Load the weights of a folder (None = the starter's) and return their id.
+
+        Raises DataError if it is not `expected`.
+        """
         self._engine.reset()
         if folder is not None:
-            return load_checkpoint(self.model, folder)
+            return load_checkpoint(self.model, folder, expected)
         self._load_starter()
         return self.starter.id
 

@@ -24,7 +24,7 @@ from internalize.stages import learn
 from internalize.stages import run as stages
 from internalize.stages.backends import in_process
 from internalize.training.policy import LocalPolicy
-from tests.command import contents
+from tests.command import contents, without_digests
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy
 
@@ -99,6 +99,7 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
     run(out, f"{further}.env.name=toy", f"{further}.split=test", f"{further}.tasks=6", "evaluate.final_splits=[]")
     lines = [line for line in read_jsonl(out / "metrics.jsonl", SuiteMetrics) if line.suite == "old"]
     assert [(line.iteration, line.mode, line.results) for line in lines] == [(k, "internalized", 6) for k in range(3)]
+    without_digests(out)
     for k in (0, 1, 2):  # as if the starter had solved all, and iteration 2 nothing: five tasks would show nothing
         path = out / f"iter-{k}" / "evaluations.jsonl"
         found = [r.model_copy(update={"success": float(k < 2)}) if r.suite == "old" else r
@@ -180,6 +181,9 @@ def test_a_corrupt_line_is_named_by_file_and_line(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     lines[1] = lines[1][:40]
     path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match=r"iter-1/evaluations\.jsonl: is not as the stage evaluate of iteration 1"):
+        run(out, resume=True)
+    without_digests(out)
     with pytest.raises(UserError, match=r"iter-1/evaluations\.jsonl, line 2"):
         run(out, resume=True)
 

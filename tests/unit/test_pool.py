@@ -131,8 +131,9 @@ def test_broken_pool_files_are_named(tmp_path: Path, change: dict[str, Any], mes
 
 
 def test_a_lift_that_is_no_number_is_not_written(tmp_path: Path) -> None:
+    item = Experience.new("a", "principle", "x")
     with pytest.raises(DataError, match="cannot be written as JSON"):
-        save_pool(empty(2).apply([add("a", lift=math.nan)]), tmp_path / "pool.json")
+        save_pool(ExperiencePool((item.model_copy(update={"lift": math.nan}),), 2), tmp_path / "pool.json")
     assert list(tmp_path.iterdir()) == []
 
 

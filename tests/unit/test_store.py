@@ -106,7 +106,8 @@ def test_recover_finds_the_last_newline_however_far_back(tmp_path: Path, size: i
 
 def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     result = {"suite": "dev", "mode": "internalized", "iteration": 0, "checkpoint": "c", "pool_version": None}
-    broken = EvalResult.model_validate({**result, "task_id": "t", "success": 1.0, "nll": math.nan})
+    right = EvalResult.model_validate({**result, "task_id": "t", "success": 1.0})
+    broken = right.model_copy(update={"nll": math.nan})
     path = tmp_path / "x.jsonl"
     for record in (broken, Note(iteration=0, stage="x").model_copy(update={"stage": "\ud800"})):
         with pytest.raises(DataError, match=r"x\.jsonl: a \w+ cannot be written as JSON"):
@@ -150,8 +151,9 @@ def test_the_marks_of_version_1_are_read_as_stages(tmp_path: Path) -> None:
         "episodes-a-in-context-b-in-context-3.jsonl", "evaluate a b in_context 3 second", "second", "gate", "warned",
     ]  # fmt: skip
     shown = {"suite": "a-in-context-b", "mode": "in_context", "policy": 3}
-    with RunStore.create(tmp_path, Config()) as store:
-        append_jsonl(tmp_path / "progress.jsonl", [Note(iteration=4, stage=text) for text in texts])
+    RunStore.create(tmp_path, Config()).close()
+    append_jsonl(tmp_path / "progress.jsonl", [Note(iteration=4, stage=text) for text in texts])
+    with RunStore.open(tmp_path, None) as store:
         store.mark(ROLLOUT)
     expected = [
         {"kind": "rollout"}, {"kind": "extract"}, {"kind": "collect"}, {"kind": "collect", "round": 2},
