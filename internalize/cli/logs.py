@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from internalize.errors import UserError
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
+    from internalize.formats.survey import Survey
     from internalize.records import Trajectory
 
-Format = Literal["chat", "official-rollout", "official-eval"]
 _FILE = click.Path(path_type=Path, dir_okay=False)
-_format = click.option(
-    "--format", "kind", type=click.Choice(["chat", "official-rollout", "official-eval"]), default="chat",
-    show_default=True, help="OpenAI messages, or rollout.jsonl or iterN.jsonl of the paper's released code.",
-)  # fmt: skip
 
 
 @click.group("logs")
@@ -27,70 +22,116 @@ def logs_group() -> None:
     """Convert logs of other agents to trajectories and back."""
 
 
+def _reading(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a command that reads logs."""
+    options = (
+        click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True),
+        click.option(
+            "--format", "kind", default="auto", show_default=True, metavar="NAME",
+            help="Format of the logs; `logs formats` lists them. auto: recognized by content.",
+        ),
+        click.option("--env", default="chat", show_default=True, help="Environment that produced the logs."),
+        click.option("--split", default="train", show_default=True, help="Split that the tasks belong to."),
+        click.option(
+            "--protocol", type=click.Choice(["json", "bracket"]), default="json", show_default=True,
+            help="Text format of tool calls; use the model.protocol of the model to be trained.",
+        ),
+        click.option("--thinking", is_flag=True, help="Keep the thoughts of turns, in <think> tags."),
+        click.option("--score", type=click.FloatRange(0, 1), help="Score of episodes whose log has none."),
+        click.option(
+            "--score-range", type=float, nargs=2, default=(0.0, 1.0), metavar="LOW HIGH",
+            help="Scores of the logs that mean failure and success (default: 0 1).",
+        ),
+        click.option("--skip", is_flag=True, help="Leave out what cannot be read, and count it, instead of stopping."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @logs_group.command("import")
-@click.argument("file", type=_FILE)
-@_format
+@_reading
 @click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines.")
-@click.option("--env", default="chat", show_default=True, help="Name of the environment that produced the logs.")
-@click.option("--split", default="train", show_default=True, help="Split that the tasks belong to.")
-@click.option(
-    "--protocol", type=click.Choice(["json", "bracket"]), default="json", show_default=True,
-    help="Text format of tool calls; use the model.protocol of the model to be trained.",
-)  # fmt: skip
-@click.option("--thinking", is_flag=True, help="Keep reasoning_content, in <think> tags.")
-@click.option("--score", type=click.FloatRange(0, 1), help="Score of episodes whose log has none.")
-def import_(file: Path, kind: Format, out: Path, **reading: Any) -> None:
-    """Convert logs to trajectories that `extract` and `distill` read."""
-    from internalize.formats import chat, official
+def import_(files: tuple[Path, ...], kind: str, out: Path, *, skip: bool, **reading: Any) -> None:
+    """Convert logs to trajectories that `extract` and `distill` read. A folder is searched for logs."""
     from internalize.runs.store import require_folder, write_jsonl
 
     require_folder(out)
-    _require_other(out, file)
-    readers = {
-        "chat": chat.read_chat,
-        "official-rollout": official.read_rollouts,
-        "official-eval": official.read_evaluation,
-    }
-    trajectories = readers[kind](file, chat.Reading(**reading))
-    write_jsonl(out, trajectories)
-    click.echo(f"{out}: {_summary(trajectories)}")
+    _require_other(out, *files)
+    survey, found = _read(files, kind, reading, skip=skip)
+    write_jsonl(out, found)
+    click.echo(f"{out}: {survey.summary()}")
+    for line in survey.details():
+        click.echo(line)
+
+
+@logs_group.command("check")
+@_reading
+def check(files: tuple[Path, ...], kind: str, *, skip: bool, **reading: Any) -> None:
+    """Say what logs hold and what a training on them would use; nothing is written."""
+    survey, found = _read(files, kind, reading, skip=skip)
+    for _ in found:
+        pass
+    click.echo(survey.summary())
+    for line in (*survey.details(), *survey.use()):
+        click.echo(line)
+
+
+@logs_group.command("formats")
+def formats() -> None:
+    """List the formats that are recognized."""
+    from internalize.formats.recognition import FORMATS
+
+    for name, known in FORMATS.items():
+        click.echo(f"{name:17} {known.about}")
 
 
 @logs_group.command("export")
 @click.argument("trajectories", type=_FILE)
-@_format
+@click.option(
+    "--format", "kind", type=click.Choice(["chat", "official-rollout", "official-eval"]), default="chat",
+    show_default=True, help="OpenAI messages, or rollout.jsonl or iterN.jsonl of the paper's released code.",
+)  # fmt: skip
 @click.option("--out", type=_FILE, required=True, help="Logs, JSON Lines.")
-def export(trajectories: Path, kind: Format, out: Path) -> None:
+def export(trajectories: Path, kind: str, out: Path) -> None:
     """Convert trajectories to logs: the clean history, without step-wise experience and token ids."""
     from internalize.formats import chat, official
     from internalize.records import Trajectory
-    from internalize.runs.store import read_jsonl, require_folder, write_jsonl
+    from internalize.runs.store import require_folder, stream_numbered, write_jsonl
 
     require_folder(out)
     _require_other(out, trajectories)
-    lines: list[BaseModel] = []
-    for number, trajectory in enumerate(read_jsonl(trajectories, Trajectory)):
-        if kind == "chat":
-            lines.append(chat.to_chat(trajectory))
-        elif kind == "official-rollout":
-            lines.append(official.to_rollout(trajectory, number))
-        else:
-            lines.append(official.to_evaluation(trajectory))
-    write_jsonl(out, lines)
-    click.echo(f"{out}: {len(lines)} logs")
+    writers: dict[str, Callable[[Trajectory, int], Any]] = {
+        "chat": lambda trajectory, _: chat.to_chat(trajectory),
+        "official-rollout": official.to_rollout,
+        "official-eval": lambda trajectory, _: official.to_evaluation(trajectory),
+    }
+    count = 0
+
+    def logs() -> Iterator[Any]:
+        nonlocal count
+        for _, trajectory in stream_numbered(trajectories, Trajectory):
+            yield writers[kind](trajectory, count)
+            count += 1
+
+    write_jsonl(out, logs())
+    click.echo(f"{out}: {count} logs")
 
 
-def _require_other(out: Path, file: Path) -> None:
-    if out.resolve() == file.resolve():
+def _read(
+    files: tuple[Path, ...], kind: str, reading: dict[str, Any], *, skip: bool
+) -> tuple[Survey, Iterator[Trajectory]]:
+    """What the logs hold, counted while the trajectories are taken, one at a time. Raises UserError."""
+    from internalize.formats.reading import Reading, Session
+    from internalize.formats.survey import Survey
+
+    low, high = reading["score_range"]
+    if low >= high:
+        raise UserError(f"--score-range {low:g} {high:g}: the first number must be below the second")
+    survey = Survey(Session(Reading(**reading)), skip=skip)
+    return survey, survey.trajectories(files, kind)
+
+
+def _require_other(out: Path, *files: Path) -> None:
+    if any(out.resolve() == file.resolve() for file in files):
         raise UserError(f"{out}: is the file that is read; choose another --out")
-
-
-def _summary(trajectories: list[Trajectory]) -> str:
-    scored = [t.score for t in trajectories if t.score is not None]
-    steps = [step for t in trajectories for step in t.steps]
-    tasks = {t.task_id for t in trajectories}
-    success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
-    return (
-        f"{len(trajectories)} trajectories of {len(tasks)} tasks, {len(trajectories) - len(scored)} unscored, "
-        f"{success}; {len(steps)} steps, {sum(not (step.calls or step.ended) for step in steps)} without a call"
-    )

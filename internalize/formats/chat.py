@@ -3,10 +3,12 @@
 - The prompt is everything before the first assistant message that follows a user message. The role `developer` is read
   as `system`, and leading system messages are joined. `tools` in the line become instructions in the system message.
 - Consecutive assistant messages with all their calls form one step.
-- Results are matched to calls by `tool_call_id`, or by position when there are no ids. A missing result is an empty
-  text. User messages come after the results. A last turn without a reply ends the episode.
-- Content null is empty text; text parts are joined, and any other part (an image) is refused. `reasoning_content` is
-  dropped unless `thinking` is set, because most chat templates do not render it for past turns.
+- Results are matched to calls by `tool_call_id`, or by position when there are no ids; a single result whose id is of
+  no call belongs to the single call without one. A missing result is an empty text. User messages come after the
+  results. A last turn without a reply ends the episode.
+- A turn is left out of training (`Step.left_out`) if it has a weight of 0, a call whose arguments are no JSON object,
+  or nothing at all, and after an image, which no trajectory holds.
+- `reasoning_content` is dropped unless `thinking` is set, because most chat templates do not render it for past turns.
 - `score`, or else `reward`, is the success in [0, 1]. Without either, or with an `error`, the episode is unscored.
 
 Writing an imported trajectory and reading it again preserves its prompt, steps and score.
@@ -16,10 +18,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,21 +40,13 @@ from internalize.records import (
     result_of,
 )
 
-from .wire import ChatCall, ChatFunction, ChatLine, ChatMessage, ChatTool, Score, read_lines
+from .notes import Notes
+from .reading import Reading, Session, episodes, json_values
+from .repairs import readable
+from .wire import ChatCall, ChatFunction, ChatLine, ChatMessage, ChatTool
 
-Protocol = Literal["bracket", "json"]
-
-
-class Reading(BaseModel):
-    """Options for reading logs. `protocol` is the tool format of the model that will be trained on them."""
-
-    model_config = ConfigDict(frozen=True)
-
-    env: str = "chat"
-    split: str = "train"
-    protocol: Protocol = "json"
-    thinking: bool = False
-    score: Score | None = None  # for episodes whose log has none
+UNREADABLE = "a call whose arguments are no JSON object"
+AFTER_MEDIA = "after a part that is no text"
 
 
 class Episode(BaseModel):
@@ -67,12 +61,29 @@ class Episode(BaseModel):
 
 def read_chat(path: Path, reading: Reading) -> list[Trajectory]:
     """The episodes in a file of chat logs. Raises DataError naming file, line and field."""
-    return read_lines(path, ChatLine, lambda line, attempts: from_chat(line, reading, attempts))
+    return list(episodes(path, json_values, read, Session(reading)))
 
 
-def from_chat(line: ChatLine, reading: Reading = Reading(), attempts: Counter[str] | None = None) -> Trajectory:  # noqa: B008 - frozen
+def recognizes(head: Sequence[dict[str, Any]]) -> bool:
+    """Whether the first lines of a file are chat logs."""
+    first = head[0]
+    return any(key in first for key in ("messages", "conversations")) or {"prompt", "completion"} <= first.keys()
+
+
+def read(value: Any, session: Session) -> Iterator[Trajectory]:
+    """The trajectory of one line. Raises DataError."""
+    line = session.validated(ChatLine, value)
+    yield from_chat(line, session.reading, session.attempts, session.notes)
+
+
+def from_chat(
+    line: ChatLine,
+    reading: Reading = Reading(),  # noqa: B008 - frozen
+    attempts: Counter[str] | None = None,
+    notes: Notes | None = None,
+) -> Trajectory:
     """The trajectory of one line; `attempts` counts the earlier episodes of each task. Raises DataError."""
-    episode = episode_of(line.messages, reading, failed=bool(line.error))
+    episode = episode_of(line.messages, reading, failed=bool(line.error), notes=notes)
     prompt = episode.prompt
     if line.tools:
         instructions = TOOL_FORMATS[reading.protocol].instructions([_tool(tool) for tool in line.tools])
@@ -86,21 +97,27 @@ def from_chat(line: ChatLine, reading: Reading = Reading(), attempts: Counter[st
         task_id=task,
         env=env,
         split=split,
-        iteration=line.iteration,
+        iteration=line.iteration or 0,
         seed=0,
         attempt=attempt,
         checkpoint=line.model or "imported",
         prompt=prompt,
         steps=episode.steps,
         termination="failed" if failure else line.termination or episode.termination,
-        score=None if failure else first_known(line.score, line.reward, reading.score),
+        score=None
+        if failure
+        else reading.scaled("score" if line.score is not None else "reward", line.score, line.reward),
         failure=failure,
     )
 
 
 def to_chat(trajectory: Trajectory) -> ChatLine:
     """A chat log of the clean history, without experience and token ids."""
-    history = [message for step in trajectory.steps for message in (step.message, *step.results)]
+    history = [_from_message(message) for message in trajectory.prompt]
+    for step in trajectory.steps:
+        marks = {"weight": 0.0, "left_out": step.left_out} if step.left_out else {}
+        history.append(_from_message(step.message).model_copy(update=marks))
+        history += map(_from_message, step.results)
     return ChatLine(
         id=trajectory.id,
         task=trajectory.task_id,
@@ -111,13 +128,8 @@ def to_chat(trajectory: Trajectory) -> ChatLine:
         score=trajectory.score,
         error=trajectory.failure,
         termination=trajectory.termination,
-        messages=tuple(_from_message(message) for message in (*trajectory.prompt, *history)),
+        messages=tuple(history),
     )
-
-
-def first_known(*scores: float | None) -> float | None:
-    """The first score that is not None."""
-    return next((score for score in scores if score is not None), None)
 
 
 def question_of(prompt: Sequence[Message]) -> str:
@@ -125,7 +137,9 @@ def question_of(prompt: Sequence[Message]) -> str:
     return next((m.text for m in reversed(prompt) if m.role == "user"), "")
 
 
-def episode_of(messages: Sequence[ChatMessage], reading: Reading, *, failed: bool = False) -> Episode:
+def episode_of(
+    messages: Sequence[ChatMessage], reading: Reading, *, failed: bool = False, notes: Notes | None = None
+) -> Episode:
     """The episode of a whole conversation; only a `failed` one may lack an assistant turn. Raises DataError."""
     start = _first_turn(messages)
     if start == len(messages) and not failed:
@@ -136,7 +150,9 @@ def episode_of(messages: Sequence[ChatMessage], reading: Reading, *, failed: boo
         turn = list(takewhile(lambda m: m.role == "assistant", messages[place:]))
         place += len(turn)
         replies = list(takewhile(lambda m: m.role != "assistant", messages[place:]))
-        steps.append(_step(turn, replies, place, len(steps), reading))
+        unseen = any(message.media for message in messages[: place - len(turn)])
+        step = _step(turn, replies, _Place(place, len(steps), AFTER_MEDIA if unseen else ""), reading, notes or Notes())
+        steps.append(step)
         place += len(replies)
     ended = bool(steps) and steps[-1].ended
     termination: Termination = "failed" if failed else "answered" if ended else "max_steps"
@@ -180,30 +196,65 @@ def _from_message(message: Message) -> ChatMessage:
     )
 
 
+class _Place(NamedTuple):
+    """Where a turn stands: the index of the first reply, its own number, and why what precedes forbids learning it."""
+
+    reply: int
+    number: int
+    left_out: str
+
+
 def _step(
-    turn: Sequence[ChatMessage], replies: Sequence[ChatMessage], place: int, number: int, reading: Reading
+    turn: Sequence[ChatMessage], replies: Sequence[ChatMessage], place: _Place, reading: Reading, notes: Notes
 ) -> Step:
-    """Step `number`: an assistant turn and the replies to it; `place` is the index of the first reply."""
+    """The step of an assistant turn and the replies to it."""
     logged_calls = [call for message in turn for call in message.tool_calls]
     calls = tuple(
-        ToolCall(id=f"call_{number}_{i}", name=call.function.name, arguments=call.function.arguments)
+        ToolCall(id=f"call_{place.number}_{i}", name=call.function.name, arguments=call.function.arguments)
         for i, call in enumerate(logged_calls)
     )
-    thoughts = "\n".join(m.reasoning_content for m in turn if m.reasoning_content) if reading.thinking else ""
+    thoughts = "\n".join(m.reasoning_content for m in turn if m.reasoning_content)
+    notes.dropped["thoughts of a turn"] += bool(thoughts) and not reading.thinking
     content = "\n".join(m.content for m in turn if m.content)
-    message = Message(role="assistant", content=content, reasoning=thoughts, tool_calls=calls)
-    results = _results([call.id for call in logged_calls], calls, replies, place) if replies else ()
-    return Step(text=as_text(message, TOOL_FORMATS[reading.protocol]), message=message, results=results)
+    message = Message(
+        role="assistant", content=content, reasoning=thoughts if reading.thinking else "", tool_calls=calls
+    )
+    results = _results([call.id for call in logged_calls], calls, replies, place.reply, notes) if replies else ()
+    text = as_text(message, TOOL_FORMATS[reading.protocol])
+    return Step(text=text, message=message, results=results, left_out=place.left_out or _left_out(turn, text))
+
+
+def _left_out(turn: Sequence[ChatMessage], text: str) -> str:
+    """Why a turn is not to be learnt; "" if it may be."""
+    if reason := next((m.left_out for m in turn if m.left_out), None):
+        return reason
+    if any(m.weight == 0 for m in turn):
+        return "weight 0"
+    called = [bool(m.tool_calls) for m in turn]
+    if any(m.content and True in called[:number] for number, m in enumerate(turn)):
+        return "text after a call without a result"
+    if not all(readable(call.function.arguments) for m in turn for call in m.tool_calls):
+        return UNREADABLE
+    return "" if text.strip() else "nothing in the turn"
 
 
 def _results(
-    ids: Sequence[str | None], calls: Sequence[ToolCall], replies: Sequence[ChatMessage], place: int
+    ids: Sequence[str | None], calls: Sequence[ToolCall], replies: Sequence[ChatMessage], place: int, notes: Notes
 ) -> tuple[Message, ...]:
     """One result for each call ("" if the log has none), then the joined user messages."""
     results: list[str | None] = [None] * len(ids)
+    strangers: list[tuple[int, ChatMessage]] = []
     for number, message in enumerate(replies, start=place):
-        if message.role == "tool":
+        if message.role == "tool" and message.tool_call_id not in {None, *ids}:
+            strangers.append((number, message))
+        elif message.role == "tool":
             results[_call_index(message, number, ids, results)] = message.content
+    for number, message in strangers:
+        if len(strangers) > 1 or results.count(None) != 1:
+            raise DataError(f"messages.{number}.tool_call_id: the turn before it has no call {message.tool_call_id!r}")
+        notes.repaired["result with the id of no call, given to the only call without a result"] += 1
+        results[results.index(None)] = message.content
+    notes.repaired["missing result of a call, read as empty"] += results.count(None)
     user_texts = [m.content for m in replies if m.role != "tool"]
     user = (Message(role="user", content="\n\n".join(user_texts)),) if user_texts else ()
     return (*(result_of(calls, number, result or "") for number, result in enumerate(results)), *user)
@@ -212,8 +263,6 @@ def _results(
 def _call_index(message: ChatMessage, number: int, ids: Sequence[str | None], results: Sequence[str | None]) -> int:
     """The index of the call that a result belongs to."""
     call_id = message.tool_call_id
-    if call_id is not None and call_id not in ids:
-        raise DataError(f"messages.{number}.tool_call_id: the turn before it has no call {call_id!r}")
     open_calls = [i for i, result in enumerate(results) if result is None and call_id in {None, ids[i]}]
     if not open_calls:
         raise DataError(f"messages.{number}: more results than calls in the turn before it")
@@ -221,15 +270,12 @@ def _call_index(message: ChatMessage, number: int, ids: Sequence[str | None], re
 
 
 def _tool(tool: ChatTool) -> ToolSpec:
-    function = ChatTool.model_validate(tool.function) if tool.function is not None else tool
-    if not function.name:
-        raise DataError("tools: a function without a name")
-    properties = (function.parameters or {}).get("properties")
+    properties = (tool.parameters or {}).get("properties")
     names = list(properties) if isinstance(properties, dict) else []
     single = names[0] if len(names) == 1 else ""
     return ToolSpec(
-        name=function.name,
+        name=tool.name,
         argument=single or "arguments",
-        description=function.description,
-        parameters=None if single else function.parameters,
+        description=tool.description,
+        parameters=None if single else tool.parameters,
     )

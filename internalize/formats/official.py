@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field, JsonValue
 
@@ -33,8 +34,9 @@ from internalize.records import (
     result_of,
 )
 
-from .chat import Reading, episode_of, first_known, question_of, to_chat
-from .wire import ChatMessage, Score, Wire, read_lines
+from .chat import episode_of, question_of, to_chat
+from .reading import Reading, Session, episodes, json_values
+from .wire import ChatMessage, Score, Wire
 
 _TERMINATIONS: dict[str, Termination] = {
     "answer": "answered",
@@ -103,12 +105,32 @@ class EvalLine(Wire):
 
 def read_rollouts(path: Path, reading: Reading) -> list[Trajectory]:
     """The episodes in a rollout.jsonl. Raises DataError naming file, line and field."""
-    return read_lines(path, RolloutLine, lambda line, attempts: from_rollout(line, reading, attempts))
+    return list(episodes(path, json_values, read_rollout, Session(reading)))
 
 
 def read_evaluation(path: Path, reading: Reading) -> list[Trajectory]:
     """The episodes in an iterN.jsonl. Raises DataError naming file, line and field."""
-    return read_lines(path, EvalLine, lambda line, attempts: from_evaluation(line, reading, attempts))
+    return list(episodes(path, json_values, read_eval, Session(reading)))
+
+
+def recognizes_rollout(head: Sequence[dict[str, Any]]) -> bool:
+    """Whether the first lines of a file are of a rollout.jsonl."""
+    return {"problem", "trajectories"} <= head[0].keys()
+
+
+def recognizes_eval(head: Sequence[dict[str, Any]]) -> bool:
+    """Whether the first lines of a file are of an iterN.jsonl."""
+    return {"question", "messages", "prediction"} <= head[0].keys()
+
+
+def read_rollout(value: Any, session: Session) -> Iterator[Trajectory]:
+    """The trajectory of one line of rollout.jsonl. Raises DataError."""
+    yield from_rollout(session.validated(RolloutLine, value), session.reading, session.attempts)
+
+
+def read_eval(value: Any, session: Session) -> Iterator[Trajectory]:
+    """The trajectory of one line of iterN.jsonl. Raises DataError."""
+    yield from_evaluation(session.validated(EvalLine, value), session.reading, session.attempts)
 
 
 def from_rollout(line: RolloutLine, reading: Reading, attempts: Counter[str]) -> Trajectory:
@@ -119,7 +141,7 @@ def from_rollout(line: RolloutLine, reading: Reading, attempts: Counter[str]) ->
     messages = line.trajectories[0].trajectory if line.trajectories else ()
     episode = episode_of(messages, reading, failed=failure is not None)
     prompt, shown = _without_experience(episode.prompt, line.problem)
-    score = None if failure else first_known(line.reward, reading.score)
+    score = None if failure else reading.score if line.reward is None else line.reward
     outcome = _Outcome(line.problem, line.groundtruth, score, failure)
     return _trajectory(outcome, prompt, episode.steps, episode.termination, shown, reading, attempts)
 
@@ -135,7 +157,7 @@ def from_evaluation(line: EvalLine, reading: Reading, attempts: Counter[str]) ->
     termination = _TERMINATIONS.get(line.termination or "", "answered" if answered else "max_steps")
     ungraded = failure or _failure(line.error) or line.judgement == "Error"
     score = None if ungraded or line.is_correct is None else float(line.is_correct)
-    score = score if ungraded else first_known(score, reading.score)
+    score = reading.score if score is None and not ungraded else score
     outcome = _Outcome(line.question, line.answer, score, failure)
     return _trajectory(outcome, prompt, steps, "failed" if failure else termination, shown, reading, attempts)
 

@@ -1,15 +1,13 @@
-"""The schema of log lines written by other programs, and the reader that turns a file of them into trajectories.
+"""The schema of log lines written by other programs. Known faults are repaired as they are read (`repairs`).
 
-Unknown fields are ignored. The fields that are read are validated, and an error names file, line and field.
+Unknown fields are ignored. The fields that are read are validated, and an error names the field. With `Notes` as the
+context of a validation, repairs and dropped parts are counted.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -18,20 +16,30 @@ from pydantic import (
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
+    ValidationInfo,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
-from internalize.errors import DataError
-from internalize.records import Termination, Trajectory
-from internalize.runs.files import read_numbered
+from internalize.records import Termination
 
-Score = Annotated[
+from . import repairs
+from .notes import Notes
+
+
+def notes_of(info: ValidationInfo) -> Notes:
+    """The counts of the reading that this validation is part of."""
+    return info.context if isinstance(info.context, Notes) else Notes()
+
+
+Number = Annotated[
     float,
-    BeforeValidator(lambda value: float(value) if isinstance(value, bool) else value),
-    Field(strict=True, ge=0, le=1, allow_inf_nan=False),
+    BeforeValidator(lambda value, info: repairs.score_of(value, notes_of(info))),
+    Field(strict=True, allow_inf_nan=False),
 ]
-Name = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)]
+Score = Annotated[Number, Field(ge=0, le=1)]
+Name = Annotated[str, BeforeValidator(repairs.name_of)]
 
 
 class Wire(BaseModel):
@@ -49,52 +57,57 @@ class Wire(BaseModel):
 class ChatFunction(Wire):
     """Name and arguments of a call; an object of arguments becomes JSON text."""
 
-    name: str
+    name: str = Field(min_length=1)
     arguments: str = "{}"
 
     @field_validator("arguments", mode="before")
     @classmethod
-    def _as_text(cls, value: object) -> object:
-        return "{}" if value is None else json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+    def _as_text(cls, value: object, info: ValidationInfo) -> object:
+        return repairs.arguments_of(value, notes_of(info))
 
 
 class ChatCall(Wire):
     """One entry of `tool_calls`."""
 
-    id: str | None = None
-    type: str = "function"
+    id: Name | None = None
+    type: str | None = "function"
     function: ChatFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repaired(cls, value: object, info: ValidationInfo) -> object:
+        return repairs.call_of(value, notes_of(info))
 
 
 class ChatMessage(Wire):
-    """One message of a conversation."""
+    """One message of a conversation; `weight` 0 and `left_out`, a reason, keep a model's turn from being learnt."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str = ""
     reasoning_content: str | None = None
     tool_calls: tuple[ChatCall, ...] = ()
-    tool_call_id: str | None = None
+    tool_call_id: Name | None = None
+    weight: float | None = None
+    left_out: str | None = None
+    media: bool | None = None  # whether a part that is no text was dropped
 
-    @field_validator("content", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _text(cls, value: object) -> object:
-        if isinstance(value, list):
-            return "".join(_text_part(number, part) for number, part in enumerate(value))
-        return "" if value is None else value
-
-    @field_validator("tool_calls", mode="before")
-    @classmethod
-    def _calls(cls, value: object) -> object:
-        return () if value is None else value
+    def _repaired(cls, value: object, info: ValidationInfo) -> object:
+        return repairs.message_of(value, notes_of(info))
 
 
 class ChatTool(Wire):
-    """One entry of `tools`, with the fields inside `function` or at the top level."""
+    """The function of one entry of `tools`."""
 
-    function: dict[str, JsonValue] | None = None
-    name: str | None = None
+    name: str = Field(min_length=1)
     description: str = ""
     parameters: dict[str, JsonValue] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _repaired(cls, value: object, info: ValidationInfo) -> object:
+        return repairs.tool_of(value, notes_of(info))
 
 
 class ChatLine(Wire):
@@ -102,46 +115,18 @@ class ChatLine(Wire):
 
     id: Name | None = None
     task: Name | None = None
-    env: str | None = None
-    split: str | None = None
-    iteration: int = 0
-    model: str | None = None
-    score: Score | None = None
-    reward: Score | None = None
+    env: Name | None = None
+    split: Name | None = None
+    iteration: int | None = 0
+    model: Name | None = None
+    score: Number | None = None
+    reward: Number | None = None
     error: JsonValue = None
     termination: Termination | None = None
     tools: tuple[ChatTool, ...] | None = None
     messages: tuple[ChatMessage, ...]
 
-
-LineT = TypeVar("LineT", bound=BaseModel)
-
-
-def read_lines(path: Path, model: type[LineT], read: Callable[[LineT, Counter[str]], Trajectory]) -> list[Trajectory]:
-    """The trajectories that `read` makes of the lines; it also gets the count of earlier episodes for each task.
-
-    Raises DataError naming file, line and field, also for an episode id that occurs twice.
-    """
-    attempts: Counter[str] = Counter()
-    line_of: dict[str, int] = {}  # by episode id
-    trajectories = []
-    for number, line in read_numbered(path, model):
-        try:
-            trajectory = read(line, attempts)
-        except DataError as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
-        if trajectory.id in line_of:
-            first = line_of[trajectory.id]
-            raise DataError(f"{path}, line {number}: id: {trajectory.id!r} is also the id in line {first}")
-        line_of[trajectory.id] = number
-        attempts[trajectory.task_id] += 1
-        trajectories.append(trajectory)
-    return trajectories
-
-
-def _text_part(number: int, part: object) -> str:
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    text = part.get("text") if isinstance(part, dict) else part
-    if kind not in {"text", "input_text", "output_text", "str"} or not isinstance(text, str):
-        raise ValueError(f"part {number} has type {kind}; only text is supported")
-    return text
+    @model_validator(mode="before")
+    @classmethod
+    def _repaired(cls, value: object, info: ValidationInfo) -> object:
+        return repairs.line_of(value, notes_of(info)) if isinstance(value, Mapping) else value

@@ -28,13 +28,19 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 _BLOCK = 1 << 16  # bytes read at once from the end of a file
 
 
-def json_lines(path: Path) -> list[tuple[int, bytes]]:
-    """The lines of a file with their numbers, without blank lines and byte order mark. Raises DataError."""
+def json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file with their numbers, without blank lines and byte order mark; one is held at a time.
+
+    Raises DataError if the file cannot be read.
+    """
     try:
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if text.strip():
+                    yield number, text.removesuffix(b"\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def record_of(line: bytes, model: type[RecordT]) -> RecordT:
@@ -42,12 +48,17 @@ def record_of(line: bytes, model: type[RecordT]) -> RecordT:
     return model.model_validate_json(upgraded(line) if MARK in line else line)
 
 
+def stream_numbered(path: Path, model: type[RecordT]) -> Iterator[tuple[int, RecordT]]:
+    """As `read_numbered`, one record at a time."""
+    return ((number, parsed(path, number, line, model)) for number, line in json_lines(path))
+
+
 def read_numbered(path: Path, model: type[RecordT]) -> list[tuple[int, RecordT]]:
     """All records of a file with their line numbers; the last line may lack its newline.
 
     Raises DataError naming file, line and field of the first invalid line, including a torn last one.
     """
-    return [(number, parsed(path, number, line, model)) for number, line in json_lines(path)]
+    return list(stream_numbered(path, model))
 
 
 def parsed(path: Path, number: int, line: bytes, model: type[RecordT]) -> RecordT:
@@ -106,8 +117,8 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def write_jsonl(path: Path, records: Iterable[BaseModel]) -> None:
-    """Replace a file by these records atomically."""
-    write_atomic(path, encoded(path, records))
+    """Replace a file by these records atomically; one is held at a time."""
+    _replace(path, (encoded(path, [record]) for record in records))
 
 
 def write_json(path: Path, record: BaseModel) -> None:
@@ -135,13 +146,16 @@ def recover(path: Path) -> int:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that readers, also after a crash, see the old content or the new, never a part."""
-    data = content.encode() if isinstance(content, str) else content
+    _replace(path, [content.encode() if isinstance(content, str) else content])
+
+
+def _replace(path: Path, blocks: Iterable[bytes]) -> None:
     temporary = path.with_name(
         f".{path.name}.{uuid4().hex}.tmp"
     )  # not a pid: containers that share a disk have equal ones
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            file.writelines(blocks)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

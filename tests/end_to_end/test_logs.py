@@ -54,6 +54,7 @@ def test_a_chat_log_becomes_a_pool_and_weights(recipe: Path, call: Call, tmp_pat
     ended = call("logs", "import", "log.jsonl", "--out", "t.jsonl")
     assert ended.out == (
         "t.jsonl: 16 trajectories of 8 tasks, 0 unscored, success 50.0%; 24 steps, 0 without a call\n"
+        "  files: 1 chat (OpenAI messages, a conversation a line); 24 calls\n"
     ), ended.err
     assert all(t.text_only for t in read_jsonl(tmp_path / "t.jsonl", Trajectory))
 
@@ -91,4 +92,7 @@ def test_sampled_ids_survive_beside_logs(recipe: Path, call: Call, tmp_path: Pat
     assert [t.steps for t in again] == [imported.steps] * 2
     assert refused(call("logs", "export", "both.jsonl", "--out", "both.jsonl"), "is the file that is read")
     assert refused(call("logs", "import", "t.jsonl", "--out", "no/x.jsonl"), "the folder no does not exist")
-    assert refused(call("logs", "import", "t.jsonl", "--out", "x.jsonl"), "t.jsonl, line 1: messages: field required")
+    chat = ("logs", "import", "t.jsonl", "--format", "chat", "--out", "x.jsonl")
+    assert refused(call(*chat), "t.jsonl, line 1: messages: field required")
+    assert call("logs", "import", "t.jsonl", "--out", "x.jsonl").code == 0, "trajectories are a format too"
+    assert read_jsonl(tmp_path / "x.jsonl", Trajectory) == [imported]

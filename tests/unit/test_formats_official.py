@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 
 from internalize.errors import DataError
-from internalize.formats.chat import Reading
 from internalize.formats.official import (
     EvalLine,
     RolloutLine,
@@ -22,6 +21,7 @@ from internalize.formats.official import (
     to_evaluation,
     to_rollout,
 )
+from internalize.formats.reading import Reading
 from internalize.records import Injection, Message, Trajectory
 from tests.unit.test_formats_chat import logs
 

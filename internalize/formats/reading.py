@@ -1,0 +1,193 @@
+"""Reads files of logs as a stream: one value at a time, each with its place, and the trajectories made of it.
+
+Only one value is held at once, so that a file may be of any size: a line of JSON Lines, an item of a JSON list, or a
+whole file that is one JSON object.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
+
+import ijson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from internalize.errors import DataError
+from internalize.records import Trajectory
+from internalize.runs.files import first_problem, json_lines
+
+from .notes import Notes
+
+Protocol = Literal["bracket", "json"]
+Located = tuple[str, Any]  # where a value stands in its file ("line 3"), and the value or the DataError in its place
+_DEEPEST = 500  # levels of a JSON document
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Reading(BaseModel):
+    """Options for reading logs. `protocol` is the tool format of the model that will be trained on them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    env: str = "chat"
+    split: str = "train"
+    protocol: Protocol = "json"
+    thinking: bool = False
+    score: float | None = Field(None, ge=0, le=1)  # for episodes whose log has none
+    score_range: tuple[float, float] = (0.0, 1.0)  # the scores of the log that mean failure and success
+
+    @model_validator(mode="after")
+    def _has_width(self) -> Reading:
+        if self.score_range[0] >= self.score_range[1]:
+            raise ValueError("score_range: the first number must be below the second")
+        return self
+
+    def scaled(self, name: str, *scores: float | None) -> float | None:
+        """The first known score on the scale [0, 1]. Raises DataError for one outside `score_range`."""
+        found = next((score for score in scores if score is not None), None)
+        if found is None:
+            return self.score
+        low, high = self.score_range
+        if not low <= found <= high:
+            problem = f"{name}: {found:g} is outside [{low:g}, {high:g}]"
+            raise DataError(f"{problem}; say which scores mean failure and success (--score-range)")
+        return (found - low) / (high - low)
+
+
+@dataclass
+class Session:
+    """One reading of any number of files: its options, what it met with, and which episodes it has seen."""
+
+    reading: Reading = field(default_factory=Reading)
+    notes: Notes = field(default_factory=Notes)
+    attempts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, str] = field(default_factory=dict)  # of every episode, by its id
+
+    def require_new(self, found: Iterable[Trajectory], near: str) -> None:
+        """Raises DataError for an id that an earlier episode has; a place that begins with `near` is named shortly."""
+        for trajectory in found:
+            if first := self.places.get(trajectory.id):
+                raise DataError(f"id: {trajectory.id!r} is also the id in {first.removeprefix(near)}")
+
+    def validated(self, model: type[ModelT], value: object) -> ModelT:
+        """The value in this schema, its repairs counted. Raises DataError naming the field."""
+        if not isinstance(value, dict):
+            raise DataError("is no JSON object")
+        try:
+            return model.model_validate(value, context=self.notes)
+        except ValidationError as error:
+            raise DataError(first_problem(error)) from error
+
+
+def episodes(
+    path: Path,
+    values: Callable[[Path], Iterator[Located]],
+    read: Callable[[Any, Session], Iterable[Trajectory]],
+    session: Session,
+    *,
+    skip: bool = False,
+) -> Iterator[Trajectory]:
+    """The trajectories that `read` makes of the values of a file.
+
+    Raises DataError naming file, line and field, also for an episode id that occurs twice; with `skip`, what cannot be
+    read is left out and counted.
+    """
+    for where, value in values(path):
+        try:
+            if isinstance(value, DataError):
+                raise value
+            found = list(read(value, session))
+            session.require_new(found, f"{path}, ")
+        except DataError as error:
+            if not skip:
+                raise DataError(f"{_place(path, where)}: {error}") from error
+            session.notes.dropped[f"unreadable: {error}"] += 1
+            continue
+        for trajectory in found:
+            session.places[trajectory.id] = _place(path, where)
+            session.attempts[trajectory.task_id] += 1
+            yield trajectory
+
+
+def json_values(path: Path) -> Iterator[Located]:
+    """The lines of JSON Lines, the items of a JSON list, or the one object that the file is.
+
+    Raises DataError naming file and line.
+    """
+    with opened(path) as file:
+        first = next((line for line in file if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
+        file.seek(0)
+        if first.lstrip()[:1] == b"[" and not _is_json(first):
+            yield from items(path, "item")
+        elif _is_json(first) or not _is_start(first):
+            yield from ((f"line {number}", _parsed(line)) for number, line in json_lines(path))
+        else:
+            yield "", _parsed(file.read().removeprefix(codecs.BOM_UTF8))
+
+
+def items(path: Path, prefix: str) -> Iterator[Located]:
+    """The items of a list inside one JSON document, with its numbers. Raises DataError."""
+    with opened(path) as file:
+        if file.read(3) != codecs.BOM_UTF8:
+            file.seek(0)
+        try:
+            for number, value in enumerate(ijson.items(ijson.parse(events(file)), prefix), start=1):
+                yield f"item {number}", value
+        except (ijson.JSONError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a whole JSON document ({str(error).splitlines()[0]})") from error
+
+
+def events(file: BinaryIO, *, several: bool = False) -> Iterator[tuple[str, Any]]:
+    """What a JSON parser meets with, one after the other. Raises ijson.JSONError, also where it is nested too deep."""
+    depth = 0
+    for event, value in ijson.basic_parse(file, use_float=True, multiple_values=several):
+        depth += event.startswith("start_") - event.startswith("end_")
+        if depth > _DEEPEST:  # every level costs the parser the names of all levels above
+            raise ijson.JSONError(f"nested deeper than {_DEEPEST} levels")
+        yield event, value
+
+
+def opened(path: Path) -> BinaryIO:
+    """The file to read. Raises DataError if it cannot be, or is written in UTF-16."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    if file.read(2) in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+        file.close()
+        raise DataError(f"{path}: is written in UTF-16; convert it to UTF-8")
+    file.seek(0)
+    return file
+
+
+def _parsed(text: bytes) -> Any:
+    """The JSON value, or the DataError that says why there is none."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        return DataError(f"not a whole JSON record ({error.msg} at {line}column {error.colno})")
+    except (ValueError, RecursionError) as error:
+        return DataError(f"not a JSON record ({error})")
+
+
+def _place(path: Path, where: str) -> str:
+    return f"{path}, {where}" if where else str(path)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_start(line: bytes) -> bool:
+    """Whether a line is the beginning of an object that goes on in further lines."""
+    return line.strip() == b"{" or (line.lstrip()[:1] == b"{" and line.rstrip()[-1:] in {b"{", b"[", b","})
