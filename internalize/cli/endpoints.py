@@ -17,7 +17,7 @@ from internalize.errors import InfrastructureError, UserError
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
-    """Probe every endpoint of RECIPE and print one line about what each of them supports."""
+    """Say what each endpoint of RECIPE can do, a line each."""
     import asyncio
 
     from internalize.inference.capabilities import probe

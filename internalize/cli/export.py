@@ -20,7 +20,10 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="A recipe value that was overridden."
 )
 def export_command(source: Path, out: Path, recipe: Path | None, overrides: tuple[str, ...], *, merged: bool) -> None:
-    """Export the checkpoint that a run kept, or any checkpoint, for transformers or PEFT, with a model card."""
+    """Export a run's kept checkpoint for transformers or PEFT.
+
+    Any other checkpoint too; a model card is written beside it.
+    """
     from internalize.report.export import export, find
 
     checkpoint = find(source, recipe, overrides)

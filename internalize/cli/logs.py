@@ -53,7 +53,10 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
 @_reading
 @click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines.")
 def import_(files: tuple[Path, ...], kind: str, out: Path, *, skip: bool, **reading: Any) -> None:
-    """Convert logs to trajectories that `extract` and `distill` read. A folder is searched for logs."""
+    """Convert logs to trajectories.
+
+    `extract` and `distill` read them. A folder is searched for logs.
+    """
     from internalize.runs.store import require_folder, write_jsonl
 
     require_folder(out)
@@ -68,7 +71,10 @@ def import_(files: tuple[Path, ...], kind: str, out: Path, *, skip: bool, **read
 @logs_group.command("check")
 @_reading
 def check(files: tuple[Path, ...], kind: str, *, skip: bool, **reading: Any) -> None:
-    """Say what logs hold and what a training on them would use; nothing is written."""
+    """Say what a training on logs would use.
+
+    And what else they hold; nothing is written.
+    """
     survey, found = _read(files, kind, reading, skip=skip)
     for _ in found:
         pass
@@ -94,7 +100,10 @@ def formats() -> None:
 )  # fmt: skip
 @click.option("--out", type=_FILE, required=True, help="Logs, JSON Lines.")
 def export(trajectories: Path, kind: str, out: Path) -> None:
-    """Convert trajectories to logs: the clean history, without step-wise experience and token ids."""
+    """Convert trajectories to logs.
+
+    They hold the clean history, without step-wise experience and token ids.
+    """
     from internalize.formats import chat, official
     from internalize.records import Trajectory
     from internalize.runs.store import require_folder, stream_numbered, write_jsonl

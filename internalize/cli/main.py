@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from internalize.config.schema import Config, load_config
+from internalize.config.schema import load_config
 from internalize.errors import InternalizeError, NothingLearnt, UserError
 from internalize.runs.progress import going_on_by, progress
 from internalize.runs.store import versions
@@ -24,18 +24,14 @@ from .endpoints import endpoints_command
 from .export import export_command
 from .judge import judge_command
 from .logs import logs_group
+from .options import FOLDER, json_option, print_figures, recipe_argument, require_source, set_option
 from .plan import plan_command
 from .pool import pool_group
-from .recipes import init_command, recipe_file, recipe_group
+from .recipes import init_command, recipe_group
 from .serve import episodes_command, serve_command
+from .stages import distill_command, evaluate_command, extract_command, rollout_command
 from .study import diagnose_command, study_command, view_command
 from .verify import verify_command
-
-AGAIN = "run the same command again"
-_FILE = click.Path(path_type=Path, dir_okay=False)
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_set = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
-_recipe = click.argument("recipe", type=_FILE, callback=lambda _, __, given: recipe_file(given))
 
 
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click calls it so
@@ -58,14 +54,17 @@ def cli() -> None:
 
 
 @cli.command()
-@_recipe
-@click.option("--out", type=_FOLDER, required=True, help="Run directory.")
+@recipe_argument
+@click.option("--out", type=FOLDER, required=True, help="Run directory.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out, or start it.")
-@_set
+@set_option
 def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) -> None:
-    """Run the whole loop: K iterations, each evaluated with and without the pool, then the report."""
+    """Run the whole loop, then print its report.
+
+    K iterations, each evaluated with and without the pool.
+    """
     config = load_config(recipe, overrides)
-    _require_source(config)
+    require_source(config)
     with going_on_by("run the same command with --resume"):
         from internalize.loop import run as run_loop
 
@@ -79,120 +78,20 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
 
 
 @cli.command()
-@click.argument("run_dir", type=_FOLDER)
-def report(run_dir: Path) -> None:
-    """Print the report of a run and write report.md and figure.png into it."""
-    _report(run_dir)
+@click.argument("run_dir", type=FOLDER)
+@json_option
+def report(run_dir: Path, *, as_json: bool) -> None:
+    """Print the report of a run and write its pages.
 
+    They are report.md, report.html and figure.png in the run directory. The run may still be working. With --json
+    nothing is written, and what is printed is the list of the lines of metrics.jsonl.
+    """
+    if not as_json:
+        return _report(run_dir)
+    from internalize.stages.recorded import open_run
 
-@cli.command()
-@_recipe
-@click.option("--out", type=_FILE, required=True, help="Trajectories, JSON Lines; those already in the file are kept.")
-@click.option("--pool", "pool_file", type=_FILE, help="Pool to inject as the recipe says (default: none).")
-@click.option("--checkpoint", type=_FOLDER, help="Weights to use instead of the starter's.")
-@_set
-def rollout(
-    recipe: Path, out: Path, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
-) -> None:
-    """Play episodes on the training split of the recipe."""
-    config = load_config(recipe, overrides)
-    _require_source(config)
-    settings = config.rollout
-    with going_on_by(AGAIN):
-        from internalize.stages.standalone import Inputs, TaskSlice, play
-
-        amount = TaskSlice(settings.split, settings.tasks, settings.attempts)
-        with progress() as show:
-            trajectories = play(config, amount, out, Inputs(pool_file, checkpoint), show)
-    scored = [t.score for t in trajectories if t.score is not None]
-    success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"
-    click.echo(f"{out}: {len(trajectories)} trajectories, {len(trajectories) - len(scored)} unscored, {success}")
-
-
-@cli.command()
-@click.argument("trajectories", type=_FILE)
-@click.option(
-    "--out", type=_FILE, required=True, help="pool.json to write; a file with its edits is written next to it."
-)
-@click.option("--pool", "pool_file", type=_FILE, help="Pool to edit (default: an empty one).")
-@click.option("--recipe", type=_FILE, help="Recipe whose [extract] section is used.")
-@_set
-def extract(
-    trajectories: Path, out: Path, pool_file: Path | None, recipe: Path | None, overrides: tuple[str, ...]
-) -> None:
-    """Extract a pool of experience from trajectories."""
-    config = load_config(recipe, overrides)
-    with going_on_by(AGAIN):
-        from internalize.stages.standalone import extract_file
-
-        with progress() as show:
-            before, after, why = extract_file(config, trajectories, out, pool_file, show)
-    click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)}){why and f'; nothing was learnt: {why}'}")
-
-
-@cli.command()
-@_recipe
-@click.argument("trajectories", type=_FILE)
-@click.option("--out", type=_FOLDER, required=True, help="Folder for the new checkpoint.")
-@click.option(
-    "--pool",
-    "pool_file",
-    type=_FILE,
-    help="Pool for the teacher (default: what each step was shown during the rollout).",
-)
-@click.option("--checkpoint", type=_FOLDER, help="Weights to start from instead of the starter's.")
-@_set
-def distill(
-    recipe: Path,
-    trajectories: Path,
-    out: Path,
-    pool_file: Path | None,
-    checkpoint: Path | None,
-    overrides: tuple[str, ...],
-) -> None:
-    """Train the policy to act without experience in the prompt as it acted with it."""
-    config = load_config(recipe, overrides)
-    _require_source(config)
-    with going_on_by(AGAIN):
-        from internalize.stages.standalone import Inputs, distill_file
-
-        with progress() as show:
-            summary = distill_file(config, trajectories, out, Inputs(pool_file, checkpoint), show)
-    first, last = summary.first_loss, summary.last_loss
-    loss = "nothing to train on" if first is None or last is None else f"loss {first:.4f} -> {last:.4f}"
-    before, after = summary.held_out_before, summary.held_out_after
-    if before is not None and after is not None:
-        loss += f"; {summary.held_out} held out: {before:.4f} -> {after:.4f}"
-    click.echo(f"{out}: {summary.accepted} trajectories, {summary.steps} steps, {loss}")
-
-
-@cli.command()
-@_recipe
-@click.option("--out", type=_FILE, required=True, help="Episodes, JSON Lines; the results are written next to it.")
-@click.option("--suite", default="dev", show_default=True, help="Split to evaluate on.")
-@click.option("--pool", "pool_file", type=_FILE, help="Pool to inject as the recipe says (default: none).")
-@click.option("--checkpoint", type=_FOLDER, help="Weights to use instead of the starter's.")
-@_set
-def evaluate(
-    recipe: Path, out: Path, suite: str, pool_file: Path | None, checkpoint: Path | None, overrides: tuple[str, ...]
-) -> None:
-    """Measure the success on a suite, with its confidence interval."""
-    config = load_config(recipe, overrides)
-    _require_source(config)
-    with going_on_by(AGAIN):
-        from internalize.stages.standalone import Inputs, evaluate_file
-
-        with progress() as show:
-            line = evaluate_file(config, suite, out, Inputs(pool_file, checkpoint), show)
-    interval = line.success
-    shown = (
-        "nothing scored"
-        if interval is None
-        else f"{interval.mean:.1%} [{interval.low:.1%}, {interval.high:.1%}] on {interval.n} tasks"
-    )
-    click.echo(f"{suite} {line.mode}: {shown}; premature {line.premature_rate:.1%}, turns {line.turns:.1f}")
-    for family, success in line.families.items():
-        click.echo(f"  {family:12} {success.mean:.1%} of {success.n}")
+    print_figures("", [line.model_dump(mode="json") for line in open_run(run_dir).metrics], as_json=True)
+    return None
 
 
 @cli.group()
@@ -202,7 +101,7 @@ def env() -> None:
 
 @env.command("list")
 def env_list() -> None:
-    """List the environments, one line each, with what to install if something is missing."""
+    """List the environments and what they need."""
     from internalize.environments import registry
 
     for name, about in registry.listing():
@@ -215,9 +114,12 @@ def env_list() -> None:
     "--split", "splits", multiple=True, help="Split to check (repeatable; default: all splits of the environment)."
 )
 @click.option("--tokens", is_flag=True, help="Also count tokens with the tokenizer of model.source.")
-@_set
+@set_option
 def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...], *, tokens: bool) -> None:
-    """Check that every reference solution scores 1.0 and that no task is in two splits; show what guessing scores."""
+    """Prove the tasks of an environment.
+
+    Every reference solution must score 1.0 and no task may be in two splits; what guessing scores is shown.
+    """
     from internalize.environments import registry
     from internalize.environments.validate import token_counter, validate
 
@@ -232,6 +134,8 @@ def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...],
         raise UserError(f"{name}: validation found {problems} problems")
 
 
+for command in (rollout_command, extract_command, distill_command, evaluate_command):
+    cli.add_command(command)
 cli.add_command(pool_group)
 cli.add_command(verify_command)
 cli.add_command(logs_group)
@@ -246,17 +150,6 @@ cli.add_command(recipe_group)
 cli.add_command(init_command)
 cli.add_command(serve_command)
 cli.add_command(episodes_command)
-
-
-def _require_source(config: Config) -> None:
-    """Refuse a model file or folder that does not exist before anything slow starts."""
-    source = Path(config.model.source).expanduser()
-    if source.suffix == ".gguf" and not source.is_file():
-        raise UserError(f"model.source: the file {source} does not exist")
-    if source.suffix == ".gguf" and source.open("rb").read(4) != b"GGUF":
-        raise UserError(f"model.source: {source} is not a GGUF file")
-    if source.is_absolute() and not source.exists():
-        raise UserError(f"model.source: the folder {source} does not exist")
 
 
 def _report(run_dir: Path) -> None:

@@ -39,7 +39,9 @@ def plan_command(  # noqa: PLR0913 - an option each
     out: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Say what RECIPE will take: tasks, episodes, tokens, requests, cost, memory, disk and time. Nothing is loaded.
+    """Say what RECIPE will take; no model is loaded.
+
+    Tasks, episodes, tokens, requests, cost, memory, disk and time.
 
     Token counts are those that the limits allow, unless --like names a run. Exit code 2 if the recipe cannot work here.
     """

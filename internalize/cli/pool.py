@@ -34,7 +34,10 @@ def pool_group() -> None:
 @_trajectories
 @click.argument("more", type=_FILE, nargs=-1)
 def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
-    """Show the items and their origin; with --trajectories FILE..., also the success with and without each item."""
+    """Show the items and where they come from.
+
+    With --trajectories FILE..., also the success with and without each item.
+    """
     from internalize.experience.pool import load_pool
 
     if more and not files:
@@ -52,7 +55,10 @@ def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
 @click.argument("old", type=_FILE)
 @click.argument("new", type=_FILE)
 def diff(old: Path, new: Path) -> None:
-    """Show which items were added, removed and changed between two pools, with reasons if the edits lie next to NEW."""
+    """Show what changed between two pools.
+
+    With reasons if the edits lie next to NEW.
+    """
     from internalize.experience.pool import diff as difference
     from internalize.experience.pool import load_pool
 
@@ -79,7 +85,9 @@ def diff(old: Path, new: Path) -> None:
 @click.option("--words", default=32, show_default=True, type=click.IntRange(1), help="Most words of a principle.")
 @click.option("--strict", is_flag=True, help="Exit with code 2 if any item is flagged.")
 def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int, *, strict: bool) -> None:
-    """Flag items without a strategy, with details of single tasks, near duplicates, long items and instructions.
+    """Flag items that are no principles.
+
+    Items without a strategy, with details of single tasks, near duplicates, long items and instructions.
 
     With --trajectories FILE..., also flag names from the tasks of these episodes and instructions from their pages.
     """
@@ -120,7 +128,10 @@ def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int
 def import_(
     file: Path, out: Path, pool_file: Path | None, granularity: Literal["principle", "instance"], source: str, cap: int
 ) -> None:
-    """Convert a pool of the paper's released code, {"G0": text} or [{"id", "full_text"}], to pool.json."""
+    """Convert a pool of the paper's released code.
+
+    Both of its formats are read: {"G0": text} and [{"id", "full_text"}].
+    """
     from internalize.experience.pool import empty, load_official, load_pool, save_pool
     from internalize.runs import names
     from internalize.runs.store import require_folder, write_jsonl
@@ -144,7 +155,7 @@ def import_(
 )  # fmt: skip
 @click.option("--out", type=_FILE, help="File to write (default: standard output).")
 def export(file: Path, style: Literal["dict", "list", "text"], out: Path | None) -> None:
-    """Write a pool in the format of the paper's released code, or as plain text."""
+    """Write a pool in the paper's format or as text."""
     from internalize.experience.pool import export_official, load_pool
     from internalize.runs.store import require_folder, write_atomic
 

@@ -16,7 +16,10 @@ KINDS = ("docs", "logs", "endpoint", "environment", "mcp")
 
 @click.group("recipe")
 def recipe_group() -> None:
-    """List and show the recipes of the package; `internalize run NAME` takes their names."""
+    """List and show the recipes of the package.
+
+    `internalize run NAME` takes their names.
+    """
 
 
 @recipe_group.command("list")
@@ -40,7 +43,9 @@ def recipe_show(name: str) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 @click.option("--from", "kind", type=click.Choice(KINDS), default="docs", show_default=True, help="What you have.")
 def init_command(folder: Path, kind: str) -> None:
-    """Write a commented recipe and a smallest example into FOLDER; files that exist are never replaced.
+    """Write a commented recipe with a smallest example.
+
+    They go into FOLDER; files that exist are never replaced.
 
     --from says what you have: documents, logs of an agent, an endpoint, an environment of your own, or an MCP server.
     """

@@ -30,8 +30,9 @@ def study_command(
     *,
     report_only: bool,
 ) -> None:
-    """Run every cell of a grid with every seed and compare them; the same command continues a stopped study.
+    """Run a grid of recipes and seeds and compare them.
 
+    The same command continues a stopped study.
     A run that fails does not stop the others; the command then ends with an error that names it.
     Several processes may work on one study: start the command once on each machine.
     """
@@ -71,7 +72,10 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="Threshold of a sign (repeatable).")
 def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
-    """Report when success collapsed in RUNS (run or study folders) and which warning signs came first."""
+    """Say when success collapsed, and which signs came first.
+
+    RUNS are folders of runs or studies.
+    """
     from rich.console import Console
 
     from internalize.evaluation.signs import thresholds
@@ -85,7 +89,10 @@ def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
 @click.argument("task", default="")
 @click.option("--iteration", "iterations", type=int, multiple=True, help="Only these iterations (default: all).")
 def view_command(run_dir: Path, task: str, iterations: tuple[int, ...]) -> None:
-    """Show which tasks succeeded at which iteration; with TASK (the start of an id), its episodes side by side."""
+    """Show which tasks succeeded at which iteration.
+
+    With TASK (the start of an id), its episodes side by side.
+    """
     from rich.console import Console
 
     from internalize.report import view

@@ -12,7 +12,10 @@ from internalize.errors import DataError
 @click.command("verify")
 @click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
 def verify_command(run_dir: Path) -> None:
-    """Compare every file of a run, weights too, with the digest that its stage noted; changes nothing."""
+    """Compare the files of a run with their digests.
+
+    Weights too; nothing is changed.
+    """
     from internalize.runs.marks import verify
     from internalize.runs.store import read_run
 

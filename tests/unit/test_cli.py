@@ -54,6 +54,13 @@ print("HEAVY", *sorted(set(sys.modules) & set({HEAVY!r})))
     assert done.stdout.count("Usage:") == 8
 
 
+@pytest.mark.parametrize("group", [(), ("pool",), ("logs",), ("env",), ("recipe",)])
+def test_the_help_of_a_group_cuts_no_line(group: tuple[str, ...], call: Call) -> None:
+    assert [
+        line for line in call(*group, "--help").out.splitlines() if line.endswith("...") and "Usage" not in line
+    ] == []
+
+
 def test_files_are_checked_and_pools_extracted_without_the_learning_half() -> None:
     code = 'import sys, internalize.stages.standalone; print(*{"torch", "transformers", "peft"} & set(sys.modules))'
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
