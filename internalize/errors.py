@@ -9,7 +9,9 @@
     │   └── Busy             another process works in this run directory
     ├── Incomplete           stopped early, resumable, exit code 3
     └── InfrastructureError  an engine or environment broke: the episode is unscored and owed again
-        └── ContextError     a prompt is longer than the model can read; asking again will not help
+        ├── ContextError     a prompt is longer than the model can read; asking again will not help
+        ├── Declined         a server declines what a request says; asking again will not help
+        └── EmptyAnswer      every try was answered, and the last answer said nothing
 
 A failed *episode* is never an exception outside `rollout`: it becomes a trajectory with
 `failure` set and `score` None.
@@ -52,11 +54,27 @@ class Incomplete(InternalizeError):  # noqa: N818 - a state of the work rather t
 
 
 class InfrastructureError(InternalizeError):
-    """An engine, environment or judge broke; never a score."""
+    """An engine, environment or judge broke; never a score. `kind` names what went wrong where failures are counted."""
+
+    kind = "unreachable"
 
 
 class ContextError(InfrastructureError):
     """A prompt is longer than the model can read: no answer could be had, and asking again will not help."""
+
+    kind = "too long"
+
+
+class Declined(InfrastructureError):  # noqa: N818 - a decision of the server
+    """A filter of the server declines what a request says: no answer could be had, and asking again will not help."""
+
+    kind = "refused"
+
+
+class EmptyAnswer(InfrastructureError):  # noqa: N818 - what came instead of an answer
+    """Every try was answered, and the last answer said nothing."""
+
+    kind = "empty"
 
 
 def first_line(error: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -23,6 +24,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
 def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple[str, ...]) -> None:
     """Grade answers. Each line of CLAIMS is {"question": ..., "reference": ..., "answer": ...}; an "id" is optional."""
+    from internalize.evaluation.metrics import by_kind, kind_of
     from internalize.evaluation.stats import wilson
     from internalize.experience.redact import Redactor
     from internalize.inference.cached import CachedChat
@@ -40,6 +42,7 @@ def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple
     share = wilson(sum(score == 1.0 for score in scores), len(scores))
     accepted = f"{share.mean:.1%} accepted [{share.low:.1%}, {share.high:.1%}]" if share else "nothing scored"
     reasons = [verdict.reason for verdict in verdicts if verdict.score is None]
-    click.echo(f"{out}: {len(verdicts)} answers, {accepted}, {len(reasons)} unscored")
+    kinds = by_kind(Counter(map(kind_of, reasons)))
+    click.echo(f"{out}: {len(verdicts)} answers, {accepted}, {len(reasons)} unscored{kinds and f' ({kinds})'}")
     if reasons:
         raise Incomplete(f"{len(reasons)} answers are unscored ({reasons[0]}); run the command again to judge them")

@@ -19,25 +19,12 @@ from internalize.records import Granularity, Pattern, content_hash
 from . import overrides
 from .compute import ComputeConfig, moved
 from .distill import DistillConfig
+from .endpoint import EndpointConfig
 from .regime import Section
 from .serve import ServeConfig
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
-
-
-class EndpointConfig(Section):
-    """One OpenAI-compatible server, as [endpoints.NAME]. Its key is read from the environment, never from a recipe."""
-
-    base_url: str = Field(description="Such as https://api.deepseek.com/v1 or http://127.0.0.1:8000/v1.")
-    model: str = Field(description="The model's name there.")
-    key_env: str = Field("", description="Environment variable that holds the key; '' = no key.")
-    concurrency: int = Field(8, ge=1, le=1024, description="Most requests at once.")
-    timeout: float = Field(120.0, gt=0, le=3600, description="Seconds a request may take.")
-    tries: int = Field(6, ge=1, le=100, description="Tries of a request before its work stays owed.")
-    max_tokens: int = Field(0, ge=0, description="Budget of a command, prompt and completion tokens; 0 = none.")
-    max_cost: float = Field(0.0, ge=0, description="Budget of a command, in the currency of the prices; 0 = none.")
-    price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
-    price_out: float = Field(0.0, ge=0, description="Price of a million completion tokens.")
+_SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can change what it answers
 
 
 class ModelConfig(Section):
@@ -344,13 +331,17 @@ def _keys_of(sections: Sequence[str]) -> list[str]:
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without trackers, [serve], where it works, whether it ends early; of endpoints the named models.
+    """A dumped config without trackers, [serve], where it works, whether it ends early; of endpoints what they answer.
 
     A budget may be raised, a server may move, and a run is gone on with.
     """
     found = {key: value for key, value in moved(dump).items() if key not in {"track", "serve", "compute"}}
     named = {(found.get(section) or {}).get("endpoint") for section in ("model", "extract", "inject", "judge")}
-    endpoints = {name: {"model": e.get("model")} for name, e in (dump.get("endpoints") or {}).items() if name in named}
+    endpoints = {
+        name: {key: value for key, value in endpoint.items() if key in _SHAPING and value}
+        for name, endpoint in (dump.get("endpoints") or {}).items()
+        if name in named
+    }
     rollout = {k: v for k, v in (found.get("rollout") or {}).items() if k != "require_success"}
     return found | {"endpoints": endpoints, "rollout": rollout}
 

@@ -6,7 +6,8 @@ Unscored results are excluded from every mean and counted separately. Comparison
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pydantic import Field, field_validator
@@ -97,6 +98,16 @@ def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: Act
         truncated=trajectory.termination in {"max_steps", "context_full"},
         nll=math.fsum(nats) / len(nats) if nats else 0.0,
     )
+
+
+def kind_of(reason: str) -> str:
+    """The kind of a reason why something is unscored: its words before the first colon."""
+    return reason.partition(":")[0].strip()[:60] or "no reason given"
+
+
+def by_kind(counts: Mapping[str, int]) -> str:
+    """How often each kind occurs, most frequent first: "2 refused, 1 empty"."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(counts).most_common())
 
 
 def by_task(results: Iterable[EvalResult]) -> dict[str, float | None]:

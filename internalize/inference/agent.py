@@ -95,7 +95,8 @@ class ChatAgent:
         message = self.tool_format.parse(reply.text, request.tools)
         if reply.reasoning:
             message = message.model_copy(update={"reasoning": reply.reasoning})
-        return ActionTurn(text=reply.text, message=message, finish=reply.finish)
+        finish = "length" if reply.finish == "length" else "stop"  # a refusal is a turn of the model's own
+        return ActionTurn(text=reply.text, message=message, finish=finish)
 
     def release(self, episode: str) -> None:
         """Do nothing: a chat endpoint keeps no state of an episode."""

@@ -10,10 +10,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from internalize.records import ChatRequest, Message, Record
+from internalize.records import ChatRequest, Message, Record, Reply
 
 from .client import Body, EndpointClient, MalformedError, Refused
 from .server import ServerChat, TokenApi, VllmAnswer, read_ids
+
+SHORT_ANSWER = 256  # tokens that judges and selectors ask for
 
 
 class _Schema(BaseModel):
@@ -40,6 +42,9 @@ class Abilities(Record):
     schemas: bool = False  # its answers obey a JSON schema
     prompt_logprobs: bool = False  # it scores given tokens
     adapters: bool = False  # it loads LoRA adapters while it runs
+    reasons: bool = False  # it sends reasoning before its answers
+    cut_off: bool = False  # an answer of one line did not fit into SHORT_ANSWER tokens
+    left_out: tuple[str, ...] = ()  # fields of a request that it refuses
 
     @property
     def text(self) -> str:
@@ -49,16 +54,20 @@ class Abilities(Record):
             "JSON schemas" if self.schemas else "no JSON schemas",
             *(["prompt logprobs"] if self.prompt_logprobs else []),
             *(["loads adapters"] if self.adapters else []),
+            *(["reasons before it answers"] if self.reasons else []),
+            *([f"takes no {' and no '.join(self.left_out)}"] if self.left_out else []),
         ]
-        return f"endpoint {self.endpoint} ({self.model}): {ids}, {', '.join(more)}"
+        short = f"answers were cut off at {SHORT_ANSWER} tokens: raise endpoints.{self.endpoint}.answer_tokens"
+        return f"endpoint {self.endpoint} ({self.model}): {ids}, {', '.join([*more, *[short] * self.cut_off])}"
 
 
 async def probe(client: EndpointClient) -> Abilities:
-    """Send four to six small requests. Raises UserError if the server refuses the key or the model, or does not exist.
+    """Send four to nine small requests. Raises UserError if the server refuses the key or the model, or does not exist.
 
     Raises InfrastructureError when it is out of reach.
     """
-    schemas = await _obeys_schemas(client)  # first, because it fails if there is no server
+    chat = ServerChat(client)
+    schemas, reply = await _obeys_schemas(chat)  # first, because it fails if there is no server
     tokens, prompt_logprobs = await _token_api(client)
     return Abilities(
         endpoint=client.name,
@@ -67,21 +76,29 @@ async def probe(client: EndpointClient) -> Abilities:
         schemas=schemas,
         prompt_logprobs=prompt_logprobs,
         adapters=await _loads_adapters(client),
+        reasons=bool(reply.reasoning),
+        cut_off=reply.finish == "length" and not reply.text.strip(),
+        left_out=tuple(sorted(chat.changes.keys() - {"response_format"})),
     )
 
 
-async def _obeys_schemas(client: EndpointClient) -> bool:
-    """Whether a reply obeys a schema; a reply cut off while it may still obey gets the benefit of the doubt."""
-    chat = ServerChat(client)
+async def _obeys_schemas(chat: ServerChat) -> tuple[bool, Reply]:
+    """Whether a reply obeys a schema, and the reply. One cut off while it may still obey gets the benefit of the doubt.
+
+    A reply without any text, because the model reasons first, is asked for again with as many tokens as judges ask for.
+    """
     message = Message(role="user", content='Reply with the JSON object {"ok": true}.')
-    reply = await chat.complete(ChatRequest(messages=(message,), response_schema=_SCHEMA, max_tokens=24))
+    for tokens in (24, SHORT_ANSWER):
+        reply = await chat.complete(ChatRequest(messages=(message,), response_schema=_SCHEMA, max_tokens=tokens))
+        if reply.finish != "length" or reply.text.strip():
+            break
     if reply.finish == "length":
-        return chat.schemas and reply.text.lstrip()[:1] in ("", "{")
+        return chat.schemas and reply.text.lstrip()[:1] in ("", "{"), reply
     try:
         _Schema.model_validate_json(reply.text)
     except ValidationError:
-        return False
-    return chat.schemas
+        return False, reply
+    return chat.schemas, reply
 
 
 async def _token_api(client: EndpointClient) -> tuple[TokenApi | Literal[""], bool]:

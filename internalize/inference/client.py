@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
@@ -22,22 +21,30 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, Field, ValidationError
 
-from internalize.config.schema import EndpointConfig
-from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
+from internalize.config.endpoint import EndpointConfig
+from internalize.errors import (
+    ConfigError,
+    ContextError,
+    Declined,
+    EmptyAnswer,
+    Incomplete,
+    InfrastructureError,
+    UserError,
+)
 from internalize.records import Record
 from internalize.runs.files import first_problem
 
 from .retries import Retries, TransientError, retry_after
+from .server_errors import ServerError, read_error
 from .token_estimate import estimated_tokens
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 T = TypeVar("T")
 Body = dict[str, Any]  # a JSON object as it is sent or received
 Count = Annotated[int, BeforeValidator(lambda value: value if isinstance(value, int) and value > 0 else 0)]
 _RETRIED = frozenset({408, 409, 429})  # 4xx that a later try may get past; so may every 5xx
-_TOO_LONG = re.compile(r"context[ _](length|size|window)|maximum context|prompt is too long", re.IGNORECASE)
 _LONGEST_QUOTE = 240  # characters of a server's explanation in a message
 
 
@@ -45,12 +52,16 @@ class MalformedError(TransientError):
     """An answer that cannot be used; the message says why. `EndpointClient.request` tries again."""
 
 
-class Refused(UserError):  # noqa: N818 - a decision of the server
-    """The server will not serve this request, now or later: a 4xx. `status` is its code."""
+class SaysNothingError(MalformedError):
+    """An answer without any content."""
 
-    def __init__(self, message: str, status: int) -> None:
+
+class Refused(UserError):  # noqa: N818 - a decision of the server
+    """The server will not serve this request, now or later: a 4xx. `said` is its own words."""
+
+    def __init__(self, message: str, said: ServerError) -> None:
         super().__init__(message)
-        self.status = status
+        self.said, self.status = said, said.status
 
 
 class TokenCounts(BaseModel):
@@ -112,10 +123,13 @@ class EndpointClient:
     def __init__(self, name: str, config: EndpointConfig, retries: Retries | None = None) -> None:
         if "@" in urlsplit(config.base_url).netloc:
             raise ConfigError(f"endpoints.{name}.base_url holds a user or key; name a variable in key_env instead")
-        if config.key_env and not os.environ.get(config.key_env):
-            raise UserError(
-                f"endpoint {name!r}: the environment variable {config.key_env} is not set (endpoints.{name}.key_env)"
-            )
+        variables = {"key_env": config.key_env}
+        variables |= {f"headers.{header}": value[1:] for header, value in config.headers.items() if value[:1] == "$"}
+        for key, variable in variables.items():
+            if variable and not os.environ.get(variable):
+                raise UserError(
+                    f"endpoint {name!r}: the environment variable {variable} is not set (endpoints.{name}.{key})"
+                )
         self.name, self.config, self.retries = name, config, replace(retries or Retries(), tries=config.tries)
         self.usage = Usage()
         self._connection: _Connection | None = None
@@ -145,6 +159,8 @@ class EndpointClient:
             self._count_tokens(answer if isinstance(answer, dict) else {}, body, text)
             if not isinstance(answer, dict):
                 raise MalformedError("an answer that is no JSON object")
+            if not answer.get("choices") and (answer.get("error") or answer.get("object") == "error"):
+                raise self._failure(read_error(_status(answer), text), final)
             try:
                 result = read(answer)
             except ValidationError as error:
@@ -201,8 +217,8 @@ class EndpointClient:
         except TransientError as error:
             last = error
         # Raised outside the handler: chained exceptions hold the client's request, and with it the key.
-        tries = self.config.tries
-        raise InfrastructureError(f"endpoint {self.name!r}: {tries} tries failed, the last one with {last}")
+        message = f"endpoint {self.name!r}: {self.config.tries} tries failed, the last one with {last}"
+        raise (EmptyAnswer if isinstance(last, SaysNothingError) else InfrastructureError)(message)
 
     async def _try(
         self, connection: _Connection, path: str, body: Body, read: Callable[[str], T], final: Collection[int]
@@ -220,11 +236,8 @@ class EndpointClient:
         except (TimeoutError, openai.APITimeoutError):
             raise TransientError(f"no answer within {self.config.timeout:g} seconds") from None
         except openai.APIStatusError as error:
-            status, explanation = error.status_code, self._explanation(error)
-            if status in final or (status not in _RETRIED and status < 500):
-                raise self._refusal(status, explanation) from None  # its request contains the key
-            seconds = retry_after(error.response.headers.get("retry-after"))
-            raise TransientError(f"HTTP {status} ({explanation})", seconds) from None
+            said, wait = read_error(error.status_code, error.response.text), error.response.headers.get("retry-after")
+            raise self._failure(said, final, retry_after(wait)) from None  # its request contains the key
         except openai.OpenAIError as error:
             cause = error.__cause__ or error
             reason = " ".join(part for part in (type(cause).__name__, str(cause)) if part)
@@ -255,6 +268,7 @@ class EndpointClient:
             base_url=self.config.base_url,
             max_retries=0,
             timeout=self.config.timeout,
+            default_headers=self._headers(),
             http_client=transport,
         )
         client.organization = client.project = None  # read from variables that may belong to another provider
@@ -265,6 +279,10 @@ class EndpointClient:
 
     def _key(self) -> str:
         return os.environ.get(self.config.key_env, "") if self.config.key_env else ""
+
+    def _headers(self) -> dict[str, str]:
+        given = self.config.headers.items()
+        return {name: os.environ.get(value[1:], "") if value[:1] == "$" else value for name, value in given}
 
     def _count(self, **more: int) -> None:
         self.usage = self.usage.model_copy(update={name: getattr(self.usage, name) + n for name, n in more.items()})
@@ -291,25 +309,34 @@ class EndpointClient:
             f"endpoint {self.name!r}: the budget endpoints.{self.name}.{key} of {budget} is spent ({usage.text})"
         )
 
-    def _refusal(self, status: int, explanation: str) -> Exception:
-        where, variable = f"endpoint {self.name!r}", self.config.key_env
-        if status in (401, 403):
+    def _failure(self, said: ServerError, final: Collection[int], wait: float = 0.0) -> Exception:
+        """The error to raise for an error answer: what another try may get past is a TransientError."""
+        where, words = f"endpoint {self.name!r}", self._scrubbed(said.message) or "no reason given"
+        if said.too_long:
+            return ContextError(f"{where}: the prompt is too long for {self.config.model} ({words})")
+        if said.declined:
+            return Declined(f"{where}: a filter of the server declines the request ({words})")
+        status = f"HTTP {said.status}" if said.status else "an error in an answer"
+        if said.status not in final and (said.status in _RETRIED or not 400 <= said.status < 500):
+            return TransientError(f"{status} ({words})", wait)
+        if said.status in (401, 403):
+            variable = self.config.key_env
             advice = (
                 f"check the key in the environment variable {variable}" if variable else "it requires one: set key_env"
             )
-            return Refused(f"{where} refused the key (HTTP {status}); {advice}", status)
-        if _TOO_LONG.search(explanation):
-            return ContextError(f"{where}: the prompt is too long for {self.config.model} ({explanation})")
+            return Refused(f"{where} refused the key ({status}); {advice}", said)
         target = f"{self.config.model!r} at {self.config.base_url}"
-        return Refused(f"{where} refused a request to {target} (HTTP {status}): {explanation}", status)
-
-    def _explanation(self, error: APIStatusError) -> str:
-        """The server's explanation on one line, without the key."""
-        body = error.body if isinstance(error.body, dict) else {}
-        text = body.get("message") or body.get("detail") or body.get("error") or error.response.text
-        return self._scrubbed(str(text)) or "no reason given"
+        return Refused(f"{where} refused a request to {target} ({status}): {words}", said)
 
     def _scrubbed(self, text: str) -> str:
-        key = self._key()
-        text = text.replace(key, "***") if key else text
+        variables = (value[1:] for value in self.config.headers.values() if value[:1] == "$")
+        for secret in filter(None, (self._key(), *(os.environ.get(name) for name in variables))):
+            text = text.replace(secret, "***")
         return " ".join(text.split())[:_LONGEST_QUOTE]
+
+
+def _status(answer: Body) -> int:
+    """The status that an answer with an error in it names, though it came as a success; 0 if it names none."""
+    error = answer.get("error")
+    codes = [each.get(name) for each in (error, answer) if isinstance(each, dict) for name in ("code", "status")]
+    return next((code for code in codes if isinstance(code, int) and 400 <= code < 600), 0)

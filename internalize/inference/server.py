@@ -8,50 +8,30 @@ logprobs are those of temperature 1; invalid ids are an error and are never repa
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, JsonValue
 
-from internalize.records import ChatRequest, Generation, Reply, Sampling, ToolCall
+from internalize.records import ChatRequest, Generation, Reply, Sampling, content_hash
 
-from .client import Body, EndpointClient, MalformedError, Refused, TokenCounts
+from .client import Body, EndpointClient, MalformedError, Refused
 from .renderer import Renderer, chat_dict
-from .structured import split_reasoning
-from .tool_formats import TOOL_FORMATS
+from .replies import read_reply
+from .server_errors import ServerError
 
 TokenApi = Literal["vllm", "llama.cpp"]
 _CHAT = "/chat/completions"
 _SEEDS = 2**31  # seeds are sent modulo this: some servers store them in 32 bits
 _UNKNOWN_FIELD = (400, 404, 415, 422, 501)  # statuses of servers for a field they do not support
+_NEW_LIMIT = "max_completion_tokens"  # what some servers call max_tokens
+_SCHEMA = "response_format"
+_OPTIONAL = ("temperature", "seed")  # a server answers without them by its own default
+_LOG = logging.getLogger(__name__)
 
 
-# The answers of servers, with the fields that are read; openai's own classes require fields that some servers omit.
-
-
-class _Function(BaseModel):
-    name: str
-    arguments: str
-
-
-class _ToolCall(BaseModel):
-    function: _Function
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None  # the name that other servers use
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _ChatChoice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _ChatAnswer(BaseModel):
-    choices: Annotated[list[_ChatChoice], Field(min_length=1)]
+# The answers of servers of token ids, with the fields that are read.
 
 
 class _Logprobs(BaseModel):
@@ -83,59 +63,74 @@ class LlamaAnswer(BaseModel):
 
 
 class ServerChat:
-    """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter)."""
+    """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter).
+
+    A field that the server refuses by name is left out from then on, or sent under the name it asks for.
+    """
 
     def __init__(self, client: EndpointClient, model: str = "") -> None:
         self.client = client
         self.model = model or client.config.model
-        self.name = f"{client.name}/{self.model}"
-        self.schemas = True  # until the server refuses a schema
+        config = client.config
+        shaping = {"body": config.body, "answer_tokens": config.answer_tokens}
+        self.name = f"{client.name}/{self.model}"  # what a cache finds replies by
+        if any(shaping.values()):
+            self.name += f"#{content_hash(shaping)[:6]}"
+        self.changes: dict[str, str] = {}  # fields that the server refused: the name that it takes instead, or ""
+
+    @property
+    def schemas(self) -> bool:
+        """Whether the server has refused no JSON schema."""
+        return _SCHEMA not in self.changes
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """One reply. A server that has refused a JSON schema is not sent another."""
-        schema = request.response_schema
+        """One reply."""
         body: Body = {
             "model": self.model,
             "messages": [chat_dict(message) for message in request.messages],
-            "max_tokens": request.max_tokens,
+            "max_tokens": max(request.max_tokens, self.client.config.answer_tokens),
             "temperature": request.temperature,
             "seed": request.seed % _SEEDS,
         }
-        if schema is None or not self.schemas:
-            return await self.client.request(_CHAT, body, read_reply)
-        try:
-            return await self.client.request(_CHAT, body | {"response_format": response_format(schema)}, read_reply)
-        except Refused as error:
-            if error.status not in _UNKNOWN_FIELD:
-                raise
-        reply = await self.client.request(_CHAT, body, read_reply)
-        self.schemas = False  # only now: the same request without a schema was served, so the schema was the reason
-        return reply
+        if request.response_schema is not None:
+            body[_SCHEMA] = response_format(request.response_schema)
+        changes = dict(self.changes)
+        while True:
+            sent = {changes.get(name, name): value for name, value in body.items() if changes.get(name, name)}
+            try:
+                reply = await self.client.request(_CHAT, sent | self.client.config.body, read_reply, final=(501,))
+            except Refused as error:
+                change = self._change(error.said, sent)
+                if change is None:
+                    raise
+                changes |= change
+                continue
+            self._learn(changes)  # only now: the request was served with these changes, so they were what it needed
+            return reply
+
+    def _change(self, said: ServerError, sent: Body) -> dict[str, str] | None:
+        """What to change about a request that was refused; None if the refusal names nothing that can be changed."""
+        if said.status not in _UNKNOWN_FIELD:
+            return None
+        free = sent.keys() - self.client.config.body.keys()
+        for name, instead in (("max_tokens", _NEW_LIMIT), (_NEW_LIMIT, "")):
+            if name in free and name in said.named and (said.unsupported or instead in said.named):
+                return {"max_tokens": instead}
+        for name in _OPTIONAL:
+            if name in free and name in said.named:
+                return {name: ""}
+        return {_SCHEMA: ""} if _SCHEMA in free else None
+
+    def _learn(self, changes: dict[str, str]) -> None:
+        for name in sorted(changes.keys() - self.changes.keys()):
+            told = f"sent as {changes[name]}" if changes[name] else "left out: its own default holds"
+            _LOG.warning("endpoint %s refuses the field %s, which is %s from now on", self.client.name, name, told)
+        self.changes |= changes
 
 
 def response_format(schema: Mapping[str, JsonValue]) -> Body:
     """The request field of OpenAI's structured outputs."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema), "strict": True}}
-
-
-def read_reply(answer: Body) -> Reply:
-    """The text of a chat completion and its reasoning; tool calls that the server has parsed are text again.
-
-    Raises MalformedError or ValidationError if there is neither. An empty text is valid only if the server reports
-    sampled tokens: then it is the model's own choice.
-    """
-    choice, counts = _ChatAnswer.model_validate(answer).choices[0], TokenCounts.of(answer)
-    message = choice.message
-    calls = [ToolCall(name=c.function.name, arguments=c.function.arguments) for c in message.tool_calls or ()]
-    text = "\n".join([*([message.content] if message.content else []), *map(TOOL_FORMATS["json"].format, calls)])
-    reasoning = message.reasoning_content or message.reasoning or ""
-    absent = message.content is None and not calls and not reasoning
-    if absent or not (text.strip() or counts.completion_tokens):
-        raise MalformedError(f"an answer without content (finish_reason {choice.finish_reason})")
-    if not reasoning:
-        reasoning, text = split_reasoning(text)
-    finish: Literal["stop", "length"] = "length" if choice.finish_reason == "length" else "stop"
-    return Reply(text=text, reasoning=reasoning, finish=finish, **counts.model_dump())
 
 
 class ServerEngine:

@@ -41,6 +41,9 @@ class Verdict(NamedTuple):
 class ModelJudge:
     """Asks `chat` in both orders, each up to `tries` times until the reply is valid.
 
+    The reason of a claim without a score begins with its kind: unreachable, too long, refused, empty, cut off, invalid,
+    disagreed or secret.
+
     `clean` removes secrets. It is applied to the question; a claim whose reference or answer holds a secret is
     unscored, because two secrets replaced by the same marker would look like equal answers.
     """
@@ -58,7 +61,7 @@ class ModelJudge:
         if first.value is None or second.value is None:
             return self._unscored(first.problem or second.problem)
         if first.value.correct != second.value.correct:
-            reason = f"disagreed with itself: {first.value.reason} / {second.value.reason}"
+            reason = f"disagreed: it said both {first.value.reason} / {second.value.reason}"
             await reject(self._chat, (*first.requests, *second.requests), reason)
             return self._unscored(reason)
         return Judgement(score=float(first.value.correct), judge=self.name, reason=first.value.reason)
@@ -70,18 +73,18 @@ class ModelJudge:
         if not claim.answer.strip():
             return Judgement(score=0.0, judge=self.name, reason="the answer is empty")
         if any(self._clean(text) != text for text in (claim.reference, claim.answer)):
-            return self._unscored("reference or answer holds a secret, which is not shown to an endpoint")
+            return self._unscored("secret: reference or answer holds one, which is not shown to an endpoint")
         return None
 
     async def _ask(self, claim: Claim, turned: bool) -> Answer[Verdict]:  # noqa: FBT001 - the one thing that varies
-        """The reply in one order, or a problem marked as unreachable or invalid."""
+        """The reply in one order, or a problem that begins with its kind."""
         try:
             messages = prompt(claim, turned=turned)
             request = ChatRequest(messages=messages, response_schema=SCHEMA, max_tokens=ANSWER_TOKENS)
             answer = await ask(self._chat, request, _read, tries=self._tries)
         except InfrastructureError as error:
-            return Answer(None, f"unreachable: {error}", ())
-        return replace(answer, problem=f"invalid: {answer.problem}") if answer.value is None else answer
+            return Answer(None, f"{error.kind}: {error}", ())
+        return replace(answer, problem=f"{answer.kind}: {answer.problem}") if answer.value is None else answer
 
     def _unscored(self, reason: str) -> Judgement:
         return Judgement(score=None, judge=self.name, reason=reason)

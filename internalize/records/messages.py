@@ -133,11 +133,14 @@ class ChatRequest(Record):
 
 
 class Reply(Record):
-    """What a chat model answers, `reasoning` kept apart from `text`. Token counts are the server's own (0: unknown)."""
+    """What a chat model answers, `reasoning` kept apart from `text`. Token counts are the server's own (0: unknown).
+
+    `finish` "refused": the model, or a filter of its server, declined to answer; `text` is what it said, if anything.
+    """
 
     text: str
     reasoning: str = ""
-    finish: Literal["stop", "length"] = "stop"
+    finish: Literal["stop", "length", "refused"] = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0

@@ -6,11 +6,13 @@ starter's evaluation, the first rollouts) is in the time of the one that played 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from pydantic import Field
 
+from internalize.evaluation.metrics import kind_of
 from internalize.records import Record, StageKind, StageMark, Trajectory
 
 from .text import count, duration
@@ -30,6 +32,7 @@ class Costs(Record):
     sampled: float = 0
     measured: float = 0  # tokens of evaluation episodes, also those of rejected candidates
     trained: float = 0  # tokens
+    failures: dict[str, int] = Field(default_factory=dict, description="All unscored episodes by the kind of failure.")
     seconds: dict[str, float] = Field(default_factory=dict, description="By kind; empty if no time was noted.")
     memory: int = 0
     device_memory: int = 0
@@ -38,11 +41,10 @@ class Costs(Record):
     def of(trajectory: Trajectory, *, measuring: bool) -> Costs:
         """Of one episode."""
         tokens = sum(len(step.token_ids) for step in trajectory.steps)
-        return (
-            Costs(measured=tokens)
-            if measuring
-            else Costs(episodes=1, unscored=trajectory.score is None, sampled=tokens)
-        )
+        failures = {} if trajectory.failure is None else {kind_of(trajectory.failure): 1}
+        if measuring:
+            return Costs(measured=tokens, failures=failures)
+        return Costs(episodes=1, unscored=trajectory.score is None, sampled=tokens, failures=failures)
 
     @staticmethod
     def noted(mark: StageMark) -> Costs:
@@ -57,6 +59,7 @@ class Costs(Record):
         noted = [one.seconds for one in found if one.seconds]
         return Costs(
             **{name: sum(getattr(one, name) for one in found) for name in _COUNTED},
+            failures=dict(sum((Counter(one.failures) for one in found), Counter())),
             seconds={
                 kind: sum(one.get(kind, 0.0) for one in noted) for kind in KINDS if any(kind in one for one in noted)
             },

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from internalize.evaluation.gate import Decision
-from internalize.evaluation.metrics import SuiteMetrics
+from internalize.evaluation.metrics import SuiteMetrics, by_kind
 from internalize.records import TrainSummary
 
 from . import figures, panels
@@ -253,7 +253,8 @@ def _redactions(report: RunReport) -> Table:
 
 
 def _costs(report: RunReport) -> Table:
-    """Each iteration; episodes and tokens sampled are those learnt from."""
+    """Each iteration; episodes and tokens sampled are those learnt from. Failures are counted if there are any."""
+    failed = any(i.costs.failures for i in report.iterations)
     rows = [
         {
             "iteration": i.name,
@@ -263,6 +264,7 @@ def _costs(report: RunReport) -> Table:
             **{kind: duration(costs.seconds.get(kind)) for kind in KINDS},
             "peak memory": memory(costs.memory)
             + (f", device {memory(costs.device_memory)}" if costs.device_memory else ""),
+            **({"failed episodes": by_kind(costs.failures) or NOTHING} if failed else {}),
         }
         for i in report.iterations
         if (costs := i.costs).episodes or i.training or costs.seconds

@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from internalize.config.schema import Config, EndpointConfig
+from internalize.config.endpoint import EndpointConfig
+from internalize.config.schema import Config
 from internalize.errors import UserError
 from internalize.inference.architecture import Architecture
 from internalize.inference.endpoints import Endpoints

@@ -9,7 +9,8 @@ import pytest
 
 from internalize import loop
 from internalize.cli.main import main
-from internalize.config.schema import EndpointConfig, ExtractConfig, load_config
+from internalize.config.endpoint import EndpointConfig
+from internalize.config.schema import ExtractConfig, load_config
 from internalize.environments import registry
 from internalize.environments.registry import Builtin
 from internalize.errors import Incomplete

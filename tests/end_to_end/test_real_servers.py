@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("openai", reason="needs the extra 'server'")
 pytest.importorskip("torch", reason="needs the extra 'train'")
 
-from internalize.config.schema import Config, EndpointConfig
+from internalize.config.endpoint import EndpointConfig
+from internalize.config.schema import Config
 from internalize.environments.docs.env import Docs
 from internalize.errors import UserError
 from internalize.experience.inject import Injector

@@ -338,7 +338,7 @@ def test_empty_lines_between_questions_are_no_questions(folder: Path) -> None:
 
 
 def test_a_folder_or_a_file_that_is_not_there(folder: Path) -> None:
-    with pytest.raises(TaskError, match=r"holds no \.md, \.html or \.txt file"):
+    with pytest.raises(TaskError, match=r"there is no folder"):
         Docs(folder=str(folder / "nowhere"), questions="q.jsonl").tasks("train")
     with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read"):
         Docs(folder=str(folder), questions=str(folder / "gone.jsonl")).tasks("train")

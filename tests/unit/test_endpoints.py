@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra 'server'")
 
-from internalize.config.schema import Config, EndpointConfig
+from internalize.config.endpoint import EndpointConfig
+from internalize.config.schema import Config
 from internalize.errors import ConfigError, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatAgent, TokenAgent
@@ -20,8 +21,9 @@ from internalize.inference.capabilities import probe
 from internalize.inference.client import EndpointClient, Refused
 from internalize.inference.endpoints import Endpoints, endpoint_chat
 from internalize.inference.renderer import Renderer
+from internalize.inference.replies import read_reply
 from internalize.inference.retries import Retries
-from internalize.inference.server import ServerChat, ServerEngine, read_reply
+from internalize.inference.server import ServerChat, ServerEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ChatRequest, Checkpoint, Message, Reply, Sampling
 from internalize.rollout.episode import Label
@@ -258,6 +260,50 @@ def test_calls_that_a_server_has_read_out_of_the_text_are_written_back() -> None
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     reply = read_reply({"choices": [{"message": message, "finish_reason": "tool_calls"}]})
     assert [call.key for call in TOOL_FORMATS["json"].parse(reply.text, Toy.tools).tool_calls] == [("look", "7")]
+
+
+def part(kind: str, **held: Any) -> dict[str, Any]:
+    return {"type": kind, **held}
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "text", "reasoning", "said"),
+    [
+        ({"content": [part("text", text="look"), part("text", text="[7]")]}, "stop", "look[7]", "", "stop"),
+        ({"content": [part("output_text", text="look[7]")]}, "stop", "look[7]", "", "stop"),
+        (
+            {"content": [part("thinking", thinking=[part("text", text="hm")]), part("text", text="look[7]")]},
+            "stop", "look[7]", "hm", "stop",
+        ),
+        ({"content": [part("reasoning", text="hm"), part("text", text="look[7]")]}, "stop", "look[7]", "hm", "stop"),
+        ({"content": None}, "length", "", "", "length"),
+        ({"content": ""}, "MAX_TOKENS", "", "", "length"),
+        ({"content": "<think>hm"}, "length", "", "hm", "length"),
+        ({"content": None, "refusal": "I cannot help."}, "stop", "I cannot help.", "", "refused"),
+        ({"content": [part("refusal", refusal="No.")]}, "stop", "No.", "", "refused"),
+        ({"content": ""}, "content_filter", "", "", "refused"),
+        ({"content": "look["}, "content_filter", "look[", "", "refused"),
+    ],
+)  # fmt: skip
+def test_an_answer_in_parts_cut_off_or_refused(
+    message: dict[str, Any], finish: str, text: str, reasoning: str, said: str
+) -> None:
+    reply = read_reply({"choices": [{"message": message, "finish_reason": finish}]})
+    assert (reply.text, reply.reasoning, reply.finish) == (text, reasoning, said)
+
+
+def test_a_part_that_is_no_text_is_not_passed_over() -> None:
+    picture = {"content": [part("image_url", image_url={"url": "x"}), part("text", text="look[7]")]}
+    with pytest.raises(Exception, match="a content of type 'image_url', which is no text"):
+        read_reply({"choices": [{"message": picture}]})
+
+
+def test_an_error_in_a_choice_keeps_its_reason() -> None:
+    choice = {"message": {"content": ""}, "finish_reason": "error", "error": {"message": "Provider went away"}}
+    with pytest.raises(Exception, match="Provider went away"):
+        read_reply({"choices": [choice]})
+    with pytest.raises(Exception, match="no room for an answer"):
+        read_reply({"choices": [{"message": {"content": ""}, "finish_reason": "model_context_window_exceeded"}]})
 
 
 def test_an_empty_answer_counts_only_if_tokens_were_sampled_for_it() -> None:

@@ -345,3 +345,14 @@ def test_time_is_counted_by_kind_of_stage():
     assert found.seconds == {"rollouts": 3.0, "extraction": 4.0, "training": 24.0, "evaluation": 224.0}
     assert found.memory == 128
     assert Costs.total([Costs(sampled=5)]).seconds == {}  # of which nothing was noted
+
+
+def test_failed_episodes_are_counted_by_kind(run):
+    assert "1.5 GiB | 1 lost |" in written(load(run))
+    failures = ("refused: it is a refusal (No.)", "refused: flagged", "empty: it is empty", "", "mcp: look: gone")
+    broken = [
+        trajectory(n, "c0", None).model_copy(update={"failure": words, "termination": "failed"})
+        for n, words in enumerate(failures)
+    ]
+    write_jsonl(run / "iter-1" / "rollouts.jsonl", broken)
+    assert "| 2 refused, 1 empty, 1 no reason given, 1 mcp |" in written(load(run))

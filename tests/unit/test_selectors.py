@@ -317,7 +317,8 @@ def first_listed(messages: list[dict[str, object]], _: object) -> str:
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_a_server_does_only_items_of_the_library_are_served(seed: int) -> None:
     pytest.importorskip("openai")
-    from internalize.config.schema import Config, EndpointConfig  # noqa: PLC0415
+    from internalize.config.endpoint import EndpointConfig  # noqa: PLC0415
+    from internalize.config.schema import Config  # noqa: PLC0415
     from internalize.inference.endpoints import Endpoints  # noqa: PLC0415
     from tests.faulty_server import FAULTS, FaultyServer  # noqa: PLC0415
 

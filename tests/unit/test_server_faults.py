@@ -12,7 +12,8 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the extra 'server'")
 
-from internalize.config.schema import EndpointConfig, RolloutConfig
+from internalize.config.endpoint import EndpointConfig
+from internalize.config.schema import RolloutConfig
 from internalize.errors import ConfigError, ContextError, Incomplete, InfrastructureError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatAgent

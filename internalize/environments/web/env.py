@@ -15,15 +15,16 @@ from typing import Any
 
 from pydantic import Field
 
+from internalize.config.endpoint import EndpointConfig
 from internalize.config.regime import Section
-from internalize.config.schema import EndpointConfig, RedactConfig
+from internalize.config.schema import RedactConfig
 from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, read_options
 from internalize.environments.checks import without_surrogates
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.python_tool.sandbox import Choice
 from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
 from internalize.environments.question_files import tasks_of
-from internalize.errors import ContextError
+from internalize.errors import ContextError, Declined
 from internalize.experience.redact import Redactor
 from internalize.inference.client import EndpointClient
 from internalize.inference.server import ServerChat
@@ -133,7 +134,7 @@ class WebEpisode(AnswerEpisode):
 
 
 async def _extract(chat: ChatModel, page: Page, goal: str, characters: int) -> str:
-    """What a language model finds on a page for the goal; "" if not even a small part of it fits its context."""
+    """What a language model finds on a page for the goal; "" if it declines, or no small part fits its context."""
     parts = [page.text[: _EXTRACTED[0]], *(pick(page.text, goal, size) for size in _EXTRACTED[1:])]
     for shown in dict.fromkeys(parts):  # a short page is the same at every size
         asked = f"{fenced('page', shown)}\n\n{fenced('goal', goal)}\n\nWhat serves the goal?"
@@ -144,7 +145,9 @@ async def _extract(chat: ChatModel, page: Page, goal: str, characters: int) -> s
             )
         except ContextError:
             continue
-        return reply.text.strip()[:characters]
+        except Declined:
+            return ""
+        return "" if reply.finish == "refused" else reply.text.strip()[:characters]
     return ""
 
 

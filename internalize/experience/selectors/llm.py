@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from internalize.errors import ContextError, InfrastructureError
+from internalize.errors import InfrastructureError
 from internalize.inference.structured import ask, fenced
 from internalize.interfaces import ChatModel, Selector
 from internalize.records import ChatRequest, Experience, Message
@@ -30,7 +30,8 @@ class LLMSelector:
     """Asks `chat` for 1 to k ids; after `tries` answers without a valid one `fallback` serves.
 
     `served_by` is "llm:NAME", "all" (the pool holds at most k items: nothing to ask) or "lexical after llm failed:
-    KIND", KIND being `invalid` (no valid answer), `unreachable` (no answer) or `too long` (for the model's context).
+    KIND", KIND being `unreachable` (no answer), `too long` (for the model's context), `refused`, `empty`, `cut off` or
+    `invalid` (an answer of another form).
     """
 
     def __init__(self, chat: ChatModel, *, fallback: Selector | None = None, tries: int = 3) -> None:
@@ -51,11 +52,11 @@ class LLMSelector:
             )
             answer = await ask(self._chat, request, lambda found: _read(found, ids, k), tries=self._tries)
         except InfrastructureError as error:
-            failure, reason = "too long" if isinstance(error, ContextError) else "unreachable", str(error)
+            failure, reason = error.kind, str(error)
         else:
             if answer.value:
                 return answer.value, f"llm:{self._chat.name}"
-            failure, reason = "invalid", answer.problem
+            failure, reason = answer.kind, answer.problem
         if failure not in self._warned:
             self._warned.add(failure)
             _LOG.warning("the selector %s failed (%s: %s); another serves instead", self._chat.name, failure, reason)
