@@ -45,6 +45,13 @@ BUILTIN = {
     ),
     "web": Builtin(".web.env", "Web", "questions over the web or a folder: search, visit, Python", "web", ("httpx",)),
     "mcp": Builtin(".mcp.env", "Mcp", "your tasks with the tools of a Model Context Protocol server", "mcp", ("mcp",)),
+    "agent": Builtin(
+        ".agent.env",
+        "AgentTasks",
+        "your own agent on your tasks",
+        "serve",
+        ("openai", "anthropic", "starlette", "uvicorn"),
+    ),
     "tau2": Builtin(".tau2.env", "Tau2", "tickets of tau2-bench telecom, solved alone", "tau2", ("inspect_evals",)),
     "textworld_express": Builtin(
         ".text_games.textworld_express", "TextWorldExpress", "eight short text games", "textgames", _GAMES

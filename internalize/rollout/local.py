@@ -9,23 +9,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from internalize.config.schema import EnvConfig
 from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
+from internalize.environments.agent.env import AgentTasks
 from internalize.errors import Incomplete, InternalizeError
 from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.redact import Redactor
 from internalize.experience.selectors import build as build_selector
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Agent, ChatModel, Environment, PolicyLoader
 from internalize.records import Task, Trajectory
 
 from .episode import Label, episode_id, run_episode
+from .external import agent_runner
 
 Job = tuple[Task, int]  # a task and the number of the attempt
 TRIES = 3  # a failed episode is played this often before it is returned as failed
+
+
+class Pace(NamedTuple):
+    """How many episodes run together, and whether they depend on each other (`interfaces.Agent`)."""
+
+    wave: int
+    reset: Callable[[], None]
+    independent: bool = True
 
 
 class LocalRollouts:
@@ -41,8 +52,19 @@ class LocalRollouts:
         policy = await self._policies.load(spec.checkpoint, spec.root)
         env = self._environments(spec.env)
         label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
-        async for trajectory in play(tasks, env, policy.agent, injector_of(spec, policy), label, done):
-            yield trajectory
+        agent, injector = policy.agent, injector_of(spec, policy)
+        if not isinstance(env, AgentTasks):
+            async for trajectory in play(tasks, env, agent, injector, label, done):
+                yield trajectory
+            return
+        tool_format = TOOL_FORMATS[spec.config.model.protocol]
+        async with agent_runner(env, agent, tool_format, injector, label) as runner:
+
+            async def one(job: Job) -> Trajectory:
+                return await runner.play(*job)
+
+            async for trajectory in _missing(tasks, one, label, done, Pace(env.options.at_once, agent.reset)):
+                yield trajectory
 
 
 class Chats(Protocol):
@@ -85,23 +107,32 @@ async def play(
     async def one(job: Job) -> Trajectory:
         return await run_episode(*job, env, agent, injector, label)
 
+    pace = Pace(agent.wave, agent.reset, independent=agent.independent)
+    async for trajectory in _missing(tasks, one, label, done, pace):
+        yield trajectory
+
+
+async def _missing(
+    tasks: Sequence[Task], one: Callable[[Job], Awaitable[Trajectory]], label: Label, done: Collection[str], pace: Pace
+) -> AsyncIterator[Trajectory]:
+    """The episodes that are not in `done`; of waves that belong together all are played."""
     jobs, known = jobs_of(tasks, label.attempts), set(done)
-    size = max(len(jobs), 1) if agent.independent else agent.wave
+    size = max(len(jobs), 1) if pace.independent else pace.wave
     for start in range(0, len(jobs), size):
         wave = jobs[start : start + size]
         missing = [job for job in wave if episode_id(*job, label) not in known]
         if missing:
-            agent.reset()
-            async for trajectory in _wave(missing if agent.independent else wave, one, agent):
+            pace.reset()
+            async for trajectory in _wave(missing if pace.independent else wave, one, pace):
                 if trajectory.id not in known:
                     yield trajectory
 
 
 async def _wave(
-    jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], agent: Agent
+    jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], pace: Pace
 ) -> AsyncIterator[Trajectory]:
     """Play all jobs together, then those that failed one by one; `independent` jobs run at most `wave` at a time."""
-    concurrency = agent.wave if agent.independent else len(jobs)
+    concurrency = pace.wave if pace.independent else len(jobs)
     for number in range(TRIES):
         failed = set()
         async for job, trajectory in _all(jobs, play_one, concurrency):
@@ -110,7 +141,7 @@ async def _wave(
             else:
                 failed.add(id(job))
         jobs = [job for job in jobs if id(job) in failed]
-        concurrency = agent.wave if agent.independent else 1
+        concurrency = pace.wave if pace.independent else 1
         if not jobs:
             return
 

@@ -14,7 +14,6 @@ import asyncio
 import hmac
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -27,15 +26,18 @@ from starlette.routing import Route
 
 from internalize.config.serve import ServeConfig
 from internalize.errors import InternalizeError
+from internalize.inference.token_estimate import estimated_tokens
 from internalize.runs.files import first_problem
 
+from .anthropic_messages import AnthropicMessages
 from .dialect import Answer, Body, Dialect
 from .openai_chat import OpenAIChat
+from .openai_responses import OpenAIResponses
 from .records import AgentCall, EpisodeName, EpisodeScore
 from .relay import relay
 from .service import CallError, Service
 
-DIALECTS: tuple[Dialect, ...] = (OpenAIChat(),)
+DIALECTS: tuple[Dialect, ...] = (OpenAIChat(), OpenAIResponses(), AnthropicMessages())
 _LOG = logging.getLogger(__name__)
 _NAME: TypeAdapter[str] = TypeAdapter(EpisodeName)
 Scored = Callable[[EpisodeScore], Awaitable[None]]
@@ -101,9 +103,11 @@ class Endpoint:
         """The ASGI application."""
         routes = [Route("/health", self._health), Route("/v1/models", self._models)]
         routes += [Route("/episodes/{name}/v1/models", self._models)]
-        for dialect in dialects:
-            for prefix in ("/v1", "/episodes/{name}/v1"):
+        for prefix in ("/v1", "/episodes/{name}/v1"):
+            for dialect in dialects:
                 routes.append(Route(prefix + dialect.path, self._calls(dialect), methods=["POST"]))
+            count = self._guarded(self._count, AnthropicMessages())
+            routes.append(Route(f"{prefix}/messages/count_tokens", count, methods=["POST"]))
         routes.append(Route("/episodes/{name}/score", self._guarded(self._score), methods=["POST"]))
         if self._switch:
             routes.append(Route("/checkpoint", self._guarded(self._checkpoint), methods=["POST"]))
@@ -187,6 +191,12 @@ class Endpoint:
         except InternalizeError as error:
             raise CallError(400, str(error)) from error
 
+    async def _count(self, request: Request) -> Response:
+        """An estimate, as nothing is sampled: Anthropic's clients ask for it before they compact a history."""
+        body = await self._bounds.body(request)
+        texts = [json.dumps(body.get(name, ""), ensure_ascii=False) for name in ("system", "messages", "tools")]
+        return JSONResponse({"input_tokens": sum(map(estimated_tokens, texts))})
+
     async def _health(self, request: Request) -> Response:  # noqa: ARG002
         return JSONResponse({"status": "ok", **self._service.model.acting.model_dump()})
 
@@ -227,8 +237,3 @@ async def _unless_gone(request: Request, work: Any) -> Answer:
 async def _pieces(dialect: Dialect, answer: Answer, call: AgentCall) -> AsyncIterator[bytes]:
     for piece in dialect.events(answer, call):
         yield piece
-
-
-def now() -> float:
-    """Seconds since 1970."""
-    return time.time()

@@ -91,9 +91,9 @@ def _exhaust(value: Any) -> None:
 
 
 def event(body: Body, name: str = "") -> bytes:
-    """One server-sent event."""
+    """One server-sent event, in ASCII: some clients take other characters for the end of a line."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
+    return f"{head}data: {json.dumps(body)}\n\n".encode()
 
 
 def events_of(stream: bytes) -> list[Body]:
@@ -169,3 +169,9 @@ def merged(messages: Iterable[Message]) -> tuple[Message, ...]:
 def unsupported(body: Body, harmless: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
     """The fields of a request that ask for what the policy cannot do; `harmless` names the values that ask nothing."""
     return tuple(name for name, values in harmless.items() if body.get(name) is not None and body[name] not in values)
+
+
+def openai_error(status: int, message: str, code: str) -> Body:
+    """The error object of OpenAI's API."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code or None}}

@@ -14,7 +14,19 @@ from internalize.errors import DataError
 from internalize.inference.renderer import chat_dict
 from internalize.records import ActionTurn, Message, ToolCall, ToolSpec
 
-from .dialect import Answer, Body, content_of, event, merged, pieces, tool_spec, unsupported, validated, written_turn
+from .dialect import (
+    Answer,
+    Body,
+    content_of,
+    event,
+    merged,
+    openai_error,
+    pieces,
+    tool_spec,
+    unsupported,
+    validated,
+    written_turn,
+)
 from .records import AgentCall
 
 _TEXT = {"text": "text", "refusal": "refusal"}
@@ -117,8 +129,7 @@ class OpenAIChat:
 
     def error(self, status: int, message: str, code: str) -> Body:
         """The error object of OpenAI's API."""
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        return {"error": {"message": message, "type": kind, "param": None, "code": code or None}}
+        return openai_error(status, message, code)
 
 
 def _add(message: Body, calls: dict[int, Body], delta: Body) -> None:

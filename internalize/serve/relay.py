@@ -108,11 +108,12 @@ class _Relayed:
 
         Where the server breaks off, an error event follows.
         """
-        data, kept = bytearray(), False
+        data, ending, kept = bytearray(), False, False
         try:
             async for piece in self._response.aiter_bytes():
                 data += piece
-                if not kept and self._dialect.end in data[-len(piece) - len(self._dialect.end) :]:
+                ending = ending or self._dialect.end in data[-len(piece) - len(self._dialect.end) :]
+                if ending and not kept:
                     kept = await self._keep_stream(bytes(data))
                 yield piece
             kept = kept or await self._keep_stream(bytes(data))

@@ -21,7 +21,7 @@ from internalize.inference.client import EndpointClient
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import as_text
 from internalize.interfaces import Agent, ToolFormat
-from internalize.records import ActionRequest, ActionTurn, Injection, Message, Step, content_hash
+from internalize.records import ActionRequest, ActionTurn, Injection, Message, Step, Termination, content_hash
 
 from .history import History, steps_of
 from .records import Acting, AgentCall, Place, RecordedCall
@@ -82,6 +82,15 @@ class Located:
         return (*self.prompt, *past)
 
 
+@dataclass
+class Announced:
+    """An episode that was begun here. `seed` is what the seeds of its samples are made of."""
+
+    most_calls: int
+    seed: str
+    ended: Termination = "answered"
+
+
 class Service:
     """Answers and keeps calls. With `announced` only episodes that `open` was told of."""
 
@@ -89,8 +98,8 @@ class Service:
         self._model, self._redactor, self._keep, self._remember = model, redactor, keep, remember
         self._episodes: OrderedDict[str, History] = OrderedDict()
         self._nameless, self._remembered = self._history(), 0
-        self._limits: dict[str, int] | None = {} if announced else None
-        self.errors: dict[str, InternalizeError] = {}  # of announced episodes: what ended a call, last
+        self._announced: dict[str, Announced] | None = {} if announced else None
+        self.errors: dict[str, InternalizeError] = {}  # of announced episodes: what a call could not be served for
         self._in_use, self._switching = 0, False
         self._free = asyncio.Condition()
 
@@ -128,23 +137,23 @@ class Service:
 
     # -- episodes -------------------------------------------------------------------------------------------------
 
-    def open(self, episode: str, most_calls: int) -> None:
-        """Announce an episode and the most calls it may make."""
-        assert self._limits is not None, "episodes are not announced here"
-        self._limits[episode] = most_calls
+    def open(self, episode: str, most_calls: int, seed: str) -> None:
+        """Announce an episode, the most calls it may make, and what its seeds are made of."""
+        assert self._announced is not None, "episodes are not announced here"
+        self._announced[episode] = Announced(most_calls, seed)
         self._episodes[episode] = self._history()
 
     def close(self, episode: str) -> list[RecordedCall]:
         """The calls of an announced episode, which may make no more."""
-        assert self._limits is not None, "episodes are not announced here"
-        self._limits.pop(episode, None)
+        assert self._announced is not None, "episodes are not announced here"
+        self._announced.pop(episode, None)
         history = self._episodes.pop(episode, None)
         return history.calls if history else []
 
-    def spent(self, episode: str) -> bool:
-        """Whether an announced episode has made all its calls."""
-        assert self._limits is not None, "episodes are not announced here"
-        return len(self._episodes[episode].calls) >= self._limits[episode]
+    def ended(self, episode: str) -> Termination:
+        """At which limit calls of an announced episode were refused; "answered" if at none."""
+        assert self._announced is not None, "episodes are not announced here"
+        return self._announced[episode].ended
 
     def _history(self) -> History:
         return History(self._model.tool_format, self._redactor.clean, self._remember)
@@ -152,12 +161,14 @@ class Service:
     def _history_of(self, episode: str) -> History:
         if not episode:
             return self._nameless
-        if self._limits is not None and episode not in self._limits:
+        announced = self._announced and self._announced.get(episode)
+        if self._announced is not None and not announced:
             raise CallError(404, f"the episode {episode!r} is over, or was never begun")
         history = self._episodes.setdefault(episode, self._history())
         self._episodes.move_to_end(episode)
-        if self._limits is not None and self.spent(episode):
-            raise CallError(400, f"the episode has made its {self._limits[episode]} calls (rollout.max_steps)")
+        if announced and len(history.calls) >= announced.most_calls:
+            announced.ended = "max_steps"
+            raise CallError(400, f"the episode has made its {announced.most_calls} calls (rollout.max_steps)")
         return history
 
     # -- calls ----------------------------------------------------------------------------------------------------
@@ -204,13 +215,15 @@ class Service:
                     steps=located.steps,
                     tools=call.tools,
                     hint=located.injection.text if located.injection else "",
-                    seed=_seed(located),
+                    seed=self._seed(located),
                     max_tokens=call.max_tokens,
                 )
             )
         except InternalizeError as error:
             raise self._refusal(located.episode, error) from error
         if turn is None:
+            if self._announced is not None:
+                self._announced[located.episode].ended = "context_full"
             raise CallError(400, "the context is longer than model.max_context", "context_length_exceeded")
         return await self.keep(model, located, _until(turn, call.stop, model.tool_format))
 
@@ -240,7 +253,7 @@ class Service:
             raise CallError(500, f"the call could not be recorded ({error})") from error
         located.history.add(call)
         self._remembered += located.history is not self._nameless
-        while self._limits is None and self._remembered > self._remember and len(self._episodes) > 1:
+        while self._announced is None and self._remembered > self._remember and len(self._episodes) > 1:
             self._remembered -= len(self._episodes.popitem(last=False)[1].calls)
         return call
 
@@ -263,8 +276,15 @@ class Service:
         }
         return call.model_copy(update=update)
 
+    def _seed(self, located: Located) -> int:
+        """That of the same step of an episode played here; a repeated request is another draw."""
+        announced = self._announced and self._announced.get(located.episode)
+        repeats = located.history.repeats(located.request)
+        name = announced.seed if announced else located.episode
+        return int(content_hash([name, len(located.steps), *([repeats] if repeats else [])]), 16)
+
     def _refusal(self, episode: str, error: InternalizeError) -> CallError:
-        if self._limits is not None:
+        if self._announced is not None:
             self.errors[episode] = error
         if isinstance(error, ContextError):
             return CallError(400, str(error), "context_length_exceeded")
@@ -273,12 +293,6 @@ class Service:
         if isinstance(error, UserError):
             return CallError(400, str(error))
         return CallError(503 if isinstance(error, InfrastructureError) else 500, str(error))
-
-
-def _seed(located: Located) -> int:
-    """That of the same step of an episode played here; a repeated request is another draw."""
-    repeats = located.history.repeats(located.request)
-    return int(content_hash([located.episode, len(located.steps), *([repeats] if repeats else [])]), 16)
 
 
 def _until(turn: ActionTurn, stop: Sequence[str], tool_format: ToolFormat) -> ActionTurn:

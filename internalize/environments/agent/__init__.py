@@ -1,0 +1,1 @@
+"""Tasks that somebody's own agent plays against the endpoint."""

@@ -1,0 +1,71 @@
+"""Environment `agent`: your tasks, played by your own agent, whose model calls go to the policy through the endpoint.
+
+The agent is a command, or a function in a module or a file. It has its own tools; what it does with them is read from
+its calls of the model. The score is what the agent returns or posts, else the verifier's, else the judge's by the
+task's reference answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from internalize.environments.base import SplitTasks, read_options
+from internalize.environments.callables import load_function
+from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, tasks_of
+from internalize.errors import TaskError
+from internalize.interfaces import Episode
+from internalize.records import Task, ToolCall, ToolSpec
+
+
+class AgentOptions(BaseModel):
+    """Options of the environment, as `env.options` of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tasks: str | dict[str, str] = Field(description="A file of questions, or a file for each split.")
+    command: tuple[str, ...] = Field((), description="The agent as a command; its task is JSON on standard input.")
+    call: str = Field("", description="The agent as 'module:function' or 'file.py:function' (task, base_url, api_key).")
+    seconds: float = Field(600.0, gt=0, le=86_400, description="Time limit of one episode.")
+    at_once: int = Field(8, ge=1, le=1024, description="Agents that work at the same time.")
+    on_error: Literal["unscored", "wrong"] = Field(
+        "unscored", description="What an agent that ends with an error of its own is: unscored and tried again, or 0."
+    )
+    verifier: str = Field("", description="'module:function' or 'file.py:function' (task, trajectory) -> score.")
+    evidence: tuple[str, ...] = Field((), description="Tools of the agent that gather evidence.")
+    final: tuple[str, ...] = Field((), description="Tools of the agent that end an episode.")
+
+    @model_validator(mode="after")
+    def _one_agent(self) -> AgentOptions:
+        if bool(self.command) == bool(self.call):
+            raise ValueError("the agent is either a command or a call")
+        return self
+
+
+class AgentTasks(SplitTasks):
+    """The environment. Its episodes are played by `rollout.external`."""
+
+    name = "agent"
+    tools: tuple[ToolSpec, ...] = ()  # the agent brings its own
+
+    def __init__(self, **options: Any) -> None:
+        self.options = read_options("agent", AgentOptions, options)
+        self._tasks = tasks_of(self.options.tasks, _row_task)
+        self.function = load_function(self.options.call, "env.options.call") if self.options.call else None
+        named = self.options.verifier
+        self.verifier = load_function(named, "env.options.verifier") if named else None
+        self.evidence_actions = frozenset(self.options.evidence)
+        self.final_actions = frozenset(self.options.final)
+
+    def episode(self, task: Task) -> Episode:
+        """Raises TaskError: the agent plays, and cannot be stepped."""
+        raise TaskError(f"agent: task {task.id} is played by the agent itself")
+
+    def solve(self, task: Task) -> tuple[ToolCall, ...]:  # noqa: ARG002 - there is none
+        """No reference solution."""
+        return ()
+
+
+def _row_task(row: Row, split: str) -> Task:
+    return Task.new("agent", split, row.need(QUESTION), row.get(ANSWER) or None, row.get(FAMILY))
