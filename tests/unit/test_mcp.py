@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -219,8 +221,8 @@ def test_no_http_client_cuts_a_call_short_and_each_is_closed(
     made: list[Any] = []
     http_client = Server.http
 
-    def recorded(server: Server) -> Any:
-        made.append(http_client(server))
+    def recorded(server: Server, failed: Any) -> Any:
+        made.append(http_client(server, failed))
         return made[-1]
 
     monkeypatch.setattr(Server, "http", recorded)
@@ -233,6 +235,82 @@ def test_no_http_client_cuts_a_call_short_and_each_is_closed(
         assert client.headers.get("Authorization") == header
         assert client.is_closed
         made.clear()
+
+
+class _Scripted(BaseHTTPRequestHandler):
+    """A server over HTTP whose calls get the status and body of `called`; everything else is as it should be."""
+
+    called: tuple[int, dict[str, Any]]
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        results = {
+            "initialize": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
+                           "serverInfo": {"name": "s", "version": "1"}},
+            "tools/list": {"tools": [{"name": "t", "inputSchema": {"type": "object"}}]},
+        }  # fmt: skip
+        if "id" not in asked:
+            self.answer(202, None)
+        elif asked["method"] == "tools/call":
+            status, body = self.called
+            self.answer(status, body | ({"id": asked["id"]} if "jsonrpc" in body else {}))
+        elif asked["method"] in results:
+            self.answer(200, {"jsonrpc": "2.0", "id": asked["id"], "result": results[asked["method"]]})
+        else:
+            error = {"code": -32601, "message": "Method not found"}
+            self.answer(200, {"jsonrpc": "2.0", "id": asked["id"], "error": error})
+
+    def do_GET(self) -> None:
+        self.answer(405, None)
+
+    def do_DELETE(self) -> None:
+        self.answer(405, None)
+
+    def answer(self, status: int, body: object) -> None:
+        data = b"" if body is None else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+RPC_ERROR = {"jsonrpc": "2.0", "error": {"code": -32000, "message": "record 7 is locked"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "seen"),
+    [
+        (200, RPC_ERROR, "Error: record 7 is locked"),
+        (400, RPC_ERROR, "Error: record 7 is locked"),
+        (500, RPC_ERROR, "Error: record 7 is locked"),
+        (404, RPC_ERROR, None),  # the session is lost, and its state with it
+        (500, {"detail": "Internal Server Error"}, None),
+        (502, {"error": "Bad Gateway"}, None),
+        (401, {"error": "token expired"}, None),
+    ],
+)
+def test_over_http_only_a_json_rpc_error_is_the_servers_answer(
+    tmp_path: Path, status: int, body: dict[str, Any], seen: str | None
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Scripted,), {"called": (status, body)}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = Mcp(tasks=file(tmp_path, LOOK), url=f"http://127.0.0.1:{server.server_port}/mcp", seconds=20.0)
+    episode = env.episode(env.tasks("train")[0])
+    try:
+        if seen is None:
+            with pytest.raises(InfrastructureError, match=f"mcp: t: .*HTTP {status}"):
+                episode.step(act("t"))
+        else:
+            assert episode.step(act("t")) == seen
+    finally:
+        episode.close()
+        env.close()
+        server.shutdown()
+        server.server_close()
 
 
 # -- what cannot work --------------------------------------------------------------------------------------------------
@@ -274,6 +352,8 @@ def test_tools_that_are_not_there_are_named(tmp_path: Path) -> None:
 _PLAIN = """
 import json, sys
 TOOLS = json.loads(sys.argv[1])
+ANSWERS = {tool["name"]: tool.pop("answer", None) for tool in TOOLS}  # {"result": ...} or {"error": ...}
+print("".join(f"{line}\\n" for line in sys.argv[2:]), end="", flush=True)  # lines that are no messages
 for line in sys.stdin:
     asked = json.loads(line)
     if "id" not in asked:
@@ -284,10 +364,120 @@ for line in sys.stdin:
         "tools/list": lambda p: {"tools": TOOLS},
         "tools/call": lambda p: {"content": [{"type": "text", "text": json.dumps(p["arguments"])}]},
     }
-    answer = answers.get(asked["method"], lambda p: {})(asked.get("params") or {})
-    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
+    parameters = asked.get("params") or {}
+    if asked["method"] == "tools/call" and ANSWERS.get(parameters["name"]):
+        answer = ANSWERS[parameters["name"]]
+    else:
+        answer = {"result": answers.get(asked["method"], lambda p: {})(parameters)}
+    if answer == "die":
+        sys.exit()
+    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}), flush=True)
 """
-PLAIN_SERVER = (sys.executable, "-c", _PLAIN)  # its argument: the tools, as JSON
+PLAIN_SERVER = (sys.executable, "-c", _PLAIN)  # its arguments: the tools, as JSON, and lines it prints first
+
+
+def results(folder: Path, *answers: object, lines: tuple[str, ...] = ()) -> list[str | None]:
+    """What the policy sees of each answer, in sessions of its own; None where the server is to blame."""
+    tools = [{"name": f"t{n}", "inputSchema": {"type": "object"}, "answer": a} for n, a in enumerate(answers)]
+    env = Mcp(tasks=file(folder, LOOK), command=(*PLAIN_SERVER, json.dumps(tools), *lines), seconds=20.0)
+    found: list[str | None] = []
+    for tool in tools:
+        episode = env.episode(env.tasks("train")[0])
+        try:
+            found.append(episode.step(act(str(tool["name"]))))
+        except InfrastructureError:
+            found.append(None)
+        finally:
+            episode.close()
+    env.close()
+    return found
+
+
+def content(*blocks: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"result": {"content": list(blocks), **more}}
+
+
+@pytest.mark.parametrize("code", [-32000, -32001, -32002, -32600, -32601, -32602, -32603, -32700, 1, 42])
+def test_an_error_that_a_server_answers_with_is_an_observation(tmp_path: Path, code: int) -> None:
+    error = {"error": {"code": code, "message": "record 7 is locked"}}
+    assert results(tmp_path, error) == ["Error: record 7 is locked"]
+
+
+def test_a_server_that_goes_away_is_none(tmp_path: Path) -> None:
+    assert results(tmp_path, "die", content({"type": "text", "text": "next"})) == [None, "next"]
+
+
+def test_everything_a_result_says_is_shown(tmp_path: Path) -> None:
+    text = {"type": "text", "text": "1 row"}
+    resource = {"uri": "repo://o/a", "mimeType": "text/plain", "text": "The number is 41."}
+    blob = {"uri": "file:///a.csv", "mimeType": "text/csv", "blob": "YSxiCjEsMgo="}
+    picture = {"uri": "file:///a.png", "mimeType": "image/png", "blob": "AAEC"}
+    link = {"type": "resource_link", "uri": "file:///data/a", "name": "a", "description": "the file"}
+    rows = {"rows": [{"id": "x", "count": 35, "open": True}]}
+    answers: tuple[tuple[dict[str, Any], str], ...] = (
+        (content(text, {"type": "resource", "resource": resource}), "1 row\n[resource repo://o/a]\nThe number is 41."),
+        (content({"type": "resource", "resource": blob}), "[resource file:///a.csv]\na,b\n1,2\n"),
+        (content({"type": "resource", "resource": picture}), "[resource file:///a.png: image/png, 3 bytes]"),
+        (content(link), "[link file:///data/a: a, the file]"),
+        (content({"type": "image", "data": "AAE=", "mimeType": "image/png"}), "[image: image/png, 2 bytes]"),
+        (content(text, structuredContent=rows), f"1 row\n{json.dumps(rows)}"),
+        (content({"type": "text", "text": json.dumps(rows)}, structuredContent=rows), json.dumps(rows)),
+        (content({"type": "text", "text": "5"}, structuredContent={"result": 5}), "5"),
+        (content({"type": "text", "text": "in 15 ms"}, structuredContent={"n": 5}), 'in 15 ms\n{"n": 5}'),
+        (content(structuredContent={"n": 3}), '{"n": 3}'),
+        (content(text, isError=True), "Error: 1 row"),
+        (content(), "(nothing)"),
+    )  # fmt: skip
+    assert results(tmp_path, *(answer for answer, _ in answers)) == [said for _, said in answers]
+
+
+def test_a_result_that_breaks_the_tools_own_schema_is_shown(tmp_path: Path) -> None:
+    tool = {
+        "name": "odd", "inputSchema": {"type": "object"}, "outputSchema": {"type": "object", "required": ["n"]},
+        "answer": content({"type": "text", "text": "none"}),
+    }  # fmt: skip
+    env = Mcp(tasks=file(tmp_path, LOOK), command=(*PLAIN_SERVER, json.dumps([tool])))
+    episode = env.episode(env.tasks("train")[0])
+    assert episode.step(act("odd")) == "none"
+    episode.close()
+    env.close()
+
+
+def test_lines_on_stdout_that_are_no_messages_are_told_once_in_a_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("internalize.environments.mcp.session._STRAY_LINES.told", False)
+    found = results(tmp_path, content(), content(), lines=("Server starting on stdio...", "", "{}"))
+    assert found == ["(nothing)", "(nothing)"]
+    assert [(r.getMessage(), r.exc_info) for r in caplog.records] == [
+        ("mcp: the server prints lines to its stdout that are no messages; they are passed over", None)
+    ]
+
+
+SCHEMAS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (  # a schema and a call that fits it
+    ({"type": "object"}, {"any": 1}),
+    ({}, {"any": 1}),
+    (
+        {"type": "object", "anyOf": [{"properties": {"id": {}}, "required": ["id"]}, {"required": ["name"]}]},
+        {"id": "x"},
+    ),
+    ({"type": "object", "allOf": [{"$ref": "#/$defs/A"}], "$defs": {"A": {"properties": {"id": {}}}}}, {"id": "x"}),
+    ({"type": "object", "properties": {}, "additionalProperties": True}, {"any": 1}),
+)
+
+
+@pytest.mark.parametrize(("schema", "arguments"), SCHEMAS, ids=str)
+def test_a_tool_whose_arguments_are_open_or_combined_can_be_called(
+    tmp_path: Path, schema: dict[str, Any], arguments: dict[str, Any]
+) -> None:
+    tools = [{"name": "t", "inputSchema": {"type": "object", **schema}}]
+    env = Mcp(tasks=file(tmp_path, LOOK), command=(*PLAIN_SERVER, json.dumps(tools)))
+    for protocol in TOOL_FORMATS.values():
+        parsed = protocol.parse(protocol.format(act("t", **arguments), env.tools), env.tools)
+        episode = env.episode(env.tasks("train")[0])
+        assert episode.step(parsed.tool_calls[0]) == json.dumps(arguments)
+        episode.close()
+    env.close()
 
 
 def test_a_tool_with_a_malformed_schema_is_named_and_left_to_the_server(

@@ -1,15 +1,15 @@
 """One session with a Model Context Protocol server, over stdio or streamable HTTP, for callers that are not async.
 
 A session keeps its client in a task of its own on the loop thread, since a client must be entered and left in the same
-task. A server that cannot be reached, hangs or dies is an InfrastructureError; an error that a tool reports is text.
+task. A server that cannot be reached, hangs or dies is an InfrastructureError; an error that it answers with is text.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,29 @@ from internalize.errors import InfrastructureError, TaskError
 from internalize.records import ToolSpec
 from internalize.runs.store import first_problem
 
-_REFUSED = frozenset({-32602, -32601, -32600})  # JSON-RPC codes for a wrong call rather than a broken server
+from .content import shown
+
 _PAGES = 100  # of the list of tools: some servers never end it
 _CLOSING = 10.0  # seconds a server may take to end
+_LOG = logging.getLogger(__name__)
+
+
+class _StrayLines(logging.Filter):
+    """Tells once, in one sentence, of lines on a server's stdout that are no messages; the client logs tracebacks."""
+
+    told = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Nothing of the client's own record is kept if it is about such a line."""
+        if "parse" not in record.msg:
+            return True
+        if not self.told:
+            self.told = True
+            _LOG.warning("mcp: the server prints lines to its stdout that are no messages; they are passed over")
+        return False
+
+
+_STRAY_LINES = _StrayLines()
 
 
 class Server(Section):
@@ -40,7 +60,7 @@ class Server(Section):
     starting: float = Field(60.0, gt=0, le=3600, description="Seconds a server may take to start.")
     seconds: float = Field(30.0, gt=0, le=3600, description="Seconds a call may take.")
 
-    async def client(self, stack: AsyncExitStack) -> Any:
+    async def client(self, stack: AsyncExitStack, failed: Callable[[str], None]) -> Any:
         """A client that is not yet connected; `stack` closes what it uses."""
         from mcp import Client, StdioServerParameters  # noqa: PLC0415 - an extra
         from mcp.client.stdio import stdio_client  # noqa: PLC0415
@@ -48,18 +68,30 @@ class Server(Section):
 
         if self.command:
             seen = {name: os.environ[name] for name in self.pass_env if name in os.environ}
+            logging.getLogger("mcp.client.stdio").addFilter(_STRAY_LINES)  # a second time changes nothing
             silent = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, ASYNC230
             program, *arguments = self.command
             parameters = StdioServerParameters(command=program, args=arguments, env=seen)
             return Client(stdio_client(parameters, errlog=silent))
-        return Client(streamable_http_client(self.url, http_client=await stack.enter_async_context(self.http())))
+        return Client(streamable_http_client(self.url, http_client=await stack.enter_async_context(self.http(failed))))
 
-    def http(self) -> Any:
-        """The HTTP client. It has no read time-out: `seconds` ends a call, and between calls the stream is silent."""
+    def http(self, failed: Callable[[str], None]) -> Any:
+        """The HTTP client, which tells `failed` of answers to a message that are none themselves.
+
+        It has no read time-out: `seconds` ends a call, and between calls the stream is silent.
+        """
         import httpx2  # noqa: PLC0415 - what mcp itself uses
 
         bearer = {"Authorization": f"Bearer {os.environ.get(self.key_env, '')}"} if self.key_env else {}
-        return httpx2.AsyncClient(headers=bearer, timeout=httpx2.Timeout(self.starting, read=None))
+
+        async def check(response: Any) -> None:
+            if response.status_code < 400 or response.request.method != "POST":
+                return
+            if response.status_code == 404 or b'"jsonrpc"' not in await response.aread():  # 404: the session is lost
+                failed(f"HTTP {response.status_code}")
+
+        timeout = httpx2.Timeout(self.starting, read=None)
+        return httpx2.AsyncClient(headers=bearer, timeout=timeout, event_hooks={"response": [check]})
 
 
 class Session:
@@ -68,6 +100,7 @@ class Session:
     def __init__(self, server: Server, loop: LoopThread) -> None:
         self._server, self._loop = server, loop
         self._client: Any = None
+        self._failure = ""  # of HTTP, since the last call began
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Event | None = None
         try:
@@ -86,7 +119,8 @@ class Session:
         """Connect, wait until the session is closed, disconnect."""
         try:
             async with AsyncExitStack() as stack:
-                client = await stack.enter_async_context(await self._server.client(stack))
+                client = await stack.enter_async_context(await self._server.client(stack, self._failed))
+                client.session.validate_tool_result = _accept  # a result that breaks the tool's own schema is shown
                 ready.set_result(client)
                 await closing.wait()
         except asyncio.CancelledError:
@@ -97,6 +131,9 @@ class Session:
         finally:
             if not ready.done():
                 ready.cancel()
+
+    def _failed(self, why: str) -> None:
+        self._failure = why
 
     def tools(self) -> tuple[ToolSpec, ...]:
         """The server's tools, in its order. Raises TaskError for a list that violates the protocol."""
@@ -129,7 +166,7 @@ class Session:
         return tuple(tools)
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """The result of a tool, errors that it reports included. Raises InfrastructureError."""
+        """The result of a tool, errors that the server answers with included. Raises InfrastructureError."""
         try:
             return self._loop.call(self._call_tool(name, dict(arguments)), self._server.seconds)
         except InfrastructureError as error:
@@ -138,17 +175,21 @@ class Session:
     async def _call_tool(self, name: str, arguments: dict[str, Any]) -> str:
         from mcp import MCPError  # noqa: PLC0415 - an extra
 
+        self._failure = ""
         try:
-            result = await self._while_connected(self._client.call_tool(name, arguments))
+            return shown(await self._while_connected(self._client.call_tool(name, arguments)))
         except MCPError as error:
-            if error.code not in _REFUSED:
-                raise InfrastructureError(f"{error.message} ({error.code})") from error
+            if self._failure or not await self._answers():
+                raise InfrastructureError(f"{error.message} ({self._failure or error.code})") from error
             return f"Error: {error.message}"
-        parts = [block.text if block.type == "text" else f"[{block.type}]" for block in result.content]
-        text = "\n".join(parts)
-        if not parts and result.structured_content is not None:
-            text = json.dumps(result.structured_content, ensure_ascii=False)
-        return f"Error: {text}" if result.is_error else text
+
+    async def _answers(self) -> bool:
+        """Whether the server still lists its tools: the client's own errors have the form and codes of a server's."""
+        try:
+            await self._while_connected(self._client.session.list_tools())
+        except Exception:  # noqa: BLE001 - whatever is wrong, it does not answer
+            return False
+        return not self._failure
 
     async def _while_connected(self, work: Any) -> Any:
         """The result of `work`. Raises InfrastructureError if the connection ends first."""
@@ -182,6 +223,10 @@ class Session:
             await asyncio.wait({task}, timeout=_CLOSING)
         task.cancel()
         await asyncio.wait({task}, timeout=_CLOSING)  # the client asks the process to end before it kills it
+
+
+async def _accept(*_: Any) -> None:
+    """Takes any result of a tool."""
 
 
 def _first_error(error: BaseException) -> str:
