@@ -12,6 +12,8 @@ import click
 from internalize.config.schema import load_config
 from internalize.errors import InfrastructureError, UserError
 
+from .output import echo
+
 
 @click.command("endpoints")
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
@@ -30,9 +32,9 @@ def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
     for name in config.endpoints:
         try:
             client = endpoints.client(name)
-            click.echo(f"{asyncio.run(probe(client)).text}; {client.usage.text}")
+            echo(f"{asyncio.run(probe(client)).text}; {client.usage.text}")
         except (UserError, InfrastructureError) as error:
-            click.echo(str(error), err=True)
+            echo(str(error), err=True)
             failed += 1
     if failed:
         raise UserError(f"{recipe}: {failed} of {len(config.endpoints)} endpoints cannot be used")

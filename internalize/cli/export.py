@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from .output import echo
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -28,4 +30,4 @@ def export_command(source: Path, out: Path, recipe: Path | None, overrides: tupl
 
     checkpoint = find(source, recipe, overrides)
     kind = export(checkpoint, out, merged=merged)
-    click.echo(f"{out}: the {kind} of {checkpoint.weights}; its model card is README.md")
+    echo(f"{out}: the {kind} of {checkpoint.weights}; its model card is README.md")

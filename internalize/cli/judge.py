@@ -12,6 +12,8 @@ from internalize.config.schema import load_config
 from internalize.errors import Incomplete
 from internalize.runs.progress import going_on_by, progress
 
+from .output import echo
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -43,6 +45,6 @@ def judge_command(claims: Path, out: Path, recipe: Path | None, overrides: tuple
     accepted = f"{share.mean:.1%} accepted [{share.low:.1%}, {share.high:.1%}]" if share else "nothing scored"
     reasons = [verdict.reason for verdict in verdicts if verdict.score is None]
     kinds = by_kind(Counter(map(kind_of, reasons)))
-    click.echo(f"{out}: {len(verdicts)} answers, {accepted}, {len(reasons)} unscored{kinds and f' ({kinds})'}")
+    echo(f"{out}: {len(verdicts)} answers, {accepted}, {len(reasons)} unscored{kinds and f' ({kinds})'}")
     if reasons:
         raise Incomplete(f"{len(reasons)} answers are unscored ({reasons[0]}); run the command again to judge them")

@@ -10,6 +10,8 @@ import click
 
 from internalize.errors import UserError
 
+from .output import echo
+
 if TYPE_CHECKING:
     from internalize.formats.survey import Survey
     from internalize.records import Trajectory
@@ -63,9 +65,9 @@ def import_(files: tuple[Path, ...], kind: str, out: Path, *, skip: bool, **read
     _require_other(out, *files)
     survey, found = _read(files, kind, reading, skip=skip)
     write_jsonl(out, found)
-    click.echo(f"{out}: {survey.summary()}")
+    echo(f"{out}: {survey.summary()}")
     for line in survey.details():
-        click.echo(line)
+        echo(line)
 
 
 @logs_group.command("check")
@@ -78,9 +80,9 @@ def check(files: tuple[Path, ...], kind: str, *, skip: bool, **reading: Any) -> 
     survey, found = _read(files, kind, reading, skip=skip)
     for _ in found:
         pass
-    click.echo(survey.summary())
+    echo(survey.summary())
     for line in (*survey.details(), *survey.use()):
-        click.echo(line)
+        echo(line)
 
 
 @logs_group.command("formats")
@@ -89,7 +91,7 @@ def formats() -> None:
     from internalize.formats.recognition import FORMATS
 
     for name, known in FORMATS.items():
-        click.echo(f"{name:17} {known.about}")
+        echo(f"{name:17} {known.about}")
 
 
 @logs_group.command("export")
@@ -124,7 +126,7 @@ def export(trajectories: Path, kind: str, out: Path) -> None:
             count += 1
 
     write_jsonl(out, logs())
-    click.echo(f"{out}: {count} logs")
+    echo(f"{out}: {count} logs")
 
 
 def _read(

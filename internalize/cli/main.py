@@ -25,6 +25,7 @@ from .export import export_command
 from .judge import judge_command
 from .logs import logs_group
 from .options import FOLDER, json_option, print_figures, recipe_argument, require_source, set_option
+from .output import echo, log_to_terminal, stop_on_signals
 from .plan import plan_command
 from .pool import pool_group
 from .recipes import init_command, recipe_group
@@ -41,7 +42,7 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:  
         if (root / ".git").exists():
             git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
             commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
-        click.echo(f"internalize {versions().get('internalize', '(not installed)')}{commit and f' ({commit})'}")
+        echo(f"internalize {versions().get('internalize', '(not installed)')}{commit and f' ({commit})'}")
         context.exit()
 
 
@@ -105,7 +106,7 @@ def env_list() -> None:
     from internalize.environments import registry
 
     for name, about in registry.listing():
-        click.echo(f"{name:<18} {about}")
+        echo(f"{name:<18} {about}")
 
 
 @env.command("validate")
@@ -127,7 +128,7 @@ def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...],
     problems = 0
     environment = registry.make(name, config.env.options)
     for row in validate(environment, splits, tokens=token_counter(config.model.source) if tokens else None):
-        click.echo(row.text)
+        echo(row.text)
         problems += row.failed
     getattr(environment, "close", lambda: None)()
     if problems:
@@ -160,6 +161,8 @@ def _report(run_dir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error becomes one sentence and an exit code. `arguments` None = sys.argv."""
+    stop_on_signals()
+    log_to_terminal()
     try:
         cli.main(arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -173,6 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 3)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _stop("interrupted", 3)
+    except OSError as error:  # a file of the user's that nobody asked about before, or a device that fails
+        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
 
 
 def _usage_message(error: click.ClickException) -> str:
@@ -183,5 +188,5 @@ def _usage_message(error: click.ClickException) -> str:
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    click.echo(f"internalize: {' '.join(message.split())}", err=True)
+    echo(f"internalize: {' '.join(message.split())}", err=True)
     sys.exit(code)

@@ -12,6 +12,7 @@ import click
 from internalize.config.schema import Config
 from internalize.errors import UserError
 
+from .output import echo
 from .recipes import recipe_file
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -25,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the fi
 
 def print_figures(text: str, figures: Mapping[str, Any] | Sequence[Any], *, as_json: bool) -> None:
     """Print a sentence, or the same figures as one line of JSON."""
-    click.echo(json.dumps(figures) if as_json else text)
+    echo(json.dumps(figures) if as_json else text)
 
 
 def require_source(config: Config) -> None:

@@ -11,6 +11,8 @@ import click
 from internalize.config.schema import load_config
 from internalize.errors import InfrastructureError, UserError
 
+from .output import echo
+
 if TYPE_CHECKING:
     from internalize.stages.estimate import Estimate
 
@@ -58,11 +60,11 @@ def plan_command(  # noqa: PLR0913 - an option each
         model, unknown = None, str(error)
     found = estimate(config, tasks, model, EpisodeSize.of_run(like) if like else None)
     suites = [f"{name} {len(suite):,}" for name, suite in tasks.suites.items()]
-    click.echo(f"{'tasks':<10} {config.rollout.split} {len(tasks.training):,}, {', '.join(suites)}")
+    echo(f"{'tasks':<10} {config.rollout.split} {len(tasks.training):,}, {', '.join(suites)}")
     for name, text in _lines(found, sampling, training, most="" if like else "at most "):
-        click.echo(f"{name:<10} {text}")
+        echo(f"{name:<10} {text}")
     if unknown:
-        click.echo(f"{'model':<10} {unknown}")
+        echo(f"{'model':<10} {unknown}")
     room = None if memory is None else round(memory * 2**30)
     for problem in problems(config, found, room, out):
         raise UserError(f"{recipe}: {problem}")

@@ -12,6 +12,8 @@ import click
 
 from internalize.errors import UserError
 
+from .output import echo, echo_data
+
 if TYPE_CHECKING:
     from internalize.experience.pool import ExperiencePool
     from internalize.experience.utility import Utility
@@ -43,12 +45,12 @@ def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
     if more and not files:
         raise UserError(f"{more[0]}: only one pool can be shown; files of episodes follow --trajectories")
     pool, trajectories = load_pool(file), _episodes([*files, *more])
-    click.echo(f"version {pool.version}, {len(pool.items)} of at most {pool.cap} items")
+    echo(f"version {pool.version}, {len(pool.items)} of at most {pool.cap} items")
     for item in pool.items:
-        click.echo(f"\n{item.id}  {item.text}")
-        click.echo(f"    {_origin(item)}")
+        echo(f"\n{item.id}  {item.text}")
+        echo(f"    {_origin(item)}")
     if files:
-        click.echo("\n" + "\n".join(_utility_table(pool, trajectories)))
+        echo("\n" + "\n".join(_utility_table(pool, trajectories)))
 
 
 @pool_group.command("diff")
@@ -66,16 +68,16 @@ def diff(old: Path, new: Path) -> None:
     change = difference(before, after)
     edits = _edits_beside(new)
     for item in change.removed:
-        click.echo(f"- {item.id}  {item.text}")
+        echo(f"- {item.id}  {item.text}")
         for line in _removal(item.id, edits, after):
-            click.echo(f"    {line}")
+            echo(f"    {line}")
     for item in change.added:
-        click.echo(f"+ {item.id}  {item.text}")
+        echo(f"+ {item.id}  {item.text}")
         for line in _addition(item, edits):
-            click.echo(f"    {line}")
+            echo(f"    {line}")
     old_items = {item.id: item for item in before.items}
     for item in change.changed:
-        click.echo(f"~ {item.id}  {_numbers(old_items[item.id])} -> {_numbers(item)}")
+        echo(f"~ {item.id}  {_numbers(old_items[item.id])} -> {_numbers(item)}")
 
 
 @pool_group.command("lint")
@@ -101,12 +103,12 @@ def lint(file: Path, files: tuple[Path, ...], more: tuple[Path, ...], words: int
     items, trajectories = load_pool(file).items, _episodes([*files, *more])
     health = pool_health(items, task_entities(trajectories))
     flags = flags_of(items, trajectories, words, _cues(trajectories))
-    click.echo(f"{file}: {len(items)} items, strategy {health.strategy_share:.0%}, leaks {health.leak_share:.0%}")
+    echo(f"{file}: {len(items)} items, strategy {health.strategy_share:.0%}, leaks {health.leak_share:.0%}")
     texts = {item.id: item.text for item in items}
     for item_id, item_flags in groupby(flags, key=lambda flag: flag.item_id):
-        click.echo(f"{item_id}  {texts[item_id]}")
+        echo(f"{item_id}  {texts[item_id]}")
         for flag in item_flags:
-            click.echo(f"    {flag.sign.replace('_', ' ')}: {flag.detail}")
+            echo(f"    {flag.sign.replace('_', ' ')}: {flag.detail}")
     if strict and flags:
         raise UserError(f"{file}: {len({flag.item_id for flag in flags})} of {len(items)} items are flagged")
 
@@ -144,7 +146,7 @@ def import_(
     after = before.apply(edits)
     write_jsonl(out.with_suffix(f".{names.EDITS}"), edits)
     save_pool(after, out)
-    click.echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
+    echo(f"{out}: {len(after.items)} items (before: {len(before.items)})")
 
 
 @pool_group.command("export")
@@ -165,13 +167,13 @@ def export(file: Path, style: Literal["dict", "list", "text"], out: Path | None)
     else:
         text = json.dumps(export_official(pool, style), ensure_ascii=False, indent=2) + "\n"
     if out is None:
-        click.echo(text, nl=False)
+        echo_data(text)
         return
     require_folder(out)
     if out.resolve() == file.resolve():
         raise UserError(f"{out}: is the pool itself; choose another --out")
     write_atomic(out, text)
-    click.echo(f"{out}: {len(pool.items)} items")
+    echo(f"{out}: {len(pool.items)} items")
 
 
 def _origin(item: Experience) -> str:

@@ -11,6 +11,8 @@ import click
 
 from internalize.errors import UserError, did_you_mean
 
+from .output import echo, echo_data
+
 KINDS = ("docs", "logs", "endpoint", "environment", "mcp")
 
 
@@ -26,7 +28,7 @@ def recipe_group() -> None:
 def recipe_list() -> None:
     """List the recipes, one line each."""
     for name, file in _recipes().items():
-        click.echo(f"{name:<22} {_about(file)}")
+        echo(f"{name:<22} {_about(file)}")
 
 
 @recipe_group.command("show")
@@ -36,7 +38,7 @@ def recipe_show(name: str) -> None:
     recipes = _recipes()
     if name not in recipes:
         raise UserError(f"there is no recipe {name!r} (there are {', '.join(recipes)}){did_you_mean(name, recipes)}")
-    click.echo(recipes[name].read_text(encoding="utf-8"), nl=False)
+    echo_data(recipes[name].read_text(encoding="utf-8"))
 
 
 @click.command("init")
@@ -57,7 +59,7 @@ def init_command(folder: Path, kind: str) -> None:
         for file, target in zip(found, targets, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    click.echo(f"Written: {', '.join(map(str, targets))}\nNext: the commands at the head of {folder / 'recipe.toml'}")
+    echo(f"Written: {', '.join(map(str, targets))}\nNext: the commands at the head of {folder / 'recipe.toml'}")
 
 
 def recipe_file(given: Path) -> Path:

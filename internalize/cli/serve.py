@@ -11,6 +11,8 @@ import click
 from internalize.config.schema import Config, load_config, override_config
 from internalize.errors import UserError
 
+from .output import echo
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _set = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
@@ -56,9 +58,9 @@ async def _serve(config: Config, sources: object, out: Path, *, pool: bool) -> N
         loop.add_signal_handler(number, stop.set)
     async with endpoint(config, sources, out, pool=pool) as (address, model):
         shown = f"pool {model.acting.pool_version} ({model.acting.pattern})" if model.acting.pool_version else "no pool"
-        click.echo(f"{address}/v1 answers with {model.name}, {shown}; records in {out}")
+        echo(f"{address}/v1 answers with {model.name}, {shown}; records in {out}")
         await stop.wait()
-    click.echo("stopped", err=True)
+    echo("stopped", err=True)
 
 
 @click.command("episodes")
@@ -77,7 +79,7 @@ def episodes_command(
     require_folder(out)
     found = served_episodes(folder, load_config(recipe, overrides), scores)
     write_jsonl(out, found)
-    click.echo(f"{out}: {summary(found)}")
+    echo(f"{out}: {summary(found)}")
 
 
 def _require_packages() -> None:

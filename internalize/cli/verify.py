@@ -8,6 +8,8 @@ import click
 
 from internalize.errors import DataError
 
+from .output import echo
+
 
 @click.command("verify")
 @click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
@@ -21,13 +23,13 @@ def verify_command(run_dir: Path) -> None:
 
     read_run(run_dir)
     found = verify(run_dir)
-    click.echo(f"{run_dir}: {len(found.checked) - len(found.faults)} files are as their stages wrote them")
+    echo(f"{run_dir}: {len(found.checked) - len(found.faults)} files are as their stages wrote them")
     if found.old:
-        click.echo(f"not checked: what {len(found.old)} stages wrote, which a version without digests marked")
+        echo(f"not checked: what {len(found.old)} stages wrote, which a version without digests marked")
     if found.unmarked:
-        click.echo(f"not checked: {len(found.unmarked)} files that no finished stage names ({_few(found.unmarked)})")
+        echo(f"not checked: {len(found.unmarked)} files that no finished stage names ({_few(found.unmarked)})")
     for fault in found.faults:
-        click.echo(f"{run_dir}/{fault}")
+        echo(f"{run_dir}/{fault}")
     if found.faults:
         raise DataError(f"{run_dir}: {len(found.faults)} of {len(found.checked)} files are missing or were changed")
 

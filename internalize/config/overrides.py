@@ -8,6 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from internalize.errors import ConfigError
+from internalize.records import is_deep
 
 from .algorithms import ALGORITHMS
 from .compute import MOVED as MOVED_TO_COMPUTE
@@ -24,6 +25,17 @@ MOVED: dict[str, tuple[str, str, Any]] = {
     "teacher_source": ("teacher", "source", ""),
     "refresh": ("generator", "refresh", 0),
 }
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """TOML as values. Raises ValueError, also where numbers are too long or tables nested too deeply for Python."""
+    try:
+        found = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if is_deep(found):
+        raise ValueError("nested too deeply")
+    return found
 
 
 def filled_in(section: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +90,8 @@ def apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {section} is a value, not a section")
         place = below
     try:
-        place[last] = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+        place[last] = parse_toml(f"v = {text}")["v"]
+    except ValueError:
         place[last] = text  # a bare word such as global is a string
     if sections[:1] == ["distill"]:
         _outrank(data["distill"], sections[1:], last)

@@ -6,13 +6,12 @@ Without a named split, the hash of the question decides, so that a question neve
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from internalize.errors import DataError, UserError
-from internalize.records import Task
+from internalize.records import Task, json_value
 from internalize.runs.files import json_lines
 
 SPLITS = ("train", "dev", "test")
@@ -76,8 +75,8 @@ def _json_list(path: Path) -> list[Any]:
 
 def _parsed(where: str, text: str | bytes) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return json_value(text)
+    except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from error
 
 

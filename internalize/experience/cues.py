@@ -14,7 +14,7 @@ from functools import lru_cache
 from pydantic import JsonValue
 
 from internalize.interfaces import CueExtractor, Situation
-from internalize.records import ToolCall
+from internalize.records import ToolCall, json_value
 
 LONGEST = 80  # characters of a line or of a field's value that can be a cue
 ENTRIES = 10  # of a JSON list that are looked at
@@ -71,8 +71,8 @@ def _fields(results: tuple[str, ...]) -> Mapping[str, str]:
     """The values of the fields of JSON results by their dotted paths. "path: value" is a key as well, for cues."""
     found: dict[str, str] = {}
     for result in results:
-        with suppress(ValueError, RecursionError):  # a result that is no JSON, or is nested too deeply, has no fields
-            for path, value in _leaves(json.loads(result)):
+        with suppress(ValueError):  # a result that is no JSON, or is nested too deeply, has no fields
+            for path, value in _leaves(json_value(result)):
                 text = value if isinstance(value, str) else _json(value)
                 found.setdefault(path, text)
                 if len(text) <= LONGEST:

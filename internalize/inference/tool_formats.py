@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from internalize.interfaces import ToolFormat
-from internalize.records import Message, ToolCall, ToolSpec
+from internalize.records import Message, ToolCall, ToolSpec, json_value
 
 from . import tool_schema as schema
 from .structured import split_reasoning
@@ -175,8 +175,8 @@ def _calls(text: str) -> Iterator[dict[str, Any]]:
 def _json_value(text: str) -> Any:
     """The JSON value that `text` is, or `text` itself."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return json_value(text)
+    except ValueError:
         return text
 
 

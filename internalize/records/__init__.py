@@ -27,6 +27,8 @@ from .messages import (
     ToolCall,
     ToolSpec,
     content_hash,
+    is_deep,
+    json_value,
     result_of,
 )
 
@@ -35,7 +37,7 @@ __all__ = [
     "ContentPart", "DistillExample", "EvalResult", "Experience", "Generation", "Granularity", "Injection",
     "Judgement", "Message", "Mode", "Origin", "Pattern", "PoolEdit", "Record", "Reply", "Sampling", "SelfCheck",
     "Stage", "StageKind", "StageMark", "Step", "Task", "Termination", "ToolCall", "ToolSpec", "Trajectory",
-    "content_hash", "result_of",
+    "content_hash", "is_deep", "json_value", "result_of",
 ]  # fmt: skip
 
 Granularity = Literal["principle", "instance"]

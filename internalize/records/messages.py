@@ -20,6 +20,31 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+MOST_NESTED = 200  # lists and objects within each other, as pydantic takes them; what walks a value recurses
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of JSON text of others. Raises ValueError, also where it is nested more deeply than MOST_NESTED."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if len(text) > 2 * MOST_NESTED and is_deep(value):
+        raise ValueError("nested too deeply")
+    return value
+
+
+def is_deep(value: object) -> bool:
+    """Whether lists and objects stand within each other more than MOST_NESTED times."""
+    level = [value]
+    for _ in range(MOST_NESTED):
+        if not level:
+            return False
+        lists = [child for parent in level if isinstance(parent, list) for child in parent]
+        level = lists + [child for parent in level if isinstance(parent, dict) for child in parent.values()]
+    return True
+
+
 class Record(BaseModel):
     """Frozen base; an unknown field is an error, so that old files fail loudly."""
 
@@ -48,8 +73,8 @@ class ToolCall(Record):
     def values(self) -> dict[str, JsonValue]:
         """The arguments by name; empty if the text is no JSON object (a log of another tool may hold anything)."""
         try:
-            found = json.loads(self.arguments)
-        except (ValueError, RecursionError):
+            found = json_value(self.arguments)
+        except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -7,9 +7,9 @@ Everything a model wrote or an environment showed is untrusted and reaches a rep
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from internalize.evaluation.stats import Interval, Share
+from internalize.runs.visible import visible
 
 NOTHING = "-"  # a value that was not measured
 _BACKSLASHED = re.compile(r"[\\`*_{}\[\]|~$]")
@@ -90,10 +90,7 @@ def plain(text: str, limit: int = 2000) -> str:
 
     Newlines stay; tabs and carriage returns become spaces, so that nothing overwrites a line.
     """
-    spaced = (
-        text.replace("\r\n", "\n").replace("\r", " ").replace("\t", " ").replace("\u2028", "\n").replace("\u2029", "\n")
-    )
-    kept = "".join(c for c in spaced if c == "\n" or unicodedata.category(c) not in {"Cc", "Cf", "Cs", "Co", "Cn"})
+    kept = visible(text)
     return kept if len(kept) <= limit else f"{kept[:limit].rstrip()} [... {len(kept) - limit} characters cut]"
 
 

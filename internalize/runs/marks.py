@@ -69,7 +69,7 @@ def read_lines(path: Path) -> tuple[list[StageMark], str]:
     for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
         try:
             mark = mark_of(line)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{file}, line {number}: not the mark of a stage") from error
         written = _CHAIN.search(line)
         chain = _chained(chain, line[: written.start()] if written else line)

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from internalize.records import Message, Stage, StageMark, ToolCall, result_of
+from internalize.records import Message, Stage, StageMark, ToolCall, json_value, result_of
 
 MARK = b'"action_text": '  # a key of every step of version 1, and of no other record
 _EPISODES = re.compile(r"episodes-(?P<suite>.+)-(?P<mode>internalized|in-context)-(?P<policy>\d+)(?P<second>-second)?")
@@ -18,7 +18,7 @@ _PLAIN = ("extract", "distill", "gate", "second")
 
 def mark_of(line: bytes) -> StageMark | None:
     """The mark of one line of progress.jsonl, of either version; None for a stage that no longer exists."""
-    data = json.loads(line)
+    data = json_value(line)
     if isinstance(data, dict) and isinstance(data.get("stage"), str):
         stage = _stage(int(data.pop("iteration")), data.pop("stage").removesuffix(".jsonl"))
         return StageMark(stage=stage, **data) if stage else None
@@ -51,7 +51,7 @@ def _stage(iteration: int, text: str) -> Stage | None:
 def upgraded(line: bytes) -> bytes:
     """A line of version 1 as one of version 2; an invalid line is returned unchanged, for its reader to report."""
     try:
-        values = json.loads(line)
+        values = json_value(line)
     except ValueError:
         return line
     steps = values.get("steps") if isinstance(values, dict) else None

@@ -12,7 +12,7 @@ from internalize.errors import DataError
 from internalize.inference import tool_schema
 from internalize.inference.token_estimate import estimated_tokens
 from internalize.inference.tool_formats import TOOL_FORMATS, as_text
-from internalize.records import ActionTurn, ContentPart, Message, ToolSpec, content_hash
+from internalize.records import ActionTurn, ContentPart, Message, ToolSpec, content_hash, json_value
 from internalize.runs.files import first_problem
 
 from .records import AgentCall
@@ -102,7 +102,7 @@ def events_of(stream: bytes) -> list[Body]:
     for block in stream.decode("utf-8", "replace").replace("\r\n", "\n").split("\n\n"):
         data = "\n".join(line[5:].strip() for line in block.split("\n") if line.startswith("data:"))
         try:
-            found.append(json.loads(data))
+            found.append(json_value(data))
         except ValueError:
             continue
     return [body for body in found if isinstance(body, dict)]

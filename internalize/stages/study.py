@@ -22,13 +22,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import Field, JsonValue, ValidationError
 
+from internalize.config.overrides import parse_toml
 from internalize.config.regime import Section
 from internalize.config.schema import Config, load_config
 from internalize.errors import (
@@ -45,6 +45,7 @@ from internalize.records import EvalResult, Record, Stage, content_hash
 from internalize.runs import names
 from internalize.runs.files import copied
 from internalize.runs.marks import read_marks, require_sound
+from internalize.runs.readers import record
 from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, read_run, write_json, write_jsonl
 
 Override = dict[str, JsonValue]
@@ -104,13 +105,13 @@ def _choices(key: str, values: Sequence[JsonValue] | Mapping[str, Override]) -> 
 def load_grid(path: Path) -> Grid:
     """Read a study file. Raises ConfigError naming file and key."""
     try:
-        grid = Grid.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        grid = Grid.model_validate(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the study ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except ValidationError as error:
         raise ConfigError(f"{path}: {first_problem(error)}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
     cells = grid.all_cells()
     if grid.reference and grid.reference not in cells:
         raise ConfigError(f"{path}: reference = {grid.reference!r} is not a cell (there are {'; '.join(cells)})")
@@ -227,7 +228,7 @@ def _ending(out: Path, total: int, stops: Sequence[FailedRun]) -> InternalizeErr
 
 def _begin(out: Path, manifest: Manifest) -> None:
     file = out / STUDY
-    if file.exists() and Manifest.model_validate_json(file.read_bytes()) != manifest:
+    if (held := record(file, Manifest)) and held != manifest:
         raise ConfigError(f"{out}: this folder was begun with another study file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     if not file.exists():
