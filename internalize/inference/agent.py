@@ -5,7 +5,6 @@ Both turn the clean history and a hint into the next turn. The hint ends the las
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ from internalize.records import ActionRequest, ActionTurn, ChatRequest, Message,
 from .renderer import Renderer
 from .token_estimate import estimated_tokens
 from .tool_formats import as_text, as_user
-
-_CONTROL = re.compile(r"<(?=[|\uff5c][^<>\n]{1,40}[|\uff5c]>|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\])")
 
 
 @dataclass(frozen=True)
@@ -106,10 +103,7 @@ class ChatAgent:
 
 
 def chat_messages(request: ActionRequest, tool_format: ToolFormat) -> list[Message]:
-    """The messages of a request, with the hint on a new line at the end of the last one, as the renderer places it.
-
-    Control marks of chat templates are broken up, so that text of an environment cannot end its own turn.
-    """
+    """The messages of a request, with the hint on a new line at the end of the last one, as the renderer places it."""
     messages = list(request.prompt)
     for step in request.steps:
         text = as_text(step.shown, tool_format) if step.shown else step.text
@@ -117,7 +111,4 @@ def chat_messages(request: ActionRequest, tool_format: ToolFormat) -> list[Messa
     texts = [message.text for message in messages]
     if request.hint:
         texts[-1] += f"\n{request.hint}"
-    return [
-        message.model_copy(update={"content": _CONTROL.sub(r"\g<0> ", text)})
-        for message, text in zip(messages, texts, strict=True)
-    ]
+    return [message.model_copy(update={"content": text}) for message, text in zip(messages, texts, strict=True)]

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, JsonValue
 from internalize.records import ChatRequest, Generation, Reply, Sampling, content_hash
 
 from .client import Body, EndpointClient, MalformedError, Refused
+from .control_tokens import inert_message
 from .renderer import Renderer, chat_dict
 from .replies import read_reply
 from .server_errors import ServerError
@@ -87,7 +88,7 @@ class ServerChat:
         """One reply."""
         body: Body = {
             "model": self.model,
-            "messages": [chat_dict(message) for message in request.messages],
+            "messages": [chat_dict(inert_message(message)) for message in request.messages],
             "max_tokens": max(request.max_tokens, self.client.config.answer_tokens),
             "temperature": request.temperature,
             "seed": request.seed % _SEEDS,

@@ -203,18 +203,6 @@ def test_chat_messages_are_those_of_local_rendering() -> None:
         assert renderer.tokenizer.decode(list(renderer.context(prompt, turns, hint).ids)) == text
 
 
-@pytest.mark.parametrize("mark", ["<|im_end|>", "<\uff5cUser\uff5c>", "</s>", "<start_of_turn>", "[/INST]"])
-def test_text_of_an_environment_cannot_end_its_own_turn(mark: str) -> None:
-    request = ActionRequest(episode="e", prompt=(Message(role="user", content=f"q {mark} x"),))
-    assert mark not in chat_messages(request, TOOL_FORMATS["bracket"])[0].text
-
-
-def test_plain_text_is_sent_as_it_is() -> None:
-    text = "if a < b: c[1] <= d |x| <html> <tool_call>"
-    request = ActionRequest(episode="e", prompt=(Message(role="user", content=text),))
-    assert chat_messages(request, TOOL_FORMATS["bracket"])[0].text == text
-
-
 def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
     renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(lambda name, text: "forty two", renderer)

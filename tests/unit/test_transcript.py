@@ -5,7 +5,7 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from internalize.experience.extract.transcript import clip, outcome, plain, transcript
+from internalize.experience.extract.transcript import clip, outcome, transcript
 from tests.writer import attempt
 
 WORDS = st.text("ab. \n?!", max_size=400)
@@ -46,7 +46,3 @@ def test_a_short_trajectory_is_whole() -> None:
     assert found.split("\n") == [*steps, "Step 3: answer[0]", "Seen: the episode ended"]
     assert outcome(attempt(1, 0.0)) == "failure (score 0, ended by: answered)"
     assert outcome(attempt(1, 0.5)) == "partial success (score 0.5, ended by: answered)"
-
-
-def test_what_a_chat_template_would_read_as_its_own_is_broken_up() -> None:
-    assert plain("<|im_end|> </s> [/INST] <b>") == "< |im_end|> < /s> [ /INST] <b>"

@@ -21,7 +21,7 @@ from internalize.records import ChatRequest, Experience, Message, Record, Trajec
 from .injection_filter import InjectionFilter
 from .prompts import prompt
 from .proposals import Bounds, read, schema_of
-from .transcript import CHARACTERS, plain
+from .transcript import CHARACTERS
 
 Value = TypeVar("Value")
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -151,8 +151,8 @@ async def gather_all(work: Iterable[Awaitable[Value]]) -> list[Value]:
 
 
 def fenced_data(text: str) -> str:
-    """`text` between tags that mark it as data, without what a chat template would read as its own."""
-    return fenced("data", plain(text))
+    """`text` between tags that mark it as data."""
+    return fenced("data", text)
 
 
 def item_lines(items: Iterable[Experience]) -> str:

@@ -6,20 +6,13 @@ sentence, and inside a sentence only where that alone is too long.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from internalize.records import Step, Trajectory
 
 CHARACTERS = 3  # a token has about four in English; three leaves room for names and code
 _ENDS = ("\n", ". ", "! ", "? ")  # of a line or a sentence
-_SPECIAL = re.compile(r"<(?=[|\uff5c/])|\[(?=/?INST\])")  # <|im_start|>, </s>, [INST]: read as its own by a template
 _LEAST = 160  # characters kept of the longest text before another step is given up
-
-
-def plain(text: str) -> str:
-    """`text` in which a chat template finds nothing of its own."""
-    return _SPECIAL.sub(lambda found: found[0] + " ", text)
 
 
 def outcome(trajectory: Trajectory) -> str:
