@@ -21,7 +21,8 @@ from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ToolSpec
 from internalize.records.packed import Packed
-from internalize.training.distill import fit, new_adapter
+from internalize.training.adapter import new_adapter
+from internalize.training.distill import fit
 from internalize.training.scoring import pack_branches
 from internalize.training.teachers import TrainItem
 

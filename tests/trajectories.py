@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from internalize.records import ActionSpan, DistillExample
-from internalize.training.scoring import head, pack, teacher_hidden
+from internalize.training.head import head
+from internalize.training.scoring import pack, teacher_hidden
 
 VOCAB = 380
 

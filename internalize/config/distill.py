@@ -48,6 +48,9 @@ class DistillConfig(Section):
     batch: int = Field(8, ge=1, le=4096, description="Trajectories an optimizer step.")
     batch_tokens: int = Field(0, ge=0, le=10_000_000, description="Action tokens a step instead of `batch`; 0 = off.")
     lora_r: int = Field(16, ge=0, le=512, description="LoRA rank; 0 = full fine-tuning.")
+    lora_experts: bool = Field(
+        default=True, description="Whether LoRA adapts stacked experts too; needs room for a second copy of them."
+    )
     dropout: bool = Field(default=False, description="Whether the student trains with its model's own dropout.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
     save_steps: int = Field(0, ge=0, le=100_000, description="Optimizer steps between resumable states; 0 = none.")

@@ -56,6 +56,10 @@ class KeyValues:
         """The slot of a conversation, if it owns one."""
         return self._owners.get(owner)
 
+    def owned(self, owner: str) -> Slot:
+        """The slot of a conversation that owns one."""
+        return self._owners[owner]
+
     def longest_prefix(self, ids: Sequence[int]) -> tuple[Slot, int]:
         """The slot that shares most leading ids with `ids`, and how many; free slots win ties."""
         best = max(self.slots, key=lambda slot: (common_prefix(slot.ids, ids), slot.owner is None, -slot.index))

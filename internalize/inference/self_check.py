@@ -1,16 +1,15 @@
 """Checks at load that sampling and scoring agree with plain forward passes of the same model.
 
-Random ids run through the engine (a conversation of two turns whose hint is dropped in between, and a second one that
-joins it and reuses its prefix) and through the scorer (one trajectory with a hint at each step: logits, and one
-gradient of the trained weights). Engine and scorer replace a model's attention and leave its other layers as they are.
-Whether that is right for an architecture cannot be told by its name, so it is measured.
+Random ids run through an engine (a conversation of two turns whose hint is dropped in between, and a second one that
+joins it and reuses its prefix) and through a scorer (one trajectory with a hint at each step: logits, and one gradient
+of the trained weights). The fast ones replace a model's attention and leave its other layers as they are; the plain
+ones copy and pad its cache. Whether that is right for an architecture cannot be told by its name, so it is measured.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from internalize.errors import UserError, first_line
 from internalize.interfaces import Engine
-from internalize.records import ActionSpan, DistillExample, Generation, Sampling, SelfCheck
+from internalize.records import ActionSpan, DistillExample, Generation, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,40 +61,68 @@ TOLERANCES = {
 _NOUNS = {"logprobs": "sampled log-probabilities", "scores": "scores", "gradients": "gradients"}
 
 
-def check_policy(model: nn.Module, engine: Engine, scores: Scores, ids: Sequence[int], max_context: int) -> SelfCheck:
-    """Compare `engine` and `scores` with plain passes of `model`, in evaluation mode, on random sequences of `ids`.
+class Reference(NamedTuple):
+    """What plain passes of a model say of one trajectory: logits at its actions, and the gradient of its weights."""
 
-    Raises UserError with the model's class, the quantity that differs and by how much; whatever else the model's code
+    example: DistillExample
+    logits_RV: Tensor
+    weights: Sequence[Tensor]  # those that are trained
+    gradient: Gradient
+
+
+def check_engine(model: nn.Module, engine: Engine, ids: Sequence[int]) -> float:
+    """Compare `engine` with plain passes of `model` on random `ids`: the difference in log-probability, in nats.
+
+    Raises UserError with the model's class and the difference if it is no rounding; whatever else the model's code
     raises becomes a UserError too. The model is left as it was.
     """
-    started = time.monotonic()
-    with _restored_attention(model), in_one_sentence(model, "sampling"):
+    with restored_attention(model), in_one_sentence(model, "sampling"):
         differences_A = _engine_differences(model, engine, ids)
-    logprobs = _required(model, "logprobs", differences_A)
-    values, gradients = check_scores(model, scores, ids)
-    require_reach(model, max_context)
-    seconds = round(time.monotonic() - started, 3)
-    return SelfCheck(logprobs=logprobs, scores=values, gradients=gradients, seconds=seconds)
+    return _required(model, "logprobs", differences_A)
 
 
-def check_scores(model: nn.Module, scores: Scores, ids: Sequence[int]) -> tuple[float, float]:
-    """The scorer's part of `check_policy`: differences of logits and gradients (0 where no weight is trained)."""
+def plain_reference(model: nn.Module, ids: Sequence[int]) -> Reference:
+    """A random trajectory of `ids` by plain passes, in evaluation mode, for `check_scores`."""
     exact = next(model.parameters()).dtype == torch.float32
     example = _example(_random_ids(ids), *(_TRAJECTORY if exact else _LONGER_TRAJECTORY))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    with _restored_attention(model), torch.enable_grad():
-        with in_one_sentence(model, "a plain forward pass"):
-            plain, slow = _with_gradient(_plain_scores(model, example), example, weights)
-        with in_one_sentence(model, "scoring"):
-            packed, fast = _with_gradient(scores(model, example), example, weights)
-    values = _required(model, "scores", _relative(packed, plain))
-    return values, _required(model, "gradients", _gradient_difference(fast, slow)) if weights else 0.0
+    with restored_attention(model), torch.enable_grad(), in_one_sentence(model, "a plain forward pass"):
+        plain, gradient = _with_gradient(_plain_scores(model, example), example, weights)
+    return Reference(example, plain, weights, gradient)
 
 
-def require_reach(model: Any, max_context: int) -> None:
-    """Raises UserError if the model reads contexts of `max_context` tokens differently from the short ones checked."""
+def check_scores(model: nn.Module, scores: Scores, plain: Reference) -> tuple[float, float]:
+    """Relative differences of the logits and of the gradients (0 where no weight is trained), as in `check_engine`."""
+    with restored_attention(model), torch.enable_grad(), in_one_sentence(model, "scoring"):
+        # Without gradients first: a scorer may then go another way, which is the one that teachers take.
+        with torch.no_grad():
+            taught = scores(model, plain.example)
+        packed, fast = _with_gradient(scores(model, plain.example), plain.example, plain.weights)
+    differences = torch.cat([_relative(taught, plain.logits_RV), _relative(packed, plain.logits_RV)])
+    values = _required(model, "scores", differences)
+    slow = plain.gradient
+    return values, _required(model, "gradients", _gradient_difference(fast, slow)) if plain.weights else 0.0
+
+
+def require_finite(model: nn.Module, engine: Engine, scores: Scores, ids: Sequence[int]) -> None:
+    """Raises UserError if `engine` or `scores` fail on the model in the type of its weights, or give no numbers."""
+    with restored_attention(model), in_one_sentence(model, "sampling"):
+        values = [_engine_differences(model, engine, ids)]
+    with restored_attention(model), torch.no_grad(), in_one_sentence(model, "scoring"):
+        values.append(scores(model, _example(_random_ids(ids), *_TRAJECTORY)).flatten())
+    if not all(bool(tensor.isfinite().all()) for tensor in values):
+        raise UserError(
+            f"{_class(model)} cannot be used: its weights in {next(model.parameters()).dtype} give no numbers"
+        )
+
+
+def require_reach(model: Any, max_context: int, *, windows: bool = True) -> None:
+    """Raises UserError if the model reads contexts of `max_context` tokens differently from the short ones checked.
+
+    `windows` False: its own code handles windows, and only what depends on the length of the whole context counts.
+    """
     for key, tokens in _limits(model.config.get_text_config()):
-        if tokens < max_context:
+        if tokens < max_context and (windows or key not in _WINDOWS):
             raise UserError(
                 f"{_class(model)} cannot be used with contexts of {max_context} tokens: beyond {tokens} it reads in "
                 f"another way ({key}); set model.max_context to {tokens} or less"
@@ -126,7 +153,34 @@ def _limits(config: Any) -> Iterator[tuple[str, int]]:
 
 
 @contextmanager
-def _restored_attention(model: nn.Module) -> Iterator[None]:
+def in_float32(model: nn.Module) -> Iterator[bool]:
+    """Hold weights of a shorter type in float32, in which right and wrong are far apart, and restore them afterwards.
+
+    Whether that was done is given; without the memory for it nothing changes. No value is altered: float32 holds all
+    of a shorter type.
+    """
+    short = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.element_size() < 4]
+    kept = [tensor.dtype for tensor in short]
+    done = False
+    try:
+        try:
+            for tensor in short:
+                tensor.data = tensor.data.float()
+            done = bool(short)
+        except (torch.OutOfMemoryError, MemoryError):
+            _back(short, kept)
+        yield done
+    finally:
+        _back(short, kept)
+
+
+def _back(tensors: Sequence[Tensor], kinds: Sequence[torch.dtype]) -> None:
+    for tensor, kind in zip(tensors, kinds, strict=True):
+        tensor.data = tensor.data.to(kind)
+
+
+@contextmanager
+def restored_attention(model: nn.Module) -> Iterator[None]:
     """Restore the attention of every part of the model afterwards."""
     before = [(config, config._attn_implementation_internal) for config in _configs(model)]  # noqa: SLF001
     try:

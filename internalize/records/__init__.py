@@ -31,6 +31,7 @@ from .messages import (
     json_value,
     result_of,
 )
+from .packed import SelfCheck
 
 __all__ = [
     "ActionRequest", "ActionSpan", "ActionTurn", "Candidate", "ChatRequest", "Checkpoint", "Claim",
@@ -385,15 +386,3 @@ class Judgement(Record):
     score: Share | None
     judge: str
     reason: str = ""
-
-
-class SelfCheck(Record):
-    """How far sampling and scoring the policy were from plain forward passes of it at load, and how long that took.
-
-    Log-probabilities of sampled tokens in nats, scores and gradients relative; the largest differences in float32.
-    """
-
-    logprobs: float
-    scores: float
-    gradients: float
-    seconds: float

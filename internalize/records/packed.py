@@ -1,9 +1,14 @@
-"""What a scorer is given: a sequence (the trunk) and the branches that fork from it, laid out one after the other."""
+"""What a scorer is given: a sequence (the trunk) and the branches that fork from it, laid out one after the other.
+
+And how far engine and scorer were from plain passes of the model.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from .messages import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,3 +37,17 @@ class Packed:
     def plain(self) -> bool:
         """Whether ordinary causal attention is all it needs."""
         return len(self.segments) <= 1
+
+
+class SelfCheck(Record):
+    """Which engine and scorer the policy got at load, and how far they were from plain forward passes of it.
+
+    Log-probabilities of sampled tokens in nats, scores and gradients relative; the largest differences in float32.
+    """
+
+    engine: str = ""
+    scorer: str = ""
+    logprobs: float
+    scores: float
+    gradients: float
+    seconds: float

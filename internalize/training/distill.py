@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import shutil
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -25,17 +23,6 @@ from .teachers import References, TrainingSet, TrainItem, build_training_set, he
 from .weights import trained
 
 _STATE, _INPUTS = "trainer_state.json", "inputs.json"
-
-
-def new_adapter(model: nn.Module, r: int, seed: int) -> PeftModel:
-    """A fresh LoRA adapter 'default' on every linear layer but the head: alpha 2r, no dropout, no effect yet."""
-    config = LoraConfig(
-        r=r, lora_alpha=2 * r, lora_dropout=0.0, bias="none", target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; nothing a user can do
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
 
 
 def distill(  # noqa: PLR0913 - the state of a run beside model, data and settings

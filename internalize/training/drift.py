@@ -21,8 +21,9 @@ from internalize.records import Drift, Trajectory
 from internalize.records.packed import Packed
 
 from .examples import build_example
+from .head import head
 from .losses import chunked_loss, tokens_at_once
-from .scoring import PACKED, head, pack_branches, pack_clean, teacher_hidden
+from .scoring import PACKED, pack_branches, pack_clean, teacher_hidden
 from .weights import State, head_with, swapped
 
 TEXT = Path(__file__).parent / "held_out.txt"
@@ -85,5 +86,5 @@ def _kl(model: nn.Module, packed: Packed, hidden_AD: Tensor, starter: State | No
     with swapped(model, starter):
         base_AD = teacher_hidden(model, packed, scorer)
     targets = packed.targets.to(hidden_AD.device)
-    base_head = head_with(head(model), model, starter)
+    base_head = head_with(model, starter)
     return chunked_loss(hidden_AD, head(model), targets, "reverse", teacher_TD=base_AD, teacher_head=base_head).cpu()

@@ -30,8 +30,9 @@ from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError, first_line
 from internalize.runs.files import sync, sync_folder
 
+from .head import head
 from .losses import Anchor, Head, Objective, chunked_loss
-from .scoring import head, teacher_hidden
+from .scoring import teacher_hidden
 from .teachers import TrainingSet, TrainItem
 from .weights import Average, head_with, swapped, trained
 
@@ -103,7 +104,7 @@ class PolicyWithLoss(nn.Module):
         with swapped(self.policy, state):
             teacher_AD = teacher_hidden(self.policy, item.teacher_input, self.data.scorer)
         torch.clear_autocast_cache()
-        return teacher_AD, head_with(head(self.policy), self.policy, state) if state is not None else None
+        return teacher_AD, head_with(self.policy, state) if state is not None else None
 
     @torch.no_grad()
     def total(self, item: TrainItem) -> float:

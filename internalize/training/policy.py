@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,21 +21,21 @@ from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
 from internalize.inference.endpoints import Endpoints, ServerPolicy
 from internalize.inference.loading import load_policy, resolve_device
-from internalize.inference.local import LocalEngine
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import Renderer
-from internalize.inference.self_check import check_policy, in_one_sentence, ordinary_ids
+from internalize.inference.self_check import in_one_sentence, ordinary_ids
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.interfaces import Agent, ChatModel, Engine, Scorer
+from internalize.interfaces import Agent, ChatModel, Scorer
 from internalize.judge import build as build_judge
 from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
 from internalize.runs.store import read_jsonl
 
+from .adapter import new_adapter
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
-from .distill import distill, new_adapter
+from .distill import distill
 from .drift import drift
 from .hf_trainer import require_arguments
-from .scoring import PACKED, example_logits, require_plain_head
+from .selection import ENGINES, SCORERS, EngineMaker, select_paths
 from .teachers import References
 from .weights import State, snapshot
 
@@ -46,25 +45,12 @@ _LOGS = "runs"  # of transformers' logging back-ends, in the folder of a trainin
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-EngineMaker = Callable[["PreTrainedModel", Renderer, Config], Engine]
-
-
-def slot_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
-    """The engine that samples many conversations together and keeps their keys and values."""
-    return LocalEngine(
-        model,
-        renderer,
-        max_action_tokens=config.rollout.max_action_tokens,
-        temperature=config.rollout.temperature,
-        batch=config.compute.batch,
-        max_context=config.model.max_context,
-    )
-
 
 class LocalPolicy:
-    """A model with a LoRA adapter (or all weights) to train, sampled by the engine that `engine` makes for it.
+    """A model with a LoRA adapter (or all weights) to train; `lora_r` 0 trains all weights.
 
-    `scorer` runs it over given actions. `lora_r` 0 trains all weights.
+    It is sampled by what `engine` makes for it, and run over given actions by `scorer`. None = the fastest ones that
+    `check` finds right; until then those that are right for ordinary attention.
     """
 
     def __init__(
@@ -72,18 +58,21 @@ class LocalPolicy:
         config: Config,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        engine: EngineMaker = slot_engine,
-        scorer: Scorer = PACKED,
+        engine: EngineMaker | None = None,
+        scorer: Scorer | None = None,
     ) -> None:
         named = config.model
-        self.config, self.scorer = config, scorer
-        with in_one_sentence(model, "LoRA"):
-            self.model = new_adapter(model, config.distill.lora_r, config.seed) if config.distill.lora_r else model
+        self.config = config
+        self._engines = {engine.__name__: engine} if engine else ENGINES
+        self._scorers = {type(scorer).__name__: scorer} if scorer else SCORERS
+        self.scorer = next(iter(self._scorers.values()))
+        self.model, rank = model, config.distill.lora_r
+        if rank:
+            with in_one_sentence(model, "LoRA"):
+                self.model = new_adapter(model, rank, config.seed, experts=config.distill.lora_experts)
         self.model.eval()
-        with in_one_sentence(model, "scoring"):
-            require_plain_head(self.model)
         self.renderer = Renderer(tokenizer, TOOL_FORMATS[named.protocol])
-        self._engine = engine(self.model, self.renderer, config)
+        self._engine = next(iter(self._engines.values()))(self.model, self.renderer, config)
         self._starter = {name: tensor.clone() for name, tensor in trained_state(self.model).items()}
         self.starter = Checkpoint(
             id=checkpoint_id(self._starter),
@@ -95,7 +84,6 @@ class LocalPolicy:
         )
         self.checkpoint = self.starter
         self.endpoints = Endpoints(config)
-        self._local_chat = PolicyChat(self._engine, self.renderer)
         self._server: ServerPolicy | None = None
         self._judge = build_judge(config.judge, self.chat, Redactor.of(config.redact).clean)
         self.self_check: SelfCheck | None = None  # of `check`
@@ -103,7 +91,7 @@ class LocalPolicy:
 
     @classmethod
     def of(
-        cls, config: Config, *, check: bool = True, engine: EngineMaker = slot_engine, scorer: Scorer = PACKED
+        cls, config: Config, *, check: bool = True, engine: EngineMaker | None = None, scorer: Scorer | None = None
     ) -> LocalPolicy:
         """The policy that the recipe's [model] section names, checked unless it is neither sampled nor trained.
 
@@ -120,15 +108,14 @@ class LocalPolicy:
         return policy
 
     def check(self) -> SelfCheck:
-        """Compare sampling and scoring with plain forward passes. Raises UserError with the figure if they differ."""
+        """Choose engine and scorer by comparing them with plain forward passes of the model.
+
+        Raises UserError with the figure if none is right.
+        """
         ids = ordinary_ids(self.model, self.renderer.tokenizer)
-        scores = partial(example_logits, scorer=self.scorer)
-        found = check_policy(self.model, self._engine, scores, ids, self.config.model.max_context)
-        _LOG.info(
-            "self-check: log-probabilities differ by %.1e, scores by %.1e, gradients by %.1e; %.1f s",
-            found.logprobs, found.scores, found.gradients, found.seconds,
-        )  # fmt: skip
-        self.self_check = found
+        found = select_paths(self.model, self.renderer, self.config, ids, self._engines, self._scorers)
+        self._engine = self._engines[found.engine](self.model, self.renderer, self.config)
+        self.scorer, self.self_check = self._scorers[found.scorer], found
         return found
 
     async def load(self, checkpoint: Checkpoint, root: Path) -> LocalPolicy:
@@ -156,7 +143,7 @@ class LocalPolicy:
         """These weights asked for text, by whoever acts with them; any other name is an endpoint."""
         if name != "self":
             return self.endpoints.chat(name)
-        return (self._server and self._server.chat(self.checkpoint.id)) or self._local_chat
+        return (self._server and self._server.chat(self.checkpoint.id)) or PolicyChat(self._engine, self.renderer)
 
     def train(
         self,

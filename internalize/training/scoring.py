@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from internalize.errors import DataError, UserError
+from internalize.errors import DataError
 from internalize.inference.renderer import common_prefix
 from internalize.interfaces import Scorer
 from internalize.records import ActionSpan, DistillExample
 from internalize.records.packed import Packed, Segment
 
 from .attention import Layout, switch_on
+from .head import backbone, causal_lm, head
 
 Branch = tuple[int, Sequence[int], Sequence[int]]  # fork, ids in place of the trunk after it, action ids
 
@@ -114,7 +115,7 @@ def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
     weight = next(trunk.parameters())
     layout: dict[str, Any] = {}
     if not packed.plain:
-        switch_on(_causal_lm(model))
+        switch_on(causal_lm(model))
         unused = torch.empty(1, 1, 1, 1, device=weight.device)  # four dimensions keep transformers from making [T, T]
         layout = {"layout": Layout(packed.segments, weight), "attention_mask": unused}
     output = trunk(
@@ -188,30 +189,3 @@ def example_logits(model: nn.Module, example: DistillExample, scorer: Scorer = P
     teacher_AD, clean_AD = scorer.score(model, [pack(example), pack_clean(example.token_ids, example.spans)])
     logits: Tensor = head(model)(torch.cat([clean_AD, teacher_AD]))
     return logits.float()
-
-
-def backbone(model: nn.Module) -> Any:
-    """The transformer below the language-model head, with its adapters if it has any."""
-    return _causal_lm(model).base_model
-
-
-def head(model: nn.Module) -> nn.Module:
-    """The language-model head."""
-    output: nn.Module = _causal_lm(model).get_output_embeddings()
-    return output
-
-
-@torch.no_grad()
-def require_plain_head(model: nn.Module) -> None:
-    """Raises UserError for a model that scales or caps the output of its head: losses here take the head's output."""
-    whole, output = _causal_lm(model), head(model)
-    ids = torch.arange(min(4, int(next(output.parameters()).shape[0])), device=next(whole.parameters()).device)[None]
-    logits = whole(input_ids=ids, use_cache=False).logits.float()
-    own = output(backbone(model)(input_ids=ids, use_cache=False).last_hidden_state).float()
-    capped = getattr(whole.config, "final_logit_softcapping", None)  # hardly moves small logits
-    if capped or not torch.allclose(logits, own, rtol=1e-3, atol=1e-3 * float(own.abs().max())):
-        raise UserError(f"{type(whole).__name__} scales or caps its logits, which distillation does not do")
-
-
-def _causal_lm(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -8,7 +8,6 @@ always compared with the teacher of the start, before training and after.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,15 +20,17 @@ from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError
 from internalize.inference.loading import load_policy
-from internalize.inference.self_check import check_scores, in_one_sentence, ordinary_ids, require_reach
+from internalize.inference.self_check import in_float32, ordinary_ids
 from internalize.interfaces import Scorer
 from internalize.records import DistillExample, content_hash
 from internalize.records.packed import Packed
 
 from .examples import FEWEST_TO_SPLIT, draw_held_out
+from .head import head
 from .losses import Head, chunked_loss
-from .scoring import PACKED, example_logits, head, pack, pack_clean, require_plain_head, teacher_states
-from .weights import State, swapped, trained
+from .scoring import PACKED, pack, pack_clean, teacher_states
+from .selection import SCORERS, select_scorer
+from .weights import State, head_with, snapshot, swapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -159,9 +160,7 @@ def require_same_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizer
 
 def head_snapshot(model: nn.Module) -> Head | None:
     """A copy of the head as it is now if training would change it; None if it is frozen and can be shared."""
-    weights = {id(weight) for weight in trained(model).values()}
-    changes = any(id(weight) in weights for weight in head(model).parameters())
-    return copy.deepcopy(head(model)).requires_grad_(False) if changes else None  # noqa: FBT003
+    return head_with(model, snapshot(model))
 
 
 def _score(
@@ -169,9 +168,9 @@ def _score(
 ) -> tuple[list[Tensor], Head | None, float]:
     """The teacher's hidden states [A, D] on each of `packs`, its head if it is not the student's, its mean NLL."""
     if config.teacher.kind == "model":
-        other = _load(model, config.teacher.source, references.tokenizer)
-        require_reach(other, max(int(packed.position_ids.max()) + 1 for packed in packs))
-        states = _on_cpu(teacher_states(other, packs))
+        longest = max(int(packed.position_ids.max()) + 1 for packed in packs)
+        other, scorer = _load(model, config.teacher.source, references.tokenizer, longest)
+        states = _on_cpu(teacher_states(other, packs, scorer))
         size, output = _vocabulary(head(model)), head(other)
         return states, lambda hidden: output(hidden)[..., :size], _sensible_nll(other, packs, states)
     with swapped(model, references.teacher_weights):
@@ -183,7 +182,10 @@ def _on_cpu(states: Iterable[Tensor]) -> list[Tensor]:
     return [hidden_AD.cpu() for hidden_AD in states]
 
 
-def _load(model: nn.Module, source: str, tokenizer: PreTrainedTokenizerBase | None) -> nn.Module:
+def _load(
+    model: nn.Module, source: str, tokenizer: PreTrainedTokenizerBase | None, longest: int
+) -> tuple[nn.Module, Scorer]:
+    """Another model that teaches, and the scorer that is right for it on contexts of up to `longest` tokens."""
     weight = next(model.parameters())
     other: nn.Module
     other, its_tokenizer = load_policy(
@@ -194,10 +196,9 @@ def _load(model: nn.Module, source: str, tokenizer: PreTrainedTokenizerBase | No
     if _vocabulary(head(other)) < _vocabulary(head(model)):
         raise UserError(f"distill.teacher.source = {source!r}: its head has fewer tokens than the policy's")
     other.requires_grad_(False)  # noqa: FBT003 - torch's signature
-    with in_one_sentence(other, "scoring"):
-        require_plain_head(other)
-    check_scores(other, example_logits, ordinary_ids(other, its_tokenizer))
-    return other
+    with in_float32(other):
+        name, _ = select_scorer(other, ordinary_ids(other, its_tokenizer), longest)
+    return other, SCORERS[name]
 
 
 def _vocabulary(output: nn.Module) -> int:

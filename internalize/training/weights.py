@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from .head import ModelHead, head
 from .losses import Head
 
 State = Mapping[str, Tensor]
@@ -69,8 +69,8 @@ class Average:
             self.state[name].copy_(tensor)
 
 
-def head_with(head: nn.Module, model: nn.Module, state: State) -> Head | None:
+def head_with(model: nn.Module, state: State) -> Head | None:
     """The head with the weights it has in `state`; None if it is not among the trained ones."""
     names = {id(weight): name for name, weight in trained(model).items()}
-    own = {place: state[names[id(weight)]] for place, weight in head.named_parameters() if id(weight) in names}
-    return (lambda hidden: functional_call(head, own, (hidden,))) if own else None
+    own = {place: state[names[id(weight)]] for place, weight in head(model).named_parameters() if id(weight) in names}
+    return ModelHead(model, own) if own else None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from internalize.config.schema import Config
-from internalize.inference.local import sample
+from internalize.inference.batching import sample
 from internalize.inference.renderer import Renderer
 from internalize.records import Generation, Sampling
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from internalize.training.head import head
 from internalize.training.losses import chunked_loss
-from internalize.training.scoring import head, hidden_states, pack, pack_clean, teacher_hidden
+from internalize.training.scoring import hidden_states, pack, pack_clean, teacher_hidden
 from tests.trajectories import random_example
 
 

@@ -15,12 +15,12 @@ from internalize.errors import UserError
 from internalize.interfaces import Scorer
 from internalize.records import DistillExample
 from internalize.records.packed import Segment
+from internalize.training.adapter import new_adapter
 from internalize.training.attention import Layout, block_mask, branch_attention, visible
-from internalize.training.distill import new_adapter
+from internalize.training.head import head
 from internalize.training.losses import DIVERGENCES, chunked_loss, divergence
 from internalize.training.scoring import (
     PackedScorer,
-    head,
     hidden_states,
     join,
     pack,

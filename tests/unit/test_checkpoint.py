@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from internalize.errors import DataError
+from internalize.training.adapter import new_adapter
 from internalize.training.checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
-from internalize.training.distill import new_adapter
 from tests.tiny import tiny_model
 
 IDS = torch.arange(3, 30)[None]

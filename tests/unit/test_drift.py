@@ -10,7 +10,7 @@ from internalize.evaluation.signs import weight_cautions
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Drift, Message, Trajectory
-from internalize.training.distill import new_adapter
+from internalize.training.adapter import new_adapter
 from internalize.training.drift import drift, held_out_nll
 from internalize.training.examples import build_example
 from internalize.training.weights import snapshot

@@ -11,7 +11,8 @@ from internalize.config.distill import DistillConfig
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import BracketFormat
 from internalize.records import DistillExample, Injection, Message, Trajectory
-from internalize.training.distill import distill, new_adapter
+from internalize.training.adapter import new_adapter
+from internalize.training.distill import distill
 from internalize.training.examples import build_example, weighted
 from internalize.training.scoring import pack, pack_clean
 from tests.steps import step

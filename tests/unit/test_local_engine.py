@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from internalize.errors import UserError
-from internalize.inference.local import LocalEngine, sample
+from internalize.inference.batching import sample
+from internalize.inference.local import LocalEngine
 from internalize.inference.renderer import Renderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Generation, Message, Step

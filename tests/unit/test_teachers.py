@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GraniteConfig, GraniteForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+import transformers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from internalize.config.distill import DistillConfig
 from internalize.errors import UserError
 from internalize.records import DistillExample
+from internalize.training.adapter import new_adapter
 from internalize.training.checkpoint import checkpoint_id, trained_state
-from internalize.training.distill import distill, new_adapter
+from internalize.training.distill import distill
+from internalize.training.head import backbone, head
 from internalize.training.hf_trainer import PolicyWithLoss
-from internalize.training.scoring import head, pack, pack_clean, require_plain_head, teacher_hidden
+from internalize.training.scoring import pack, pack_clean, teacher_hidden
 from internalize.training.teachers import References, build_training_set, held_out, require_same_tokens
 from internalize.training.weights import Average, head_with, snapshot, swapped, trained
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -126,10 +129,10 @@ def test_a_frozen_teacher_may_be_of_weights_before_now(examples: list[DistillExa
 
 
 def test_the_heads_weights_are_found_only_where_they_are_trained() -> None:
-    assert head_with(head(_policy(4)), _policy(4), {}) is None
+    assert head_with(_policy(4), {}) is None
     policy = _policy(0)
     zeros = {name: torch.zeros_like(weight) for name, weight in trained(policy).items()}
-    found = head_with(head(policy), policy, zeros)
+    found = head_with(policy, zeros)
     assert found is not None
     assert not found(torch.ones(2, 32)).any()
 
@@ -220,15 +223,32 @@ def test_under_autocast_a_moving_teacher_leaves_the_students_gradient_alone(
     assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.98
 
 
-@pytest.mark.parametrize("change", [{"logits_scaling": 8.0}, {"logits_scaling": 1.0}])
-def test_a_head_that_scales_its_logits_is_refused(change: dict[str, float]) -> None:
-    settings = GraniteConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, **change,
-    )  # fmt: skip
-    model = GraniteForCausalLM(settings)
-    if change["logits_scaling"] == 1.0:
-        require_plain_head(model)
-        return
-    with pytest.raises(UserError, match="GraniteForCausalLM scales or caps its logits"):
-        require_plain_head(model)
+HEADS = {
+    "Granite": {"logits_scaling": 8.0},
+    "Gemma2": {"final_logit_softcapping": 2.0, "head_dim": 8},
+    "Cohere": {"logit_scale": 0.25},
+    "NanoChat": {},
+}
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+@pytest.mark.parametrize("family", HEADS)
+def test_a_head_scales_and_caps_as_the_models_own_forward(family: str, lora_r: int) -> None:
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "pad_token_id": 0,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.5,
+    }  # fmt: skip
+    config = getattr(transformers, f"{family}Config")(**sizes | HEADS[family])
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    policy = new_adapter(model, lora_r, 0) if lora_r else model
+    ids = torch.arange(3, 20)[None]
+    hidden = backbone(policy)(ids).last_hidden_state
+    torch.testing.assert_close(head(policy)(hidden[0]), policy(ids).logits[0])
+    start = snapshot(policy)
+    before, kept = head(policy)(hidden[0]), head_with(policy, start)
+    _shake(policy)
+    assert (kept is None) == bool(lora_r)
+    if kept is not None:
+        torch.testing.assert_close(kept(hidden[0]), before)
+        assert not torch.allclose(head(policy)(hidden[0]), before)

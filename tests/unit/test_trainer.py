@@ -13,9 +13,11 @@ from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError
 from internalize.records import DistillExample, TrainSummary
+from internalize.training.adapter import new_adapter
 from internalize.training.checkpoint import checkpoint_id, trained_state
-from internalize.training.distill import distill, fit, new_adapter
-from internalize.training.scoring import head, hidden_states, pack, pack_branches, pack_clean, teacher_hidden
+from internalize.training.distill import distill, fit
+from internalize.training.head import head
+from internalize.training.scoring import hidden_states, pack, pack_branches, pack_clean, teacher_hidden
 from internalize.training.teachers import References, TrainItem
 from internalize.training.weights import snapshot
 from tests.tiny import tiny_model

@@ -1,0 +1,88 @@
+"""From last hidden states to logits by the model's own forward, with its scales, caps and whatever else it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from internalize.errors import UserError
+
+
+def causal_lm(model: Any) -> Any:
+    """The language model itself, without a wrapper of PEFT."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone(model: nn.Module) -> Any:
+    """The transformer below the language-model head, with its adapters if it has any."""
+    whole = causal_lm(model)
+    if whole.base_model is whole:
+        raise UserError(f"{type(whole).__name__} has no transformer apart from its head")
+    return whole.base_model
+
+
+class _Given(BaseModelOutputWithPast):  # type: ignore[misc] # transformers is untyped
+    """What the transformer below the head is made to return: hidden states, and None for whatever else is read."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+class ModelHead(nn.Module):
+    """The head of a causal language model: [..., D] -> [..., V] by its own forward, in which only the head runs.
+
+    `weights` stand in place of its own, by their names in the model.
+    """
+
+    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__()
+        self._whole = (causal_lm(model), backbone(model))  # in a tuple, so that they do not become submodules
+        self._weights = dict(weights or {})
+        whole, below = self._whole
+        first = {id(weight) for weight in whole.get_output_embeddings().parameters()}
+        inside = tuple(f"{name}." for name, module in whole.named_modules() if module is below)
+        own = [entry for entry in whole.named_parameters(remove_duplicate=False) if not entry[0].startswith(inside)]
+        self._own = sorted(own, key=lambda entry: (id(entry[1]) not in first, -entry[1].dim()))
+
+    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The weights outside the transformer below the head, the output layer's first, tied ones included."""
+        yield from self._own
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]."""
+        whole, below = self._whole
+        rows = hidden.reshape(1, -1, hidden.shape[-1])
+        ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
+        with _returning(below, _Given(last_hidden_state=rows)):
+            if self._weights:
+                arguments = {"input_ids": ids, "use_cache": False}
+                output = functional_call(whole, self._weights, kwargs=arguments, tie_weights=False)
+            else:
+                output = whole(input_ids=ids, use_cache=False)
+        logits: Tensor = output.logits
+        return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
+
+
+def head(model: nn.Module) -> ModelHead:
+    """The head of a model with the weights that it has whenever it is called."""
+    return ModelHead(model)
+
+
+@contextmanager
+def _returning(module: nn.Module, output: Any) -> Iterator[None]:
+    """Calls of `module` return `output` inside."""
+    before = vars(module).get("forward")  # set where layers are spread over devices
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
