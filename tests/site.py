@@ -28,6 +28,9 @@ OTHERS = {
     "/picture.png": (b"\x89PNG", "image/png"),
     "/data.json": (b'{"pressure": 5}', "application/json"),
     "/latin": ("<p>Gr\u00f6\u00dfe</p>".encode("latin-1"), "text/html; charset=iso-8859-1"),
+    "/gbk": ("<meta charset=gb2312><p>镕基".encode("gb18030"), "text/html"),
+    "/damaged": ("<p>Größe".encode("latin-1"), "text/html; charset=utf-8"),
+    "/links": ("".join(f"<a href=/p{n}>page {n}</a> " for n in range(500)).encode(), "text/html"),
     "/idna": (b"<p>text</p>", "text/html; charset=idna"),
     "/nonsense": (b"<p>text</p>", "text/html; charset=klingon"),
 }

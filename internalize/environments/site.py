@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import logging
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -13,28 +15,41 @@ from internalize.errors import TaskError
 
 from .html import Html, read
 
-HTML = (".html", ".htm")
-ENDINGS = (*HTML, ".md", ".txt")
+HTML = (".html", ".htm", ".xhtml")
+MARKDOWN = (".md", ".markdown")
+ENDINGS = (*HTML, *MARKDOWN, ".txt")
 _DECLARED = re.compile(rb"<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
+_NO_PAGES = frozenset({"node_modules", "__pycache__"})  # folders of programs; hidden ones are left out too
+_REPLACED = "\ufffd"  # what stands for bytes that are no character
+_LOG = logging.getLogger(__name__)
 _SURE = 0.5  # a guess of the encoding below it is worth less than UTF-8 with a few errors
 
 
 class Site:
     """A page for each file below `folder`, by its relative path. Raises TaskError if there is none.
 
+    Hidden files and folders are no pages. A warning tells of files that cannot be read, in whole or in part.
     Links lead to such paths, or out of the folder. `inline` gives what stands in the text before a link to a page.
     """
 
     def __init__(self, folder: Path, inline: Callable[[str], str] = lambda _: "") -> None:
         if not folder.is_dir():
             raise TaskError(f"there is no folder {folder}")
-        files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+        files = sorted(_files(folder))
         if not files:
             raise TaskError(f"{folder} holds no .md, .html or .txt file")
         self._inline = inline
-        self._paths = {file.relative_to(folder).as_posix(): file for file in files}
-        self._folded = {_folded(path): path for path in reversed(self._paths)}
-        self.pages = {path: self._page(path, file) for path, file in self._paths.items()}
+        contents = dict(_contents({file.relative_to(folder).as_posix(): file for file in files}))
+        self._paths = frozenset(contents)
+        self._folded = {_folded(path): path for path in reversed(contents)}
+        found = {path: self._page(path, data) for path, data in contents.items()}
+        self.pages = {path: page for path, (page, _) in found.items()}
+        if damaged := {path: count for path, (_, count) in found.items() if count}:
+            first, count = next(iter(damaged.items()))
+            _LOG.warning(
+                "%s: %d of %d pages hold characters that cannot be read, such as %s with %d",
+                folder, len(damaged), len(found), first, count,
+            )  # fmt: skip
 
     def resolve(self, address: str) -> str | None:
         """The path of the page that a link or a path leads to, as a web server would find it; None if there is none."""
@@ -51,14 +66,15 @@ class Site:
         found = (name if name in self._paths else self._folded.get(_folded(name)) for name in tries)
         return next(filter(None, found), None)
 
-    def _page(self, path: str, file: Path) -> Html:
-        text, address = decoded(file.read_bytes()), f"file:///{quote(path)}"
-        if file.suffix.lower() in HTML:
+    def _page(self, path: str, data: bytes) -> tuple[Html, int]:
+        """The page, and how many of its characters cannot be read."""
+        text, address, ending = decoded(data), f"file:///{quote(path)}", Path(path).suffix.lower()
+        if ending in HTML:
             found = read(text, address, lambda link: self._before(path, link))
         else:
-            links = read(_rendered(text), address).links if file.suffix.lower() == ".md" else ()
+            links = read(_rendered(text), address).links if ending in MARKDOWN else ()
             found = Html("", plain(text), links)
-        return found._replace(links=self._reachable(path, found.links))
+        return found._replace(links=self._reachable(path, found.links)), unreadable(text, data)
 
     def _before(self, path: str, link: str) -> str:
         target = self.resolve(link)
@@ -71,6 +87,28 @@ class Site:
             if target and target != path:
                 found.setdefault(target, target if said == link else said)
         return tuple((said, target) for target, said in found.items())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder that may be pages."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and name not in _NO_PAGES]
+        files = (Path(place, name) for name in names if name[0] != ".")
+        yield from (file for file in files if file.suffix.lower() in ENDINGS and file.is_file())
+
+
+def _contents(files: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
+    """Each path with what is in the file; files that cannot be read are left out, and a warning names them."""
+    failed = []
+    for path, file in files.items():
+        try:
+            yield path, file.read_bytes()
+        except OSError as error:
+            failed.append(f"{path} ({error.strerror})")
+    if failed:
+        _LOG.warning(
+            "%d of %d files cannot be read and are no pages: %s", len(failed), len(files), ", ".join(failed[:3])
+        )
 
 
 def _folded(path: str) -> str:
@@ -98,6 +136,11 @@ def decoded(data: bytes, label: str = "") -> str:
     if named is None and (found := _DECLARED.search(data[:4096])):
         named = webencodings.lookup(found[1].decode())
     return _guessed(data) if named is None else str(webencodings.decode(data, named)[0])
+
+
+def unreadable(text: str, data: bytes) -> int:
+    """How many characters of `data` were replaced in its `text`, because their bytes mean nothing in its encoding."""
+    return max(0, text.count(_REPLACED) - data.count(_REPLACED.encode()))
 
 
 def _is_utf8(data: bytes) -> bool:

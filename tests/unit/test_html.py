@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.html_text import PAGES, Page, holds
 from internalize.environments.docs.corpus import folder_pages
 from internalize.environments.html import Html, read
-from internalize.environments.site import Site, decoded, plain
+from internalize.environments.site import Site, decoded, plain, unreadable
 from internalize.environments.web.sources import Folder
 from internalize.errors import TaskError
 
@@ -163,8 +163,55 @@ def test_pages_of_a_folder_and_their_links(folder: Path) -> None:
     assert pages["notes.md"].text.startswith("# Notes\n    code\n[setup](setup/#net)")
     assert pages["notes.md"].links == (("setup", "setup/index.html"), ("out", "https://example.org/"))
     assert pages["100%#?.txt"].text == "odd\n  name"
-    with pytest.raises(TaskError, match="holds no"):
+    with pytest.raises(TaskError, match="there is no folder"):
         Site(folder / "none")
+    (folder / "empty").mkdir()
+    with pytest.raises(TaskError, match="holds no"):
+        Site(folder / "empty")
+
+
+def test_what_lies_in_a_folder_and_is_no_page(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pages = set(Site(folder).pages)
+    (folder / ".#notes.md").symlink_to("somebody@host.4711:1700000000")  # the lock of an editor
+    (folder / "dangling.md").symlink_to(folder / "gone.md")
+    (folder / "node.md").mkdir()
+    for name in (".git/HEAD.txt", "node_modules/x/README.md", "setup/__pycache__/a.txt", "node.md/.hidden.md"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / "node.md" / "inside.markdown").write_text("a page")
+    assert set(Site(folder).pages) == pages | {"node.md/inside.markdown"}
+    assert not caplog.records
+
+
+def test_files_that_cannot_be_read_are_named_once(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "broken.txt").write_bytes(b"\xff".join([GERMAN.encode()] * 3) + "\ufffd is meant".encode())
+    read_bytes = Path.read_bytes
+
+    def guarded(file: Path) -> bytes:
+        if file.name == "pump.html":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", guarded)
+    site = Site(folder)
+    assert "pump.html" not in site.pages
+    assert site.resolve("pump") is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 8 files cannot be read and are no pages: pump.html (Permission denied)",
+        f"{folder}: 1 of 7 pages hold characters that cannot be read, such as broken.txt with 2",
+    ]
+
+
+def test_lines_are_cut_between_words(tmp_path: Path) -> None:
+    sentence = "The pressure of the pump is four bar, and it never falls below three. " * 9
+    (tmp_path / "a.txt").write_text(f"{sentence}\n{'x' * 450}")
+    parts = folder_pages(tmp_path)["a.txt"].parts
+    lines = [line for part in parts for line in part.split("\n") if not line.startswith(("a.txt", "More: "))]
+    assert max(map(len, lines)) <= 200
+    assert " ".join(lines).split()[: len(sentence.split())] == sentence.split()
+    assert "".join(lines).count("x") == 450
 
 
 def test_both_environments_show_them(folder: Path) -> None:
@@ -225,6 +272,20 @@ def test_what_a_page_declares_and_what_breaks_off() -> None:
     assert decoded(b"\0\1\2abc\xff").endswith("abc\ufffd")
     assert decoded(f'In HTML: <meta charset="latin1"> {GERMAN}'.encode()).endswith(GERMAN)
     assert decoded(b'<meta charset="utf-16"><p>text') == '<meta charset="utf-16"><p>text'
+
+
+@pytest.mark.parametrize(
+    ("data", "label", "count"),
+    [
+        (GERMAN.encode(), "", 0),
+        ("\ufffd".encode(), "", 0),  # it stands in the page itself
+        (GERMAN.encode("cp1252"), "utf-8", 4),
+        (b"\xff", "utf-8", 1),
+        ("水".encode("shift_jis") + b"\x81", "shift_jis", 1),
+    ],
+)
+def test_characters_that_cannot_be_read_are_counted(data: bytes, label: str, count: int) -> None:
+    assert unreadable(decoded(data, label), data) == count
 
 
 def test_plain_text_keeps_its_columns() -> None:

@@ -100,6 +100,17 @@ def test_search_follow_links_answer(web: Web, site: Site) -> None:
         episode.step(search("more"))
 
 
+def test_encodings_damage_and_many_links(web: Web, site: Site) -> None:
+    episode = start(web)
+    assert episode.step(visit(f"{site.address}/gbk")) == "镕基"
+    assert episode.step(visit(f"{site.address}/damaged")) == "Gr��e\n(2 characters of the page cannot be read.)"
+    shown = str(episode.step(visit(f"{site.address}/links"))).partition("Links:\n")[2].split("\n")
+    assert shown[0] == f"page 0: {site.address}/p0"
+    assert len(shown) > 5
+    assert shown[-1] == f"(and {500 - len(shown) + 1} more links)"
+    assert all(line.startswith(f"page {n}: ") for n, line in enumerate(shown[:-1]))
+
+
 def test_other_words_are_left_to_a_judge(web: Web) -> None:
     episode = start(web)
     episode.step(answer("four bars"))

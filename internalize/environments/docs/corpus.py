@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +28,7 @@ from . import python_api as inspection
 PARAMETERS_PER_PART = 3
 METHODS_PER_PART = 6
 LINES_PER_PART = 6
+LONGEST_LINE = 200  # characters
 _ABOUT_WORDS = 7
 _FORMAT = "3"  # raise it when pages change, so that cached ones are rebuilt
 
@@ -119,11 +121,18 @@ def folder_pages(folder: Path) -> dict[str, Page]:
     return {path: _file_page(path, found) for path, found in pages.items()}
 
 
+def _wrapped(line: str) -> list[str]:
+    """A line in parts of at most LONGEST_LINE characters, cut between words."""
+    if len(line) <= LONGEST_LINE:
+        return [line] if line.strip() else []
+    return textwrap.wrap(line, LONGEST_LINE, replace_whitespace=False, expand_tabs=False, break_on_hyphens=False)
+
+
 def _file_page(path: str, found: Html) -> Page:
     lines = found.text.split("\n") if found.text else []
     if found.title and (not lines or found.title not in lines[0]):
         lines.insert(0, found.title)
-    wrapped = [line[i : i + 200] for line in lines for i in range(0, len(line), 200) if line.strip()]
+    wrapped = [part for line in lines for part in _wrapped(line)]
     bodies = ["\n".join(chunk) for chunk in _chunked(wrapped, LINES_PER_PART)] or [""]
     bodies[0] = f"{path}\n{bodies[0]}"
     return Page(name=path, kind="file", module=path, parts=with_more(path, bodies), about=" ".join(wrapped))

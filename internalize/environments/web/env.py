@@ -34,7 +34,7 @@ from internalize.interfaces import ChatModel
 from internalize.judge.match import same
 from internalize.records import ChatRequest, Message, Task, ToolCall, ToolSpec
 
-from .pages import Page, pick
+from .pages import Page, link_lines, pick
 from .questions import web_task
 from .sources import ApiReader, ApiSearch, Folder, HttpReader, Reader, Search, Unreadable
 
@@ -119,9 +119,10 @@ class WebEpisode(AnswerEpisode):
         body = pick(page.text, goal, world.characters)
         if world.chat is not None and goal:
             body = world.loop.call(_extract(world.chat, page, goal, world.characters), world.seconds) or body
-        links = "\n".join(f"{said}: {url}" for said, url in page.links)
+        links = link_lines(page.links, world.characters // 2)
         parts = [page.title, body, "(The page is longer than what was read.)" if page.cut else ""]
-        parts += [f"Links:\n{links[: world.characters // 2]}" if links else ""]
+        parts += [f"({page.unread} characters of the page cannot be read.)" if page.unread else ""]
+        parts += [f"Links:\n{links}" if links else ""]
         return "\n".join(filter(None, parts)) or "The page is empty."
 
     def score(self) -> float | None:

@@ -6,27 +6,32 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from internalize.environments.html import Html
 from internalize.inference.token_estimate import IDEOGRAPH
 
 PASSAGE = 400  # characters that a passage aims at
-_MOST_LINKS = 40
 _WORD = re.compile(r"[^\W_]+")
 
 
 class Page(NamedTuple):
-    """One page; `links` are (text, address). `cut`: the end is missing."""
+    """One page; `links` are (text, address). `cut`: the end is missing. `unread`: characters that mean nothing."""
 
     url: str
     title: str
     text: str
     links: tuple[tuple[str, str], ...] = ()
     cut: bool = False
+    unread: int = 0
 
 
-def page_of(url: str, found: Html, *, cut: bool = False) -> Page:
-    """The page that was found at `url`."""
-    return Page(url, found.title, found.text, found.links[:_MOST_LINKS], cut)
+def link_lines(links: Sequence[tuple[str, str]], characters: int) -> str:
+    """A line a link, as many as fit, and how many more there are."""
+    lines: list[str] = []
+    for said, address in links:
+        characters -= len(said) + len(address) + 3
+        if characters < 0:
+            return "\n".join([*lines, f"(and {len(links) - len(lines)} more links)"])
+        lines.append(f"{said}: {address}")
+    return "\n".join(lines)
 
 
 def terms(text: str) -> list[str]:

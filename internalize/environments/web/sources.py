@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from internalize.environments.html import read
-from internalize.environments.site import Site, decoded, plain
+from internalize.environments.site import Site, decoded, plain, unreadable
 from internalize.errors import InfrastructureError, UserError
 from internalize.inference.retries import Retries, TransientError, retry_after
 
-from .pages import Bm25, Page, page_of, terms
+from .pages import Bm25, Page, terms
 
 if TYPE_CHECKING:
     import httpx
@@ -88,7 +88,8 @@ class Folder:
         """The page that a path, or a link to it, leads to."""
         if (path := self._site.resolve(url)) is None:
             raise Unreadable("There is no such page.")
-        return page_of(path, self._site.pages[path])
+        found = self._site.pages[path]
+        return Page(path, found.title, found.text, found.links)
 
 
 class HttpReader:
@@ -217,10 +218,12 @@ def _page(url: str, response: httpx.Response, body: bytes, *, cut: bool) -> Page
     kind = response.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
     text = decoded(body, response.charset_encoding or "")
     if kind in {"text/html", "application/xhtml+xml"}:
-        return page_of(url, read(text, url), cut=cut)
-    if kind.startswith("text/") or kind.endswith(("json", "xml")):
-        return Page(url, "", plain(text), cut=cut)
-    raise Unreadable(f"This is no page of text ({kind}).")
+        title, shown, links = read(text, url)
+    elif kind.startswith("text/") or kind.endswith(("json", "xml")):
+        title, shown, links = "", plain(text), ()
+    else:
+        raise Unreadable(f"This is no page of text ({kind}).")
+    return Page(url, title, shown, links, cut, unreadable(text, body))
 
 
 class _Api:
