@@ -6,6 +6,7 @@ run and resumes it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from internalize.stages.learn import distill, require_success
 from internalize.stages.plan import plan_tasks
 from internalize.stages.promote import gate
 from internalize.stages.run import Backends, Run, silent
+from internalize.stages.story import sentence
 
 
 def run(
@@ -29,9 +31,10 @@ def run(
     *,
     resume: bool = False,
     report: Report = silent,
+    story: Callable[[str], None] = lambda _: None,
     backends: Callable[[Config, Environments], Backends] = local,
 ) -> None:
-    """Run `config` in the directory `out`, or go on with it.
+    """Run `config` in the directory `out`, or go on with it. `story` is told one sentence an iteration.
 
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
@@ -44,16 +47,17 @@ def run(
     made = backends(config, environments)
     with RunStore.open(Path(out), config, resume=resume) as store, tracking(config.track, store.path) as tracker:
         store.keep_check(made.self_check)
-        finish(iterate(Run(config, store, made, plan, report, tracker)))
+        finish(iterate(Run(config, store, made, plan, report, tracker), story))
 
 
-async def iterate(run: Run) -> None:
+async def iterate(run: Run, story: Callable[[str], None]) -> None:
     """K iterations. Iteration 0 is the starter, only measured."""
     config, policy, pool = run.config, run.backends.starter, run.pool(0)
     suite, finals, further = (config.evaluate.split,), config.evaluate.final_splits, tuple(config.evaluate.further)
     await run.evaluate(policy, (*suite, *further, *finals), ("internalized",), pool, 0)
+    story(sentence(run, 0))
     for k in range(1, config.iterations + 1):
-        before = pool
+        before, began = pool, time.monotonic()
         trajectories = await run.rollout(policy, k)
         pool = await run.extract(policy, trajectories, k)
         shown = config.inject.pattern != "none" and pool.items
@@ -66,4 +70,5 @@ async def iterate(run: Run) -> None:
         policy = await gate(run, policy, candidate, pool, k)
         if policy.iteration == k and further:
             await run.evaluate(policy, further, ("internalized",), pool, k)
+        story(sentence(run, k, time.monotonic() - began))
     await run.evaluate(policy, finals, MODES, pool, policy.iteration)

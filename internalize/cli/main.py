@@ -71,7 +71,7 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
 
         try:
             with progress() as show:
-                run_loop(config, out, resume=resume, report=show)
+                run_loop(config, out, resume=resume, report=show, story=show.line)
         except NothingLearnt:  # what was measured is worth a report
             _report(out)
             raise
@@ -80,14 +80,20 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
 
 @cli.command()
 @click.argument("run_dir", type=FOLDER)
+@click.option("--watch", is_flag=True, help="Write the pages again every 20 seconds until the run is finished.")
 @json_option
-def report(run_dir: Path, *, as_json: bool) -> None:
+def report(run_dir: Path, *, watch: bool, as_json: bool) -> None:
     """Print the report of a run and write its pages.
 
-    They are report.md, report.html and figure.png in the run directory. The run may still be working. With --json
-    nothing is written, and what is printed is the list of the lines of metrics.jsonl.
+    They are report.md, report.html and figure.png in the run directory. The run may still be working: a browser that
+    shows report.html reads it again by itself. With --json nothing is written, and what is printed is the list of the
+    lines of metrics.jsonl.
     """
     if not as_json:
+        if watch:
+            from internalize.report.publish import watch_run
+
+            watch_run(run_dir)
         return _report(run_dir)
     from internalize.stages.recorded import open_run
 

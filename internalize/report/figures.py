@@ -31,6 +31,7 @@ STYLES = (
 )
 UNLEARNT = (BEFORE, "with the pool, before it is learnt", "#9ca3af", (0, (1, 2)), "^")
 RUN_SIZE, STUDY_SIZE, PANEL_COLUMNS = (9.6, 5.2), (9.6, 7.6), 4  # inches
+NARROW_RUN, NARROW_STUDY = (4.2, 5.2), (4.2, 17.0)
 _SIGNED = ("gain", "forgotten")  # first words of panels whose values may be negative
 # Okabe and Ito's colours for readers of every colour vision, without black (the reference) and yellow (too pale), and
 # Tol's wine. The counts of colours, dashes and markers have no common divisor: 70 cells before two look the same.
@@ -56,6 +57,10 @@ def save(target: TargetT, draw: Callable[[Any], None], size: tuple[float, float]
     draw(figure)
     figure.savefig(target, format="png" if isinstance(target, Path) else "svg")
     return target
+
+
+def _is_wide(figure: Any) -> bool:
+    return bool(figure.get_figwidth() > 6)
 
 
 def _dress(axes: Any, size: float = 9) -> None:
@@ -88,16 +93,20 @@ def plot_run(figure: Any, report: RunReport) -> None:
     tasks = f", n = {plain.success.n} tasks" if plain.success else ""
     hollow = "; hollow: rolled back" if undone else ""
     title = f"Success on {_literal(report.suite, 40)}{tasks} (bands: 95 % intervals{hollow})"
-    success.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=26)
+    wide = _is_wide(figure)
+    title = title if wide else textwrap.fill(title, 44)
+    success.set_title(
+        title, loc="left", fontsize=11 if wide else 9, fontweight="bold", color=INK, pad=26 if wide else 40
+    )
     success.set(ylim=(0, 100), yticks=range(0, 101, 20))
     handles, labels = success.get_legend_handles_labels()
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 2, "borderaxespad": 0.2}
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 2 if wide else 1, "borderaxespad": 0.2}
     success.legend(handles[::-1], labels[::-1], fontsize=9, frameon=False, handlelength=2.8, labelcolor=INK, **place)
     _mark_collapse(success, report)
     worst = max(line.premature_rate for i in iterations for line in (i.internalized, i.in_context) if line)
     premature.set_ylim(0, max(10.0, 120 * worst))
     numbers = [iteration.number for iteration in iterations]
-    ticks = numbers[:: max(1, len(numbers) // 12)]
+    ticks = numbers[:: max(1, -(-len(numbers) // (12 if wide else 6)))]
     premature.set_xticks(ticks, ["starter" if k == 0 else str(k) for k in ticks])
     premature.set_xlim(numbers[0] - 0.15, numbers[-1] + 0.15)
     premature.set_xlabel("iteration", fontsize=9.5, color=INK)
@@ -136,16 +145,17 @@ def _mark_collapse(axes: Any, report: RunReport) -> None:
         axes.annotate("collapse", (found.iteration, 97), (4, 0), textcoords="offset points", color=FALL, fontsize=8.5)
 
 
-def panels_size(count: int) -> tuple[float, float]:
+def panels_size(count: int, columns: int = PANEL_COLUMNS) -> tuple[float, float]:
     """Width and height in inches of a figure of `count` panels."""
-    return 12.0, 1.9 * -(-count // PANEL_COLUMNS)
+    return 3.0 * columns if columns > 1 else 4.2, 1.9 * -(-count // columns)
 
 
 def plot_panels(figure: Any, panels: Sequence[Panel], iterations: Sequence[IterationReport]) -> None:
     """Every diagnostic in a panel of its own."""
     figure.get_layout_engine().set(h_pad=0.14)  # inches: room for the titles
     numbers = [i.number for i in iterations]
-    grid = list(figure.subplots(-(-len(panels) // PANEL_COLUMNS), PANEL_COLUMNS, squeeze=False).flat)
+    columns = PANEL_COLUMNS if _is_wide(figure) else 1
+    grid = list(figure.subplots(-(-len(panels) // columns), columns, squeeze=False).flat)
     for axes, panel in zip(grid, panels, strict=False):
         _draw_panel(axes, panel)
         axes.set_xlim(min(numbers) - 0.3, max(numbers) + 0.3)
@@ -174,7 +184,11 @@ def _draw_panel(axes: Any, panel: Panel) -> None:
 
 def plot_study(figure: Any, comparison: Comparison) -> None:
     """Success without and with the pool above, their difference and the behaviour below; every cell on one scale."""
-    panels = figure.subplot_mosaic([[0, 0, 0, 1, 1, 1], [2, 2, 3, 3, 4, 4]], height_ratios=(1.7, 1))
+    wide = _is_wide(figure)
+    if wide:
+        panels = figure.subplot_mosaic([[0, 0, 0, 1, 1, 1], [2, 2, 3, 3, 4, 4]], height_ratios=(1.7, 1))
+    else:
+        panels = figure.subplot_mosaic([[0], [1], [2], [3], [4]], height_ratios=(1.7, 1.7, 1, 1, 1))
     curves = comparison.curves
     longest = max((curve.last for curve in curves), default=0)
     for place, title in enumerate(STUDY_TITLES):
@@ -198,7 +212,9 @@ def plot_study(figure: Any, comparison: Comparison) -> None:
     panels[2].axhline(0, color=INK, linewidth=1, zorder=1)
     panels[4].set_ylim(bottom=0)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False, handlelength=4.5)
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2 if wide else 1, fontsize=8, frameon=False, handlelength=4.5
+    )
 
 
 def _look(number: int, curve: Curve, comparison: Comparison) -> dict[str, Any]:

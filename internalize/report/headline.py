@@ -46,6 +46,22 @@ def summary(report: RunReport, *more: RunReport) -> str:
     return " ".join([_change(report, before, after, change), *of_one, *_limits(reports, change, before)])
 
 
+def verdict_line(report: RunReport) -> str:
+    """One line: what each suite says of the final policy; "" before there is one."""
+    final = report.final.number if report.final else 0
+    suites = (report.suite, *(suite for suite in report.settings.final if suite != report.suite))
+    lines = [(suite, report.line(suite, "internalized", final)) for suite in suites] if final else []
+    gains = {suite: line.gain_over_starter for suite, line in lines if line and line.gain_over_starter}
+    words = {suite: _word(gain) for suite, gain in gains.items()}
+    differ = len(set(words.values())) > 1
+    text = "; ".join(f"{suite}: {word} ({100 * gains[suite].mean:+.1f} points)" for suite, word in words.items())
+    return f"{text}{'. The suites disagree: believe the one that chose nothing' if differ else ''}." if text else ""
+
+
+def _word(gain: Interval) -> str:
+    return ("better" if gain.mean > 0 else "worse") + " than the starter" if gain.excludes_zero else "no change shown"
+
+
 def _change(report: RunReport, before: Sequence[Scores], after: Sequence[Scores], change: Interval) -> str:
     """How success changed. Several runs share their tasks, which the exact test does not allow for: they have no p."""
     p = sign_test(*won_and_lost(before[0], after[0])) if len(before) == 1 else None

@@ -7,12 +7,20 @@ control or direction character gets in.
 from __future__ import annotations
 
 import io
+import itertools
+import re
+from html import escape
 from pathlib import Path
 
 from . import figures
 from .page import Page, Picture
 from .text import plain
 
+# Colours of figures that a dark page needs otherwise, and the variables of style.css that replace them.
+THEMED = {
+    figures.INK: "ink", figures.GRID: "line", "#ffffff": "paper", "#1d4ed8": "blue", "#d97706": "amber",
+    "#9ca3af": "soft", "#be123c": "red", "#000000": "ink", "black": "ink",
+}  # fmt: skip
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -29,14 +37,19 @@ def render(page: Page) -> str | None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain, "svg": svg}
+    numbers = itertools.count()
+    environment.filters |= {"plain": plain, "svg": lambda picture, narrow=False: svg(picture, next(numbers), narrow)}
     return environment.get_template("page.html").render(page=page)
 
 
-def svg(picture: Picture) -> str:
-    """The figure as an SVG element; empty without matplotlib."""
-    buffer = io.StringIO()
-    if figures.save(buffer, picture.plot, picture.size) is None:
+def svg(picture: Picture, number: int, narrow: bool = False) -> str:  # noqa: FBT001, FBT002 - a filter of the template
+    """Figure `number` of a page as an SVG element in the page's colours; empty without matplotlib."""
+    size, buffer = picture.narrow if narrow else picture.size, io.StringIO()
+    if size is None or figures.save(buffer, picture.plot, size) is None:
         return ""
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    for colour, variable in THEMED.items():
+        text = text.replace(f": {colour}", f": var(--{variable})")
+    # ids of matplotlib are the same in every figure, and several figures stand in one page
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>f{number}-", text[text.index("<svg") :])
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(picture.legend)}" ', 1)

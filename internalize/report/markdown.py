@@ -13,7 +13,8 @@ LONGEST_LIST = 100  # items; the files of the run have them all
 
 def render(page: Page, folder: Path | None = None) -> str:
     """The Markdown text. Figures are drawn into `folder`, where the text is to lie; None = without figures."""
-    parts = [f"# {markdown_text(page.title)}", *(render_section(section, folder) for section in page.sections)]
+    facts = markdown_text(page.facts, 1000)
+    parts = [f"# {markdown_text(page.title)}", facts, *(render_section(section, folder) for section in page.sections)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -5,6 +5,7 @@ Every text in a page may come from a model, an environment or a recipe. Escaping
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -81,12 +82,16 @@ class Items(Part):
 
 @dataclass(frozen=True)
 class Picture(Part):
-    """What `plot` draws into an empty figure of `size` inches; HTML holds it, Markdown shows `file`, if it has one."""
+    """What `plot` draws into an empty figure of `size` inches; HTML holds it, Markdown shows `file`, if it has one.
+
+    `narrow`: the size for a telephone, which HTML shows there; `plot` looks at the width of its figure.
+    """
 
     plot: Callable[[Any], None]
     size: tuple[float, float]
     legend: str
     file: str = ""
+    narrow: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,16 +130,24 @@ class Episodes(Part):
 
 
 class Section:
-    """The parts that hold anything under a title; "" = none is shown."""
+    """The parts that hold anything under a title; "" = none is shown. `folded`: HTML shows them on demand."""
 
-    def __init__(self, title: str, *parts: Part | None) -> None:
-        self.title = title
+    def __init__(self, title: str, *parts: Part | None, folded: bool = False) -> None:
+        self.title, self.folded = title, folded
         self.parts = tuple(part for part in parts if part)
+
+    @property
+    def anchor(self) -> str:
+        """What links to the section name; "" without a title."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:60]
 
 
 class Page:
-    """The sections that hold anything, under the title of all."""
+    """The sections that hold anything, under the title of all and one line about it.
 
-    def __init__(self, title: str, *sections: Section) -> None:
-        self.title = title
+    `refresh`: seconds after which a browser reads the page again, because more is to come; 0 = never.
+    """
+
+    def __init__(self, title: str, *sections: Section, facts: str = "", refresh: int = 0) -> None:
+        self.title, self.facts, self.refresh = title, facts, refresh
         self.sections = tuple(section for section in sections if section.parts)

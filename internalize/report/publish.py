@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from internalize.stages.study import STUDY
 
 from . import html, markdown
 from .comparison import compare, members
-from .page import Page
-from .run_page import run_page
+from .page import Page, Picture
+from .run_page import REFRESH, run_page
 from .run_report import RunReport, load
 from .signs import Diagnosis, diagnose, leads_table, signs_table, verdict
 from .study_page import study_page
@@ -37,6 +38,13 @@ def write_run(run_dir: Path) -> None:
     report = load(run_dir)
     write(run_page(report), run_dir, "report")
     _track(report)
+
+
+def watch_run(run_dir: Path, seconds: float = REFRESH) -> None:
+    """Write the pages again and again until the run is finished."""
+    while (report := load(run_dir)).finished < report.planned:
+        _say_written(write(run_page(report), run_dir, "report"))
+        time.sleep(seconds)
 
 
 def _track(report: RunReport) -> None:
@@ -60,7 +68,8 @@ def write(page: Page, folder: Path, name: str) -> list[Path]:
     written = {folder / f"{name}.{ending}": text for ending, text in texts.items() if text is not None}
     for path, text in written.items():
         write_atomic(path, text)
-    return list(written)
+    pictures = (part.file for section in page.sections for part in section.parts if isinstance(part, Picture))
+    return [*written, *(folder / file for file in pictures if file and (folder / file).exists())]
 
 
 def _say_written(paths: Sequence[Path]) -> None:

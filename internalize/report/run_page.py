@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import date
 
 from internalize.evaluation.gate import Decision
 from internalize.evaluation.metrics import SuiteMetrics, by_kind
 from internalize.records import TrainSummary
+from internalize.runs.store import RUN
 
 from . import figures, panels
 from .costs import KINDS, Costs
-from .headline import summary
+from .headline import summary, verdict_line
 from .page import Code, Episodes, Item, Items, Page, Part, Picture, Section, Table, Text
 from .run_report import Change, IterationReport, RunReport, changes
-from .signs import WHERE, diagnose, ranges, signs_of, verdict
+from .signs import ADVICE, WHERE, diagnose, ranges, signs_of, verdict
 from .text import NOTHING, count, duration, memory, percent, points, policy_name, ratio, share
 
 LEGEND = "Success with and without the pool, and premature answers, over the iterations"
@@ -39,6 +41,7 @@ GATE = (
 REDACTED = "Removed before text reached an endpoint, the pool or training; the files of the run keep what happened."
 REPRODUCE = "The same config, seed and versions on the same machine give the same run. The config is also in run.json."
 LONGEST_POOL = 50  # items listed
+REFRESH = 20  # seconds after which a browser reads the page of a run that works again
 
 
 def run_page(report: RunReport) -> Page:
@@ -48,15 +51,16 @@ def run_page(report: RunReport) -> Page:
     versions = ", ".join(f"{name} {version}" for name, version in report.info.versions.items())
     facts = f"Config digest {report.info.digest}, seed {report.info.seed}. Versions: {versions}. {REPRODUCE}"
     recipe = json.dumps(report.info.config, indent=2, ensure_ascii=False)
+    success, small = _pictures(report)
     return Page(
-        "Report: did it learn from its own experience?",
-        Section("", Text(summary(report), "lead", place="everywhere"), *_pictures(report)),
+        report.path.resolve().name,
+        Section("", Text(verdict_line(report), "lead"), Text(summary(report), place="everywhere"), success),
         Section("Iterations", iterations_table(report)),
+        Section("Starter and final policy", suites_table(report)),
         Section("Warning signs", *_signs(report)),
         Section("Gate", _gate(report)),
-        Section("Diagnostics", panels.table(report)),
-        Section("Starter and final policy", suites_table(report)),
         Section("Families", _families(report)),
+        Section("Diagnostics", small, panels.table(report), folded=True),
         Section("Growth of the pool", _growth(changed), *map(_came_and_went, changed)),
         _pool(report),
         *(
@@ -66,17 +70,37 @@ def run_page(report: RunReport) -> Page:
         Section("Secrets taken out", _redactions(report)),
         Section("Cost", _costs(report), Text(total.words if report.results or total.sampled else "", "soft")),
         Section("How to reproduce", Text(facts, "soft"), Code(recipe, "The resolved recipe")),
+        facts=_facts(report),
+        refresh=0 if report.finished >= report.planned else REFRESH,
     )
 
 
-def _pictures(report: RunReport) -> list[Part]:
+def _facts(report: RunReport) -> str:
+    """What the run is: environment, model, how far, seed, when it began."""
+    config = report.info.config
+    env, model = config.get("env"), config.get("model")
+    name = env.get("name", "") if isinstance(env, dict) else ""
+    source = model.get("source", "") if isinstance(model, dict) else ""
+    source = "the built-in model" if source == "builtin" else source
+    began = date.fromtimestamp((report.path / RUN).stat().st_mtime)
+    done = f"{report.finished} of {report.planned} iterations"
+    return f"Did it learn from its own experience? {name}, {source}, {done}, seed {report.info.seed}, begun {began}"
+
+
+def _pictures(report: RunReport) -> tuple[Picture | None, Picture | None]:
+    """Success, and every diagnostic in a panel of its own; None where there is nothing to draw."""
     if not any(i.internalized for i in report.iterations):
-        return []
+        return None, None
     curves = panels.panels(report) if report.finished else []
-    large = Picture(lambda figure: figures.plot_run(figure, report), figures.RUN_SIZE, LEGEND, "figure.png")
-    size = figures.panels_size(len(curves))
-    small = Picture(lambda figure: figures.plot_panels(figure, curves, report.iterations), size, COLOURS)
-    return [large, *([small] if curves else [])]
+    sizes, narrow = figures.panels_size(len(curves)), figures.panels_size(len(curves), 1)
+    return (
+        Picture(
+            lambda figure: figures.plot_run(figure, report), figures.RUN_SIZE, LEGEND, "figure.png", figures.NARROW_RUN
+        ),
+        Picture(lambda figure: figures.plot_panels(figure, curves, report.iterations), sizes, COLOURS, narrow=narrow)
+        if curves
+        else None,
+    )
 
 
 def iterations_table(report: RunReport) -> Table:
@@ -121,6 +145,7 @@ def _signs(report: RunReport) -> list[Part]:
         {
             "sign": sign.name,
             "what it said first": sign.message,
+            "what helps": ADVICE[sign.name],
             "measured": WHERE[sign.mode],
             **{str(k): "●" if k in sign.iterations else "·" for k in numbers},
         }
@@ -130,7 +155,7 @@ def _signs(report: RunReport) -> list[Part]:
     lines = (f"iteration {ranges(s.iterations)}{mode}: {s.message}" for s, mode in zip(found, modes, strict=True))
     return [
         Text(verdict(diagnose(report)), "soft"),
-        Table(rows, text=("sign", "what it said first", "measured"), note=SIGNS),
+        Table(rows, text=("sign", "what it said first", "what helps", "measured"), note=SIGNS),
         Items(tuple(map(Item, lines)), place="terminal"),
     ]
 

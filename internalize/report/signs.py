@@ -21,6 +21,30 @@ MOST_NAMED = 3  # runs named in a cell of a table
 WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: NOTHING}
 
 
+# What helps against each sign, in keys of the recipe.
+ADVICE = {
+    "premature_rise": "show experience step by step (inject.pattern = 'stepwise') and train off-policy",
+    "truncated_rise": "look at the episodes; allow more steps, or train on successes only (distill.filter = 'success')",
+    "invalid_rise": "lower distill.lr or distill.epochs; look at how calls are written (model.protocol)",
+    "turns_growth": "train off-policy (distill.generator = 'teacher') on successes only",
+    "length_growth": "train off-policy (distill.generator = 'teacher'), or lower rollout.max_action_tokens",
+    "nll_shrink": "lower distill.lr or distill.epochs, or stay near the starter (distill.kl_anchor)",
+    "entropy_shrink": "lower distill.lr or distill.epochs, or stay near the starter (distill.kl_anchor)",
+    "kl_to_base": "lower distill.lr, or stay near the starter (distill.kl_anchor)",
+    "forgetting": "stay near the starter (distill.kl_anchor), or replay earlier examples (distill.replay)",
+    "suite_forgotten": "replay earlier examples (distill.replay), or stay near the starter (distill.kl_anchor)",
+    "least_strategy": "extract principles (extract.granularity = 'principle'), or another writer (extract.source)",
+    "most_leak": "extract principles (extract.granularity = 'principle'), or another writer (extract.source)",
+    "most_rejected": "choose easier tasks, more attempts (distill.attempts), or a stronger model",
+    "accepted_fall": "look at the pool: what was added last may harm (extract.retire)",
+    "repeated_rise": "train on successes only, and lower distill.epochs",
+    "spread_shrink": "look at the pool and the selector: the same few items are shown everywhere",
+    "below_starter": "use a gate (gate.rule = 'no_worse'), or lower distill.lr",
+    "pool_hurts": "let items that harm go (extract.retire), or show fewer (inject.k)",
+    "pool_hurts_twice": "train in context too (distill.in_context), or let items that harm go (extract.retire)",
+}
+
+
 class Diagnosis(Record):
     """One run: its collapse, if there was one, and its signs in the order in which they first fired."""
 

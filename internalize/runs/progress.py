@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from internalize.errors import Incomplete
 
@@ -31,33 +31,58 @@ def going_on_by(advice: str) -> Iterator[None]:
         raise Incomplete(f"{error}; to go on, {advice}") from error
 
 
+class Shown(Protocol):
+    """What `progress` gives: a `Report`, and a way to print a line above the bars."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` of a stage."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Print a sentence."""
+        ...
+
+
+class _Bars:
+    """A bar for the stage at work on a terminal, where a finished one makes room; one line for each stage elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console  # noqa: PLC0415 - not needed for --help
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+        rate = TextColumn("{task.fields[rate]}")
+        name = TextColumn("{task.description:38}", markup=False)
+        columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
+        self.console = Console(stderr=True)
+        self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
+        self._tasks: dict[str, Any] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if not self._tasks:  # not earlier: a command that is refused must print its one sentence and no empty line
+            self.bars.start()
+        if stage not in self._tasks:
+            self._tasks[stage] = self.bars.add_task(visible(stage), total=total, rate="")
+        number = self._tasks[stage]
+        seconds = self.bars.tasks[number].elapsed or 0.0
+        rate = f"{done / seconds:.1f}/s" if seconds > 1 else ""
+        self.bars.update(number, completed=done, total=total, rate=rate, visible=done < total)
+        if done == total and not self.console.is_terminal:
+            self.console.print(f"{visible(stage)}: {done} of {total} done", highlight=False, markup=False)
+
+    def line(self, text: str) -> None:
+        self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        if self._tasks:
+            self.bars.stop()
+
+
 @contextmanager
-def progress() -> Iterator[Report]:
-    """One progress bar for each stage on a terminal, one line for each elsewhere."""
-    from rich.console import Console  # noqa: PLC0415 - not needed for --help
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-
-    columns = (
-        TextColumn("{task.description:38}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    bars = Progress(*columns, console=console, disable=not console.is_terminal)
-    tasks: dict[str, Any] = {}
-
-    def show(stage: str, done: int, total: int) -> None:
-        if not tasks:  # not earlier: a command that is refused must print its one sentence and no empty line
-            bars.start()
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(visible(stage), total=total)
-        bars.update(tasks[stage], completed=done, total=total)
-        if done == total and not console.is_terminal:
-            console.print(f"{visible(stage)}: {done}/{total}", markup=False)
-
+def progress() -> Iterator[Shown]:
+    """Progress of a command on standard error."""
+    bars = _Bars()
     try:
-        yield show
+        yield bars
     finally:
-        if tasks:
-            bars.stop()
+        bars.stop()

@@ -240,8 +240,9 @@ def test_evaluation_episodes_are_samples_too_and_unscored_ones_never(run):
 
 def test_report_has_its_parts(run):
     text = written(load(run))
-    for part in ("# Report", "![Success", "## Iterations", "## Families", "## Starter and final policy", "| test |",
-                 "## Pool of iteration 2 (2 items)", "visit its target", "## Cost",
+    for part in (
+        "# run\n", "Did it learn", "![Success", "## Iterations", "## Families", "## Starter and final policy",
+        "| test |", "## Pool of iteration 2 (2 items)", "visit its target", "## Cost",
                  "1,234 | 15 s | 1 s | 3.3 min | 30 s | 1.5 GiB |", "8.1 min of work: rollouts 30 s",
                  "## Growth of the pool", "| 1 | 2 | 2 | 0 |", "## Diagnostics",
                  "## How to reproduce", "Config digest", "seed 0"):  # fmt: skip

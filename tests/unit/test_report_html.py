@@ -96,3 +96,24 @@ def test_what_came_and_went_in_the_pool() -> None:
     ]
     found = changes(iterations)
     assert [(c.number, c.added, c.removed, c.health.items) for c in found] == [(1, (a,), (), 1), (2, (b,), (a,), 1)]
+
+
+def test_a_reader_with_any_screen_and_theme_can_read_it(report: data.RunReport) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    page = page_of(report)
+    headers = [attributes for tag, attributes in page.tags if tag == "th"]
+    assert headers
+    assert all(attributes.get("scope") == "col" for attributes in headers)
+    figures = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(figures) == 4, "each figure for a wide and for a narrow screen"
+    assert all(attributes.get("role") == "img" and attributes.get("aria-label") for attributes in figures)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    text = html.render(run_page(report)) or ""
+    assert "#374151" not in text.partition("<body>")[2], "a colour that a dark page does not show"
+    assert {f"#{i}" for i in ids} >= {a["href"] for tag, a in page.tags if tag == "a"}
+
+
+def test_a_browser_reads_the_page_of_a_run_that_works_again(report: data.RunReport) -> None:
+    refreshes = [a for tag, a in page_of(report).tags if tag == "meta" and a.get("http-equiv") == "refresh"]
+    assert bool(refreshes) == (report.finished < report.planned)

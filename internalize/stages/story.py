@@ -1,0 +1,50 @@
+"""One sentence an iteration, for whoever watches a run: what it learnt, from how much, and how long the rest takes."""
+
+from __future__ import annotations
+
+from internalize.evaluation.gate import Decision
+from internalize.evaluation.metrics import SuiteMetrics, own_line
+from internalize.experience.pool import read_edits
+from internalize.records import Mode, TrainSummary
+from internalize.runs import names
+from internalize.runs.readers import record, records
+
+from .run import Run
+
+
+def sentence(run: Run, k: int, seconds: float | None = None) -> str:
+    """How iteration `k` ended; `seconds` is what an iteration takes. It reads a few small files and no trajectory."""
+    lines = list(records(run.store.path / names.METRICS, SuiteMetrics))
+    suite, planned = run.config.evaluate.split, run.config.iterations
+    without, before = _success(lines, suite, "internalized", k), _success(lines, suite, "internalized", 0)
+    if not k:
+        return f"iteration 0 of {planned}: the starter's success on {suite} is {without}"
+    line = own_line(lines, suite, "internalized", k)
+    premature = f"; {line.premature_rate:.0%} premature answers" if line and line.results else ""
+    left = f"; about {_duration(seconds * (planned - k))} left" if seconds and k < planned else ""
+    return (
+        f"iteration {k} of {planned}: success on {suite} {without} without the pool (start {before}), "
+        f"{_success(lines, suite, 'in_context', k)} with it"
+        f"{premature}{_work(run, k)}{left}"
+    )
+
+
+def _success(lines: list[SuiteMetrics], suite: str, mode: Mode, k: int) -> str:
+    line = own_line(lines, suite, mode, k)
+    return f"{line.success.mean:.1%}" if line and line.success else "not measured"
+
+
+def _work(run: Run, k: int) -> str:
+    """What was kept of what was tried, and what became of the pool."""
+    folder = run.store.iteration(k)
+    trained, edits = record(folder / names.TRAINING, TrainSummary), read_edits(folder / names.EDITS)
+    tried = trained.accepted + (trained.rejected or 0) if trained else 0
+    kept = f"; {trained.accepted} of {tried} episodes trained on" if trained else ""
+    added, gone = sum(e.op == "ADD" for e in edits), sum(e.op == "DELETE" for e in edits)
+    gate = record(folder / names.GATE, Decision)
+    back = "" if gate is None or gate.promote else "; the gate went back to the policy before"
+    return f"{kept}; pool of {len(run.pool(k).items)} items (+{added} -{gone}){back}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
