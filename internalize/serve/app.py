@@ -172,9 +172,9 @@ class Endpoint:
         if self._scored is None:
             raise CallError(404, "no scores are taken here")
         value = body.get("score")
-        if value is None and isinstance(body.get("success"), bool):
-            value = float(body["success"])
-        if not body.keys() & {"score", "success"}:
+        if isinstance(success := body.get("success"), bool):
+            value = float(success)
+        elif success is not None or "score" not in body:
             raise CallError(400, "a score has the field score (0 to 1) or success (true or false)")
         try:
             score = EpisodeScore(episode=episode, score=value, note=str(body.get("note") or ""))

@@ -75,10 +75,13 @@ class Dialect(Protocol):
 
 def validated(adapter: TypeAdapter[Any], body: Body) -> None:
     """Check a request against the provider's own types. Raises DataError naming the field."""
+    field = ""
     try:
-        _exhaust(adapter.validate_python(body))
+        for name, value in adapter.validate_python(body).items():
+            field = f"{name}."
+            _exhaust(value)
     except ValidationError as error:
-        raise DataError(first_problem(error)) from None
+        raise DataError(field + first_problem(error)) from None
 
 
 def _exhaust(value: Any) -> None:

@@ -1,7 +1,15 @@
 """Invariant 1: an injection is part of the step it served and of no later context."""
 
+from __future__ import annotations
+
 import asyncio
+import json
 from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
 
 from internalize.config.schema import RolloutConfig
 from internalize.experience.inject import Injector
@@ -9,9 +17,11 @@ from internalize.inference.agent import TokenAgent
 from internalize.inference.renderer import Renderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import Experience
+from internalize.records import Experience, Pattern
 from internalize.rollout.episode import Label
 from internalize.rollout.record import rollout
+from internalize.serve.history import trajectories_of
+from tests.served import Served
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy
 
@@ -53,3 +63,84 @@ def test_without_experience_the_prompt_is_the_students(tmp_path: Path) -> None:
     for (_, clean), (_, shown) in zip(plain.prompts, hinted.prompts, strict=True):
         assert shown != clean
     assert renderer.context(trajectory.prompt, ()).ids == plain.prompts[0][1]
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("dialect", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("pattern", ["stepwise", "global"])
+def test_through_the_endpoint_the_history_of_agent_and_record_stays_clean(dialect: str, pattern: Pattern) -> None:
+    """Experience is in what the model reads, once, and in nothing that the agent or the record holds."""
+    injector = Injector(pattern, (ITEM,), 1)
+    with Served(["look[100]", "look[7]", "answer[2]"], injector=injector, protocol="bracket") as served:
+        seen = AGENTS[dialect](served.url)
+    (episode,) = trajectories_of(served.calls)
+    shown = [served.renderer.tokenizer.decode(list(ids)) for _, ids in served.engine.prompts]
+    assert [text.count(ITEM.text) for text in shown] == [1, 1, 1]
+    last = [text.rfind(ITEM.text) > text.rfind("<|im_start|>user") for text in shown]
+    assert last == [pattern == "stepwise"] * 3
+    assert ITEM.text not in json.dumps(seen)
+    for number in range(4):
+        assert not any(ITEM.text in m.text for m in episode.context(number))
+    assert not any(ITEM.text in step.text for step in episode.steps)
+    given = [step.injection for step in episode.steps] if pattern == "stepwise" else [episode.global_injection]
+    assert all(injection and injection.item_ids == (ITEM.id,) for injection in given)
+    # Without the experience the contexts are those of an agent that never had any.
+    with Served(["look[100]", "look[7]", "answer[2]"], protocol="bracket") as plain:
+        AGENTS[dialect](plain.url)
+    assert [ids for _, ids in plain.engine.prompts] == [
+        served.renderer.context(episode.prompt, episode.steps[:n]).ids for n in range(3)
+    ]
+
+
+QUESTION = "Which number is in box 100?"
+SCHEMA = {"type": "object", "properties": {"box": {"type": "string"}}, "required": ["box"]}
+
+
+def over_chat(url: str) -> Any:
+    """A loop of three turns; its own history at the end."""
+    client, messages = openai.OpenAI(base_url=f"{url}/v1", api_key="x"), list[Any]()
+    messages += [{"role": "system", "content": "Boxes."}, {"role": "user", "content": QUESTION}]
+    tools: Any = [
+        {"type": "function", "function": {"name": name, "description": "", "parameters": SCHEMA}}
+        for name in ("look", "answer")
+    ]
+    for _ in range(3):
+        turn = client.chat.completions.create(model="m", messages=messages, tools=tools).choices[0].message
+        messages.append(turn.model_dump(exclude_none=True))
+        for call in turn.tool_calls or ():
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": "look into box 2"})
+    return messages
+
+
+def over_responses(url: str) -> Any:
+    client, items = openai.OpenAI(base_url=f"{url}/v1", api_key="x"), list[Any]()
+    items.append({"role": "user", "content": QUESTION})
+    tools: Any = [
+        {"type": "function", "name": name, "parameters": SCHEMA, "strict": True} for name in ("look", "answer")
+    ]
+    for _ in range(3):
+        got = client.responses.create(model="m", instructions="Boxes.", input=items, tools=tools)
+        items += [item.model_dump(exclude_none=True) for item in got.output]
+        for item in got.output:
+            if item.type == "function_call":
+                items.append({"type": "function_call_output", "call_id": item.call_id, "output": "look into box 2"})
+    return items
+
+
+def over_messages(url: str) -> Any:
+    client, messages = anthropic.Anthropic(base_url=url, api_key="x"), list[Any]()
+    messages.append({"role": "user", "content": QUESTION})
+    tools: Any = [{"name": name, "input_schema": SCHEMA} for name in ("look", "answer")]
+    for _ in range(3):
+        got = client.messages.create(model="m", max_tokens=50, system="Boxes.", messages=messages, tools=tools)
+        messages.append({"role": "assistant", "content": [block.model_dump() for block in got.content]})
+        results = [
+            {"type": "tool_result", "tool_use_id": block.id, "content": "look into box 2"}
+            for block in got.content
+            if block.type == "tool_use"
+        ]
+        messages.append({"role": "user", "content": results})
+    return messages
+
+
+AGENTS = {"chat": over_chat, "responses": over_responses, "messages": over_messages}
