@@ -20,6 +20,7 @@ from internalize.errors import InternalizeError, NothingLearnt, UserError
 from internalize.runs.progress import going_on_by, progress
 from internalize.runs.store import versions
 
+from .cache import cache_group
 from .endpoints import endpoints_command
 from .export import export_command
 from .judge import judge_command
@@ -153,6 +154,7 @@ cli.add_command(judge_command)
 cli.add_command(export_command)
 cli.add_command(endpoints_command)
 cli.add_command(plan_command)
+cli.add_command(cache_group)
 cli.add_command(recipe_group)
 cli.add_command(init_command)
 cli.add_command(serve_command)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from .locks import waiting_lock
 
@@ -19,6 +21,37 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "internalize"
 
 
+class Entry(NamedTuple):
+    """One thing in the cache: its path, its size in bytes, and the seconds since it was last used or built."""
+
+    path: Path
+    size: int
+    idle: float
+
+
+def entries() -> list[Entry]:
+    """What the cache holds, largest first."""
+    folder = cache_folder()
+    found = [path for path in folder.glob("*") if path.name != _LOCK] if folder.is_dir() else []
+    now = time.time()
+    made = [Entry(path, _size(path), now - path.stat().st_mtime) for path in found]
+    return sorted(made, key=lambda entry: -entry.size)
+
+
+def remove(entry: Entry) -> None:
+    """Delete an entry while nothing is being built. A process that has read it does not need it any more."""
+    with waiting_lock(cache_folder() / _LOCK):
+        if entry.path.is_dir() and not entry.path.is_symlink():
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            entry.path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def built(target: Path, build: Callable[[Path], None]) -> Path:
     """The folder `target`, filled by `build(folder)` now or earlier; it appears complete or not at all.
 
@@ -26,6 +59,7 @@ def built(target: Path, build: Callable[[Path], None]) -> Path:
     Raises OSError if the cache cannot be written.
     """
     if target.exists():
+        os.utime(target)  # it was used: `entries` shows when
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with waiting_lock(target.parent / _LOCK):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from internalize.runs.cache import built, cache_folder
+from tests.command import Call
 
 
 def folders(cache: Path) -> list[str]:
@@ -66,3 +68,24 @@ def test_the_folder_is_where_the_variable_says(monkeypatch: pytest.MonkeyPatch) 
     assert cache_folder() == Path.home() / "models"
     monkeypatch.setenv("INTERNALIZE_CACHE", "")
     assert cache_folder() == Path.home() / ".cache" / "internalize"
+
+
+def test_the_cache_is_listed_and_cleaned(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERNALIZE_CACHE", str(tmp_path / "cache"))
+    assert call("cache", "show").out.endswith(": 0 MB (INTERNALIZE_CACHE moves it)\n"), "there need not be a cache"
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w" * 2_000_000)
+
+    model = built(cache_folder() / "model", build)
+    (cache_folder() / "pages.jsonl").write_text("p")
+    os.utime(cache_folder() / "pages.jsonl", (0, 0))
+    assert "2.0 MB  unused for    0 days  model" in call("cache", "show").out
+    assert "deleted 1 entries, 0 MB" in call("cache", "clean", "--days", "30").out
+    assert model.exists()
+    os.utime(model, (0, 0))
+    built(model, build)
+    assert "deleted 0 entries" in call("cache", "clean", "--days", "30").out, "using it counts"
+    assert "deleted 1 entries, 2 MB" in call("cache", "clean").out
+    assert not model.exists()
