@@ -91,14 +91,14 @@ def formats() -> None:
     from internalize.formats.recognition import FORMATS
 
     for name, known in FORMATS.items():
-        echo(f"{name:17} {known.about}")
+        echo(f"{name:18} {known.about}")
 
 
 @logs_group.command("export")
 @click.argument("trajectories", type=_FILE)
 @click.option(
-    "--format", "kind", type=click.Choice(["chat", "official-rollout", "official-eval"]), default="chat",
-    show_default=True, help="OpenAI messages, or rollout.jsonl or iterN.jsonl of the paper's released code.",
+    "--format", "kind", type=click.Choice(["chat", "atif", "official-rollout", "official-eval"]), default="chat",
+    show_default=True, help="OpenAI messages, ATIF, or rollout.jsonl or iterN.jsonl of the paper's released code.",
 )  # fmt: skip
 @click.option("--out", type=_FILE, required=True, help="Logs, JSON Lines.")
 def export(trajectories: Path, kind: str, out: Path) -> None:
@@ -106,7 +106,8 @@ def export(trajectories: Path, kind: str, out: Path) -> None:
 
     They hold the clean history, without step-wise experience and token ids.
     """
-    from internalize.formats import chat, official
+    from internalize.formats import atif, chat, official
+    from internalize.formats.wire import Document
     from internalize.records import Trajectory
     from internalize.runs.store import require_folder, stream_numbered, write_jsonl
 
@@ -114,6 +115,7 @@ def export(trajectories: Path, kind: str, out: Path) -> None:
     _require_other(out, trajectories)
     writers: dict[str, Callable[[Trajectory, int], Any]] = {
         "chat": lambda trajectory, _: chat.to_chat(trajectory),
+        "atif": lambda trajectory, _: Document(atif.to_atif(trajectory)),
         "official-rollout": official.to_rollout,
         "official-eval": lambda trajectory, _: official.to_evaluation(trajectory),
     }
@@ -139,7 +141,7 @@ def _read(
     low, high = reading["score_range"]
     if low >= high:
         raise UserError(f"--score-range {low:g} {high:g}: the first number must be below the second")
-    survey = Survey(Session(Reading(**reading)), skip=skip)
+    survey = Survey(Session(Reading(**reading), skip=skip))
     return survey, survey.trajectories(files, kind)
 
 

@@ -40,8 +40,9 @@ from internalize.records import (
     result_of,
 )
 
+from . import anthropic
 from .notes import Notes
-from .reading import Reading, Session, episodes, json_values
+from .reading import Located, Reading, Session, episodes, json_values
 from .repairs import readable
 from .wire import ChatCall, ChatFunction, ChatLine, ChatMessage, ChatTool
 
@@ -70,10 +71,34 @@ def recognizes(head: Sequence[dict[str, Any]]) -> bool:
     return any(key in first for key in ("messages", "conversations")) or {"prompt", "completion"} <= first.keys()
 
 
+def recognizes_one(head: Sequence[dict[str, Any]]) -> bool:
+    """Whether a file holds the messages of conversations without anything around them."""
+    return "role" in head[0] and bool({"content", "tool_calls", "parts"} & head[0].keys())
+
+
+def conversations(path: Path) -> Iterator[Located]:
+    """Each list of messages in a file; messages that stand there one by one are one conversation."""
+    messages: list[Any] = []
+    for where, value in json_values(path):
+        if isinstance(value, list | DataError):
+            yield where, value if isinstance(value, DataError) else {"messages": value}
+        else:
+            messages.append(value)
+    if messages:
+        yield "", {"messages": messages}
+
+
 def read(value: Any, session: Session) -> Iterator[Trajectory]:
     """The trajectory of one line. Raises DataError."""
+    if isinstance(value, dict) and anthropic.in_blocks([value]):
+        value = anthropic.as_chat(value)
+    yield from_line(value, session)
+
+
+def from_line(value: Any, session: Session) -> Trajectory:
+    """The trajectory of a line in the chat format. Raises DataError."""
     line = session.validated(ChatLine, value)
-    yield from_chat(line, session.reading, session.attempts, session.notes)
+    return from_chat(line, session.reading, session.attempts, session.notes)
 
 
 def from_chat(

@@ -1,13 +1,14 @@
 """Reads files of logs as a stream: one value at a time, each with its place, and the trajectories made of it.
 
-Only one value is held at once, so that a file may be of any size: a line of JSON Lines, an item of a JSON list, or a
-whole file that is one JSON object.
+Only one value is held at once, so that a file may be of any size: a line of JSON Lines, or an item of a JSON list. A
+file of objects over several lines is read whole.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from .notes import Notes
 
 Protocol = Literal["bracket", "json"]
 Located = tuple[str, Any]  # where a value stands in its file ("line 3"), and the value or the DataError in its place
+_BLANK = re.compile(r"\s*")
+_LONGEST = 1 << 20  # bytes of a first line that tell lines from documents
 _DEEPEST = 500  # levels of a JSON document
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -61,12 +64,23 @@ class Reading(BaseModel):
 
 @dataclass
 class Session:
-    """One reading of any number of files: its options, what it met with, and which episodes it has seen."""
+    """One reading of any number of files: its options, what it met with, and which episodes it has seen.
+
+    With `skip`, what cannot be read is left out and counted.
+    """
 
     reading: Reading = field(default_factory=Reading)
     notes: Notes = field(default_factory=Notes)
+    skip: bool = False
     attempts: Counter[str] = field(default_factory=Counter)
+    seen: set[str] = field(default_factory=set)  # ids of turns, where a format copies them from log to log
     places: dict[str, str] = field(default_factory=dict)  # of every episode, by its id
+
+    def leave_out(self, error: DataError, place: str) -> None:
+        """Count what cannot be read. Raises DataError, with the place, if that is not to be skipped."""
+        if not self.skip:
+            raise DataError(f"{place}{', ' if str(error).startswith('line ') else ': '}{error}") from error
+        self.notes.dropped[f"unreadable ({error})"] += 1
 
     def require_new(self, found: Iterable[Trajectory], near: str) -> None:
         """Raises DataError for an id that an earlier episode has; a place that begins with `near` is named shortly."""
@@ -89,13 +103,10 @@ def episodes(
     values: Callable[[Path], Iterator[Located]],
     read: Callable[[Any, Session], Iterable[Trajectory]],
     session: Session,
-    *,
-    skip: bool = False,
 ) -> Iterator[Trajectory]:
     """The trajectories that `read` makes of the values of a file.
 
-    Raises DataError naming file, line and field, also for an episode id that occurs twice; with `skip`, what cannot be
-    read is left out and counted.
+    Raises DataError naming file, line and field, also for an episode id that occurs twice.
     """
     for where, value in values(path):
         try:
@@ -104,9 +115,7 @@ def episodes(
             found = list(read(value, session))
             session.require_new(found, f"{path}, ")
         except DataError as error:
-            if not skip:
-                raise DataError(f"{_place(path, where)}: {error}") from error
-            session.notes.dropped[f"unreadable: {error}"] += 1
+            session.leave_out(error, _place(path, where))
             continue
         for trajectory in found:
             session.places[trajectory.id] = _place(path, where)
@@ -120,14 +129,17 @@ def json_values(path: Path) -> Iterator[Located]:
     Raises DataError naming file and line.
     """
     with opened(path) as file:
-        first = next((line for line in file if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
-        file.seek(0)
-        if first.lstrip()[:1] == b"[" and not _is_json(first):
+        first = b""
+        while not first.strip() and (block := file.readline(_LONGEST)):
+            first = block.removeprefix(codecs.BOM_UTF8)
+        ends = first.endswith(b"\n")
+        if first.lstrip()[:1] == b"[" and not (ends and _is_json(first) and any(line.strip() for line in file)):
             yield from items(path, "item")
-        elif _is_json(first) or not _is_start(first):
-            yield from ((f"line {number}", _parsed(line)) for number, line in json_lines(path))
+        elif ends and _is_start(first):
+            file.seek(0)
+            yield from _documents(file.read().removeprefix(codecs.BOM_UTF8))
         else:
-            yield "", _parsed(file.read().removeprefix(codecs.BOM_UTF8))
+            yield from ((f"line {number}", _parsed(line)) for number, line in json_lines(path))
 
 
 def items(path: Path, prefix: str) -> Iterator[Located]:
@@ -165,6 +177,31 @@ def opened(path: Path) -> BinaryIO:
     return file
 
 
+def _documents(data: bytes) -> Iterator[Located]:
+    """The objects over several lines, one after the other, that a text consists of."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        yield "", DataError(f"not a JSON record ({error})")
+        return
+    place, line = 0, 1
+    while found := _BLANK.match(text, place):
+        start, place = found.end(), found.end()
+        if start == len(text):
+            return
+        line += text.count("\n", found.start(), start)
+        try:
+            value, place = json.JSONDecoder().raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            yield f"line {error.lineno}", DataError(f"not a whole JSON record ({error.msg} at column {error.colno})")
+            return
+        except RecursionError as error:
+            yield f"line {line}", DataError(f"not a JSON record ({error})")
+            return
+        yield f"line {line}", value
+        line += text.count("\n", start, place)
+
+
 def _parsed(text: bytes) -> Any:
     """The JSON value, or the DataError that says why there is none."""
     try:
@@ -190,4 +227,5 @@ def _is_json(line: bytes) -> bool:
 
 def _is_start(line: bytes) -> bool:
     """Whether a line is the beginning of an object that goes on in further lines."""
-    return line.strip() == b"{" or (line.lstrip()[:1] == b"{" and line.rstrip()[-1:] in {b"{", b"[", b","})
+    opening = line.lstrip()[:1] == b"{" and line.rstrip()[-1:] in {b"{", b"[", b","}
+    return opening and not _is_json(line)

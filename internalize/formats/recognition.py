@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,22 @@ from ijson.common import ObjectBuilder
 from internalize.errors import UserError
 from internalize.records import Trajectory
 
-from . import chat, official, trajectories
+from . import (
+    anthropic,
+    atif,
+    calls,
+    chat,
+    claude_code,
+    inspect_logs,
+    official,
+    otel,
+    responses,
+    sessions,
+    swe_agent,
+    tau2,
+    trajectories,
+    verifiers,
+)
 from .reading import Located, Session, events, json_values, opened
 
 _HEAD = 1 << 20  # bytes that a format is recognized by
@@ -39,7 +55,24 @@ FORMATS: dict[str, LogFormat] = {
     "official-eval": LogFormat(
         "iterN.jsonl of the paper's released code", official.recognizes_eval, official.read_eval
     ),
+    "atif": LogFormat("ATIF, the trajectories of Harbor", atif.recognizes, atif.read, atif.values),
+    "claude-code": LogFormat(
+        "sessions of Claude Code", claude_code.recognizes, claude_code.read, sessions.session_values
+    ),
+    "codex": LogFormat("sessions of Codex", responses.recognizes_codex, responses.read_codex, sessions.session_values),
+    "inspect": LogFormat("logs of inspect_ai", inspect_logs.recognizes, inspect_logs.read, inspect_logs.values),
+    "otel": LogFormat("OpenTelemetry spans, GenAI conventions", otel.recognizes, otel.read, otel.values),
+    "tau2": LogFormat("results of tau2-bench", tau2.recognizes, tau2.read, tau2.values),
+    "tau": LogFormat("results of tau-bench", tau2.recognizes_tau1, tau2.read_tau1, tau2.values_tau1),
+    "verifiers": LogFormat("traces of verifiers and prime-rl", verifiers.recognizes, verifiers.read),
+    "verifiers-results": LogFormat("results of verifiers 0", verifiers.recognizes_results, verifiers.read_results),
+    "mini-swe-agent": LogFormat("trajectories of mini-swe-agent", swe_agent.recognizes_mini, swe_agent.read_mini),
+    "swe-agent": LogFormat("trajectories of SWE-agent", swe_agent.recognizes, swe_agent.read),
+    "calls": LogFormat("requests to a model with their answers", calls.recognizes, calls.read, calls.values),
+    "responses": LogFormat("OpenAI Responses, a conversation a line", responses.recognizes, responses.read),
+    "anthropic": LogFormat("Anthropic Messages, a conversation a line", anthropic.recognizes, chat.read),
     "chat": LogFormat("OpenAI messages, a conversation a line", chat.recognizes, chat.read),
+    "messages": LogFormat("messages and nothing around them", chat.recognizes_one, chat.read, chat.conversations),
 }
 
 
@@ -63,6 +96,8 @@ def head(path: Path) -> list[dict[str, Any]]:
     """The first objects of a file of JSON: lines, items of a list, or one document, as far as they can be read."""
     with opened(path) as file:
         block = file.read(_HEAD).removeprefix(codecs.BOM_UTF8)
+        if block.startswith(b"PK") and zipfile.is_zipfile(file):
+            return [{"members of the archive": zipfile.ZipFile(file).namelist()}]
     found: list[Any] = []
     builder, depth = ObjectBuilder(), 0
     try:

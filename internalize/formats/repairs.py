@@ -177,7 +177,7 @@ def _content(message: Raw, notes: Notes) -> None:
         content = [content]
     if content is None:
         message["content"] = refusal if isinstance(refusal, str) else ""
-    elif isinstance(content, list) and (message.get("role") != "tool" or all(map(_is_part, content))):
+    elif isinstance(content, list) and (message.get("role") != "tool" or all(map(_is_known, content))):
         texts = [_part(message, part, notes) for part in content]
         message["content"] = "".join(texts)
     elif not isinstance(content, str):
@@ -187,8 +187,9 @@ def _content(message: Raw, notes: Notes) -> None:
             message["left_out"] = NOT_AS_WRITTEN
 
 
-def _is_part(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("type"), str))
+def _is_known(part: object) -> bool:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return isinstance(part, str) or kind in _TEXT_PARTS or kind in _MEDIA
 
 
 def _part(message: Raw, part: object, notes: Notes) -> str:
@@ -282,7 +283,7 @@ def line_of(value: Mapping[str, object], notes: Notes) -> Raw:
         ]
         messages = [*given, *_turns(line["completion"], "assistant")]
     if isinstance(messages, list):
-        if isinstance(system := line.get("system"), str) and system.strip():
+        if system := line.get("system"):
             messages = [{"role": "system", "content": system}, *messages]
         messages, ended = _without_exit(messages, notes)
         line["messages"] = [_apart(message, notes) for message in _with_old_results(messages, notes)]

@@ -22,7 +22,6 @@ class Survey:
     """Counts of one reading, complete when its trajectories have been taken."""
 
     session: Session
-    skip: bool = False
     formats: Counter[str] = field(default_factory=Counter)  # files
     outcomes: dict[str, set[bool]] = field(default_factory=lambda: defaultdict(set))  # scored 1.0 or less, by task
     left_out: Counter[str] = field(default_factory=Counter)
@@ -39,7 +38,7 @@ class Survey:
         for path, name in self._files(paths, kind):
             self.formats[name] += 1
             found = named(name)
-            for trajectory in episodes(path, found.values, found.read, self.session, skip=self.skip):
+            for trajectory in episodes(path, found.values, found.read, self.session):
                 self._count(trajectory)
                 yield trajectory
         if not self.episodes:

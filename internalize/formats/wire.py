@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    RootModel,
     SerializerFunctionWrapHandler,
     ValidationInfo,
     field_validator,
@@ -52,6 +53,10 @@ class Wire(BaseModel):
         return {
             key: value for key, value in write(self).items() if value is not None and (value != [] or key == "messages")
         }
+
+
+class Document(RootModel[dict[str, JsonValue]]):
+    """A JSON object whose fields another package has validated."""
 
 
 class ChatFunction(Wire):

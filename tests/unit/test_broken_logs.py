@@ -30,8 +30,8 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def read_file(path: Path, session: Session, *, skip: bool = False) -> list[Trajectory]:
-    return list(episodes(path, json_values, read, session, skip=skip))
+def read_file(path: Path, session: Session) -> list[Trajectory]:
+    return list(episodes(path, json_values, read, session))
 
 
 def values(call: ToolCall) -> Any:
@@ -125,10 +125,11 @@ def test_files(data: bytes, count: int, tmp_path: Path) -> None:
         (GOOD[:50] + b"\n" + GOOD, "log.jsonl, line 1: not a whole JSON record"),
         (GOOD.decode().encode("utf-16"), "log.jsonl: is written in UTF-16"),
         (GOOD + b'\n{"messages": "\xff"}', "log.jsonl, line 2: not a JSON record"),
-        (b'{\n "messages": [\n {"role": ]}', "log.jsonl: not a whole JSON record (Expecting value at line 3"),
+        (b'{\n "messages": [\n {"role": ]}', "log.jsonl, line 3: not a whole JSON record (Expecting value at"),
         (b"[" + GOOD + b", {", "log.jsonl: not a whole JSON document"),
         (b"[" * 100_000, "log.jsonl"),
-        (b"\n\n[1, 2]", "log.jsonl, line 3: is no JSON object"),
+        (b"\n\n[1, 2]", "log.jsonl, item 1: is no JSON object"),
+        (GOOD + b"\n[1, 2]", "log.jsonl, line 2: is no JSON object"),
     ],
 )
 def test_files_that_are_refused(data: bytes, problem: str, tmp_path: Path) -> None:
@@ -140,6 +141,6 @@ def test_files_that_are_refused(data: bytes, problem: str, tmp_path: Path) -> No
 
 def test_what_cannot_be_read_is_skipped_and_counted_if_that_is_asked(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(GOOD + b"\n{\n" + b'{"messages": 3}\n' + GOOD.replace(b"g3", b"g4"))
-    session = Session(Reading())
-    assert len(read_file(tmp_path / "log.jsonl", session, skip=True)) == 2
+    session = Session(Reading(), skip=True)
+    assert len(read_file(tmp_path / "log.jsonl", session)) == 2
     assert sum(session.notes.dropped.values()) == 2

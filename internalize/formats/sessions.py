@@ -1,0 +1,77 @@
+"""What logs of whole sessions share: a file is one session with a record a line, and an error names its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from internalize.errors import DataError
+from internalize.records import Trajectory
+
+from .chat import from_line
+from .reading import Located, Session, json_values
+from .repairs import Raw
+
+_MESSAGE = re.compile(r"messages\.(\d+)")
+COPIED = "copied context"
+
+
+@dataclass
+class Thread:
+    """One conversation of a session in the chat format; a message has the line that it came from."""
+
+    messages: list[Any] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+
+    def add(self, line: int, *messages: Any) -> None:
+        """Append what one line holds."""
+        self.messages += messages
+        self.lines += [line] * len(messages)
+
+    def copied(self, end: int | None = None) -> Thread:
+        """The messages before `end` as context that is not learnt again."""
+        marked = [
+            {**m, "left_out": m.get("left_out") or COPIED} if m.get("role") == "assistant" else m
+            for m in self.messages[:end]
+        ]
+        return Thread(marked, self.lines[:end])
+
+    @property
+    def answered(self) -> bool:
+        """Whether an assistant's turn that may be learnt or not, but is not copied, follows a message of the user."""
+        roles = [m.get("role") for m in self.messages]
+        turns = [n for n, m in enumerate(self.messages) if roles[n] == "assistant" and m.get("left_out") != COPIED]
+        return "user" in roles[: max(turns, default=0)]
+
+
+def session_values(path: Path) -> Iterator[Located]:
+    """The one session of a file: its records with their lines, or the DataError that stands for one."""
+    found = [(int(where.removeprefix("line ") or 0), value) for where, value in json_values(path)]
+    yield "", found
+
+
+def records(found: Sequence[tuple[int, Any]], session: Session) -> Iterator[tuple[int, Raw]]:
+    """The records that are objects, with their lines. Raises DataError for a line that cannot be read."""
+    for line, value in found:
+        if isinstance(value, Mapping):
+            yield line, dict(value)
+        else:
+            error = value if isinstance(value, DataError) else DataError("is no JSON object")
+            session.leave_out(error, f"line {line}")
+
+
+def episodes_of(threads: Sequence[Thread], session: Session, **more: Any) -> Iterator[Trajectory]:
+    """An episode for each conversation with an answer. Raises DataError naming line and field."""
+    for thread in threads:
+        if not thread.answered:
+            session.notes.dropped["conversation without an answer"] += bool(thread.messages)
+            continue
+        try:
+            yield from_line({**more, "messages": thread.messages}, session)
+        except DataError as error:
+            place = _MESSAGE.match(str(error))
+            line = thread.lines[int(place[1])] if place and int(place[1]) < len(thread.lines) else thread.lines[0]
+            session.leave_out(error, f"line {line}")
