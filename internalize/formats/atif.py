@@ -137,7 +137,7 @@ def _left_out(step: atif.Step) -> str:
     return "not written by a model" if step.llm_call_count == 0 else ""
 
 
-def _content(content: str | Sequence[atif.ContentPart]) -> str | list[Raw]:
+def _content(content: Any) -> str | list[Raw]:
     return content if isinstance(content, str) else [part.model_dump(exclude_none=True) for part in content]
 
 
