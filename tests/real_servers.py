@@ -61,11 +61,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], port: int) -> Iterator[str]:
+def serving(command: list[str], port: int, **variables: str) -> Iterator[str]:
     """Run `command` until the block ends. Raises RuntimeError with its last words if it does not come up."""
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | quiet)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | quiet | variables)
         try:
             _wait(process, f"http://127.0.0.1:{port}/health", log)
             yield f"http://127.0.0.1:{port}/v1"
@@ -99,6 +99,26 @@ def transformers_server() -> Iterator[RealServer]:
     options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
     with serving([sys.executable, "-c", _WATCH + _TRANSFORMERS, "serve", folder, *options], port) as base_url:
         yield RealServer(base_url, folder)
+
+
+VLLM = Path(os.environ.get("INTERNALIZE_VLLM", ".venv-vllm")).absolute() / "bin" / "python"
+_VLLM = {
+    "VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "PYTHONPATH": "",
+}  # fmt: skip
+
+
+@contextmanager
+def vllm_server(folder: Path, port: int, *, rank: int = 8, resolver: Path | None = None) -> Iterator[str]:
+    """vLLM on the CPU in the environment that tests/install_vllm.py makes; its base URL."""
+    options = ["--model", str(folder), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+    options += ["--max-model-len", "1024", "--enable-lora", "--max-lora-rank", str(rank), "--enforce-eager"]
+    more = {"PATH": f"{VLLM.parent}:{os.environ['PATH']}"}  # its compiler helpers
+    if resolver:
+        more |= {"VLLM_PLUGINS": "lora_filesystem_resolver", "VLLM_LORA_RESOLVER_CACHE_DIR": str(resolver)}
+    run = "import runpy; runpy.run_module('vllm.entrypoints.openai.api_server', run_name='__main__')"
+    with serving([str(VLLM), "-c", _WATCH + run, *options], port, **_VLLM, **more) as base_url:
+        yield base_url
 
 
 @contextmanager

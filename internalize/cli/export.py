@@ -12,8 +12,9 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command("export")
-@click.argument("source", metavar="RUN_OR_CHECKPOINT", type=_FOLDER)
+@click.argument("source", metavar="RUN_OR_CHECKPOINT", type=click.Path(path_type=Path))
 @click.option("--out", type=_FOLDER, required=True, help="Folder to write to; it must be new or empty.")
+@click.option("--starter", is_flag=True, help="Write what a run or a recipe starts from, to be served.")
 @click.option("--merged", is_flag=True, help="Write the whole model instead of only the adapter.")
 @click.option(
     "--recipe", type=click.Path(path_type=Path, dir_okay=False), help="Recipe of a checkpoint outside a run directory."
@@ -21,13 +22,19 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="A recipe value that was overridden."
 )
-def export_command(source: Path, out: Path, recipe: Path | None, overrides: tuple[str, ...], *, merged: bool) -> None:
+def export_command(
+    source: Path, out: Path, recipe: Path | None, overrides: tuple[str, ...], *, starter: bool, merged: bool
+) -> None:
     """Export a run's kept checkpoint for transformers or PEFT.
 
-    Any other checkpoint too; a model card is written beside it.
+    Any other checkpoint too; a model card is written beside it. With --starter, SOURCE may be a recipe.
     """
-    from internalize.report.export import export, find
+    from internalize.report.export import export, export_starter, find
 
+    if starter:
+        export_starter(source, out, overrides)
+        click.echo(f"{out}: the model that {source} starts from")
+        return
     checkpoint = find(source, recipe, overrides)
     kind = export(checkpoint, out, merged=merged)
     echo(f"{out}: the {kind} of {checkpoint.weights}; its model card is README.md")

@@ -21,8 +21,11 @@ class ComputeConfig(Section):
     rollout: Literal["local", "ray"] = Field("local", description="Who plays: this process, or workers of Ray.")
     engine: Literal["auto", "slots", "plain", "vllm", "endpoint"] = Field(
         "auto",
-        description="What samples: 'slots' here, or an 'endpoint'; 'auto' = the endpoint if one is named.",
+        description="What samples: 'slots' or 'plain' here, or an 'endpoint'; 'auto' = the endpoint if one is named, "
+        "else the first of the others that is exact.",
     )
+    replicas: int = Field(1, ge=1, le=1024, description="Workers of Ray, each with a copy of the policy.")
+    gpus: float = Field(0.0, ge=0, le=64, description="GPUs of a worker of Ray; 0 = none.")
     endpoint: str = Field("", description="Endpoint that samples token ids with the policy's own weights; '' = none.")
     train: Literal["local", "accelerate"] = Field("local", description="Who trains: this process, or a launcher.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
@@ -30,7 +33,7 @@ class ComputeConfig(Section):
 
     def not_there(self) -> str:
         """The first setting that nothing implements yet, as `key = value`; "" if all exist."""
-        absent = {"rollout": {"ray"}, "engine": {"plain", "vllm"}, "train": {"accelerate"}}
+        absent = {"engine": {"vllm"}, "train": {"accelerate"}}
         chosen = {key: getattr(self, key) for key in absent}
         return next((f"compute.{key} = {value!r}" for key, value in chosen.items() if value in absent[key]), "")
 

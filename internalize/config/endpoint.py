@@ -25,6 +25,7 @@ class EndpointConfig(Section):
     max_cost: float = Field(0.0, ge=0, description="Budget of a command, in the currency of the prices; 0 = none.")
     price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
     price_out: float = Field(0.0, ge=0, description="Price of a million completion tokens.")
+    adapters: str = Field("", description="Folder of the server's LoRA resolver, on a disk both see; '' = none.")
     answer_tokens: int = Field(
         0,
         ge=0,

@@ -144,3 +144,9 @@ class Environments:
         if key not in self._made:
             self._made[key] = make(config.name, config.options)
         return self._made[key]
+
+    def close(self) -> None:
+        """End the processes of every environment that was made."""
+        for environment in self._made.values():
+            getattr(environment, "close", lambda: None)()
+        self._made.clear()

@@ -170,9 +170,9 @@ class EndpointClient:
 
         return await self._with_retries(path, body, decoded, final)
 
-    async def post(self, path: str, body: Body) -> None:
+    async def post(self, path: str, body: Body, *, final: Collection[int] = ()) -> None:
         """POST for its effect, whatever the answer says. Raises what `request` raises."""
-        await self._with_retries(path, body, lambda _: None, ())
+        await self._with_retries(path, body, lambda _: None, final)
 
     @asynccontextmanager
     async def relayed(self, path: str, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Any]:

@@ -9,19 +9,21 @@ logprobs are those of temperature 1; invalid ids are an error and are never repa
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue
 
+from internalize.config.endpoint import EndpointConfig
 from internalize.records import ChatRequest, Generation, Reply, Sampling, content_hash
 
-from .client import Body, EndpointClient, MalformedError, Refused
+from .client import Body, MalformedError, Refused
 from .control_tokens import inert_message
 from .renderer import Renderer, chat_dict
 from .replies import read_reply
 from .server_errors import ServerError
 
+T = TypeVar("T")
 TokenApi = Literal["vllm", "llama.cpp"]
 _CHAT = "/chat/completions"
 _SEEDS = 2**31  # seeds are sent modulo this: some servers store them in 32 bits
@@ -63,13 +65,36 @@ class LlamaAnswer(BaseModel):
     completion_probabilities: list[_LlamaProbability]
 
 
+class Asked(Protocol):
+    """Who sends requests to one endpoint: an `EndpointClient`, or one that does more around it."""
+
+    @property
+    def name(self) -> str:
+        """The endpoint's."""
+        ...
+
+    @property
+    def config(self) -> EndpointConfig:
+        """The endpoint's."""
+        ...
+
+    @property
+    def root(self) -> str:
+        """The server's address without /v1."""
+        ...
+
+    async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
+        """What `EndpointClient.request` gives and raises."""
+        ...
+
+
 class ServerChat:
     """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter).
 
     A field that the server refuses by name is left out from then on, or sent under the name it asks for.
     """
 
-    def __init__(self, client: EndpointClient, model: str = "") -> None:
+    def __init__(self, client: Asked, model: str = "") -> None:
         self.client = client
         self.model = model or client.config.model
         config = client.config
@@ -142,7 +167,7 @@ class ServerEngine:
 
     def __init__(
         self,
-        client: EndpointClient,
+        client: Asked,
         renderer: Renderer,
         api: TokenApi,
         *,

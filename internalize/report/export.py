@@ -7,7 +7,8 @@ are made safe before they stand in it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 from internalize.config.distill import DistillConfig
 from internalize.config.schema import Config, load_config
 from internalize.errors import DataError, UserError
+from internalize.inference.loading import load_policy
 from internalize.records import Checkpoint
 from internalize.runs import names
 from internalize.runs.readers import record
-from internalize.runs.store import RUN, write_atomic
+from internalize.runs.store import RUN, read_run, write_atomic
 from internalize.training.policy import LocalPolicy
 
 from .model_card import card
@@ -66,11 +68,41 @@ def export(source: Source, out: Path, *, merged: bool) -> str:
     whole = merged or not config.distill.lora_r
     if not whole and (base := _no_model_by_itself(config)):
         raise UserError(f"{source.weights}: its adapter stands on {base}, which is no model by itself; add --merged")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: already holds files; choose another --out")
+    _require_free(out)
     policy = LocalPolicy.of(_for_loading(config), check=False)
     recorded = source.lineage[-1].id if source.lineage else ""
     return _write(policy, policy.restore(source.weights, recorded), source, out, whole=whole)
+
+
+def export_starter(path: Path, out: Path, overrides: Sequence[str] = ()) -> None:
+    """Write the model that a run directory or a recipe starts from, its adapter merged, with its tokenizer, to `out`.
+
+    A server that is given this folder serves what the checkpoint "starter" of such a run is.
+    """
+    config = Config.model_validate(read_run(path).config) if path.is_dir() else load_config(path, overrides)
+    _require_free(out)
+    named = config.model
+    model, tokenizer = load_policy(named.source, named.adapter, dtype=named.dtype)
+    with _folder(out) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+
+def _require_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: already holds files; choose another --out")
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """A folder to write to that becomes `out` at the end."""
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    if out.exists():
+        out.rmdir()
+    part.rename(out)
 
 
 def _for_loading(config: Config) -> Config:
@@ -92,19 +124,14 @@ def _write(policy: LocalPolicy, checkpoint_id: str, source: Source, out: Path, *
     model: Any = policy.model
     if whole and hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    model.save_pretrained(part)
-    policy.renderer.tokenizer.save_pretrained(part)
     kind = "model" if whole else "adapter"
-    write_atomic(
-        part / "README.md",
-        card(source.config, checkpoint_id, kind, source.report, source.lineage, alone=training_of(source.weights)),
-    )
-    if out.exists():
-        out.rmdir()
-    part.rename(out)
+    with _folder(out) as part:
+        model.save_pretrained(part)
+        policy.renderer.tokenizer.save_pretrained(part)
+        write_atomic(
+            part / "README.md",
+            card(source.config, checkpoint_id, kind, source.report, source.lineage, alone=training_of(source.weights)),
+        )
     return kind
 
 

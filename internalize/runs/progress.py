@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from internalize.errors import Incomplete
 from .visible import visible
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Whose notes are for the user: what a server can do and how far it is off, workers that were lost.
+_TOLD = ("internalize.inference.server_policy", "internalize.rollout.ray")
 Report = Callable[[str, int, int], None]  # stage, number done, total
 
 
@@ -80,9 +83,27 @@ class _Bars:
 
 @contextmanager
 def progress() -> Iterator[Shown]:
-    """Progress of a command on standard error."""
+    """Progress of a command on standard error, and what a server or a worker is told about."""
     bars = _Bars()
+    notes = _Notes(bars)
+    for name in _TOLD:
+        logging.getLogger(name).addHandler(notes)
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         yield bars
     finally:
+        for name in _TOLD:
+            logging.getLogger(name).removeHandler(notes)
         bars.stop()
+
+
+class _Notes(logging.Handler):
+    """Prints notes above the progress bars, a line each."""
+
+    def __init__(self, bars: _Bars) -> None:
+        super().__init__(logging.INFO)
+        self._bars = bars
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        self._bars.line(record.getMessage())

@@ -1,8 +1,9 @@
-"""The backends of a recipe: who plays episodes and who trains. In this process so far."""
+"""The backends of a recipe: who plays episodes (this process, or workers of Ray) and who trains (this process)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from internalize.errors import UserError
 from internalize.inference.endpoints import Endpoints
 from internalize.interfaces import Environment
 from internalize.rollout.local import LocalRollouts
+from internalize.rollout.ray import RayRollouts
 
 from .run import Backends
 
@@ -26,6 +28,8 @@ def require(config: Config) -> None:
         raise UserError(
             f"a model in this process needs the extra 'train' (no {missing[0]}): pip install 'internalize[train]'"
         )
+    if config.compute.rollout == "ray" and find_spec("ray") is None:
+        raise UserError("compute.rollout = 'ray' needs the extra 'ray': pip install 'internalize[ray]'")
     Endpoints(config).check()
 
 
@@ -34,7 +38,9 @@ def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> B
     require(config)
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch
 
-    return in_process(LocalPolicy.of(config), environments)
+    policy = LocalPolicy.of(config)
+    made = in_process(policy, environments)
+    return replace(made, rollouts=RayRollouts(config, policy.endpoints)) if config.compute.rollout == "ray" else made
 
 
 def in_process(policy: LocalPolicy, environments: Callable[[EnvConfig], Environment]) -> Backends:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,12 @@ from internalize.config.schema import Config
 from internalize.config.specs import TrainSpec
 from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
-from internalize.inference.endpoints import Endpoints, ServerPolicy
+from internalize.inference.endpoints import Endpoints
 from internalize.inference.loading import load_policy, resolve_device
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.renderer import Renderer
 from internalize.inference.self_check import in_one_sentence, ordinary_ids
+from internalize.inference.server_policy import ServerPolicy
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Agent, ChatModel, Scorer
 from internalize.judge import build as build_judge
@@ -35,11 +37,12 @@ from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained
 from .distill import distill
 from .drift import drift
 from .hf_trainer import require_arguments
-from .selection import ENGINES, SCORERS, EngineMaker, select_paths
+from .selection import SCORERS, EngineMaker, engines_of, select_paths
 from .teachers import References
-from .weights import State, snapshot
+from .weights import State, snapshot, trained
 
 _LOG = logging.getLogger(__name__)
+_EFFECT = 0.5  # nats: far above what rounding and another precision make
 _LOGS = "runs"  # of transformers' logging back-ends, in the folder of a training
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ class LocalPolicy:
     ) -> None:
         named = config.model
         self.config = config
-        self._engines = {engine.__name__: engine} if engine else ENGINES
+        self._engines = {engine.__name__: engine} if engine else engines_of(config.compute.engine)
         self._scorers = {type(scorer).__name__: scorer} if scorer else SCORERS
         self.scorer = next(iter(self._scorers.values()))
         self.model, rank = model, config.distill.lora_r
@@ -125,7 +128,8 @@ class LocalPolicy:
         self.checkpoint = checkpoint
         if self.config.acting_endpoint and self._server is None:
             client = self.endpoints.client(self.config.acting_endpoint)
-            self._server = await ServerPolicy.connect(client, self.config, self.renderer, self.starter.id)
+            given = (client, self.config, self.renderer, self.starter.id)
+            self._server = await ServerPolicy.connect(*given, own=self, root=root)
         if self._server:
             await self._server.hold(checkpoint.id, checkpoint.folder(root))
         return self
@@ -208,6 +212,48 @@ class LocalPolicy:
             return load_checkpoint(self.model, folder, expected)
         self._load_starter()
         return self.starter.id
+
+    def logprobs(self, ids: Sequence[int], start: int) -> list[float]:
+        """Log-probabilities of `ids[start:]` by a plain forward pass; `server_policy.OwnModel`."""
+        with torch.no_grad():
+            logits_TV = self.model(input_ids=torch.tensor([list(ids)], device=self.model.device)).logits[0]
+        rows_TV = logits_TV[start - 1 : -1].float().log_softmax(-1)
+        taken_T = torch.tensor(list(ids[start:]), device=rows_TV.device)
+        found: list[float] = rows_TV.gather(-1, taken_T[:, None])[:, 0].tolist()
+        return found
+
+    @contextmanager
+    def rehearsal(self, folder: Path | None) -> Iterator[str]:
+        """Hold the starter inside (None), or an adapter with an effect that is saved in `folder`; yields its id."""
+        if folder is None and self.checkpoint.id == self.starter.id:
+            yield self.starter.id
+            return
+        own = snapshot(self.model)
+        self._load_starter()
+        try:
+            yield self.starter.id if folder is None else self._with_effect(folder)
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            with torch.no_grad():
+                for name, weight in trained(self.model).items():
+                    weight.copy_(own[name])
+
+    def _with_effect(self, folder: Path) -> str:
+        """Make the adapter change log-probabilities by at least `_EFFECT` nats on average, and save it."""
+        ids = ordinary_ids(self.model, self.renderer.tokenizer)[::97][:24]
+        before, scale = self.logprobs(ids, 1), 0.01
+        factors = [weight for name, weight in trained(self.model).items() if "lora_B" in name]
+        generator = torch.Generator().manual_seed(0)
+        while scale < 1e3:
+            with torch.no_grad():
+                for weight in factors:
+                    weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+            changed = [abs(a - b) for a, b in zip(self.logprobs(ids, 1), before, strict=True)]
+            if sum(changed) > _EFFECT * len(changed):
+                break
+            scale *= 2
+        return self._save(folder)
 
     def _load_starter(self) -> None:
         if isinstance(self.model, PeftModel):

@@ -68,6 +68,13 @@ ENGINES: Mapping[str, EngineMaker] = {
     "plain": plain_engine,
     "plain, one at a time": single_engine,
 }
+
+
+def engines_of(chosen: str) -> Mapping[str, EngineMaker]:
+    """Those that `compute.engine` allows: one kind, or all."""
+    return {name: make for name, make in ENGINES.items() if name.startswith(chosen)} or ENGINES
+
+
 SCORERS: Mapping[str, Scorer] = {"packed": PACKED, "forked": ForkedScorer()}
 
 

@@ -80,6 +80,15 @@ def test_merged_weights_load_with_transformers_alone(made: tuple[Path, Config], 
     assert "This is the checkpoint of iteration 1; the run kept 2." in card
 
 
+def test_the_starter_of_a_run_is_exported_to_be_served(made: tuple[Path, Config], tmp_path: Path) -> None:
+    run, config = made
+    assert "starts from" in _export(run, "--out", tmp_path / "out", "--starter")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS).logits, LocalPolicy.of(config, check=False).model(IDS).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab() == tiny_tokenizer().get_vocab()
+
+
 def test_whole_training_is_exported_whole(tmp_path: Path) -> None:
     run, config = _made(tmp_path, "distill.lora_r=0", "iterations=1", "distill.lr=1e-4")
     assert "the model of" in _export(run, "--out", tmp_path / "out")

@@ -17,13 +17,14 @@ from internalize.errors import UserError
 from internalize.experience.inject import Injector
 from internalize.inference.capabilities import probe
 from internalize.inference.client import EndpointClient
-from internalize.inference.endpoints import Endpoints, ServerPolicy
+from internalize.inference.endpoints import Endpoints
 from internalize.inference.renderer import Renderer
 from internalize.inference.server import ServerChat, ServerEngine
-from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.inference.server_policy import ServerPolicy
 from internalize.records import ChatRequest, Message, Sampling, Trajectory
 from internalize.rollout.episode import Label
 from internalize.rollout.record import rollout
+from internalize.training.policy import LocalPolicy
 from tests.real_servers import RealServer
 
 pytestmark = pytest.mark.server
@@ -47,30 +48,33 @@ def client_to(server: RealServer) -> EndpointClient:
 
 
 @pytest.fixture(scope="module")
-def renderer() -> Renderer:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - slow
-
-    from internalize.inference.loading import _folder  # noqa: PLC0415 - torch
-
-    return Renderer(AutoTokenizer.from_pretrained(_folder("builtin")), TOOL_FORMATS["bracket"])
+def own() -> LocalPolicy:
+    """The model that both servers serve: without the starter's adapter, and without a new one."""
+    config = Config.model_validate({"model": {"adapter": "none"}, "distill": {"lora_r": 0}, "evaluate": {"drift": 0}})
+    return LocalPolicy.of(config, check=False)
 
 
-def episodes(server: RealServer, renderer: Renderer, path: Path) -> tuple[ServerPolicy, list[Trajectory]]:
+@pytest.fixture(scope="module")
+def renderer(own: LocalPolicy) -> Renderer:
+    return own.renderer
+
+
+def episodes(server: RealServer, own: LocalPolicy, path: Path) -> tuple[ServerPolicy, list[Trajectory]]:
     """Two tasks of `docs`, played over the server."""
-    config, env = config_for(server), Docs()
-    served = asyncio.run(ServerPolicy.connect(client_to(server), config, renderer, "starter"))
-    who = served.agent("starter")
+    config, env, starter = config_for(server), Docs(), own.starter.id
+    served = asyncio.run(ServerPolicy.connect(client_to(server), config, own.renderer, starter, own, path.parent))
+    who = served.agent(starter)
     assert who is not None
     tasks = env.tasks("dev")[:2]
-    return served, asyncio.run(rollout(tasks, env, who, Injector(), Label("r", 0, 0, "starter"), path=path))
+    return served, asyncio.run(rollout(tasks, env, who, Injector(), Label("r", 0, 0, starter), path=path))
 
 
-def test_transformers_serve_gives_text(transformers_serve: RealServer, renderer: Renderer, tmp_path: Path) -> None:
+def test_transformers_serve_gives_text(transformers_serve: RealServer, own: LocalPolicy, tmp_path: Path) -> None:
     reply = asyncio.run(ServerChat(client_to(transformers_serve)).complete(ChatRequest(messages=ASKED, max_tokens=6)))
     assert reply.text.strip()
     assert reply.prompt_tokens > 10
     assert 1 <= reply.completion_tokens <= 6
-    served, found = episodes(transformers_serve, renderer, tmp_path / "a.jsonl")
+    served, found = episodes(transformers_serve, own, tmp_path / "a.jsonl")
     assert not served.abilities.tokens
     assert not served.abilities.schemas  # it takes the field and ignores it
     assert len(found) == 2
@@ -85,11 +89,16 @@ def test_a_model_that_is_not_served_is_refused_in_one_sentence(transformers_serv
         asyncio.run(ServerChat(other).complete(ChatRequest(messages=ASKED, max_tokens=1)))
 
 
-def test_llama_cpp_gives_token_ids(llama_server: RealServer, renderer: Renderer, tmp_path: Path) -> None:
+def test_llama_cpp_gives_token_ids(
+    llama_server: RealServer, own: LocalPolicy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    renderer = own.renderer
     found = asyncio.run(probe(client_to(llama_server)))
     assert (found.tokens, found.schemas, found.adapters) == ("llama.cpp", True, False)
-    served, trajectories = episodes(llama_server, renderer, tmp_path / "a.jsonl")
+    served, trajectories = episodes(llama_server, own, tmp_path / "a.jsonl")
     assert served.abilities.tokens == "llama.cpp"  # its tokenizer is that of the converted model
+    assert "JSON schemas; log-probabilities differ by" in caplog.text
     for trajectory in trajectories:
         assert trajectory.failure is None
         assert not trajectory.text_only
@@ -99,20 +108,13 @@ def test_llama_cpp_gives_token_ids(llama_server: RealServer, renderer: Renderer,
             assert renderer.decode(step.token_ids) == step.text
 
 
-def test_logprobs_of_llama_cpp_are_those_of_the_model_itself(llama_server: RealServer, renderer: Renderer) -> None:
+def test_logprobs_of_llama_cpp_are_those_of_the_model_itself(llama_server: RealServer, own: LocalPolicy) -> None:
     """Raw, at temperature 1, whatever temperature sampled: compared with a forward pass of the converted weights."""
-    import torch  # noqa: PLC0415 - heavy
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
-
-    from internalize.inference.loading import _folder  # noqa: PLC0415
-
+    renderer = own.renderer
     ids = renderer.context(ASKED, ()).ids
     sampling = Sampling(max_tokens=8, temperature=0.7)  # hotter samples hold halves of characters
     engine = ServerEngine(client_to(llama_server), renderer, "llama.cpp", sampling=sampling, max_context=600)
     found = asyncio.run(engine.generate(ids, conversation="c", seed=3))
     assert found.logprobs
-    model = AutoModelForCausalLM.from_pretrained(_folder("builtin"), dtype=torch.float32)
-    with torch.no_grad():
-        logits = model(torch.tensor([[*ids, *found.token_ids]])).logits[0, len(ids) - 1 : -1]
-    own = logits.log_softmax(-1).gather(-1, torch.tensor(found.token_ids)[:, None])[:, 0].tolist()
-    assert found.logprobs == pytest.approx(own, abs=0.25)  # its kernels round activations to 8 bits
+    here = own.logprobs([*ids, *found.token_ids], len(ids))
+    assert found.logprobs == pytest.approx(here, abs=0.25)  # its kernels round activations to 8 bits

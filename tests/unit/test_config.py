@@ -146,7 +146,6 @@ def test_keys_that_moved_count_where_they_stood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (["compute.rollout=ray"], r"compute\.rollout = 'ray': nothing implements it yet$"),
         (["compute.engine=vllm"], r"compute\.engine = 'vllm': nothing implements it yet$"),
         (["compute.train=accelerate"], r"compute\.train = 'accelerate': nothing implements it yet$"),
         (["compute.engine=endpoint"], r"needs compute\.endpoint, which names a section"),

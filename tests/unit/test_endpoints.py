@@ -167,10 +167,10 @@ def test_another_tokenizer_makes_its_episodes_text(caplog: pytest.LogCaptureFixt
 def test_trained_weights_act_over_a_server_that_loads_adapters(tmp_path: Path) -> None:
     with vllm(adapters=True) as server:
         policy = policy_for(config_for(server))
-        assert server.loaded == []  # type: ignore[attr-defined] # the starter is taken to be served
+        (rehearsed,) = server.loaded  # type: ignore[attr-defined]
         trained = _trained(policy, tmp_path)
         asyncio.run(policy.load(trained, tmp_path))
-        assert server.loaded == [trained.id]  # type: ignore[attr-defined]
+        assert server.loaded == [rehearsed, trained.id]  # type: ignore[attr-defined]
         assert isinstance(policy.agent, TokenAgent)
         assert isinstance(policy.agent.engine, ServerEngine)
         assert policy.agent.engine.model == trained.id == policy.chat().name.removeprefix("e/")

@@ -1,0 +1,306 @@
+"""Plays episodes on workers of Ray, each with a policy and environments of its own, on any machine of a cluster.
+
+Tasks are cut into shards of as many episodes as are sampled together, so episodes do not depend on how many workers
+play them. A worker that is lost costs what it had not sent home: its shard is played again by another. This process
+writes every record: replies of a selector come home with the episodes, and so does the use of endpoints, whose budgets
+hold over all workers. Workers read weights below the run directory, which all machines must see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import tempfile
+import weakref
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from internalize.config.compute import ComputeConfig
+from internalize.config.schema import Config
+from internalize.config.specs import RolloutSpec
+from internalize.environments.registry import Environments
+from internalize.errors import Incomplete, InternalizeError, UserError, first_line
+from internalize.inference.client import Usage
+from internalize.inference.endpoints import Endpoints
+from internalize.interfaces import RolloutBackend
+from internalize.records import Task, Trajectory
+from internalize.runs.files import append_line, exclusive
+
+from .episode import Label, episode_id
+from .local import TRIES, LocalRollouts, jobs_of
+
+_LOG = logging.getLogger(__name__)
+_CLOSING = 10.0  # seconds that the environments of a worker have to end their processes
+_PLAIN = (Incomplete, UserError, InternalizeError)  # kinds of errors that come home; their subclasses may not pickle
+
+
+class Playing(NamedTuple):
+    """What a worker plays with."""
+
+    backend: RolloutBackend
+    environments: Environments
+    endpoints: Endpoints
+
+
+Make = Callable[[Config], Playing]  # called in the worker
+
+
+def in_worker(config: Config) -> Playing:
+    """The policy of a recipe and its environments."""
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - torch, in the worker alone
+
+    policy, environments = LocalPolicy.of(config), Environments()
+    return Playing(LocalRollouts(policy, environments), environments, policy.endpoints)
+
+
+class Home(NamedTuple):
+    """What a worker sends home: an episode or why there are no more, new replies, all use of endpoints so far."""
+
+    episode: Trajectory | None
+    replies: bytes
+    usage: dict[str, Usage]
+    problem: tuple[type[InternalizeError], str] | None = None
+
+
+class Shard(NamedTuple):
+    """Tasks that one worker plays together, and the ids of their episodes."""
+
+    tasks: Sequence[Task]
+    ids: frozenset[str]
+    lost: int = 0  # workers that were lost with it
+
+
+def shards(spec: RolloutSpec, tasks: Sequence[Task]) -> list[Shard]:
+    """The tasks in parts of `compute.batch` episodes, all attempts of a task in one of them."""
+    size = max(1, spec.config.compute.batch // spec.attempts)
+    label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
+    parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+    return [Shard(part, frozenset(episode_id(*job, label) for job in jobs_of(part, spec.attempts))) for part in parts]
+
+
+class Worker:
+    """Plays shards in a process of Ray."""
+
+    def __init__(self, config: Config, make: Make) -> None:
+        self._config, self._make = config, make
+        self._playing: Playing | None = None
+
+    async def play(
+        self, spec: RolloutSpec, shard: Shard, done: Collection[str], known: bytes, budgets: dict[str, Usage]
+    ) -> AsyncIterator[Home]:
+        """The missing episodes of a shard, each as soon as it is over.
+
+        `known`: replies that are not asked for again. `budgets`: what may be spent in this shard, by endpoint.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            replies, position = Path(folder, "replies.jsonl"), len(known)
+            replies.write_bytes(known)
+            problem = None
+            try:
+                playing = self._playing = self._playing or self._make(self._config)
+                for name, budget in budgets.items():
+                    _allow(playing.endpoints, name, budget)
+                given = spec.model_copy(update={"replies": replies})
+                async for episode in playing.backend.run(given, shard.tasks, done):
+                    new = _whole_lines(replies, position)
+                    position += len(new)
+                    yield Home(episode, new, playing.endpoints.usage)
+            except InternalizeError as error:
+                problem = next(kind for kind in _PLAIN if isinstance(error, kind)), str(error)
+            usage = self._playing.endpoints.usage if self._playing else {}
+            yield Home(None, _whole_lines(replies, position), usage, problem)
+
+    async def close(self) -> None:
+        """End the processes of the environments."""
+        if self._playing is not None:
+            self._playing.environments.close()
+
+
+def _allow(endpoints: Endpoints, name: str, budget: Usage) -> None:
+    """Let this process spend so much more on an endpoint."""
+    client = endpoints.client(name)
+    limits = {
+        "max_tokens": budget.prompt_tokens and budget.prompt_tokens + client.usage.tokens,
+        "max_cost": budget.cost and budget.cost + client.usage.cost,
+    }
+    client.config = client.config.model_copy(update=limits)
+
+
+def _whole_lines(file: Path, position: int) -> bytes:
+    data = file.read_bytes()[position:]
+    return data[: data.rfind(b"\n") + 1]
+
+
+class RayRollouts:
+    """`interfaces.RolloutBackend` over `compute.replicas` workers. `endpoints`: this process's, whose budgets hold."""
+
+    def __init__(self, config: Config, endpoints: Endpoints, make: Make = in_worker) -> None:
+        self._config, self._make = config, make
+        self._budgets = Budgets(config, endpoints)
+        self._workers: dict[int, Any] = {}
+        weakref.finalize(self, _end, self._workers)
+        start(config.compute)
+
+    async def run(
+        self, spec: RolloutSpec, tasks: Sequence[Task], done: Collection[str] = ()
+    ) -> AsyncIterator[Trajectory]:
+        """Play the missing episodes, as `interfaces.RolloutBackend.run` specifies."""
+        stage = _Stage(self, spec, set(done), [one for one in shards(spec, tasks) if not one.ids <= set(done)])
+        serving = [asyncio.create_task(stage.serve(slot)) for slot in range(self._config.compute.replicas)]
+        try:
+            for _ in serving:  # each ends with a None
+                while (episode := await stage.home.get()) is not None:
+                    yield episode
+        finally:
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
+        if stage.errors:  # a run that is merely incomplete is the least important reason
+            raise min(stage.errors, key=lambda error: isinstance(error, Incomplete))
+
+    def worker(self, slot: int) -> Any:
+        """The worker of a slot, started if there is none."""
+        import ray  # noqa: PLC0415 - an extra
+
+        if slot not in self._workers:
+            kind = ray.remote(num_cpus=1, num_gpus=self._config.compute.gpus, max_concurrency=2)(Worker)
+            self._workers[slot] = kind.remote(self._config, self._make)
+        return self._workers[slot]
+
+    def lose(self, slot: int) -> None:
+        """Forget a worker that is gone."""
+        self._workers.pop(slot, None)
+
+    @property
+    def budgets(self) -> Budgets:
+        """What may still be spent."""
+        return self._budgets
+
+
+class _Stage:
+    """The shards of one stage on their way through the workers."""
+
+    def __init__(self, rollouts: RayRollouts, spec: RolloutSpec, known: set[str], waiting: list[Shard]) -> None:
+        self._rollouts, self._spec, self._known, self._waiting = rollouts, spec, known, waiting
+        self.home: asyncio.Queue[Trajectory | None] = asyncio.Queue()
+        self.errors: list[InternalizeError] = []
+
+    async def serve(self, slot: int) -> None:
+        """Have one worker play shard after shard. After an error no shard starts."""
+        from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError  # noqa: PLC0415 - an extra
+
+        try:
+            while self._waiting and not self.errors:
+                shard = self._waiting.pop(0)
+                try:
+                    await self._play(slot, shard)
+                except (RayActorError, ObjectLostError, WorkerCrashedError) as error:
+                    self._rollouts.lose(slot)
+                    self._again(shard, first_line(error))
+        except InternalizeError as error:
+            self.errors.append(error)
+        finally:
+            await self.home.put(None)
+
+    async def _play(self, slot: int, shard: Shard) -> None:
+        budgets, replies = self._rollouts.budgets, self._spec.replies
+        done = self._known & shard.ids
+        known = replies.read_bytes() if replies and replies.exists() else b""
+        share = budgets.share(self._spec.config.compute.replicas)
+        spent_before = budgets.spent
+        playing = self._rollouts.worker(slot).play.options(num_returns="streaming")
+        async for reference in playing.remote(self._spec, shard, done, known, share):
+            home: Home = await reference
+            if home.replies and replies:
+                with exclusive(replies):
+                    append_line(replies, home.replies)
+            budgets.count(slot, home.usage)
+            if home.episode is not None and home.episode.id not in self._known:
+                self._known.add(home.episode.id)
+                await self.home.put(home.episode)
+            elif home.problem:
+                kind, message = home.problem
+                if kind is not Incomplete or not budgets.left or budgets.spent == spent_before:
+                    raise kind(message)
+                self._waiting.append(shard)  # its share is spent, and not the budget
+
+    def _again(self, shard: Shard, reason: str) -> None:
+        """Owe the rest of a shard to another worker. Raises Incomplete if it has lost too many."""
+        rest = len(shard.ids - self._known)
+        if shard.lost + 1 == TRIES:
+            raise Incomplete(f"{rest} episodes are owed: {TRIES} workers were lost while they played them ({reason})")
+        _LOG.warning("a worker was lost (%s); another one plays the %d episodes that it owes", reason, rest)
+        self._waiting.append(shard._replace(lost=shard.lost + 1))
+
+
+class Budgets:
+    """What all workers and this process together have spent on endpoints, against the recipe's budgets."""
+
+    def __init__(self, config: Config, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        used = set(config.endpoints_used.values())
+        self._limited = [name for name in used if config.endpoints[name].max_tokens or config.endpoints[name].max_cost]
+        self._counted: dict[tuple[int, str], Usage] = {}  # what each worker was last known to have used
+
+    @property
+    def spent(self) -> dict[str, Usage]:
+        """By endpoint, of those that have a budget."""
+        return {name: self._endpoints.client(name).usage for name in self._limited}
+
+    @property
+    def left(self) -> bool:
+        """Whether something is left of every budget."""
+        return all(self._rest(name, "max_tokens") > 0 and self._rest(name, "max_cost") > 0 for name in self._limited)
+
+    def share(self, workers: int) -> dict[str, Usage]:
+        """What one of so many workers may spend now; 0 = no limit."""
+        found = {}
+        for name in self._limited:
+            config = self._endpoints.client(name).config
+            tokens = config.max_tokens and max(1, int(self._rest(name, "max_tokens") / workers))
+            cost = config.max_cost and max(1e-9, self._rest(name, "max_cost") / workers)
+            found[name] = Usage(prompt_tokens=tokens, cost=cost)
+        return found
+
+    def count(self, slot: int, usage: dict[str, Usage]) -> None:
+        """Add to this process's use what a worker has used since it was last heard of."""
+        for name, now in usage.items():
+            before = self._counted.get((slot, name), Usage())
+            if now.requests < before.requests:  # a new worker in the place of one that was lost
+                before = Usage()
+            self._counted[slot, name] = now
+            client = self._endpoints.client(name)
+            more = {key: getattr(client.usage, key) + getattr(now, key) - getattr(before, key) for key in _COUNTS}
+            client.usage = client.usage.model_copy(update=more)
+
+    def _rest(self, name: str, key: str) -> float:
+        client = self._endpoints.client(name)
+        limit, used = getattr(client.config, key), client.usage.tokens if key == "max_tokens" else client.usage.cost
+        return float(limit - used) if limit else 1.0
+
+
+_COUNTS = tuple(Usage.model_fields)
+
+
+def start(compute: ComputeConfig) -> None:
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+    import ray  # noqa: PLC0415 - an extra
+
+    if not ray.is_initialized():
+        alone = {"num_cpus": compute.replicas, "include_dashboard": False}
+        ray.init(**({} if os.environ.get("RAY_ADDRESS") else alone), log_to_driver=False, logging_level="ERROR")
+    if compute.gpus > (there := ray.cluster_resources().get("GPU", 0)):
+        _LOG.warning("compute.gpus = %g: the cluster has %g GPUs, so workers wait for more", compute.gpus, there)
+
+
+def _end(workers: dict[int, Any]) -> None:
+    """End the workers, and before that the processes of their environments."""
+    import ray  # noqa: PLC0415 - an extra
+
+    if workers and ray.is_initialized():
+        ray.wait([worker.close.remote() for worker in workers.values()], num_returns=len(workers), timeout=_CLOSING)
+        for worker in workers.values():
+            ray.kill(worker)
+    workers.clear()
