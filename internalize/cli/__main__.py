@@ -1,5 +1,18 @@
-"""`python -m internalize.cli` is the command line."""
+"""The command line's first module: it imports the rest where an interruption is a sentence too."""
 
-from internalize.cli.main import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run `internalize.cli.main`. Ctrl-C while it is still being imported ends with one sentence and exit code 3."""
+    try:
+        from internalize.cli.main import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.stderr.write("internalize: interrupted\n")
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -333,3 +333,18 @@ def test_training_that_cannot_work_is_no_matter_of_going_on(recipe: Path, call: 
     assert "weights are missing or belong to another model" in last
     assert "go on" not in last
     assert not (tmp_path / "weights").exists()
+
+
+def test_who_interrupts_while_modules_are_imported_gets_a_sentence() -> None:
+    code = """
+import sys
+class Interrupt:
+    def find_spec(name, *_):
+        if name == "pydantic":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt)
+from internalize.cli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "internalize: interrupted\n")
