@@ -35,6 +35,7 @@ from internalize.cli.output import stop_on_signals
 from internalize.environments import registry
 from tests.fluent import save_fluent
 
+DISK = 250_000_000  # bytes: a run begins only where there is room for some iterations
 LIMIT = 300.0  # seconds that one run may take
 SETTINGS = (
     'env.name="toy"\nenv.options={size=24}\niterations=2\nmodel.protocol="bracket"\nmodel.batch=8\n'
@@ -231,7 +232,7 @@ def disk(work: Bench, name: str, points: int) -> Tally:
     for number in range(1, points + 1):
         out = work.folder / f"{name}-disk"
         command = [sys.executable, "-m", "benchmarks.integrity", "small-disk", str(work.folder), name]
-        room = str(16384 + size * number // (points + 1))
+        room = str(size * number // (points + 1))
         ended = subprocess.run(
             ["unshare", "-rm", *command, room, str(out)], capture_output=True, text=True, timeout=2 * LIMIT, check=False
         )
@@ -242,16 +243,16 @@ def disk(work: Bench, name: str, points: int) -> Tally:
 
 
 def small_disk(work: Bench, name: str, room: int, out: Path) -> str:
-    """In a mount namespace of its own: how a run ended on a disk of `room` bytes, and after it got more."""
+    """In a mount namespace of its own: how a run ended whose disk had `room` bytes once it had begun, and then more."""
     mount = out.with_name(f"{name}-mounted")
     mount.mkdir(exist_ok=True)
-    _mount("-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(mount))
-    ended = work.run(name, mount / "run")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(mount)], check=True)
+    ended = work.run(name, mount / "run", lambda child: _fill(child, mount, room))
     if ended.code == 0:
         return "had room"
     if ended.code != 3 or "once there is room" not in ended.said.splitlines()[-1] or "Traceback" in ended.said:
         raise click.ClickException(f"on a full disk: {ended}")
-    _mount("-o", f"remount,size={100 * room + (1 << 28)}", str(mount))
+    (mount / "filler").unlink()
     again = work.run(name, mount / "run")
     odd = differences(mount / "run", work.folder / f"{name}-whole") if again.code == 0 else [again.said[-1000:]]
     if odd:
@@ -259,8 +260,11 @@ def small_disk(work: Bench, name: str, room: int, out: Path) -> str:
     return "stopped in one sentence, then the same"
 
 
-def _mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True)
+def _fill(child: multiprocessing.Process, mount: Path, room: int) -> None:
+    while child.exitcode is None and not (mount / "run" / "run.json").exists():
+        child.join(0.01)
+    with (mount / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(mount).free - room))
 
 
 def _print(what: str, name: str, tally: Tally) -> bool:

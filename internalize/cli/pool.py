@@ -40,6 +40,7 @@ def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
 
     With --trajectories FILE..., also the success with and without each item.
     """
+    from internalize.experience.extract.provenance import said
     from internalize.experience.pool import load_pool
 
     if more and not files:
@@ -49,6 +50,8 @@ def show(file: Path, files: tuple[Path, ...], more: tuple[Path, ...]) -> None:
     for item in pool.items:
         echo(f"\n{item.id}  {item.text}")
         echo(f"    {_origin(item)}")
+        if alone := said(item.origins):
+            echo(f"    {alone}")
     if files:
         echo("\n" + "\n".join(_utility_table(pool, trajectories)))
 

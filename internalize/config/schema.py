@@ -74,6 +74,9 @@ class ExtractConfig(Section):
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
     min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
     max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift for it to come and stay.")
+    independent: int = Field(
+        1, ge=1, le=8, description="Hosts, or pages where there are no hosts, that must back a new item; 1 = no demand."
+    )
     retire: bool = Field(default=False, description="Whether items that measurably harm are deleted for good.")
 
 
@@ -342,7 +345,8 @@ def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
         if name in named
     }
     rollout = {k: v for k, v in (found.get("rollout") or {}).items() if k != "require_success"}
-    return found | {"endpoints": endpoints, "rollout": rollout}
+    extract = {k: v for k, v in (found.get("extract") or {}).items() if (k, v) != ("independent", 1)}  # as before
+    return found | {"endpoints": endpoints, "rollout": rollout, "extract": extract}
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -43,7 +43,7 @@ class ExperiencePool:
     @functools.cached_property
     def version(self) -> str:
         """Content hash of the items in their order."""
-        return content_hash([item.model_dump(mode="json") for item in self.items])
+        return content_hash([_hashed(item) for item in self.items])
 
     def apply(self, edits: Iterable[PoolEdit]) -> ExperiencePool:
         """The pool after `edits`, one after another; only the result has to fit the cap.
@@ -76,6 +76,11 @@ class ExperiencePool:
             except DataError as error:
                 raise DataError(f"edit {number} ({edit.op}): {error}") from error
         return items
+
+
+def _hashed(item: Experience) -> dict[str, Any]:
+    """What the version covers; without origins where there are none, as before items had any."""
+    return item.model_dump(mode="json", exclude=None if item.origins else {"origins"})
 
 
 def empty(cap: int) -> ExperiencePool:
@@ -169,6 +174,7 @@ def _joined(held: Experience, new: Experience) -> Experience:
     together = {
         "evidence": tuple(dict.fromkeys([*held.evidence, *new.evidence])),
         "parents": tuple(dict.fromkeys([*held.parents, *new.parents])),
+        "origins": tuple(dict.fromkeys([*held.origins, *new.origins]))[:8],
         "support": best.support,
         "lift": best.lift,
     }

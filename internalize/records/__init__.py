@@ -206,6 +206,7 @@ class Experience(Record):
     iteration: Count = 0
     support: Count = 0  # decisions seen that back the item (0: not counted)
     lift: float = Field(0.0, ge=-1, le=1)  # success rate when followed minus when not, in [-1, 1]
+    origins: tuple[str, ...] = ()  # hosts or pages that showed what it rests on, eight at most (none: not known)
 
     @staticmethod
     def new(text: str, granularity: Granularity, source: str, **rest: Any) -> Experience:

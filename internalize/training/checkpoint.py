@@ -7,9 +7,14 @@ bytes of the trained weights, so the same weights have the same id in memory, on
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +25,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from internalize.errors import DataError, Incomplete
+from internalize.errors import DataError
 from internalize.runs.files import sync, sync_folder
 
+_FULL = re.compile(r"No space left|os error 28\b|inline_container|PytorchStreamWriter")
 _ADAPTER = "adapter_model.safetensors"
 _WHOLE = "model.safetensors"
 
@@ -45,17 +51,28 @@ def _write(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    try:
+    with saving(part):
         save_file(dict(state), part / _file_of(model), metadata={"format": "pt"})
-    except SafetensorError as error:  # of the system, such as a full disk; it has no number of its own
-        raise Incomplete(f"{part}: the weights cannot be written ({error})") from error
-    config: Any = model.peft_config["default"] if isinstance(model, PeftModel) else model.config
+    config: Any = copy(model.peft_config["default"]) if isinstance(model, PeftModel) else model.config
+    if isinstance(modules := getattr(config, "target_modules", None), set):
+        config.target_modules = sorted(modules)  # a set is written in another order by each process
     config.save_pretrained(part)
     sync(part)
     if folder.exists():
         shutil.rmtree(folder)
     part.rename(folder)
     sync_folder(folder.parent)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """Raises OSError where torch or safetensors say in words of their own that the disk is full."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if not _FULL.search(str(error)):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def load_checkpoint(model: nn.Module, folder: Path, expected: str = "") -> str:

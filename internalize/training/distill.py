@@ -18,6 +18,7 @@ from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.records import DistillExample, TrainSummary, content_hash
 
+from .checkpoint import saving
 from .hf_trainer import DistillTrainer, PolicyWithLoss, Progress, build_trainer
 from .teachers import References, TrainingSet, TrainItem, build_training_set, head_snapshot
 from .weights import trained
@@ -95,10 +96,11 @@ def _train(
         state = _state_to_resume(content_hash(inputs), output_dir)
     if state is None and data.held_out:
         student.held_out_losses.append(student.held_out_loss())
-    _run(trainer, state)
-    model.eval()
-    if part and part.carried_out:
-        trainer.save_for_next_round(part.carried_out)
+    with saving(output_dir):
+        _run(trainer, state)
+        model.eval()
+        if part and part.carried_out:
+            trainer.save_for_next_round(part.carried_out)
     return _summary(student, trainer).model_copy(update={"seconds": time.monotonic() - started})
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,11 +27,16 @@ from internalize.experience.rules import Reading, Rule, applies, decisions, exam
 from internalize.interfaces import CueExtractor, Situation
 from internalize.records import Experience, PoolEdit, ToolCall, Trajectory
 
+from .injection_filter import InjectionFilter
+from .provenance import TASKS, distinct, origin_of
+
 COMMON = 0.08  # share of tasks in which a word or a key has to occur to be one of the environment's own
 MOST_WORDS = 4  # of a cue
 OVERLAP = 0.5  # two rules that cover this share of the same decisions say the same
 FEW = 4  # different arguments up to which those of a tool belong to the environment, not to a task
 MOST = 0.25  # share of tasks that make a call the environment's own, however many arguments its tool takes
+MOST_KEPT_OUT = 20  # that are noted with their reason
+SCREEN = InjectionFilter.of(())
 _DANGLING = re.compile(r"(?: (?:of|in|the|for|to|a))+$")
 
 
@@ -43,6 +48,7 @@ class Decision(NamedTuple):
     score: float
     trajectory: str
     task: str
+    origin: str = TASKS  # what showed the situation
     readings: Mapping[Reading, str] = {}
 
 
@@ -50,7 +56,7 @@ class Decision(NamedTuple):
 class Tried:
     """A rule and how it fared. `followed`: decision numbers; `p`: of chance, from `episodes` a side or more.
 
-    `evidence`: the first trajectories that followed it.
+    `evidence`: the first trajectories that followed it; `origins`: what showed the situations.
     """
 
     rule: Rule
@@ -60,6 +66,7 @@ class Tried:
     p: float
     episodes: int
     evidence: tuple[str, ...]
+    origins: tuple[str, ...]
 
     @property
     def strength(self) -> tuple[float, bool, int]:
@@ -111,7 +118,8 @@ def _rules(
         if (t := tried.get(item.text)) and t.episodes >= config.min_support and t.p > config.max_p
     ]
     good = [t for t in tried.values() if not _refused(t, config, cues)]
-    for t in _distinct(sorted(good, key=lambda t: t.strength, reverse=True), config.add):
+    sound, kept_out = _screened(good, config)
+    for t in _distinct(sorted(sound, key=lambda t: t.strength, reverse=True), config.add):
         item = Experience.new(
             phrase(t.rule),
             "principle",
@@ -120,10 +128,30 @@ def _rules(
             iteration=iteration,
             support=len(t.followed),
             lift=round(t.lift, 4),
+            origins=t.origins,
         )
         reason = f"lift {t.lift:+.2f} over {t.ignored} others, p = {t.p:.2g}"
         edits.append(PoolEdit(op="ADD", item=item, reason=reason))
-    return edits
+    return [*edits, *kept_out]
+
+
+def _screened(good: Sequence[Tried], config: ExtractConfig) -> tuple[list[Tried], list[PoolEdit]]:
+    """The rules that say nothing to a model and rest on enough origins; the first of the others, with the reason."""
+    reasons = [_problem(phrase(t.rule), t.origins, config) for t in good]
+    kept_out = [_kept_out(phrase(t.rule), reason) for t, reason in zip(good, reasons, strict=True) if reason]
+    return [t for t, reason in zip(good, reasons, strict=True) if not reason], kept_out[:MOST_KEPT_OUT]
+
+
+def _problem(text: str, seen: Collection[str], config: ExtractConfig) -> str:
+    # Pages' orders are not compared: a rule quotes what pages show, and its action is what the policy did.
+    if reason := SCREEN.problem(text, config.granularity):
+        return reason
+    few = TASKS not in seen and len(seen) < config.independent
+    return f"rests on {len(seen)} of {config.independent} origins ({min(seen)[:80]})" if few else ""
+
+
+def _kept_out(text: str, reason: str) -> PoolEdit:
+    return PoolEdit(op="NONE", reason=f"kept out: {text[:120]!r} {reason}")
 
 
 def _all_tried(scored: Sequence[Trajectory], config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> dict[str, Tried]:
@@ -160,7 +188,7 @@ def why_no_rules(
 def _decisions(scored: Sequence[Trajectory], cues: Sequence[CueExtractor]) -> list[Decision]:
     """Every call of every episode and what rules can name in its situation."""
     made = [
-        Decision(situation, call, float(t.score or 0.0), t.id, t.task_id)
+        Decision(situation, call, float(t.score or 0.0), t.id, t.task_id, origin_of(situation))
         for t in scored
         for situation, call in decisions(t)
         if call is not None
@@ -268,7 +296,8 @@ def _try(rule: Rule, made: Sequence[Decision], places: Iterable[int]) -> Tried:
             (followed if matches(rule, d.situation, d.call, d.readings.get) else ignored).append(number)
     lift = _rate(followed, made) - _rate(ignored, made)
     evidence = tuple(sorted({made[i].trajectory for i in followed})[:8])
-    return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, made), evidence)
+    origins = distinct(made[i].origin for i in followed)
+    return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, made), evidence, origins)
 
 
 def _rate(numbers: Sequence[int], made: Sequence[Decision]) -> float:
@@ -308,18 +337,29 @@ def _instances(
     for trajectory in scored:
         groups[trajectory.task_id].append(trajectory)
     edits: list[PoolEdit] = []
+    kept_out: list[PoolEdit] = []
     for group in reversed(groups.values()):
         won = next((t for t in group if t.score == 1.0), None)
         lost = next((t for t in group if t.score == 0.0), None)
         if won and lost and len(edits) < config.add and (parted := _parting(won, lost)):
+            seen = (origin_of(parted[0]),)
             item = Experience.new(
-                example(*parted), "instance", "contrast", evidence=(won.id, lost.id), iteration=iteration, support=1
+                example(*parted),
+                "instance",
+                "contrast",
+                evidence=(won.id, lost.id),
+                iteration=iteration,
+                support=1,
+                origins=seen,
             )
             if item.id in held:
                 continue
+            if problem := _problem(item.text, seen, config):
+                kept_out.append(_kept_out(item.text, problem))
+                continue
             reason = "where a success and a failure of one task part"
             edits.append(PoolEdit(op="ADD", item=item, reason=reason, cause="contrast"))
-    return edits
+    return [*edits, *kept_out[:MOST_KEPT_OUT]]
 
 
 def _parting(won: Trajectory, lost: Trajectory) -> tuple[Situation, ToolCall] | None:

@@ -1,28 +1,34 @@
-"""Keeps out of a pool what a page says to whoever reads trajectories, and a page's own orders.
+"""The screen of every source of experience: keeps out of a pool what a page says to a model, and a page's own orders.
 
 An item is kept out if it addresses a model (role markers, tool-call markup, special tokens, "ignore previous
-instructions"), repeats an order that stands in an observation, or, as a principle, holds an address. A trajectory in
-which a page addresses a model may suggest new items, which are filtered as all are, but no change of held ones: a
-DELETE has no text that could be filtered. Advice that is merely false gets in: a page's claim, restated in a model's
-own words, is no order, and only evidence (support, lift, the gate) can tell. The word lists are English.
+instructions"), repeats an order that stands in an observation, or, as a principle, holds an address; texts are compared
+as a reader sees them (disguise.py). A trajectory in which a page addresses a model may suggest new items, which are
+filtered as all are, but no change of held ones: a DELETE has no text that could be filtered. Advice that is merely
+false gets in: a page's claim, restated in a model's own words, is no order, and only evidence (support, lift, origins,
+the gate) can tell. The word lists are English.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from internalize.inference.control_tokens import inert
 from internalize.records import Granularity, Trajectory, content_hash
+
+from .disguise import invisible, undisguised, without_digits
 
 GRAM = 5  # words that an item and an order have in a row before it counts as repeated; a shorter order as a whole
 _SHORTEST = 3  # words of an order worth comparing
+_TLD = "com|net|org|edu|gov|io|xyz|ru|cn|info|biz|top|dev|app|ai|me|co|uk|de|eu|onion|site|online|shop|club|link|zip"
 _URL = re.compile(
-    r"(?:https?|ftp)://|\bwww\.\w|\b[\w-]+\.(?:com|net|org)\b|\b[\w-]+\.(?:io|xyz|ru|cn|info|biz|top|dev|app|ai)/",
+    r"\b[a-z][a-z0-9+.-]{1,15}:/|\b(?:data|javascript|mailto):\S|\bwww\.\w|\b[\w-]+\.(?:com|net|org)\b|"
+    rf"\b[\w-]+(?:\.(?:{_TLD})[/:]|\s?(?:\[\.?\]|\(\.?\)|\[dot\]|\(dot\)|\sdot\s)\s?(?:{_TLD})\b)|"
+    r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){2,7}:?[0-9a-f]{0,4}(?![\w:])|"
+    r"\b[\w.+-]+@[\w-]+\.\w{2,}|\bxn--\w",
     re.IGNORECASE,
 )
-_INVISIBLE = re.compile(r"[\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\u00ad\U000e0000-\U000e007f]")
 _MARKUP = re.compile(
     r"<\|[^>]{0,40}\|>|<\uff5c|</?s>|\[/?INST\]|<<\s*/?\s*SYS|</?(?:tool_call|tool_response|function|think|system|"
     r"assistant|user|im_start|im_end|start_of_turn|end_of_turn|invoke|data-[0-9a-f]{8})\b|<(?:start|end)_of_turn>|"
@@ -99,10 +105,17 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019._/-][^\W_]+)*")
 
 def addresses_model(text: str) -> str:
     """Why a text looks like an instruction to a model; "" if it does not."""
-    shown = _visible(text)
+    shown = undisguised(text)
     if found := _MARKUP.search(shown):
         return f"holds markup of a chat or a tool ({_start(found)!r})"
+    if (broken := inert(shown)) != shown:
+        place = next(n for n, (a, b) in enumerate(zip(broken, shown, strict=False)) if a != b)
+        return f"holds a control token of a chat template ({shown[max(0, place - 1) : place + 20]!r})"
     plain = shown.lower()
+    return _speech(plain) or _speech(without_digits(plain))
+
+
+def _speech(plain: str) -> str:
     for anchors, pattern in _COMPILED:
         if any(anchor in plain for anchor in anchors) and (found := pattern.search(plain)):
             return f"holds an instruction to a model ({_start(found)!r})"
@@ -140,11 +153,11 @@ class InjectionFilter:
         """Why an item is kept out; "" if it may go in."""
         if content_hash(text) in self.barred:
             return "it was deleted for good"
-        if _INVISIBLE.search(text):
-            return "holds invisible characters"
+        if unseen := invisible(text):
+            return f"holds an invisible character (U+{ord(unseen):04X})"
         if reason := addresses_model(text):
             return reason
-        if granularity == "principle" and (found := _URL.search(text)):
+        if granularity == "principle" and (found := _URL.search(undisguised(text)) or _URL.search(text)):
             return f"holds an address ({found[0]!r}), though it is a principle"
         words = _words(text)
         for length in range(_SHORTEST, GRAM + 1):
@@ -161,7 +174,7 @@ class InjectionFilter:
 
 
 def _orders(observation: str) -> Iterator[list[str]]:
-    for clause in _CLAUSE.split(_visible(observation)):
+    for clause in _CLAUSE.split(undisguised(observation)):
         if found := _ORDER.match(clause.strip()):
             yield _words(clause.strip()[found.end() :])
 
@@ -175,9 +188,4 @@ def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _words(text: str) -> list[str]:
-    return [word.lower() for word in _WORD.findall(_visible(text))]
-
-
-def _visible(text: str) -> str:
-    """`text` as a reader sees it: web pages hold invisible characters without any harm, and so do disguises."""
-    return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    return [word.lower() for word in _WORD.findall(undisguised(text))]

@@ -25,6 +25,7 @@ from internalize.runs.store import write_json, write_jsonl
 from .compare import compare
 from .injection_filter import InjectionFilter
 from .proposals import LeftOut, Proposal
+from .provenance import origins
 from .reconcile import Batch, reconcile
 from .session import ExtractionInput, Refusal, Refused, Session, gather
 
@@ -63,7 +64,8 @@ async def write(
     cached = CachedChat(chat, replies, checkpoint=seen.checkpoint, replay_rejected=True)
     refusals = replies.with_suffix(".refused.jsonl")
     filtering = InjectionFilter.of(scored, seen.barred)
-    session = Session(seen.pool, config, cached, filtering, seen.iteration, retries=refusals.exists())
+    saw = {trajectory.id: origins([trajectory]) for trajectory in scored}
+    session = Session(seen.pool, config, cached, filtering, seen.iteration, retries=refusals.exists(), origins=saw)
     groups = group(scored, config)
     if scored and not groups:
         _LOG.warning("nothing to learn from: no task's attempts ended differently; extract.groups=all takes every task")

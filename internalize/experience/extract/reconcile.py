@@ -49,6 +49,7 @@ async def reconcile(session: Session, batch: Batch) -> tuple[PoolEdit, ...]:
         if len({task for proposal in proposals for task in proposal.tasks}) > 1:  # those of one task agree already
             proposals = await _reconciled(session, proposals, batch)
         settled, left_out = settle(proposals, session.pool, session.config)
+        settled = _filtered(session, settled, batch)  # agreeing may have worded some anew
         batch.left_out += left_out
         edits = _edits(session, settled, session.pool)
         edits += await _consolidated(session, edits, batch)
@@ -64,6 +65,8 @@ def _filtered(session: Session, proposals: Iterable[Proposal], batch: Batch) -> 
         reason = session.filter.problem(proposal.text, session.config.granularity) if proposal.text else ""
         if proposal.targets:
             reason = reason or session.filter.change_problem(proposal.evidence)
+        elif 0 < len(seen := session.origins_of(proposal.evidence)) < session.config.independent:
+            reason = reason or f"rests on {len(seen)} of {session.config.independent} origins ({seen[0][:80]})"
         if reason:
             batch.left_out.append(LeftOut.of(proposal, reason))
         else:
@@ -73,7 +76,15 @@ def _filtered(session: Session, proposals: Iterable[Proposal], batch: Batch) -> 
 
 def _edits(session: Session, proposals: Iterable[Proposal], pool: ExperiencePool) -> list[PoolEdit]:
     held = {item.id: item for item in pool.items}
-    return [to_edit(p, held, session.config, session.chat.name, session.iteration) for p in proposals]
+    edits = [to_edit(p, held, session.config, session.chat.name, session.iteration) for p in proposals]
+    return [_with_origins(session, edit) for edit in edits]
+
+
+def _with_origins(session: Session, edit: PoolEdit) -> PoolEdit:
+    if edit.item is None:
+        return edit
+    item = edit.item.model_copy(update={"origins": session.origins_of(edit.item.evidence)})
+    return edit.model_copy(update={"item": item})
 
 
 async def _reconciled(session: Session, proposals: Sequence[Proposal], batch: Batch) -> list[Proposal]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
@@ -21,6 +21,7 @@ from internalize.records import ChatRequest, Experience, Message, Record, Trajec
 from .injection_filter import InjectionFilter
 from .prompts import prompt
 from .proposals import Bounds, read, schema_of
+from .provenance import distinct
 from .transcript import CHARACTERS
 
 Value = TypeVar("Value")
@@ -73,6 +74,11 @@ class Session:
     filter: InjectionFilter
     iteration: int
     retries: bool
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by trajectory: what it saw
+
+    def origins_of(self, evidence: Iterable[str]) -> tuple[str, ...]:
+        """What these trajectories saw."""
+        return distinct(origin for one in evidence for origin in self.origins.get(one, ()))
 
     def prompt(self, name: str, **values: object) -> str:
         """The prompt `name`, with the texts on what an item is and on fenced data."""
