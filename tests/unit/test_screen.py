@@ -73,7 +73,7 @@ def test_pools_and_runs_of_before_origins_are_read_and_keep_their_version(tmp_pa
 
 def test_text_is_compared_as_it_is_seen() -> None:
     assert undisguised("\u0456gn\u043er\u0435 \uff41") == "ignore a"
-    assert undisguised("i-g-n-o-r-e a-l-l, a.b, 1.2.3.4") == "ignore all, a.b, 1.2.3.4"
+    assert undisguised("i-g-n-o-r-e all, a.b, 1.2.3.4") == "ignore all, a.b, 1.2.3.4"
     assert undisguised("\u4f60\u597d") == "\u4f60\u597d"
     assert without_digits("1gn0re the 2nd of 42") == "ignore the 2nd of 42"
     assert invisible("plain \u00e9\n\t") == ""
