@@ -17,7 +17,7 @@ from internalize.runs.files import json_lines
 SPLITS = ("train", "dev", "test")
 QUESTION = ("question", "problem", "Question", "query")
 ANSWER = ("answer", "Final answer", "final_answer", "Answer", "solution", "groundtruth")
-FAMILY = ("family", "type", "subject", "category", "Topic")
+FAMILY = ("family", "type", "subject", "category", "Topic", "topic", "problem_topic")
 
 
 class Row(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from internalize.environments.question_files import Row
 from internalize.environments.validate import replay, validate
 from internalize.environments.web import sources as web_sources
 from internalize.environments.web.pages import passages, pick
-from internalize.environments.web.questions import web_task
+from internalize.environments.web.questions import decrypted, web_task
 from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.inference.retries import Retries
 from internalize.inference.token_estimate import estimated_tokens
@@ -532,9 +533,40 @@ def test_browsecomp_zh_is_decrypted(question: str, canary: str) -> None:
     assert (task.question, task.answer, task.family) == (question.strip(), "四", "影视")
 
 
-def test_a_wrong_canary_is_named() -> None:
-    with pytest.raises(DataError, match="f, line 3: cannot be decrypted"):
-        web_task(Row("f, line 3", {"Question": "no base64!", "Answer": "x", "canary": "c"}), "test")
+@pytest.mark.parametrize(
+    "names", [("problem", "answer"), ("Question", "Answer"), ("query", "groundtruth"), ("question", "solution")]
+)
+@pytest.mark.parametrize("column", ["canary", "Canary", "canary_string"])
+def test_whatever_its_columns_are_called_an_encrypted_row_is_decrypted(names: tuple[str, str], column: str) -> None:
+    clear = "Which pump has a pressure of four bar, and where does it stand?"
+    cells = {
+        names[0]: encrypted(clear, "key"), names[1]: encrypted("P7", "key"), column: "key", "split": "test",
+        "problem_topic": "Art", "evidence": encrypted("page 7 of the manual, third table", "key"), "year": 1988,
+    }  # fmt: skip
+    task = web_task(Row("f", cells), "test")
+    assert (task.question, task.answer, task.family) == (clear, "P7", "Art")
+    row = decrypted(Row("f", cells))
+    assert row.cells["evidence"] == "page 7 of the manual, third table"
+    assert (row.cells["split"], row.cells["year"], row.cells[column]) == ("test", 1988, "key")
+
+
+def test_a_row_in_clear_stays_so_though_it_has_a_canary() -> None:
+    cells = {"problem": "Which pump?", "answer": "P7", "canary": "BENCHMARK DATA SHOULD NEVER APPEAR"}
+    assert decrypted(Row("f", cells)).cells == cells
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        ({"canary": "other"}, "f, line 3: the question is encrypted, and its canary does not open it"),
+        ({}, "f, line 3: the question is encrypted, and no column `canary` has its key"),
+        ({"canary": "key", "answer": "P7"}, "f, line 3: the question is encrypted with its canary, the answer is not"),
+    ],
+)
+def test_what_stays_encrypted_is_told(cells: dict[str, str], told: str) -> None:
+    question = encrypted("Which pump has a pressure of four bar?", "key")
+    with pytest.raises(DataError, match=f"^{re.escape(told)}$"):
+        web_task(Row("f, line 3", {"question": question, "answer": encrypted("P7", "key"), **cells}), "test")
 
 
 def test_a_benchmark_stays_in_its_split(tmp_path: Path, folder: Path) -> None:

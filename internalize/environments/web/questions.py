@@ -2,7 +2,8 @@
 
     WebWalkerQA      question, answer, root_url, info {difficulty_level, ...}   (or with capital letters)
     GAIA             Question, "Final answer", Level, file_name: those that need a file are refused
-    BrowseComp-ZH    Topic, Question, Answer; with a column `canary` they are encrypted, and decrypted here
+    BrowseComp       problem, answer, problem_topic (BrowseComp-ZH: Topic, Question, Answer); with a column `canary`
+                     they are encrypted, and decrypted here
     any other        question, answer; optional split, family, pages
 
 Decrypted rows must not be published. What is known about a task beyond its question stays in its state and out
@@ -14,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from itertools import cycle
 from typing import Any
 
@@ -23,7 +25,8 @@ from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Ro
 from internalize.errors import DataError
 from internalize.records import Task
 
-_SECRET = ("Topic", "Question", "Answer", "question", "answer", "topic")
+_CANARY = "canary"  # a column whose name has this holds the key of the others
+_CIPHERTEXT = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")  # longer than words of a question are
 
 
 def web_task(row: Row, split: str) -> Task:
@@ -48,20 +51,35 @@ def _family(row: Row, info: Any) -> str:
 
 
 def decrypted(row: Row) -> Row:
-    """The row as it is, or in clear if its `canary` is the key of its cells (XOR with its repeated SHA-256)."""
-    canary = row.get(("canary",))
-    if not canary:
+    """The row in clear: cells are encrypted with the SHA-256 of its canary, repeated, if its question is.
+
+    Other cells are decrypted if they look encrypted and that gives text, the topic if it gives letters. Raises
+    DataError for a question or answer that stays encrypted.
+    """
+    canary = next((str(cell) for name, cell in row.cells.items() if _CANARY in name.lower() and cell), "")
+    key = hashlib.sha256(canary.encode()).digest() if canary else b""
+    question = _clear(row.get(QUESTION), key)
+    if question is None:
+        if _CIPHERTEXT.fullmatch(row.get(QUESTION)):
+            found = "its canary does not open it" if canary else "no column `canary` has its key"
+            raise DataError(f"{row.where}: the question is encrypted, and {found}")
         return row
-    key = hashlib.sha256(canary.encode()).digest()
-    cells = {
-        name: _clear(row.where, str(cell), key) if name in _SECRET and cell else cell
-        for name, cell in row.cells.items()
-    }
+    if _clear(row.get(ANSWER), key) is None:
+        raise DataError(f"{row.where}: the question is encrypted with its canary, the answer is not")
+    cells = dict(row.cells)
+    for name, cell in row.cells.items():
+        clear = _clear(str(cell).strip(), key)
+        is_topic = name in FAMILY and clear is not None and not re.search(r"[^\w\s&/,.-]|\d", clear)
+        if clear and (name in (*QUESTION, *ANSWER) or is_topic or _CIPHERTEXT.fullmatch(str(cell).strip())):
+            cells[name] = clear
     return Row(row.where, cells)
 
 
-def _clear(where: str, text: str, key: bytes) -> str:
+def _clear(text: str, key: bytes) -> str | None:
+    """A cell decrypted; None if that gives no text, because it is not encrypted or the key is another."""
     try:
-        return bytes(a ^ b for a, b in zip(base64.b64decode(text, validate=True), cycle(key))).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{where}: cannot be decrypted with its canary") from error
+        data = base64.b64decode(text, validate=True)
+        found = bytes(a ^ b for a, b in zip(data, cycle(key))).decode()
+    except (binascii.Error, ValueError):
+        return None
+    return found if found and all(c.isprintable() or c.isspace() for c in found) else None
