@@ -51,8 +51,8 @@ class History:
     Messages are compared without secrets, so that a record in which they were removed is compared as well.
     """
 
-    def __init__(self, tool_format: ToolFormat, clean: Callable[[str], str], most: int) -> None:
-        self._format, self._clean, self._most = tool_format, clean, most
+    def __init__(self, tool_format: ToolFormat, clean: Callable[[str], str], most: int, *, named: bool) -> None:
+        self._format, self._clean, self._most, self._named = tool_format, clean, most, named
         self._calls: OrderedDict[str, RecordedCall] = OrderedDict()
         self._requests: dict[str, list[str]] = {}  # the calls that showed this, by hash
         self._continued: set[str] = set()
@@ -63,6 +63,8 @@ class History:
         hashes = [self._hash(instructions, prompt)]
         for turn in turns:
             hashes.append(self._hash(hashes[-1], [turn.message, *turn.results]))
+        if self._named and (again := self._requests.get(hashes[-1])) and self._whole(again[-1]):
+            return self._calls[again[-1]].place, hashes[-1]
         for number in range(len(turns) - 1, -1, -1):
             if parent := self._answered(hashes[number], turns[number].message):
                 message, results = turns[number]
@@ -176,12 +178,7 @@ def trajectories_of(calls: Sequence[RecordedCall], label: Label | None = None) -
 
     Of several answers to one request those count that were gone on from, or else the last.
     """
-    known = {call.id: call for call in calls}
-    parents = {call.place.parent for call in calls}
-    last = {call.request: call.id for call in calls}
-    followed = {call.request for call in calls if call.id in parents}
-    kept = [c for c in calls if c.id in parents or (c.request not in followed and last[c.request] == c.id)]
-    paths = [_path(known, call) for call in kept if not any(_goes_on(call, other) for other in kept)]
+    paths = _paths(calls)
     taken: set[str] = set()
     found = []
     for path in sorted(paths, key=len, reverse=True):
@@ -192,8 +189,23 @@ def trajectories_of(calls: Sequence[RecordedCall], label: Label | None = None) -
     return found
 
 
-def _goes_on(call: RecordedCall, other: RecordedCall) -> bool:
-    return other.place.parent == call.id and other.acting == call.acting
+def _paths(calls: Sequence[RecordedCall]) -> list[list[RecordedCall]]:
+    """The paths to the calls that nothing follows under the same weights, without answers that were dropped."""
+    known = {call.id: call for call in calls}
+    paths = {call.id: _path(known, call) for call in calls}
+    requests: dict[str, list[RecordedCall]] = {}
+    for call in calls:
+        requests.setdefault(call.request, []).append(call)
+    kept: dict[str, list[RecordedCall]] = {call.id: [] for call in calls}  # what follows a call and counts
+    # What a request is followed by stands deeper, and has to be decided first.
+    for same in sorted(requests.values(), key=lambda same: -max(len(paths[call.id]) for call in same)):
+        followed = [call for call in same if kept[call.id]]
+        for call in same:
+            if call not in (followed or same[-1:]):
+                del paths[call.id]
+            elif call.place.parent in kept:
+                kept[call.place.parent].append(call)
+    return [path for i, path in paths.items() if all(other.acting != path[-1].acting for other in kept[i])]
 
 
 def _path(known: dict[str, RecordedCall], call: RecordedCall) -> list[RecordedCall]:

@@ -97,7 +97,7 @@ class Service:
     def __init__(self, model: Model, redactor: Redactor, keep: Keep, remember: int, *, announced: bool = False) -> None:
         self._model, self._redactor, self._keep, self._remember = model, redactor, keep, remember
         self._episodes: OrderedDict[str, History] = OrderedDict()
-        self._nameless, self._remembered = self._history(), 0
+        self._nameless, self._remembered = self._history(named=False), 0
         self._announced: dict[str, Announced] | None = {} if announced else None
         self.errors: dict[str, InternalizeError] = {}  # of announced episodes: what a call could not be served for
         self._in_use, self._switching = 0, False
@@ -155,8 +155,8 @@ class Service:
         assert self._announced is not None, "episodes are not announced here"
         return self._announced[episode].ended
 
-    def _history(self) -> History:
-        return History(self._model.tool_format, self._redactor.clean, self._remember)
+    def _history(self, *, named: bool = True) -> History:
+        return History(self._model.tool_format, self._redactor.clean, self._remember, named=named)
 
     def _history_of(self, episode: str) -> History:
         if not episode:

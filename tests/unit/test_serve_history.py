@@ -25,10 +25,9 @@ START = (Message(role="system", content="Boxes."), Message(role="user", content=
 class Desk:
     """A service whose n-th answer is `said n`, and all that it kept."""
 
-    def __init__(self, remember: int = 1000, checkpoint: str = "a") -> None:
+    def __init__(self, remember: int = 1000, checkpoint: str = "a", *, same: bool = False) -> None:
         self.kept: list[RecordedCall] = []
-        answers = [f"said {n}" for n in range(50)]
-        counter = iter(answers)
+        counter = iter(["said" if same else f"said {n}" for n in range(50)])
         self.engine = ScriptedEngine(lambda *_: next(counter), RENDERER)
         self.service = Service(self.model(checkpoint), Redactor.of(RedactConfig()), self._keep, remember)
 
@@ -110,6 +109,20 @@ def test_of_a_repeated_request_the_answer_counts_that_was_gone_on_from() -> None
     (episode,) = desk.found()
     assert own(episode) == ["said 2", "said 3"]
     assert len(desk.kept) == 4  # all are kept
+
+
+def test_equal_answers_to_repeated_requests_are_learnt_once_wherever_the_client_left() -> None:
+    """Each of three turns is asked twice and answered alike, as by a client that left and called again."""
+    desk = Desk(same=True)
+    history = list(START)
+    for _ in range(3):
+        desk.ask(history)
+        history += [desk.ask(history), user("more")]
+    (episode,) = desk.found()
+    assert own(episode) == ["said"] * 3
+    # A first answer may be finished only after the second was gone on from.
+    late = [*desk.kept[1:], desk.kept[0]]
+    assert [own(t) for t in trajectories_of(late)] == [["said"] * 3]
 
 
 def test_a_turn_that_the_agent_rewrote_is_learnt_as_sampled_and_shown_as_rewritten() -> None:
