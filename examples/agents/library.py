@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from threading import Lock
 
 import internalize as it
 
@@ -20,6 +20,12 @@ class Library:
         return self._episode.step(it.ToolCall.of("visit", page=page)) or ""
 
 
-@cache
+_MADE: dict[str, Library] = {}
+_LOCK = Lock()  # agents run in threads, and the pages take seconds to collect
+
+
 def library(split: str) -> Library:
-    return Library(split)
+    with _LOCK:
+        if split not in _MADE:
+            _MADE[split] = Library(split)
+        return _MADE[split]
