@@ -86,6 +86,8 @@ class Models:
             return Checkpoint(id="", parent=None, iteration=0, pool_version=None, config_digest="", path=""), 0
         starter = self._policy.starter
         if folder:
+            if iteration is not None:
+                raise DataError(f"iteration: this endpoint serves the folder {folder}, which is read again")
             found = {"id": self._policy.restore(folder), "path": str(folder.resolve())}
             self._policy.checkpoint = starter.model_copy(update=found)
             return self._policy.checkpoint, 0

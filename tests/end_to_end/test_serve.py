@@ -1,4 +1,4 @@
-"""`internalize serve` over a run: any kept checkpoint answers, with its pool or without, and is switched in mid-work."""
+"""`internalize serve` over a run: any kept checkpoint answers, with or without its pool, and can be switched."""
 
 from __future__ import annotations
 
@@ -134,8 +134,10 @@ def test_scores_come_from_the_caller_a_file_a_judge_or_a_verifier(folder: Path, 
     assert scores(served_episodes(folder, Config())) == [0.25, None, None, None]
     file = tmp_path / "s.jsonl"
     lines: list[dict[str, Any]] = [
-        {"episode": "filed", "success": True}, {"episode": "judged", "reference": "4"}, {"episode": "posted", "score": 1.0}
-    ]  # fmt: skip
+        {"episode": "filed", "success": True},
+        {"episode": "judged", "reference": "4"},
+        {"episode": "posted", "score": 1.0},
+    ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert scores(served_episodes(folder, Config(), file)) == [0.25, 1.0, 1.0, None]
     (tmp_path / "mine.py").write_text("def last(task, trajectory):\n    return len(task.question) / 100\n")
