@@ -2,6 +2,7 @@
 # make test    every test            make check   linter, formatter, type checker
 # make test-fast   80 seconds on two cores: no servers, Java, sandboxes, installed models, whole loops or slow tests
 # make test-vllm   the tests that start a real vLLM, which is installed into .venv-vllm first (3.4 GB)
+# make docs    the documentation as a site, in build/site
 # make clean   removes .venv and caches, keeps runs/
 #
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to every pip install, for an index of your own.
@@ -13,9 +14,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile # a file's tests stay in one process: they share servers and runs
 DEMO := .venv/.installed
 ALL := .venv/.installed-all
-EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,track,logs,ray,dev
+EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,serving,track,logs,ray,docs,dev
 
-.PHONY: demo test test-fast test-vllm check clean
+.PHONY: demo test test-fast test-vllm check docs clean
 
 demo: $(DEMO)
 	$(BIN)/internalize run recipes/demo.toml --out runs/demo --resume
@@ -34,6 +35,9 @@ check: $(ALL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(ALL)
+	$(BIN)/mkdocs build --strict --site-dir build/site
 
 clean:
 	rm -rf .venv .venv-vllm build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
