@@ -190,7 +190,11 @@ class EndpointClient:
                 "POST",
                 f"{self.config.base_url.rstrip('/')}{path}",
                 json=body,
-                headers={**headers, **({"Authorization": f"Bearer {key}", "x-api-key": key} if key else {})},
+                headers={
+                    **headers,
+                    **({"Authorization": f"Bearer {key}", "x-api-key": key} if key else {}),
+                    **self._headers(),
+                },
                 timeout=self.config.timeout,
             )
             try:

@@ -43,7 +43,7 @@ async def relay(
         hint, system = located.injection.text if located.injection else "", shown.text if shown else ""
         assert model.relay
         sent = dialect.hinted(body, hint, system) if hint or system else body
-        sent = sent | {"model": model.relay.config.model}
+        sent = sent | model.relay.config.body | {"model": model.relay.config.model}
         headers = {name: value for name, value in request.headers.items() if name.startswith(_FORWARDED)}
         try:
             response = await stack.enter_async_context(model.relay.relayed(dialect.path, sent, headers))
