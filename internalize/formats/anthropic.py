@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .repairs import Raw, listed
+from .repairs import Raw, kind_of, listed
 
 _RESULT = "_tool_result"  # how the types of results of the provider's own tools end
 _BLOCKS = frozenset({"tool_use", "tool_result", "server_tool_use", "mcp_tool_use"})
@@ -29,7 +29,7 @@ def in_blocks(lines: Sequence[Mapping[str, Any]]) -> bool:
             return True
         for message in messages if isinstance(messages, list) else ():
             content = message.get("content") if isinstance(message, Mapping) else None
-            if isinstance(content, list) and any(_type(block) in _BLOCKS for block in content):
+            if isinstance(content, list) and any(kind_of(block) in _BLOCKS for block in content):
                 return True
     return False
 
@@ -50,8 +50,8 @@ def chat_messages(message: Any) -> list[Any]:
     blocks = [block for block in content if block is not None]
     if message.get("role") == "assistant":
         return _turns(message, blocks)
-    results = [_result(block) for block in blocks if _type(block).endswith("tool_result")]
-    rest = [block for block in blocks if not _type(block).endswith("tool_result")]
+    results = [_result(block) for block in blocks if kind_of(block).endswith("tool_result")]
+    rest = [block for block in blocks if not kind_of(block).endswith("tool_result")]
     return [*results, *([{**message, "content": rest}] if rest or not results else [])]
 
 
@@ -60,7 +60,7 @@ def _turns(message: Mapping[str, Any], blocks: Sequence[Any]) -> list[Raw]:
     found: list[Raw] = []
     turn: Raw = {**message, "content": [], "tool_calls": []}
     for block in blocks:
-        kind = _type(block)
+        kind = kind_of(block)
         if kind in {"tool_use", "server_tool_use", "mcp_tool_use"}:
             call = {"id": block.get("id"), "function": {"name": block.get("name"), "arguments": block.get("input")}}
             turn["tool_calls"].append(call)
@@ -75,7 +75,3 @@ def _turns(message: Mapping[str, Any], blocks: Sequence[Any]) -> list[Raw]:
 def _result(block: Mapping[str, Any]) -> Raw:
     content = block.get("content")
     return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": "" if content is None else content}
-
-
-def _type(block: object) -> str:
-    return str(block.get("type", "")) if isinstance(block, Mapping) else ""

@@ -19,7 +19,7 @@ from internalize.errors import DataError
 from internalize.records import Trajectory
 
 from . import anthropic, responses
-from .chat import from_line
+from .chat import answered
 from .notes import Notes
 from .reading import Located, Session, json_values
 from .repairs import Raw, listed
@@ -52,7 +52,9 @@ def values(path: Path) -> Iterator[Located]:
 
 def read(value: Any, session: Session) -> Iterator[Trajectory]:
     """The trajectory of a call with its whole history. Raises DataError."""
-    yield from_line(as_chat(value, session.notes) if isinstance(value, Mapping) else value, session)
+    if not isinstance(value, Mapping):
+        raise DataError("is no JSON object")
+    yield from answered(as_chat(value, session.notes), session)
 
 
 def longest(conversations: Sequence[Sequence[Any]]) -> list[int]:

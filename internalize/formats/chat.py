@@ -95,6 +95,16 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
     yield from_line(value, session)
 
 
+def answered(line: dict[str, Any], session: Session) -> Iterator[Trajectory]:
+    """The trajectory of a line; none, which is counted, if no model answered in it. Raises DataError."""
+    messages = line.get("messages")
+    roles = [m.get("role") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else ["assistant"]
+    if not line.get("error") and "assistant" not in roles:
+        session.notes.dropped["conversation without an answer"] += 1
+    else:
+        yield from_line(line, session)
+
+
 def from_line(value: Any, session: Session) -> Trajectory:
     """The trajectory of a line in the chat format. Raises DataError."""
     line = session.validated(ChatLine, value)
@@ -170,14 +180,14 @@ def episode_of(
     if start == len(messages) and not failed:
         raise DataError("messages: no assistant message follows a user message")
     steps: list[Step] = []
+    media = next((number for number, message in enumerate(messages) if message.media), len(messages))
     place = start
     while place < len(messages):
         turn = list(takewhile(lambda m: m.role == "assistant", messages[place:]))
         place += len(turn)
         replies = list(takewhile(lambda m: m.role != "assistant", messages[place:]))
-        unseen = any(message.media for message in messages[: place - len(turn)])
-        step = _step(turn, replies, _Place(place, len(steps), AFTER_MEDIA if unseen else ""), reading, notes or Notes())
-        steps.append(step)
+        left_out = AFTER_MEDIA if media < place - len(turn) else ""
+        steps.append(_step(turn, replies, _Place(place, len(steps), left_out), reading, notes or Notes()))
         place += len(replies)
     ended = bool(steps) and steps[-1].ended
     termination: Termination = "failed" if failed else "answered" if ended else "max_steps"

@@ -16,7 +16,7 @@ from internalize.records import Trajectory
 
 from . import anthropic
 from .reading import Session
-from .repairs import Raw
+from .repairs import Raw, kind_of
 from .sessions import COPIED, Thread, episodes_of, records
 
 
@@ -52,7 +52,7 @@ class _Conversation:
         self.end_of = {name: end + len(messages) * (end > place) for name, end in self.end_of.items()}
         if turn:
             self.turns[turn] = place + len(messages)
-        self.end_of[str(record.get("uuid"))] = place + len(messages)
+        self.end_of[_id(record)] = place + len(messages)
 
 
 class _Conversations:
@@ -66,16 +66,16 @@ class _Conversations:
         self._main: _Conversation | None = None
 
     def add(self, line: int, record: Raw) -> None:
-        kind, message = record.get("type"), record.get("message")
-        parent = self._of.get(str(record.get("parentUuid")))
+        kind, message = kind_of(record), record.get("message")
+        parent = self._of.get(_parent(record))
         if kind not in {"user", "assistant"} or not isinstance(message, dict):
             self._notes.dropped[f"record of type {kind}"] += 1
             if parent:  # records point to those before them, whatever their type
-                self._of[str(record.get("uuid"))] = parent
-                parent.end_of[str(record.get("uuid"))] = parent.end_of[str(record.get("parentUuid"))]
+                self._of[_id(record)] = parent
+                parent.end_of[_id(record)] = parent.end_of[_parent(record)]
             return
         conversation = self._for(record, parent)
-        self._of[str(record.get("uuid"))] = conversation
+        self._of[_id(record)] = conversation
         conversation.insert(line, record, self._messages(record, message))
 
     def _messages(self, record: Raw, message: Raw) -> list[Raw]:
@@ -85,9 +85,9 @@ class _Conversations:
         found = anthropic.chat_messages(message)
         if message.get("role") == "assistant":
             self.model = message.get("model") or self.model
-            if (uuid := str(record.get("uuid"))) in self._seen:
+            if _id(record) in self._seen:
                 found = [{**part, "left_out": COPIED} for part in found]
-            self._seen.add(uuid)
+            self._seen.add(_id(record))
         return found
 
     def _for(self, record: Raw, parent: _Conversation | None) -> _Conversation:
@@ -100,7 +100,7 @@ class _Conversations:
         if parent is None:
             self._main = self._new(Thread()) if self._main is None or _begins(record) else self._main
         elif _is_typed(record) and self._rewinds(parent, record):
-            self._main = self._new(parent.thread.copied(parent.end_of[str(record.get("parentUuid"))]))
+            self._main = self._new(parent.thread.copied(parent.end_of[_parent(record)]))
         else:
             self._main = parent
         return self._main
@@ -111,8 +111,17 @@ class _Conversations:
 
     def _rewinds(self, parent: _Conversation, record: Raw) -> bool:
         """Whether anything but results of tools was said after the record that this message answers."""
-        later = parent.thread.messages[parent.end_of[str(record.get("parentUuid"))] :]
+        later = parent.thread.messages[parent.end_of[_parent(record)] :]
         return any(message.get("role") != "tool" for message in later)
+
+
+def _id(record: Raw) -> str:
+    """What other records know a record by; one without a name is known to none."""
+    return str(record.get("uuid") or id(record))
+
+
+def _parent(record: Raw) -> str:
+    return str(record.get("parentUuid") or "")
 
 
 def _begins(record: Raw) -> bool:
@@ -123,5 +132,5 @@ def _is_typed(record: Raw) -> bool:
     """Whether a record is a message of the user and not results of tools."""
     content = record["message"].get("content")
     blocks = content if isinstance(content, list) else []
-    kinds = {block.get("type") for block in blocks if isinstance(block, dict)}
+    kinds = {kind_of(block) for block in blocks}
     return record.get("type") == "user" and "tool_result" not in kinds and not record.get("isMeta")

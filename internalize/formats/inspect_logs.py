@@ -13,7 +13,7 @@ from typing import Any, Literal
 from internalize.errors import DataError, UserError, first_line
 from internalize.records import Trajectory
 
-from .chat import from_line
+from .chat import answered
 from .reading import Located, Session
 from .repairs import Raw
 
@@ -70,7 +70,7 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
         "termination": _LIMITS.get(sample.limit.type, "max_steps") if sample.limit else None,
         "messages": [part for message in sample.messages for part in _messages(message)],
     }
-    yield from_line(line, session)
+    yield from answered(line, session)
 
 
 def _number(score: Any) -> float | None:

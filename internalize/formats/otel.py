@@ -16,11 +16,12 @@ from internalize.errors import DataError
 from internalize.records import Trajectory
 
 from . import calls
-from .chat import from_line
+from .chat import answered
 from .reading import Located, Session, json_values
-from .repairs import Raw, listed
+from .repairs import Raw, list_in, listed
 
 _LISTS = ("resourceSpans", "resource_spans")
+_SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans")
 _VALUES = ("stringValue", "intValue", "doubleValue", "boolValue", "bytesValue")
 _CALLS = frozenset({"chat", "generate_content", "text_completion", ""})
 Span = dict[str, Any]
@@ -40,8 +41,11 @@ def values(path: Path) -> Iterator[Located]:
     for number, (where, value) in enumerate(json_values(path)):
         if isinstance(value, DataError):
             raise DataError(f"{path}, {where}: {value}")
-        for span in _spans(value):
-            places[_trace(span)].add(number)
+        try:
+            for span in _spans(value):
+                places[_trace(span)].add(number)
+        except DataError as error:
+            raise DataError(f"{path}, {where}: {error}") from error
     open_traces: dict[str, list[Span]] = defaultdict(list)
     for number, (_, value) in enumerate(json_values(path)):
         for span in _spans(value):
@@ -72,22 +76,21 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
             "score": attributes.get("gen_ai.evaluation.score.value"),
             "messages": messages,
         }
-        yield from_line(line, session)
+        yield from answered(line, session)
 
 
 def _spans(value: Any) -> Iterator[Span]:
     if not isinstance(value, Mapping):
         return
-    resources = next((value[name] for name in _LISTS if isinstance(value.get(name), list)), None)
-    if resources is None:
+    wrapped = next((name for name in _LISTS if name in value), None)
+    if wrapped is None:
         yield dict(value)
         return
-    for resource in resources:
-        scopes = (
-            resource.get("scopeSpans") or resource.get("scope_spans") or resource.get("instrumentationLibrarySpans")
-        )
-        for scope in scopes or ():
-            yield from (span for span in scope.get("spans") or () if isinstance(span, dict))
+    for resource in list_in(value, wrapped):
+        if not isinstance(resource, Mapping):
+            raise DataError(f"{wrapped}: holds what is no object")
+        for scope in list_in(resource, next((name for name in _SCOPES if name in resource), _SCOPES[0])):
+            yield from (span for span in list_in(scope, "spans") if isinstance(span, dict))
 
 
 def _trace(span: Span) -> str:
@@ -104,7 +107,7 @@ def _start(span: Span) -> tuple[int, str]:
 def _attributes(span: Span) -> Raw:
     """The attributes by name, with those of events that hold the messages of the call."""
     found = _flat(span.get("attributes"))
-    for event in span.get("events") or ():
+    for event in list_in(span, "events"):
         if isinstance(event, Mapping) and str(event.get("name", "")).startswith("gen_ai."):
             found = {**_flat(event.get("attributes")), **found}
     return found
@@ -113,7 +116,7 @@ def _attributes(span: Span) -> Raw:
 def _flat(attributes: Any) -> Raw:
     if isinstance(attributes, Mapping):
         return dict(attributes)
-    pairs = (entry for entry in attributes or () if isinstance(entry, Mapping))
+    pairs = (entry for entry in (attributes if isinstance(attributes, list) else ()) if isinstance(entry, Mapping))
     return {str(entry.get("key")): _value(entry.get("value")) for entry in pairs}
 
 

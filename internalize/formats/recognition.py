@@ -89,7 +89,7 @@ def recognized(path: Path) -> str:
     for name, found in FORMATS.items():
         if first and found.recognizes(first):
             return name
-    raise UserError(f"{path}: is in no log format that is known; name it with --format ({', '.join(FORMATS)})")
+    raise UserError(f"{path}: is in no log format that is known (`internalize logs formats` lists them)")
 
 
 def head(path: Path) -> list[dict[str, Any]]:

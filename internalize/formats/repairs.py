@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from internalize.errors import DataError
 from internalize.inference.structured import split_reasoning
 
 from .notes import Notes
@@ -42,6 +43,21 @@ def parsed(value: object) -> object:
         return json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return value
+
+
+def kind_of(value: object) -> str:
+    """What an object says its `type` is; "" if that is no object."""
+    return str(value.get("type") or "") if isinstance(value, Mapping) else ""
+
+
+def list_in(value: object, name: str) -> list[Any]:
+    """The list in a field of an object; empty if there is none. Raises DataError for anything else."""
+    found = value.get(name) if isinstance(value, Mapping) else value
+    if found is None:
+        return []
+    if not isinstance(value, Mapping) or not isinstance(found, list):
+        raise DataError(f"{name}: is no list")
+    return found
 
 
 def arguments_of(value: object, notes: Notes) -> object:
@@ -188,20 +204,20 @@ def _content(message: Raw, notes: Notes) -> None:
 
 
 def _is_known(part: object) -> bool:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    return isinstance(part, str) or kind in _TEXT_PARTS or kind in _MEDIA
+    return isinstance(part, str) or kind_of(part) in _TEXT_PARTS | _MEDIA
 
 
 def _part(message: Raw, part: object, notes: Notes) -> str:
     """The text of a part; of one that is no text (an image) only the mark that it was there."""
     if isinstance(part, str):
         return part
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    kind = kind_of(part) if isinstance(part, Mapping) else type(part).__name__
     text = part.get("text", part.get("refusal")) if isinstance(part, Mapping) else None
     if kind in _TEXT_PARTS and isinstance(text, str):
         return text
     if kind in {"thinking", "redacted_thinking"} and isinstance(part, Mapping):
-        message["reasoning_content"] = "\n".join(filter(None, [message.get("reasoning_content"), part.get("thinking")]))
+        thoughts = (message.get("reasoning_content"), part.get("thinking"))
+        message["reasoning_content"] = "\n".join(text for text in thoughts if text and isinstance(text, str))
         return ""
     if kind not in _MEDIA:
         raise ValueError(f"a part has type {kind}; only text is supported")

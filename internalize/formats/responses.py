@@ -12,10 +12,10 @@ from typing import Any
 from internalize.errors import DataError
 from internalize.records import Trajectory
 
-from .chat import from_line
+from .chat import answered
 from .notes import Notes
 from .reading import Session
-from .repairs import Raw, listed
+from .repairs import Raw, kind_of, list_in, listed
 from .sessions import Thread, episodes_of, records
 
 HIDDEN = "used a tool of the provider whose result is not in the log"
@@ -40,12 +40,14 @@ def recognizes(head: Sequence[dict[str, Any]]) -> bool:
 
 def recognizes_codex(head: Sequence[dict[str, Any]]) -> bool:
     """Whether the first lines of a file are records of a Codex session."""
-    return any(record.get("type") in {"session_meta", "response_item"} and "payload" in record for record in head)
+    return any(kind_of(record) in {"session_meta", "response_item"} and "payload" in record for record in head)
 
 
 def read(value: Any, session: Session) -> Iterator[Trajectory]:
     """The trajectory of one line. Raises DataError."""
-    yield from_line(as_chat(value, session.notes) if isinstance(value, Mapping) else value, session)
+    if not isinstance(value, Mapping):
+        raise DataError("is no JSON object")
+    yield from answered(as_chat(value, session.notes), session)
 
 
 def read_codex(value: Any, session: Session) -> Iterator[Trajectory]:
@@ -127,7 +129,7 @@ def _seen(output: object) -> object:
 
 
 def _thoughts(item: Raw) -> list[Raw]:
-    parts = [*(item.get("summary") or []), *(item.get("content") or [])]
+    parts = [*list_in(item, "summary"), *list_in(item, "content")]
     texts = [str(part["text"]) for part in parts if isinstance(part, Mapping) and part.get("text")]
     return [{"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)}] if texts else []
 

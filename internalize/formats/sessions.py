@@ -69,9 +69,29 @@ def episodes_of(threads: Sequence[Thread], session: Session, **more: Any) -> Ite
         if not thread.answered:
             session.notes.dropped["conversation without an answer"] += bool(thread.messages)
             continue
+        messages = _with_text_for_strangers(thread.messages, session)
         try:
-            yield from_line({**more, "messages": thread.messages}, session)
+            yield from_line({**more, "messages": messages}, session)
         except DataError as error:
             place = _MESSAGE.match(str(error))
             line = thread.lines[int(place[1])] if place and int(place[1]) < len(thread.lines) else thread.lines[0]
             session.leave_out(error, f"line {line}")
+
+
+def _with_text_for_strangers(messages: Sequence[Any], session: Session) -> list[Any]:
+    """Results that answer no open call of the turn before, as text of the user: a session may have lost the call."""
+    found: list[Any] = []
+    open_calls: set[str] = set()
+    for number, message in enumerate(messages):
+        role = message.get("role")
+        if role == "assistant":
+            goes_on = number > 0 and messages[number - 1].get("role") == "assistant"
+            ids = {str(call.get("id")) for call in message.get("tool_calls") or ()}
+            open_calls = open_calls | ids if goes_on else ids
+        if role == "tool" and str(message.get("tool_call_id")) not in open_calls:
+            session.notes.repaired["result of no call of the turn before, kept as text"] += 1
+            message = {"role": "user", "content": message.get("content")}  # noqa: PLW2901
+        elif role == "tool":
+            open_calls = open_calls - {str(message.get("tool_call_id"))}
+        found.append(message)
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 from internalize.errors import DataError
 from internalize.records import Trajectory
 
-from .chat import from_line
+from .chat import answered
 from .reading import Session
 from .repairs import Raw
 from .responses import chat_messages
@@ -43,7 +43,7 @@ def _episode(value: Any, session: Session) -> Iterator[Trajectory]:
         raise DataError("history: field required")
     info = _mapping(value.get("info"))
     line = {"task": value.get("instance_id"), "termination": _exit(info)}
-    yield from_line({**line, "messages": [_message(message) for message in history]}, session)
+    yield from answered({**line, "messages": [_message(message) for message in history]}, session)
 
 
 def read_mini(value: Any, session: Session) -> Iterator[Trajectory]:
@@ -54,7 +54,7 @@ def read_mini(value: Any, session: Session) -> Iterator[Trajectory]:
     model = _mapping(_mapping(info.get("config")).get("model")).get("model_name")
     messages = [one for message in value["messages"] for one in _mini_messages(message, session)]
     line = {"task": value.get("instance_id"), "model": model, "termination": _exit(info), "messages": messages}
-    yield from_line(line, session)
+    yield from answered(line, session)
 
 
 def _mini_messages(message: Any, session: Session) -> list[Any]:

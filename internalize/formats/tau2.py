@@ -14,10 +14,10 @@ from typing import Any
 from internalize.errors import DataError
 from internalize.records import Trajectory
 
-from .chat import from_line
+from .chat import answered
 from .notes import Notes
 from .reading import Located, Session, items, json_values
-from .repairs import Raw
+from .repairs import Raw, list_in
 
 _ENDS = {"agent_stop": "answered", "user_stop": "answered", "max_steps": "max_steps", "too_many_errors": "max_steps"}
 _BROKEN = frozenset({"agent_error", "user_error", "infrastructure_error", "unexpected_error"})
@@ -59,14 +59,14 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
     }
     policy = _at(info, "environment_info", "policy")
     system = [{"role": "system", "content": policy}] if policy else []
-    messages = simulation.get("messages") or []
-    yield from_line({**line, "messages": [*system, *_agents(messages, session.notes)]}, session)
+    messages = list_in(simulation, "messages")
+    yield from answered({**line, "messages": [*system, *_agents(messages, session.notes)]}, session)
 
 
 def read_tau1(value: Any, session: Session) -> Iterator[Trajectory]:
     """The episode of one entry of a result file of tau-bench. Raises DataError."""
     line = {"task": value.get("task_id"), "score": value.get("reward"), "messages": value.get("traj")}
-    yield from_line(line, session)
+    yield from answered(line, session)
 
 
 def values_tau1(path: Path) -> Iterator[Located]:
@@ -85,7 +85,7 @@ def _agents(messages: Sequence[Any], notes: Notes) -> Iterator[Raw]:
             else:
                 notes.dropped["result of a call of the simulated user"] += 1
         elif message.get("role") == "user" and message.get("tool_calls"):
-            notes.dropped["call of the simulated user"] += len(message["tool_calls"])
+            notes.dropped["call of the simulated user"] += len(list_in(message, "tool_calls"))
             if message.get("content"):
                 yield {"role": "user", "content": message["content"]}
         else:

@@ -59,8 +59,7 @@ def _episodes(trace: Mapping[str, Any], session: Session) -> Iterator[Trajectory
     nodes = trace["nodes"]
     parents = {_parent(nodes, number) for number in range(len(nodes))}
     learnt: set[int] = set()
-    rewards = [reward for reward in (trace.get("rewards") or {}).values() if isinstance(reward, Mapping)]
-    score = sum(float(r["score"]) * float(r.get("weight", 1.0)) for r in rewards) if rewards else None
+    score = _score(trace.get("rewards") or {})
     errors = trace.get("errors") or trace.get("error")
     for leaf in (number for number in range(len(nodes)) if number not in parents):
         path = _path(nodes, leaf)
@@ -71,6 +70,15 @@ def _episodes(trace: Mapping[str, Any], session: Session) -> Iterator[Trajectory
             continue
         line = {"task": _task(trace), "model": _model(trace), "score": score, "error": errors, "messages": messages}
         yield from_line({**line, "tools": nodes[path[0]].get("tools") or trace.get("tools")}, session)
+
+
+def _score(rewards: Any) -> float | None:
+    """The weighted sum of the rewards; None where scoring did not run. Raises DataError."""
+    try:
+        given = [reward for reward in rewards.values() if reward is not None]
+        return sum(float(r["score"]) * float(r.get("weight", 1.0)) for r in given) if given else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"rewards: is no object of scores and weights ({error})") from error
 
 
 def _path(nodes: Sequence[Any], leaf: int) -> list[int]:

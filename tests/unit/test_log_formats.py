@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,22 @@ def test_a_broken_line_of_a_session_is_named(skip: bool, tmp_path: Path) -> None
             imported(path)
 
 
+def test_a_result_of_a_call_that_a_session_lost_is_kept_as_text(tmp_path: Path) -> None:
+    """One before the first turn, one with the id of an earlier turn, one that comes twice."""
+
+    def result(call: str, text: str) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "tool_result", "tool_use_id": call, "content": text}]}
+
+    records = session(result("lost", "0 bar"), *BLOCKS[:3], result("k1", "late"), say("4 bar."), result("k1", "again"))
+    survey = Survey(Session())
+    (found,) = survey.trajectories([write(tmp_path, *records)], "auto")
+    assert [m.text for m in found.prompt] == ["0 bar", QUESTION]
+    assert [[(m.role, m.text) for m in step.results] for step in found.steps] == [
+        [("tool", "4 bar"), ("user", "late")], [("user", "again")],
+    ]  # fmt: skip
+    assert survey.session.notes.repaired["result of no call of the turn before, kept as text"] == 3
+
+
 def test_a_block_that_is_not_known_is_refused_with_its_line(tmp_path: Path) -> None:
     records = session(ask("Start"), say("Ready"), {"role": "user", "content": [{"type": "hologram"}]}, say("Done"))
     with pytest.raises(DataError, match=r"log\.jsonl, line 3: messages\.2: .*hologram"):
@@ -602,3 +619,48 @@ def test_our_own_trajectories_are_a_format(tmp_path: Path) -> None:
     path = write(tmp_path, found.model_dump(mode="json"), name="t.jsonl")
     assert recognized(path) == "trajectories"
     assert list(episodes(path, FORMATS["trajectories"].values, read_trajectory, Session())) == [found]
+
+
+# -- damaged logs ------------------------------------------------------------------------------------------------------
+
+ODD = (None, 5, -1.5, "x", "", [], {}, [None], {"a": 1}, True, "[1]", [[]], {"role": "assistant"})
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to every value inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, inner in inside for found in places(inner, (*path, key)))]
+
+
+def damaged(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
+    """The value with something else at one place."""
+    if not path:
+        return odd
+    key, *rest = path
+    return {**value, key: damaged(value[key], tuple(rest), odd)} if isinstance(value, dict) else [
+        damaged(inner, tuple(rest), odd) if number == key else inner for number, inner in enumerate(value)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAME)
+def test_a_damaged_log_is_read_or_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
+    """Anything in any place of a log: never an exception of another kind."""
+    if name == "atif":
+        pytest.importorskip("atif")
+    content, file = SAME[name]
+    documents = (
+        [json.loads(line) for line in content.splitlines()] if file.endswith(".jsonl") else [json.loads(content)]
+    )
+    read, path = FORMATS[name], tmp_path / file
+    for place in places(documents)[1:]:
+        for odd in ODD[zlib.crc32(str(place).encode()) % 3 :: 3]:
+            path.write_text(lines(*damaged(documents, place, odd)))
+            for skip in (False, True):
+                session = Session(skip=skip)
+                try:
+                    found = list(episodes(path, read.values, read.read, session))
+                except UserError as error:
+                    assert "\n" not in str(error), error  # noqa: PT017
+                    continue
+                assert all(Trajectory.model_validate_json(t.model_dump_json()) == t for t in found)
