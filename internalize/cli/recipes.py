@@ -72,7 +72,7 @@ def recipe_file(given: Path) -> Path:
 
 def _recipes() -> dict[str, Traversable]:
     """The recipes of the package by name, those of studies with `studies/` before it."""
-    root = files("internalize") / "recipes"
+    root = files("internalize.config") / "recipes"  # a link to the folder of the checkout
     folders = {"": root, **{f"{entry.name}/": entry for entry in root.iterdir() if entry.is_dir()}}
     found = {
         f"{prefix}{file.name.removesuffix('.toml')}": file
