@@ -1,9 +1,10 @@
 """Removes secrets from texts before they reach somebody else's endpoint, a pool or training data.
 
-Removed are API keys and tokens of known form, private-key blocks, assignments such as password=..., e-mail addresses,
-and matches of the recipe's own patterns; a marker such as [email removed] takes their place, so redacting twice changes
-nothing. Names of people and secrets of unknown form stay. Sampled token ids never outlive the text they stand for: a
-trajectory whose own actions hold a secret is not trained on, because an edited action was never sampled.
+Removed are API keys and tokens of known form (secret_rules.py), private-key blocks, cookies, logins in addresses,
+assignments such as password=..., e-mail addresses, and matches of the recipe's own patterns; a marker such as [email
+removed] takes their place, so redacting twice changes nothing. Names of people and secrets of unknown form stay.
+Sampled token ids never outlive the text they stand for: a trajectory whose own actions hold a secret is not trained on,
+because an edited action was never sampled.
 """
 
 from __future__ import annotations
@@ -22,26 +23,58 @@ from internalize.records import Injection, Message, Record, Step, Trajectory, js
 from internalize.runs.readers import record
 from internalize.runs.store import write_json
 
+from .secret_rules import secret_spans
+
 # In this order: what stands inside something longer comes after it. A word that names a secret has to be followed by a
 # sign of assignment, so that prose about passwords and tokens stays as it is.
-_NAMES = r"password|passwd|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token|access[_-]?token|client[_-]?secret"
-_HARMLESS = r"(?:None|True|False|null|true|false|str|bytes|int|object|Optional\w*|Union\w*|is|are|was)\b|[\[<$*{.]"
-_VALUE = r"""(?:"[^"\n]+"|'[^'\n]+'|[^\s"'\[\],;&]+)"""
-_KINDS: tuple[tuple[str, str], ...] = (
-    ("private key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
-    ("jwt", r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{6,}"),
-    ("api key", r"(?<![\w-])sk-(?=[\w-]*\d)[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}"),
-    ("api key", r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bhf_[A-Za-z0-9]{20,}|\bxox[abprs]-[\w-]{10,}"),
-    ("bearer token", r"(?i:(?<=\bbearer )|(?<=\bbasic ))[A-Za-z0-9._~+/-]{16,}=*"),
-    ("url login", r"(?<=://)[^\s/:@\[\]]+:[^\s/@\[\]]+(?=@)"),
-    (
-        "password",
-        rf"""(?i:\b\w*(?:{_NAMES})\b["']?\s*(?:=|:(?!//))\s*)(?!{_HARMLESS}){_VALUE}""",
-    ),
-    ("email", r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b"),
+_NAMES = (
+    r"password|passwd|pwd|pass[_-]?phrase|secret|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|"
+    r"auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|connection[_-]?string"
 )
+_WEAK = r"token|auth|session(?:[_-]?id)?|sid|sig(?:nature)?|key|credentials?|secret[_-]?\w{1,8}"  # with random values
+_HARMLESS = (  # values that are types, variables and calls in code, or words of a sentence
+    r"(?:None|True|False|null|true|false|str|bytes|int|object|Optional\w*|Union\w*|is|are|was|self)\b|"
+    rf"""[\[<$*{{.(]|["'][$%{{<]|[a-z_]{{1,60}}(?:\.[a-z_]{{1,60}}){{0,6}}\(|"""
+    rf"""\w{{0,60}}(?:{_NAMES}|key|token)(?=[\s,)}}\]]|$)|(?<=: )[A-Za-z]{{1,60}} {{1,8}}[A-Za-z]"""
+)
+_VALUE = r"""(?:\\"[^"\\\n]+\\"|"[^"\n]+"|'[^'\n]+'|[^\s"'\[\],;&\\]+)"""
+_SIGN = r"""\\?["']?\s{0,8}(?:=|:(?!//))\s{0,8}"""
+_RANDOM = r"""\\?["']?(?=[\w.~+/%-]{0,99}\d)(?=[\w.~+/%-]{0,99}[A-Za-z])[\w.~+/%-]{16,4000}={0,2}"""
+_KINDS: tuple[tuple[str, str], ...] = (
+    (
+        "private key",
+        r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    ),
+    (
+        "cookie",
+        (
+            r"(?i:(?<=\bcookie: )|(?<=\bcookie\": \")|(?<=\bcookie:))"
+            r"(?=[^\r\n\"']{0,200}=[\w%.~+/-]{0,40}\d[\w%.~+/-]{12})[^\r\n\"']+"
+        ),
+    ),
+    ("jwt", r"(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,4000}\.[\w-]{6,4000}"),
+    ("api key", r"(?<![\w-])sk-(?=[\w-]{0,200}\d)[A-Za-z0-9_-]{16,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}"),
+    (
+        "api key",
+        (
+            r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bhf_[A-Za-z0-9]{20,}|"
+            r"\bxox[abeprs]-[\w-]{10,}|\bxapp-[\w-]{10,}"
+        ),
+    ),
+    ("bearer token", r"(?i:(?<=\bbearer )|(?<=\bbasic )|(?<=\bauthorization: token ))[A-Za-z0-9._~+/-]{16,}=*"),
+    ("url login", r"(?<=://)[^\s/:@\[\]]*:[^\s/@\[\]]+(?=@)"),
+    ("password", rf"""(?i:\bpass[ _-]?phrase{_SIGN})(?!{_HARMLESS})(?!["'\\])[^\n"',;\[]+"""),
+    ("password", rf"""(?i:\b\w{{0,40}}(?:{_NAMES})\b{_SIGN})(?!{_HARMLESS}){_VALUE}"""),
+    ("password", rf"""(?i:(?<![\w-])--(?:{_NAMES}|token|pass)(?:\s|=)\s{{0,4}})(?!{_HARMLESS}|-){_VALUE}"""),
+    ("password", rf"""(?i:(?:\b|_)(?:{_WEAK}){_SIGN}){_RANDOM}"""),
+    (
+        "email",
+        r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}\b",
+    ),
+)
+_RULES_AFTER = "jwt"  # the rules of secret_rules.py come after what is longer than a key
 Weighted = tuple[Trajectory, float]  # with its weight in training
-_ASSIGNED = re.compile(r"[=:]\s*")
+_ASSIGNED = re.compile(r"(?:[=:]|\s(?=\S+$))\s*")  # also the blank after an option of a command
 
 
 class RedactionCount(Record):
@@ -100,6 +133,8 @@ class Redactor:
             text, found = pattern.subn(_marker(kind), text)
             if found:
                 counts[kind] += found
+            if kind == _RULES_AFTER:
+                text = _without_spans(text, counts)
         return text, counts
 
     def clean(self, text: str) -> str:
@@ -163,6 +198,17 @@ class Redactor:
             return text
 
         return clean
+
+
+def _without_spans(text: str, counts: Counter[str]) -> str:
+    spans = [
+        (a, b) for a, b in secret_spans(text) if not text[a:b].endswith(" removed") and "removed]" not in text[a:b]
+    ]
+    if spans:
+        counts["api key"] += len(spans)
+    for start, end in reversed(spans):
+        text = f"{text[:start]}[api key removed]{text[end:]}"
+    return text
 
 
 def _marker(kind: str) -> Callable[[re.Match[str]], str]:

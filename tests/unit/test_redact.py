@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.secrets import FORMATS, false_alarms, missed
 from internalize.config.schema import RedactConfig, load_config
 from internalize.errors import ConfigError
 from internalize.experience.redact import RedactionCount, Redactions, Redactor, note, without_secrets
@@ -127,3 +128,22 @@ def test_counts_are_noted_stage_by_stage_and_only_if_there_are_any(tmp_path: Pat
     note(path, "extract", RedactionCount(removed={"email": 4}))
     found = Redactions.model_validate_json(path.read_bytes())
     assert found.stages == {"extract": RedactionCount(removed={"email": 4}), "round 0": RedactionCount(dropped=1)}
+
+
+@pytest.mark.slow
+def test_formats_of_many_makers_are_removed_and_harmless_lines_stay() -> None:
+    assert len(FORMATS) >= 75
+    assert missed(REDACTOR) == {}
+    count, hit = false_alarms(REDACTOR)
+    assert count > 40_000
+    assert len(hit) < count / 10_000, hit
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a." * 24_000, "eyJ-" * 12_000, "token=" * 8_000, "sk-" * 16_000, "a@" + "b." * 24_000, "curl " * 9_600,
+     "-----BEGIN PRIVATE KEY-----" * 1_700, "password: " * 4_800, "cookie: " + "=" * 48_000],
+)  # fmt: skip
+def test_text_that_patterns_could_backtrack_over_is_redacted_like_any_other(text: str) -> None:
+    once, _ = REDACTOR.text(text)  # 48 KB took 15 seconds where a pattern went back and forth
+    assert REDACTOR.text(once)[0] == once
