@@ -27,13 +27,14 @@ class ComputeConfig(Section):
     replicas: int = Field(1, ge=1, le=1024, description="Workers of Ray, each with a copy of the policy.")
     gpus: float = Field(0.0, ge=0, le=64, description="GPUs of a worker of Ray; 0 = none.")
     endpoint: str = Field("", description="Endpoint that samples token ids with the policy's own weights; '' = none.")
-    train: Literal["local", "accelerate"] = Field("local", description="Who trains: this process, or a launcher.")
+    train: Literal["local", "accelerate"] = Field("local", description="Who trains: this process, or launched ones.")
+    devices: int = Field(1, ge=1, le=1024, description="Processes of a launched training, a device each.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     batch: int = Field(48, ge=1, le=4096, description="Conversations sampled together.")
 
     def not_there(self) -> str:
         """The first setting that nothing implements yet, as `key = value`; "" if all exist."""
-        absent = {"engine": {"vllm"}, "train": {"accelerate"}}
+        absent = {"engine": {"vllm"}}
         chosen = {key: getattr(self, key) for key in absent}
         return next((f"compute.{key} = {value!r}" for key, value in chosen.items() if value in absent[key]), "")
 

@@ -1,4 +1,4 @@
-"""The backends of a recipe: who plays episodes (this process, or workers of Ray) and who trains (this process)."""
+"""The backends of a recipe: who plays episodes (this process, or workers of Ray), who trains (this, or launched)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,15 @@ def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> B
 
     policy = LocalPolicy.of(config)
     made = in_process(policy, environments)
-    return replace(made, rollouts=RayRollouts(config, policy.endpoints)) if config.compute.rollout == "ray" else made
+    if config.compute.rollout == "ray":
+        made = replace(made, rollouts=RayRollouts(config, policy.endpoints))
+    if config.compute.train == "accelerate":
+        from internalize.training.launched import LaunchedTraining  # noqa: PLC0415 - imports torch
+        from internalize.training.together import require_shares  # noqa: PLC0415
+
+        require_shares(config.distill, config.compute.devices)
+        made = replace(made, trainer=LaunchedTraining(policy))
+    return made
 
 
 def in_process(policy: LocalPolicy, environments: Callable[[EnvConfig], Environment]) -> Backends:

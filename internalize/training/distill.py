@@ -93,13 +93,14 @@ def _train(
         # Frozen weights are among the inputs: the same adapter on another base is another training.
         sums = {name: float(weight.detach().double().sum()) for name, weight in model.named_parameters()}
         inputs = [config.model_dump(mode="json"), seed, data.digest, part and part.first_step, sums]
-        state = _state_to_resume(content_hash(inputs), output_dir)
+        with trainer.accelerator.main_process_first():  # which removes what belongs to another training
+            state = _state_to_resume(content_hash(inputs), output_dir)
     if state is None and data.held_out:
         student.held_out_losses.append(student.held_out_loss())
     with saving(output_dir):
         _run(trainer, state)
         model.eval()
-        if part and part.carried_out:
+        if part and part.carried_out and trainer.is_world_process_zero():
             trainer.save_for_next_round(part.carried_out)
     return _summary(student, trainer).model_copy(update={"seconds": time.monotonic() - started})
 
@@ -141,10 +142,10 @@ def _summary(student: PolicyWithLoss, trainer: DistillTrainer) -> TrainSummary:
         first_loss=losses[0],
         last_loss=losses[-1],
         divergence_before=sum(before.values()) / tokens,
-        divergence_after=sum(student.total(items[index]) for index in before) / tokens,
+        divergence_after=sum(student.measure("total", items[index]) for index in before) / tokens,
         held_out=len(held_out),
         held_out_before=student.held_out_losses[0] if held_out else None,
-        held_out_after=student.held_out_loss() if held_out else None,
+        held_out_after=student.measure("held_out_loss") if held_out else None,
         stopped_early=student.stopped,
         teacher_nll=student.data.teacher_nll,
     )

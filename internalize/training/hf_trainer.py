@@ -30,14 +30,14 @@ from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError, first_line
 from internalize.runs.files import sync, sync_folder
 
-from .head import head
+from .head import causal_lm, head
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import teacher_hidden
 from .teachers import TrainingSet, TrainItem
+from .together import EvenSampler, Row, even, is_sharded, merged, processes, require_shares, rows_of
 from .weights import Average, head_with, swapped, trained
 
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss
-Row = tuple[tuple[int | None, TrainItem], ...]  # items that run one by one, with their numbers; None: a copy
 
 _LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
 _WEIGHTS, _AVERAGE, _MEASURED = "trained.safetensors", "average.safetensors", "measured.json"
@@ -65,10 +65,26 @@ class PolicyWithLoss(nn.Module):
         """What it is trained and measured on."""
         return self._data[0]
 
+    @property
+    def _no_split_modules(self) -> Any:
+        """The layers that FSDP wraps one by one, which it would not see otherwise."""
+        return causal_lm(self.policy)._no_split_modules  # noqa: SLF001 - it has no public name
+
+    def measure(self, name: str, *given: Any) -> Any:
+        """What the method `name` gives; inside of a forward pass where weights are whole only there."""
+        return self(None, None, None, None, measured=(name, given)) if is_sharded(self) else getattr(self, name)(*given)
+
     def forward(
-        self, index: int | None, item: TrainItem, labels: Tensor, num_items_in_batch: Tensor
-    ) -> dict[str, Tensor]:
+        self,
+        index: int | None,
+        item: TrainItem,
+        labels: Tensor,
+        num_items_in_batch: Tensor,
+        measured: tuple[str, Sequence[Any]] | None = None,
+    ) -> Any:
         """The item's share in the loss of the optimizer step, which has `num_items_in_batch` tokens or trajectories."""
+        if measured:
+            return getattr(self, measured[0])(*measured[1])
         del labels  # only there to be counted
         loss = self.token_losses(item).sum()
         if self.is_first_step and index is not None:
@@ -178,6 +194,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
     """Trainer of rows that saves only what is trained, and may hand its optimizer on to the next round."""
 
     model: PolicyWithLoss
+    rows = 0  # of the data, without fillers
     part: Round | None = None
     carried: dict[str, Any] | None = None  # optimizer and average of the round before
 
@@ -189,6 +206,11 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
             for index, item in inputs["row"]
         ]
         return torch.stack(losses).sum()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if processes() == 1:
+            return super()._get_train_sampler(train_dataset)
+        return EvenSampler(self.rows, len(self.train_dataset), self.args.data_seed)
 
     def continue_from(self, part: Round) -> None:
         """Take the average of the round before now, lest it overwrite that of a resumed state, the optimizer later."""
@@ -265,12 +287,14 @@ class AfterStep(TrainerCallback):  # type: ignore[misc] # transformers is untype
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """The weights have changed; called before a state is saved, so that the state includes all of this."""
         model = self.model
+        if model.is_first_step:
+            model.first_losses = merged(model.first_losses)
         model.is_first_step = False
         if model.average is not None:
             model.average.update(model.policy)
         an_epoch = max(1, round(state.max_steps / state.num_train_epochs))
         if model.settings.early_stop and model.data.held_out and state.global_step % an_epoch == 0:
-            model.held_out_losses.append(model.held_out_loss())
+            model.held_out_losses.append(model.measure("held_out_loss"))
             control.should_training_stop = control.should_training_stop or model.stopped
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -300,38 +324,32 @@ def build_trainer(
 ) -> DistillTrainer:
     """The trainer of `model` on its data: AdamW, linear decay to 0, seeded order, unless the config says otherwise."""
     config = model.settings
+    if processes() > 1:
+        require_shares(config, processes())
 
     def collate(rows: Sequence[Row]) -> dict[str, Any]:
         """A batch of one row. Labels are only counted: one per action token, or one a trajectory."""
         targets = [item.packed.targets for index, item in rows[0] if index is not None]
-        labels = torch.cat(targets) if config.per == "token" else torch.zeros(len(targets), dtype=torch.long)
+        by_token = config.per == "token" and targets
+        labels = torch.cat(targets) if by_token else torch.zeros(len(targets), dtype=torch.long)
         return {"row": rows[0], "labels": labels}
 
+    arguments = _arguments(model.policy, config, seed, folder, one_round=part is not None)
+    rows = rows_of(model.data.items, config.batch_tokens)
     trainer = DistillTrainer(
         model=model,
-        args=_arguments(model.policy, config, seed, folder, one_round=part is not None),
-        train_dataset=_rows(model.data.items, config.batch_tokens),
+        args=arguments,
+        train_dataset=even(rows, processes()) if processes() > 1 else rows,
         data_collator=collate,
         callbacks=[AfterStep(model, progress)],
     )
+    trainer.rows = len(rows)
+    if config.trainer.get("fsdp") and not trainer.is_fsdp_enabled:
+        raise UserError("distill.trainer.fsdp would be ignored here: accelerate shards over several accelerators only")
     if part is not None:
         trainer.continue_from(part)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _rows(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:
-    """One item a row, or rows of items with just `batch_tokens` action tokens or more (the last may have fewer)."""
-    rows: list[Row] = []
-    row: Row = ()
-    tokens = 0
-    for index, item in enumerate(items):
-        row += ((index, item), (None, item.with_experience)) if item.with_experience else ((index, item),)
-        tokens += len(item.packed.targets)
-        if tokens >= batch_tokens:
-            rows.append(row)
-            row, tokens = (), 0
-    return [*rows, row] if row else rows
 
 
 def require_arguments(config: DistillConfig, device: torch.device) -> None:
@@ -359,7 +377,7 @@ def _arguments(
         "output_dir": str(folder),
         "num_train_epochs": 1 if one_round else config.epochs,
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1 if config.batch_tokens else config.batch,
+        "gradient_accumulation_steps": 1 if config.batch_tokens else config.batch // processes(),
         "learning_rate": config.lr,
         "lr_scheduler_type": "linear",
         "weight_decay": 0.0,

@@ -1,0 +1,104 @@
+"""Several processes that train one model: equal shares of every optimizer step, and what they must agree on.
+
+An optimizer step has the rows that it has in one process, so the weights are the same up to rounding. Where rows do not
+come out even, fillers take their place: items of weight 0, which count in no loss and no denominator.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.distributed as dist
+from accelerate.data_loader import SeedableRandomSampler
+from torch import nn
+from torch.utils.data import Sampler
+
+from internalize.config.distill import DistillConfig
+from internalize.errors import UserError
+
+from .teachers import TrainItem
+
+Row = tuple[tuple[int | None, TrainItem], ...]  # items that run one by one, with their numbers; None: not measured
+
+
+def processes() -> int:
+    """How many train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))  # of the launcher
+
+
+def require_shares(config: DistillConfig, number: int) -> None:
+    """Raises UserError for settings under which `number` processes could not do what one does."""
+    if config.batch_tokens:
+        raise UserError(
+            f"compute.devices = {number} share the rows of a step, and distill.batch_tokens = {config.batch_tokens} "
+            "makes one row of it; set distill.batch instead"
+        )
+    if config.batch % number:
+        raise UserError(f"distill.batch = {config.batch} is no multiple of compute.devices = {number}")
+    if "fsdp" in config.trainer:
+        sharded = {
+            "distill.teacher = 'ema'": config.asks_teacher and config.teacher.kind == "ema",
+            "distill.generator.refresh": bool(config.refresh),
+            "distill.save_steps": bool(config.save_steps),
+        }
+        for key in [key for key, is_set in sharded.items() if is_set]:
+            raise UserError(f"{key} keeps weights that distill.trainer.fsdp shards, which is not supported")
+
+
+def rows_of(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:
+    """One item a row, or rows of items with just `batch_tokens` action tokens or more (the last may have fewer)."""
+    rows: list[Row] = []
+    row: Row = ()
+    tokens = 0
+    for index, item in enumerate(items):
+        row += ((index, item), (None, item.with_experience)) if item.with_experience else ((index, item),)
+        tokens += len(item.packed.targets)
+        if tokens >= batch_tokens:
+            rows.append(row)
+            row, tokens = (), 0
+    return [*rows, row] if row else rows
+
+
+def even(rows: Sequence[Row], number: int) -> list[Row]:
+    """The rows, and fillers so that all have as many items and their count is a multiple of `number`."""
+    shortest = min((item for row in rows for _, item in row), key=lambda item: len(item.packed.ids))
+    filler = (None, replace(shortest, weight=0.0, with_experience=None))
+    width = max(map(len, rows))
+    full = [row + (filler,) * (width - len(row)) for row in rows]
+    return full + [(filler,) * width] * (-len(full) % number)
+
+
+class EvenSampler(Sampler[int]):
+    """The order in which one process would take `rows` rows, then the fillers up to `total`."""
+
+    def __init__(self, rows: int, total: int, seed: int) -> None:
+        self._order = SeedableRandomSampler(range(rows), data_seed=seed)
+        self._total = total
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._order
+        yield from range(len(self._order), self._total)
+
+    def __len__(self) -> int:
+        return self._total
+
+    def set_epoch(self, epoch: int) -> None:
+        """Each epoch has an order of its own."""
+        self._order.set_epoch(epoch)
+
+
+def merged(own: dict[int, float]) -> dict[int, float]:
+    """What all processes have measured, in the order of the numbers."""
+    parts: list[Any] = [own] * processes()
+    if processes() > 1:
+        dist.all_gather_object(parts, own)
+    found = {number: value for part in parts for number, value in part.items()}
+    return dict(sorted(found.items())) if len(parts) > 1 else own
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether weights are spread over processes, so that they are whole only inside of a forward pass."""
+    return any(hasattr(weight, "full_tensor") for weight in model.parameters())
