@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from internalize.config.schema import RolloutConfig
 from internalize.config.specs import RolloutSpec, TrainSpec
@@ -22,6 +22,7 @@ from internalize.records import (
     Message,
     Reply,
     Sampling,
+    Step,
     Task,
     ToolCall,
     ToolSpec,
@@ -170,6 +171,13 @@ class Selector(Protocol):
         ...
 
 
+class Context(NamedTuple):
+    """Ids up to and with the generation prompt; `ids[:fork]` are also the start of the context without a hint."""
+
+    ids: tuple[int, ...]
+    fork: int
+
+
 class ToolFormat(Protocol):
     """How tool calls are written as text and read."""
 
@@ -183,6 +191,54 @@ class ToolFormat(Protocol):
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
         """The turn as a message; its tool calls are those in `text` that are valid, in order."""
+        ...
+
+    def problem(self, text: str, tools: Sequence[ToolSpec]) -> str:
+        """What is wrong with a call in `text` that is not valid; "" if nothing is."""
+        ...
+
+
+class Renderer(Protocol):
+    """Messages to token ids and back, in the words of one model. Sampled ids are never encoded again.
+
+    `tools` are those that are passed to the model's template; text formats describe them in `instructions` instead.
+    """
+
+    tokenizer: Any
+    stop_ids: frozenset[int]  # each ends a turn
+
+    def instructions(self, tools: Sequence[ToolSpec]) -> str:
+        """What the system message says about the tools; "" if they are passed to the template."""
+        ...
+
+    def context(
+        self, prompt: Sequence[Message], steps: Sequence[Step], hint: str = "", tools: Sequence[ToolSpec] = ()
+    ) -> Context:
+        """What the policy sees after these steps; with a `hint`, the last message ends with it on a new line."""
+        ...
+
+    def prefix_stable(self, prompt: Sequence[Message], steps: Sequence[Step], tools: Sequence[ToolSpec] = ()) -> bool:
+        """Whether each context starts with the one before it and the action sampled there."""
+        ...
+
+    def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Message, str]:
+        """The turn that was sampled, and what is wrong with a call in it; "" if nothing is."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a sampled turn without its end."""
+        ...
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Ids of a turn given as text, with its end."""
+        ...
+
+    def encode_turn(self, message: Message, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
+        """Ids of a turn that was not sampled (a log's, say), with its end."""
+        ...
+
+    def thought_length(self, ids: Sequence[int]) -> int:
+        """How many ids of a sampled turn belong to its thought, the closing mark included."""
         ...
 
 

@@ -18,7 +18,7 @@ from starter_data import Simulator, Tree
 from internalize.config.distill import DistillConfig
 from internalize.environments.docs.env import SYSTEM, Docs
 from internalize.inference.loading import load_policy
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message, Step, ToolCall, ToolSpec, result_of
 from internalize.records.packed import Packed
@@ -28,19 +28,19 @@ from internalize.training.scoring import pack_branches
 from internalize.training.teachers import TrainItem
 
 
-def past(renderer: Renderer, call: ToolCall, tools: tuple[ToolSpec, ...], seen: str) -> Step:
+def past(renderer: TemplateRenderer, call: ToolCall, tools: tuple[ToolSpec, ...], seen: str) -> Step:
     """A past turn with its one call and what came back."""
     message = Message(role="assistant", tool_calls=(call,))
     ids = renderer.encode_call(call, tools)
     return Step(text="", message=message, token_ids=ids, results=(result_of((call,), 0, seen),))
 
 
-def packed_tree(tree: Tree, renderer: Renderer) -> Packed:
+def packed_tree(tree: Tree, renderer: TemplateRenderer) -> Packed:
     """Trunk and branches as token ids; every branch carries loss on its action, the trunk none."""
-    system = f"{SYSTEM}\n{renderer.tool_format.instructions(Docs.tools)}"
+    system = f"{SYSTEM}\n{renderer.instructions(Docs.tools)}"
     prompt = (Message(role="system", content=system), Message(role="user", content=tree.question))
     if tree.system_hint:
-        prompt = renderer.with_system(prompt, tree.system_hint)
+        prompt = with_system(prompt, tree.system_hint)
     turns = [past(renderer, a, Docs.tools, o or "") for a, o in tree.turns]
     trunk: tuple[int, ...] = ()
     branches = []
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
-    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
     items = [TrainItem(packed_tree(tree, renderer)) for tree in trees(args.trees, args.seed)]
     print(f"{len(items)} trees, {sum(len(i.packed.ids) for i in items)} tokens, "
           f"{sum(len(i.packed.targets) for i in items)} action tokens", flush=True)  # fmt: skip

@@ -17,7 +17,7 @@ from warm_up_data import HABITS, WALKS, Branch, Hints, Walk, branches
 
 from internalize.config.distill import DistillConfig
 from internalize.inference.loading import load_policy
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ToolSpec
 from internalize.records.packed import Packed
@@ -29,9 +29,9 @@ from internalize.training.teachers import TrainItem
 COUNT = {"tau2": 42, "coin": 54}
 
 
-def packed(walk: Walk, hung: list[Branch], renderer: Renderer, tools: tuple[ToolSpec, ...]) -> Packed:
+def packed(walk: Walk, hung: list[Branch], renderer: TemplateRenderer, tools: tuple[ToolSpec, ...]) -> Packed:
     """The walk as trunk and what hangs on it; only branches carry loss."""
-    prompt = renderer.with_system(walk.prompt, renderer.tool_format.instructions(tools))
+    prompt = with_system(walk.prompt, renderer.instructions(tools))
     turns = [past(renderer, action, tools, seen or "") for action, seen in walk.turns]
     trunk: tuple[int, ...] = ()
     ready = []
@@ -45,7 +45,7 @@ def packed(walk: Walk, hung: list[Branch], renderer: Renderer, tools: tuple[Tool
     return pack_branches(trunk, ready)
 
 
-def items(name: str, count: int, seed: int, longest: int, renderer: Renderer) -> list[TrainItem]:
+def items(name: str, count: int, seed: int, longest: int, renderer: TemplateRenderer) -> list[TrainItem]:
     """`count` walks over the train tasks, each pass in another order and with other branches."""
     rng = random.Random(seed)
     tools, walked = WALKS[name]()
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--longest", type=int, default=1100, help="tokens of a walk")
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
-    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
     count = args.walks or COUNT[args.name]
     trees = items(args.name, count, args.seed, args.longest, renderer)
     print(f"{len(trees)} walks, {sum(len(i.packed.ids) for i in trees)} tokens, "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from internalize.config.schema import load_config
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Generation, Sampling
 from tests.faulty_server import Answer, FaultyServer
@@ -28,7 +28,7 @@ class AdapterServer(FaultyServer):
 
     def __init__(self, *, seed: int = 0, max_rank: int = 8, resolver: Path | None = None) -> None:
         tokenizer = tiny_tokenizer()
-        renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
+        renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
         self.engine = PlainEngine(tiny_model(seed), renderer, load_config(None, []))
         self.max_rank, self.resolver = max_rank, resolver
         self.adapters: dict[str, Path] = {}

@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from internalize.config.distill import DistillConfig
 from internalize.config.schema import Config, load_config
 from internalize.experience.pool import ExperiencePool, empty, save_pool
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Experience, Message, PoolEdit, Stage, Step, Task, TrainSummary, Trajectory
 from internalize.runs.store import RunStore
@@ -45,7 +45,7 @@ def _trajectory(task: Task, prompt: tuple[Message, ...], steps: list[Step]) -> T
     )  # fmt: skip
 
 
-def solved(env: Toy, renderer: Renderer, split: str = "train") -> list[Trajectory]:
+def solved(env: Toy, renderer: TemplateRenderer, split: str = "train") -> list[Trajectory]:
     """The reference solution of every task as trajectories with ids."""
     found = []
     for task in env.tasks(split):
@@ -54,14 +54,14 @@ def solved(env: Toy, renderer: Renderer, split: str = "train") -> list[Trajector
             text = renderer.tool_format.format(action, env.tools)
             seen = episode.step(action)
             steps.append(step(text=text, token_ids=renderer.encode_text(text), seen=seen, call=action))
-        prompt = renderer.with_system(episode.prompt(), renderer.tool_format.instructions(env.tools))
+        prompt = with_system(episode.prompt(), renderer.tool_format.instructions(env.tools))
         found.append(_trajectory(task, prompt, steps))
     return found
 
 
 @cache
 def _weights() -> dict[str, torch.Tensor]:
-    model, renderer = tiny_model(), Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    model, renderer = tiny_model(), TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     examples = [build_example(t, renderer) for t in solved(Toy(size=24), renderer)]
     items = [TrainItem(pack_clean(e.token_ids, e.spans)) for e in examples if e is not None]
     config = DistillConfig(divergence="sft", epochs=12, lr=1e-2, batch=4, lora_r=0)

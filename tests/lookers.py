@@ -18,7 +18,7 @@ from internalize import loop
 from internalize.config.schema import Config, load_config
 from internalize.environments import registry
 from internalize.experience.inject import render_items
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import DistillExample, Message, Step, Task, ToolCall, ToolSpec, Trajectory
 from internalize.stages.backends import in_process
@@ -83,7 +83,9 @@ class Lookers:
         return (LOOK, ANSWER)
 
 
-def _written(renderer: Renderer, question: str, calls: tuple[ToolCall, ...], hint: str, hinted: int) -> Trajectory:
+def _written(
+    renderer: TemplateRenderer, question: str, calls: tuple[ToolCall, ...], hint: str, hinted: int
+) -> Trajectory:
     """An episode as text to learn from; the hint stands before call number `hinted`."""
     shown = [f"\n{hint}" if number == hinted else "" for number in range(len(calls))]
     prompt = (Message(role="user", content=question + shown[0]),)
@@ -94,7 +96,7 @@ def _written(renderer: Renderer, question: str, calls: tuple[ToolCall, ...], hin
         steps.append(step(text, call, seen, token_ids=renderer.encode_text(text)))
     return Trajectory(
         id=question, task_id=question, env="lookers", split="train", iteration=0, seed=0, checkpoint="c", score=1.0,
-        prompt=renderer.with_system(prompt, renderer.tool_format.instructions(Lookers.tools)), steps=tuple(steps),
+        prompt=with_system(prompt, renderer.tool_format.instructions(Lookers.tools)), steps=tuple(steps),
         termination="answered",
     )  # fmt: skip
 
@@ -102,7 +104,7 @@ def _written(renderer: Renderer, question: str, calls: tuple[ToolCall, ...], hin
 @cache
 def _weights() -> dict[str, torch.Tensor]:
     """Weights that look first in one of four episodes, and in nearly all with experience in the prompt."""
-    model, renderer, draw = tiny_model(), Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"]), random.Random(0)
+    model, renderer, draw = tiny_model(), TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"]), random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, weight_decay=0.0)
     for moment in range(STEPS):
         batch = []

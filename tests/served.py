@@ -19,7 +19,7 @@ from internalize.experience.inject import Injector
 from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
 from internalize.inference.client import EndpointClient
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.serve.app import Endpoint
@@ -50,7 +50,7 @@ class Served:
         max_context: int = 8000,
         **settings: Any,
     ) -> None:
-        self.renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS[protocol])
+        self.renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS[protocol])
         self.engine = ScriptedEngine(replies, self.renderer, failures=failures)
         agent = TokenAgent(self.engine, self.renderer, RolloutConfig(max_action_tokens=200), max_context, 8)
         self.model = Model(

@@ -31,7 +31,17 @@ class ModelConfig(Section):
 
     source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
     adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
-    protocol: Literal["bracket", "json"] = Field("bracket", description="Form of actions: search[x] or JSON calls.")
+    protocol: Literal["auto", "template", "bracket", "json"] = Field(
+        "auto",
+        description="How tools and calls are written: by the model's chat template, or as text (search[x] or JSON "
+        "calls); 'auto' takes the template if what it writes can be read back, else 'bracket'.",
+    )
+    template: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Arguments of the chat template, such as enable_thinking = false."
+    )
+    date: str = Field(
+        "2026-01-01", pattern=r"^\d{4}-\d\d-\d\d$", description="Today's date for chat templates that write it."
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
     endpoint: str = Field("", description="Endpoint that acts, whatever it samples with; '' = the model of `source`.")
@@ -52,8 +62,19 @@ class RolloutConfig(Section):
     attempts: int = Field(2, ge=1, le=64, description="Episodes a task.")
     max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")
     max_action_tokens: int = Field(48, ge=1, le=8192, description="Longest action, tokens.")
+    max_thinking_tokens: int = Field(
+        0,
+        ge=0,
+        le=131_072,
+        description="Longest thought before an action, tokens; 0 = it counts as action.",
+    )
     temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy.")
     require_success: bool = Field(default=True, description="Whether a run ends if its first rollouts teach nothing.")
+
+    @property
+    def max_turn_tokens(self) -> int:
+        """The longest turn: its thought and its action."""
+        return self.max_thinking_tokens + self.max_action_tokens
 
 
 class ExtractConfig(Section):

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from internalize.errors import DataError
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import with_system
 from internalize.inference.tool_formats import TOOL_FORMATS, as_text
 from internalize.records import (
     Message,
@@ -122,7 +122,7 @@ def from_chat(
     prompt = episode.prompt
     if line.tools:
         instructions = TOOL_FORMATS[reading.protocol].instructions([_tool(tool) for tool in line.tools])
-        prompt = Renderer.with_system(prompt, instructions)
+        prompt = with_system(prompt, instructions)
     env, split = line.env or reading.env, line.split or reading.split
     task = line.task or Task.new(env, split, question_of(prompt)).id
     attempt = 0 if attempts is None else attempts[task]

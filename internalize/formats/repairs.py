@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from internalize.errors import DataError
-from internalize.inference.structured import split_reasoning
+from internalize.inference.call_formats import split_thought
 
 from .notes import Notes
 
@@ -235,7 +235,7 @@ def _thoughts(message: Raw) -> None:
 def _apart(message: Any, notes: Notes) -> Any:
     """A model's turn with the thoughts at the start of its content in a field of their own."""
     content = message.get("content") if isinstance(message, Mapping) and message.get("role") == "assistant" else None
-    reasoning, rest = split_reasoning(content) if isinstance(content, str) else ("", content)
+    reasoning, rest = split_thought(content) if isinstance(content, str) else ("", content)
     if rest == content:
         return message
     notes.repaired["thoughts in the content, taken apart"] += 1

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from internalize.errors import UserError
+from internalize.interfaces import Renderer
 from internalize.records import Generation, Sampling
-
-from .renderer import Renderer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

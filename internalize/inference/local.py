@@ -19,10 +19,11 @@ import torch
 from transformers import AttentionInterface
 
 from internalize.errors import UserError
+from internalize.interfaces import Renderer
 
 from .batching import BatchedEngine, Request
 from .kv_cache import ATTENTION, BatchPlan, Chunk, KeyValues, slot_attention
-from .renderer import Renderer, common_prefix
+from .renderer import common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from internalize.interfaces import Renderer
+
 from .batching import BatchedEngine, Request
 from .model_cache import CachedModel, State, join, select, split
-from .renderer import Renderer, common_prefix
+from .renderer import common_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -8,11 +8,10 @@ from __future__ import annotations
 import itertools
 
 from internalize.errors import ContextError
-from internalize.interfaces import Engine
+from internalize.interfaces import Engine, Renderer
 from internalize.records import ChatRequest, Reply, Sampling
 
-from .renderer import Renderer
-from .structured import split_reasoning
+from .call_formats import split_thought
 
 
 class PolicyChat:
@@ -35,6 +34,6 @@ class PolicyChat:
             self._engine.release(conversation)
         if not sampled.token_ids:
             raise ContextError(f"{len(ids)} tokens of prompt leave the policy no room for an answer")
-        reasoning, text = split_reasoning(sampled.text)
+        reasoning, text = split_thought(sampled.text)
         counts = {"prompt_tokens": len(ids), "completion_tokens": len(sampled.token_ids)}
         return Reply(text=text, reasoning=reasoning, finish=sampled.finish, **counts)

@@ -1,90 +1,109 @@
 """Renders messages as token ids through a chat template; sampled ids are spliced in, never encoded again.
 
-A context is rendered as text with a marker in place of every sampled turn, and the text between markers is tokenized
-piece by piece. Without a hint the ids are those of the clean context; a hint stands at the end of the last message,
-before its end of turn and the generation prompt.
+Each context is the one before it, the ids sampled there, and what the template writes after them: the rest of the turn,
+the results, the next generation prompt. Where a template rewrites earlier turns (it cuts their thoughts, say), there is
+no such context: its ids are then those of the rewritten text, with what is still shown of each sampled turn in its
+place, and `prefix_stable` says so. A hint stands at the end of the last message, before its end of turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from internalize.errors import UserError
-from internalize.interfaces import ToolFormat
-from internalize.records import Message, Step, ToolCall, ToolSpec
+from internalize.interfaces import Context, ToolFormat
+from internalize.records import Message, Step, ToolCall, ToolSpec, content_hash
 
-from .tool_formats import as_text, as_user
+from .call_formats import CALL_FORMATS, THOUGHTS
+from .template import Chat, ChatTemplate, Unrenderable
+from .tool_formats import TOOL_FORMATS
+from .turns import PLACE, Turns, common_prefix, place
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+__all__ = ["Context", "TemplateRenderer", "chat_dict", "common_prefix", "with_system"]
 
-_CACHED_PIECES = 16_384  # tokenized pieces of text in the cache
-_MARKER = "@@action@@"
-_END_OF_THINKING = "</think>"
+_STATES = 2048  # rendered contexts that are kept
 
 
 @dataclass(frozen=True)
-class Context:
-    """Ids up to and with the generation prompt; `ids[:fork]` are also the start of the clean context."""
+class _State:
+    """A rendered context."""
 
+    key: str
+    messages: tuple[Chat, ...]
+    text: str
     ids: tuple[int, ...]
-    fork: int
+    rewritten: bool = False  # it rewrites earlier turns
 
 
-class Renderer:
-    """Renders contexts with one tokenizer and one tool format. Raises UserError if the tokenizer has no template."""
+class TemplateRenderer:
+    """`interfaces.Renderer` over the chat template of a tokenizer; `stop_ids` are added to those of the tokenizer.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tool_format: ToolFormat) -> None:
-        if not tokenizer.chat_template:
-            raise UserError("the tokenizer has no chat template; use an instruction-tuned model")
-        self.tokenizer = tokenizer
-        self.tool_format = tool_format
-        self._encode = lru_cache(_CACHED_PIECES)(
-            lambda text: tuple(tokenizer.encode(text, add_special_tokens=False)),
-        )
-        self._specials = tuple(str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
-        self._end_of_turn = self._find_end_of_turn()
-        self.stop_ids: frozenset[int] = frozenset({self._end_of_turn, int(tokenizer.eos_token_id)})
-        user, thought = {"role": "user", "content": "a"}, "@@thought@@"
-        turn = {"role": "assistant", "content": f"<think>{thought}{_END_OF_THINKING}b"}
-        self._strips_thinking = thought not in self._render([user, turn, user])
+    With a tool format, calls and results are text; without one the template itself writes tools, calls and results.
+    Raises UserError for a template that cannot be used so.
+    """
 
-    def context(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str = "") -> Context:
-        """What the policy sees before its next action.
+    def __init__(
+        self,
+        tokenizer: Any,
+        tool_format: ToolFormat | None = None,
+        *,
+        template: ChatTemplate | None = None,
+        stop_ids: Collection[int] = (),
+    ) -> None:
+        self.tokenizer, self.tool_format = tokenizer, tool_format
+        self.template = template or ChatTemplate.of(tokenizer)
+        self.control = self.template.control
+        eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
+        self.turns = Turns(self.template, tool_format, {*stop_ids, *eos})
+        self.stop_ids = self.turns.stop_ids
+        first = self.turns.controls(self.turns.header, 0, len(self.turns.header))[:1]
+        self._header_start = self.turns.header[first[0].start : first[0].end] if first else ""
+        self._states: OrderedDict[str, _State] = OrderedDict()
 
-        `prompt` ends with a user message. With a `hint`, the last message ends with a line break and the hint.
-        """
-        clean = self._ids(prompt, steps, "")
+    @property
+    def way(self) -> str:
+        """How calls are written, for people."""
+        if self.tool_format:
+            return next(name for name, form in TOOL_FORMATS.items() if form is self.tool_format)
+        return f"template ({next(name for name, form in CALL_FORMATS.items() if form is self.turns.form)})"
+
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the generation prompt ends with the opening mark of a thought."""
+        return self.turns.opened is not None
+
+    @property
+    def parallel(self) -> bool:
+        """Whether a turn may hold several calls."""
+        return self.turns.parallel
+
+    def instructions(self, tools: Sequence[ToolSpec]) -> str:
+        """What the system message says about the tools; "" if the template says it."""
+        return self.tool_format.instructions(tools) if self.tool_format else ""
+
+    def context(
+        self, prompt: Sequence[Message], steps: Sequence[Step], hint: str = "", tools: Sequence[ToolSpec] = ()
+    ) -> Context:
+        """What the policy sees before its next action. With a `hint`, the last message ends with it on a new line."""
+        clean = self._state(prompt, steps, "", tools).ids
         if not hint:
             return Context(clean, len(clean))
-        hinted = self._ids(prompt, steps, hint)
+        hinted = self._state(prompt, steps, hint, tools).ids
         return Context(hinted, common_prefix(clean, hinted))
 
-    def prefix_stable(self, prompt: Sequence[Message], steps: Sequence[Step]) -> bool:
+    def prefix_stable(self, prompt: Sequence[Message], steps: Sequence[Step], tools: Sequence[ToolSpec] = ()) -> bool:
         """Whether each context starts with the one before it plus the action sampled there.
 
-        False for templates that rewrite earlier turns (they strip thinking, say): then no single sequence contains the
-        whole trajectory, and each step has to be scored by itself.
+        Otherwise no single sequence contains the whole trajectory, and each step has to be scored by itself.
         """
-        seen: tuple[int, ...] = ()
-        for number in range(len(steps) + 1):
-            ids = self.context(prompt, steps[:number]).ids
-            if ids[: len(seen)] != seen:
-                return False
-            if number < len(steps):
-                seen = ids + steps[number].token_ids
-        return True
+        rewritten = (self._state(prompt, steps[:n], "", tools).rewritten for n in range(1, len(steps) + 1))
+        return not any(step.shown for step in steps[:-1]) and not any(rewritten)
 
-    @staticmethod
-    def with_system(prompt: Sequence[Message], text: str) -> tuple[Message, ...]:
-        """`prompt` with `text` at the end of its system message; one is added if there is none."""
-        if prompt and prompt[0].role == "system":
-            first = prompt[0].model_copy(update={"content": f"{prompt[0].text}\n{text}"})
-            return (first, *prompt[1:])
-        return (Message(role="system", content=text), *prompt)
+    def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Message, str]:
+        """The turn that was sampled, and what is wrong with a call in it ("" = nothing)."""
+        return self.turns.read(self.decode(ids), tools)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of sampled ids without their end of turn."""
@@ -93,83 +112,157 @@ class Renderer:
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Ids of a whole turn with its end of turn: for scripted and imported data, never for sampled text."""
-        return (*self._encode(self._escaped(text)), self._end_of_turn)
+        return (*self.control.encode(self.control.mark(text, keep=self.control.ordinary)), self.turns.end_id)
+
+    def encode_turn(self, message: Message, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
+        """Ids of an assistant's turn with its end, in the model's own words: for turns without sampled ids."""
+        return self.control.encode(self.turns.text(message, tools))
 
     def encode_call(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
-        """`encode_text` of the call in this tool format."""
-        return self.encode_text(self.tool_format.format(call, tools))
+        """`encode_turn` of the call alone."""
+        if self.tool_format:
+            return self.encode_text(self.tool_format.format(call, tools))
+        return self.encode_turn(Message(role="assistant", tool_calls=(call,)), tools)
 
-    def _ids(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str) -> tuple[int, ...]:
-        pieces = self._pieces(prompt, steps, hint)
-        ids = list(self._encode(pieces[0]))
-        for step, piece in zip(steps, pieces[1:], strict=True):
-            action, following = self._shown_again(step), self._encode(piece)
-            ends_itself = bool(action) and action[-1] in self.stop_ids
-            ids += action
-            ids += following[1:] if ends_itself and following[:1] == (self._end_of_turn,) else following
-        return tuple(ids)
+    def template_ids(
+        self, prompt: Sequence[Message], steps: Sequence[Step], tools: Sequence[ToolSpec] = ()
+    ) -> tuple[int, ...]:
+        """The ids that the template itself gives a history, every turn encoded from its parts."""
+        chat = [self.turns.prompt(message) for message in prompt]
+        for step in steps:
+            chat += [self.turns.written(step.message, tools), *self.turns.results(step.calls, step.results)]
+        return self.control.encode(self.template.render(chat, self.turns.tools(tools)))
 
-    def _pieces(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str) -> list[str]:
-        """The rendered text between the places of the actions: one piece more than there are steps."""
-        messages = [chat_dict(message, self._escaped(message.text)) for message in prompt]
-        observations = [self._escaped(as_user(step.results).text) for step in steps]
-        marker = _MARKER
-        while any(marker in text for text in (*(str(message["content"]) for message in messages), *observations)):
-            marker += "@"
-        for observation in observations:
-            messages.append({"role": "assistant", "content": marker})
-            messages.append({"role": "user", "content": observation})
-        if hint:
-            messages[-1]["content"] += "\n" + self._escaped(hint)
-        pieces = self._render(messages).split(marker)
-        if len(pieces) != len(steps) + 1:
-            raise UserError(
-                "the chat template drops or repeats earlier assistant turns; it cannot be used for episodes"
-            )
-        return pieces
-
-    def _escaped(self, text: str) -> str:
-        """`text` with its special tokens broken up, so that an observation cannot end its own turn."""
-        for special in self._specials:
-            if special in text:
-                text = text.replace(special, f"{special[0]} {special[1:]}")
-        return text
-
-    def _shown_again(self, step: Step) -> tuple[int, ...]:
-        """The ids of a past action that the template shows: all, or those after the thinking if it strips that.
-
-        A turn that was not sampled here, or that somebody's agent rewrote, is encoded from its text.
-        """
-        if step.shown is not None or not step.token_ids:
-            return self.encode_text(as_text(step.shown, self.tool_format) if step.shown else step.text)
-        action = step.token_ids
-        if not self._strips_thinking or _END_OF_THINKING not in self.decode(action):
-            return action
+    def thought_length(self, ids: Sequence[int]) -> int:
+        """How many ids of a turn belong to its thought, the closing mark included."""
+        mark = self.turns.thought_mark(self.decode(ids))
+        if not mark:
+            return 0
         # The last start and then the first end between which the mark decodes: its ids depend on what surrounds it.
-        start = next(n for n in range(len(action), -1, -1) if _END_OF_THINKING in self.decode(action[n:]))
-        end = next(n for n in range(start + 1, len(action) + 1) if _END_OF_THINKING in self.decode(action[start:n]))
-        return action[end:]
+        start = next(n for n in range(len(ids), -1, -1) if mark in self.decode(ids[n:]))
+        return next(n for n in range(start + 1, len(ids) + 1) if mark in self.decode(ids[start:n]))
 
-    def _render(self, messages: list[dict[str, Any]], *, generation_prompt: bool = True) -> str:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
-        return str(text)
+    # -- contexts -------------------------------------------------------------------------------------------------
 
-    def _find_end_of_turn(self) -> int:
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _MARKER}]
-        ids = self._encode(self._render(messages, generation_prompt=False).partition(_MARKER)[2])
-        special = bool(ids) and ids[0] in self.tokenizer.all_special_ids
-        return ids[0] if special else int(self.tokenizer.eos_token_id)
+    def _state(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> _State:
+        state = self._start(prompt, tools, "" if steps else hint)
+        for number in range(1, len(steps) + 1):
+            state = self._next(state, steps[:number], hint if number == len(steps) else "", tools)
+        return state
+
+    def _start(self, prompt: Sequence[Message], tools: Sequence[ToolSpec], hint: str) -> _State:
+        chat = _hinted([self.turns.prompt(message) for message in prompt], self.control.mark(hint))
+        key = content_hash([chat, [] if self.tool_format else [tool.model_dump(mode="json") for tool in tools]])
+        if state := self._known(key):
+            return state
+        text = self.template.render(chat, self.turns.tools(tools))
+        return self._keep(_State(key, tuple(chat), text, self.control.encode(text)))
+
+    def _next(self, before: _State, steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> _State:
+        """The context after the last of these steps; `before` is the one it was sampled in."""
+        step, number = steps[-1], len(steps) - 1
+        turn = step.shown or step.message
+        results = [result.text for result in step.results]
+        key = content_hash([before.key, step.token_ids, step.text, turn.model_dump(mode="json"), results, hint])
+        if state := self._known(key):
+            return state
+        action = self._action(step, tools)
+        thought = self.thought_length(action) > 0
+        placed = self.turns.placed(number, turn.tool_calls, thought=thought)
+        messages = [*before.messages, placed, *self.turns.results(turn.tool_calls, step.results)]
+        messages = _hinted(messages, self.control.mark(hint))
+        text = self.template.render(messages, self.turns.tools(tools))
+        after = text[len(before.text) :]
+        kept = text.startswith(before.text) and (not thought or place(number, "r") in after)
+        if kept and not before.rewritten and not (self.turns.header and after.startswith(self.turns.header)):
+            ids = (*before.ids, *action, *self._tail(text, action, has_calls=bool(turn.tool_calls)))
+            return self._keep(_State(key, tuple(messages), text, ids))
+        ids = self._rewritten(text, [self._action(step, tools) for step in steps])
+        return self._keep(_State(key, tuple(messages), text, ids, rewritten=True))
+
+    def _known(self, key: str) -> _State | None:
+        if key in self._states:
+            self._states.move_to_end(key)
+        return self._states.get(key)
+
+    def _keep(self, state: _State) -> _State:
+        self._states[state.key] = state
+        if len(self._states) > _STATES:
+            self._states.popitem(last=False)
+        return state
+
+    def _action(self, step: Step, tools: Sequence[ToolSpec]) -> tuple[int, ...]:
+        """The ids of a past turn as it was sampled; one that was not, or that was rewritten, is encoded."""
+        if step.token_ids and step.shown is None:
+            return step.token_ids
+        if self.tool_format and step.shown is None:
+            return self.encode_text(step.text)
+        return self.encode_turn(step.shown or step.message, tools)
+
+    def _tail(self, text: str, action: tuple[int, ...], *, has_calls: bool) -> tuple[int, ...]:
+        """The ids after a sampled turn: its end if it was not sampled, and all that follows."""
+        end = self.turns.end_of_turn(text, text.rfind(PLACE), len(text))
+        ids = self.control.encode(text[end.start :])
+        sampled = action[-1:] == (end.id,) or (bool(self.stop_ids & {*action[-1:]}) and self.turns.closes[has_calls])
+        return ids[1:] if sampled and ids[:1] == (end.id,) else ids
+
+    def _rewritten(self, text: str, actions: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """The ids of a text that rewrites earlier turns, with the sampled ids that it still shows in their places."""
+        ids: list[int] = []
+        done = 0
+        for number, action in enumerate(actions):
+            first, limit = text.find(f"{PLACE}{number}", done), text.find(f"{PLACE}{number + 1}", done)
+            begin = text.rfind(self._header_start, done, max(first, 0)) if self._header_start else -1
+            if first < 0 or begin < 0:
+                raise Unrenderable("the chat template drops or repeats earlier assistant turns")
+            begin += common_prefix(self.turns.header, text[begin:first])
+            shown = action
+            if place(number, "r") not in text:
+                begin = max(begin, *(_after(text, closing, begin, first) for _, closing in THOUGHTS))
+                shown = self._visible(action, strip=not text[begin : begin + 1].isspace())
+            ids += [*self.control.encode(text[done:begin]), *shown]
+            last = max(text.rfind(place(number, part)) for part in "rca")
+            end = self.turns.end_of_turn(text, last, limit if limit > 0 else len(text))
+            done = end.end if self.stop_ids & {*shown[-1:]} else end.start
+        return (*ids, *self.control.encode(text[done:]))
+
+    def _visible(self, action: tuple[int, ...], *, strip: bool) -> tuple[int, ...]:
+        """The ids of an action after its thought; `strip`: without the line breaks that follow it."""
+        rest = action[self.thought_length(action) :]
+        while strip and rest and rest[0] not in self.stop_ids and not self.decode(rest[:1]).strip():
+            rest = rest[1:]
+        return rest
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading ids `a` and `b` share."""
-    short = min(len(a), len(b))
-    return next((i for i in range(short) if a[i] != b[i]), short)
+def _after(text: str, mark: str, start: int, end: int) -> int:
+    """The place behind a mark and white space in a part of a text; -1 if it has no mark."""
+    found = text.rfind(mark, start, end)
+    if found < 0:
+        return -1
+    found += len(mark)
+    return found + len(text[found:end]) - len(text[found:end].lstrip())
 
 
-def chat_dict(message: Message, content: str | None = None) -> dict[str, Any]:
-    """A message in the OpenAI chat format; `content` replaces its own."""
-    rendered: dict[str, Any] = {"role": message.role, "content": message.text if content is None else content}
+def _hinted(messages: list[Chat], hint: str) -> list[Chat]:
+    """The messages with a hint on a new line at the end of the last one."""
+    if not hint:
+        return messages
+    return [*messages[:-1], {**messages[-1], "content": f"{messages[-1]['content']}\n{hint}"}]
+
+
+def with_system(prompt: Sequence[Message], text: str) -> tuple[Message, ...]:
+    """`prompt` with `text` at the end of its system message; one is added if there is none. "" changes nothing."""
+    if not text:
+        return tuple(prompt)
+    if prompt and prompt[0].role == "system":
+        first = prompt[0].model_copy(update={"content": f"{prompt[0].text}\n{text}"})
+        return (first, *prompt[1:])
+    return (Message(role="system", content=text), *prompt)
+
+
+def chat_dict(message: Message) -> dict[str, Any]:
+    """A message in the OpenAI chat format."""
+    rendered: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.tool_calls:
         rendered["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

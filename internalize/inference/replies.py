@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, JsonValue
 from internalize.errors import ContextError
 from internalize.records import Reply, ToolCall
 
+from .call_formats import split_thought
 from .client import Body, MalformedError, SaysNothingError, TokenCounts
-from .structured import split_reasoning
 from .tool_formats import TOOL_FORMATS
 
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"})
@@ -99,7 +99,7 @@ def read_reply(answer: Body) -> Reply:
     elif reason == "model_context_window_exceeded" and not text.strip():
         raise ContextError("the prompt leaves no room for an answer (finish_reason model_context_window_exceeded)")
     if not reasoning:
-        reasoning, text = split_reasoning(text)
+        reasoning, text = split_thought(text)
     return Reply(text=text, reasoning=reasoning, finish=finish, **counts.model_dump())
 
 

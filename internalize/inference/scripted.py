@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from internalize.errors import InfrastructureError, UserError
+from internalize.interfaces import Renderer
 from internalize.records import ChatRequest, Generation, Message, Reply, Sampling
-
-from .renderer import Renderer
 
 Replies = Callable[[str, str], str] | Mapping[str, Sequence[str]] | Sequence[str]
 

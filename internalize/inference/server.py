@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel, Field, JsonValue
 
 from internalize.config.endpoint import EndpointConfig
+from internalize.interfaces import Renderer
 from internalize.records import ChatRequest, Generation, Reply, Sampling, content_hash
 
 from .client import Body, MalformedError, Refused
 from .control_tokens import inert_message
-from .renderer import Renderer, chat_dict
+from .renderer import chat_dict
 from .replies import read_reply
 from .server_errors import ServerError
 

@@ -20,15 +20,15 @@ from pydantic import BaseModel
 
 from internalize.config.schema import Config
 from internalize.errors import UserError
-from internalize.interfaces import Agent, Judge
+from internalize.interfaces import Agent, Judge, Renderer
 from internalize.records import Sampling
 
 from .adapters import AdapterClient, Adapters
 from .agent import ChatAgent, TokenAgent
 from .capabilities import Abilities, probe
 from .client import Body, EndpointClient, Refused
-from .renderer import Renderer
 from .server import ServerChat, ServerEngine
+from .tool_formats import text_format
 
 SAME = 0.05  # nats: what another precision makes of the same weights on average; other weights differ by more than 0.5
 _LOG = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class ServerPolicy:
         if chat is None:
             return None
         if not self.abilities.tokens:
-            return ChatAgent(chat, self._renderer.tool_format, limits, settings.max_context, wave, judge)
+            return ChatAgent(chat, text_format(settings.protocol), limits, settings.max_context, wave, judge)
         engine = self._engine(checkpoint)
         return TokenAgent(engine, self._renderer, limits, settings.max_context, wave, judge, independent=True)
 

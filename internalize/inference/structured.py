@@ -142,20 +142,6 @@ def _on_lines(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def split_reasoning(text: str) -> tuple[str, str]:
-    """The reasoning at the start of a text ("" if there is none), and the rest, which truncated reasoning lacks.
-
-    Some chat templates put <think> into the prompt, so that only </think> is sampled. It counts only at the end of a
-    line, which cannot occur inside a string of a JSON answer.
-    """
-    opened = text.lstrip().removeprefix("<think>")
-    if opened != text.lstrip():
-        reasoning, _, rest = opened.partition("</think>")
-        return reasoning.strip(), rest.lstrip()
-    reasoning, closed, rest = text.partition("</think>\n")
-    return (reasoning.strip(), rest.lstrip()) if closed and "<think>" not in reasoning else ("", text)
-
-
 def fenced(name: str, text: str) -> str:
     """`text` between tags that it cannot contain, because their names end in a hash of the text."""
     tag = f"{name}-{content_hash([name, text])[:8]}"

@@ -9,17 +9,17 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from internalize.interfaces import ToolFormat
 from internalize.records import Message, ToolCall, ToolSpec, json_value
 
 from . import tool_schema as schema
-from .structured import split_reasoning
+from .call_formats import CALL_FORMATS, read_calls, split_thought, text_of
 
+_WRITTEN = re.compile(r"\s*(?P<name>\w+)\[")
 _LINE_END = re.compile(r"\][ \t\r]*(?=\n|\Z)")
-_CALL, _CALL_END = re.compile(r"<tool_call>\s*(?=\{)"), re.compile(r"\s*</tool_call>")
 
 
 class BracketFormat:
@@ -47,7 +47,7 @@ class BracketFormat:
         if not values:
             bare = ""
         elif list(values) == [schema.only_argument(parameters)]:
-            bare = _text_of(next(iter(values.values())))
+            bare = text_of(next(iter(values.values())))
         if bare is not None and bare.count("[") == bare.count("]"):  # else text that follows could be read as its end
             text = f"{call.name}[{bare}]"
             if any(parsed.values == values for parsed in self.parse(text, tools).tool_calls):
@@ -59,7 +59,7 @@ class BracketFormat:
 
         The text before the call is the content.
         """
-        reasoning, answer = split_reasoning(text)
+        reasoning, answer = split_thought(text)
         known = {tool.name: tool for tool in tools}
         lines = answer.split("\n")
         for number, line in enumerate(lines):
@@ -75,6 +75,18 @@ class BracketFormat:
             if arguments is not None:
                 return assistant("\n".join(lines[:number]), reasoning, ToolCall(name=name, arguments=arguments))
         return assistant(answer, reasoning)
+
+    def problem(self, text: str, tools: Sequence[ToolSpec]) -> str:
+        """What is wrong with the first line that starts like a call, if there is no call."""
+        _, answer = split_thought(text)
+        known = {tool.name: tool for tool in tools}
+        written = [found for line in answer.split("\n") if (found := _WRITTEN.match(line))]
+        if not written or self.parse(text, tools).tool_calls:
+            return ""
+        tool = next((known[found["name"]] for found in written if found["name"] in known), None)
+        if tool is None:
+            return f"there is no tool {written[0]['name']!r}; the tools are {', '.join(known)}"
+        return f"the arguments of {tool.name} do not fit its form {_bracket_form(tool)}, or the line goes on after them"
 
 
 def _bracket_form(tool: ToolSpec) -> str:
@@ -141,35 +153,18 @@ class JsonFormat:
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
         """Calls of known tools with valid arguments, in order; the text before the first is the content."""
-        reasoning, answer = split_reasoning(text)
-        known = {tool.name: tool for tool in tools}
-        calls = []
-        for written in _calls(answer):
-            name, values = written.get("name"), written.get("arguments")
-            tool = known.get(name) if isinstance(name, str) else None
-            if tool is None or not isinstance(values, dict):
-                continue
-            if tool.parameters is None and len(values) == 1 and values.keys() <= {tool.argument, "argument"}:
-                values = {tool.argument: _text_of(next(iter(values.values())))}  # others are the environment's to judge
-            if tool.parameters is None or not schema.problem(tool.parameters, values):
-                calls.append(ToolCall.of(tool.name, **values))
-        return assistant(answer.partition("<tool_call>")[0] if calls else answer, reasoning, *calls)
+        reasoning, answer = split_thought(text)
+        read = read_calls(answer, CALL_FORMATS["hermes"], tools)
+        return assistant(read.content, reasoning, *read.calls)
+
+    def problem(self, text: str, tools: Sequence[ToolSpec]) -> str:
+        """What is wrong with the first call that is not valid."""
+        return read_calls(split_thought(text)[1], CALL_FORMATS["hermes"], tools).problem
 
 
 def assistant(content: str, reasoning: str = "", *calls: ToolCall) -> Message:
     """An assistant's turn; white space around its content belongs to the text format and is dropped."""
     return Message(role="assistant", content=content.strip(), reasoning=reasoning, tool_calls=calls)
-
-
-def _calls(text: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects between the tags of calls."""
-    for match in _CALL.finditer(text):
-        try:
-            call, end = json.JSONDecoder().raw_decode(text, match.end())
-        except (ValueError, RecursionError):
-            continue
-        if _CALL_END.match(text, end):
-            yield call
 
 
 def _json_value(text: str) -> Any:
@@ -180,15 +175,11 @@ def _json_value(text: str) -> Any:
         return text
 
 
-def _text_of(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def as_text(message: Message, tool_format: ToolFormat) -> str:
+def as_text(message: Message, tool_format: ToolFormat, tools: Sequence[ToolSpec] = ()) -> str:
     """An assistant's turn as text, for models that read calls and results as text."""
     thoughts = [f"<think>\n{message.reasoning}\n</think>"] if message.reasoning else []
     content = [message.text] if message.text else []
-    return "\n".join([*thoughts, *content, *(tool_format.format(call) for call in message.tool_calls)])
+    return "\n".join([*thoughts, *content, *(tool_format.format(call, tools) for call in message.tool_calls)])
 
 
 def as_user(results: Sequence[Message]) -> Message:
@@ -197,3 +188,8 @@ def as_user(results: Sequence[Message]) -> Message:
 
 
 TOOL_FORMATS: dict[str, ToolFormat] = {"bracket": BracketFormat(), "json": JsonFormat()}
+
+
+def text_format(protocol: str) -> ToolFormat:
+    """How calls are written where a model reads about its tools in the prompt, whatever its own way is."""
+    return TOOL_FORMATS.get(protocol, TOOL_FORMATS["bracket"])

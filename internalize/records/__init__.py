@@ -93,6 +93,7 @@ class ActionTurn(Record):
     token_ids: tuple[Count, ...] = ()
     logprobs: tuple[Finite, ...] = ()
     finish: Literal["stop", "length"] = "stop"
+    problem: str = ""  # what is wrong with a call that the turn tried to make ("" = nothing)
 
 
 class Step(ActionTurn):
@@ -161,6 +162,7 @@ class Trajectory(Record):
     checkpoint: str
     pool_version: str | None = None
     prompt: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()  # that were passed to the model's template; () = the prompt describes them
     global_injection: Injection | None = None
     steps: tuple[Step, ...] = ()
     termination: Termination

@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 from internalize.environments.checks import claim_of, episode_of, observation_of, prompt_of, score_of
 from internalize.errors import InfrastructureError, InternalizeError
 from internalize.experience.inject import Injector
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import with_system
 from internalize.interfaces import Agent, Environment, Episode
 from internalize.records import (
     ActionRequest,
@@ -27,6 +27,7 @@ from internalize.records import (
     Task,
     Termination,
     ToolCall,
+    ToolSpec,
     Trajectory,
     content_hash,
     result_of,
@@ -63,7 +64,8 @@ async def run_episode(
     try:
         episode = episode_of(env.name, await _call(env, env.episode, task))
         prompt = prompt_of(env.name, await _call(env, episode.prompt))
-        run.prompt = Renderer.with_system(prompt, agent.instructions(env.tools))
+        instructions = agent.instructions(env.tools)
+        run.prompt, run.tools = with_system(prompt, instructions), () if instructions else env.tools
         termination = await run.play(episode)
         score = await _score(episode, env, agent)
     except InfrastructureError as error:
@@ -87,6 +89,7 @@ async def run_episode(
         checkpoint=label.checkpoint,
         pool_version=injector.pool_version,
         prompt=run.prompt,
+        tools=run.tools,
         global_injection=run.global_injection,
         steps=tuple(run.steps),
         termination=termination,
@@ -139,13 +142,14 @@ class _Run:
         self.episode_id, self.env, self.agent, self.injector = episode_id, env, agent, injector
         self.global_injection = injector.global_injection()
         self.prompt: tuple[Message, ...] = ()
+        self.tools: tuple[ToolSpec, ...] = ()
         self.steps: list[Step] = []
         self.calls = itertools.count()
 
     async def play(self, episode: Episode) -> Termination:
         """Alternate between agent and environment until the episode ends."""
         injected = self.global_injection
-        prompt = Renderer.with_system(self.prompt, injected.text) if injected else self.prompt
+        prompt = with_system(self.prompt, injected.text) if injected else self.prompt
         messages = list(self.prompt)
         for number in range(self.agent.limits.max_steps):
             injection = await self.injector.step_injection(messages)
@@ -164,7 +168,7 @@ class _Run:
             # Call ids count over the whole episode.
             calls = tuple(c.model_copy(update={"id": f"call_{next(self.calls)}"}) for c in turn.message.tool_calls)
             message = turn.message.model_copy(update={"tool_calls": calls})
-            results = await self._execute(calls, episode)
+            results = _told(await self._execute(calls, episode), turn.problem)
             seconds = round(time.monotonic() - started, 4)
             step = Step(**{**dict(turn), "message": message}, results=results, injection=injection, seconds=seconds)
             self.steps.append(step)
@@ -182,3 +186,12 @@ class _Run:
                 break
             results.append(result_of(calls, number, observation))
         return tuple(results)
+
+
+def _told(results: tuple[Message, ...], problem: str) -> tuple[Message, ...]:
+    """The results with what is wrong with a call: in place of the environment's answer to no call, else after it."""
+    if not problem or not results:
+        return results
+    told, last = f"A call could not be made: {problem}.", results[-1]
+    content = told if last.role == "user" else f"{last.text}\n{told}"
+    return (*results[:-1], last.model_copy(update={"content": content}))

@@ -20,7 +20,7 @@ from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.redact import Redactor
 from internalize.experience.selectors import build as build_selector
-from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.inference.tool_formats import text_format
 from internalize.interfaces import Agent, ChatModel, Environment, PolicyLoader
 from internalize.records import Task, Trajectory
 
@@ -57,7 +57,7 @@ class LocalRollouts:
             async for trajectory in play(tasks, env, agent, injector, label, done):
                 yield trajectory
             return
-        tool_format = TOOL_FORMATS[spec.config.model.protocol]
+        tool_format = text_format(spec.config.model.protocol)
         async with agent_runner(env, agent, tool_format, injector, label) as runner:
 
             async def one(job: Job) -> Trajectory:

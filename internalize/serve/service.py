@@ -18,7 +18,7 @@ from internalize.errors import ContextError, DataError, Incomplete, Infrastructu
 from internalize.experience.inject import Injector
 from internalize.experience.redact import Redactor
 from internalize.inference.client import EndpointClient
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import with_system
 from internalize.inference.tool_formats import as_text
 from internalize.interfaces import Agent, ToolFormat
 from internalize.records import ActionRequest, ActionTurn, Injection, Message, Step, Termination, content_hash
@@ -182,7 +182,7 @@ class Service:
             raise CallError(400, str(error)) from error
         path = history.path(place.parent)
         if not path and instructions:
-            place = place.model_copy(update={"prompt": Renderer.with_system(place.prompt, instructions)})
+            place = place.model_copy(update={"prompt": with_system(place.prompt, instructions)})
         name = uuid4().hex
         located = Located(
             id=name,
@@ -211,7 +211,7 @@ class Service:
             turn = await model.agent.act(
                 ActionRequest(
                     episode=located.history.path(located.place.parent)[0].id if located.place.parent else located.id,
-                    prompt=Renderer.with_system(located.prompt, shown.text) if shown else located.prompt,
+                    prompt=with_system(located.prompt, shown.text) if shown else located.prompt,
                     steps=located.steps,
                     tools=call.tools,
                     hint=located.injection.text if located.injection else "",

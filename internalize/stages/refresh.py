@@ -13,7 +13,7 @@ from pathlib import Path
 from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.experience.inject import Injector
-from internalize.inference.renderer import Renderer
+from internalize.interfaces import Renderer
 from internalize.records import Checkpoint, DistillExample, Task, TrainSummary, Trajectory
 from internalize.runs import names
 from internalize.runs.store import read_jsonl

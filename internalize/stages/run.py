@@ -25,8 +25,7 @@ from internalize.experience.extract.writer import extract, writer_of
 from internalize.experience.pool import ExperiencePool, empty, load_pool, read_edits, save_pool
 from internalize.experience.redact import without_secrets
 from internalize.experience.utility import retire, retired_ids, utilities, without_retired
-from internalize.inference.renderer import Renderer
-from internalize.interfaces import PolicyLoader, RolloutBackend, Tracker, TrainBackend
+from internalize.interfaces import PolicyLoader, Renderer, RolloutBackend, Tracker, TrainBackend
 from internalize.records import (
     Candidate,
     Checkpoint,

@@ -11,10 +11,9 @@ from pathlib import Path
 from internalize.config.schema import RolloutConfig
 from internalize.config.specs import RolloutSpec, TrainSpec
 from internalize.inference.agent import ChatAgent
-from internalize.inference.renderer import Renderer
 from internalize.inference.scripted import ScriptedChat
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.interfaces import Agent, ChatModel, Environment
+from internalize.interfaces import Agent, ChatModel, Environment, Renderer
 from internalize.records import Checkpoint, DistillExample, Drift, Message, Task, TrainSummary, Trajectory, content_hash
 from internalize.rollout.local import LocalRollouts
 from internalize.runs.store import read_jsonl

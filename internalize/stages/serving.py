@@ -16,7 +16,7 @@ from internalize.experience.inject import Injector
 from internalize.experience.pool import ExperiencePool, load_pool
 from internalize.experience.redact import Redactor
 from internalize.inference.endpoints import Endpoints
-from internalize.inference.tool_formats import TOOL_FORMATS
+from internalize.inference.tool_formats import text_format
 from internalize.records import Checkpoint
 from internalize.rollout.local import Chats, injector_of
 from internalize.runs import names
@@ -71,7 +71,7 @@ class Models:
             pool_version=shown.version if shown else None,
             replies=self._out / names.SELECTIONS,
         )
-        tool_format, named = TOOL_FORMATS[self._config.model.protocol], self._config.serve.endpoint
+        tool_format, named = text_format(self._config.model.protocol), self._config.serve.endpoint
         if self._policy is None:
             client = self._endpoints.client(named)
             injector = injector_of(spec, self._endpoints)

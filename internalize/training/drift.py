@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from internalize.inference.renderer import Renderer
-from internalize.interfaces import Scorer
+from internalize.interfaces import Renderer, Scorer
 from internalize.records import Drift, Trajectory
 from internalize.records.packed import Packed
 

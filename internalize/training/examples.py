@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from internalize.config.regime import Filter
-from internalize.inference.renderer import Renderer, common_prefix
-from internalize.records import ActionSpan, DistillExample, Injection, Message, Step, Trajectory
+from internalize.inference.renderer import common_prefix, with_system
+from internalize.interfaces import Renderer
+from internalize.records import ActionSpan, DistillExample, Injection, Message, Step, ToolSpec, Trajectory
 
 FEWEST_TO_SPLIT = 20  # with fewer examples nothing is held out
 FEWEST_HELD = 2
@@ -77,16 +78,22 @@ def build_example(
         return None
     injections = [step.injection for step in trajectory.steps] if injections is None else injections
     steps = [
-        step if step.token_ids else step.model_copy(update={"token_ids": renderer.encode_text(step.text)})
+        step if step.token_ids else step.model_copy(update={"token_ids": _encoded(step, trajectory, renderer)})
         for step in trajectory.steps
     ]
     hints = [injection.text if injection else "" for _, injection in zip(steps, injections, strict=True)]
     steps, hints = steps[: learnt[-1]], hints[: learnt[-1]]
     shown = global_injection or trajectory.global_injection
-    contexts = [renderer.context(trajectory.prompt, steps[:number]).ids for number in range(len(steps))]
-    sides = _Sides(trajectory.prompt, shown.text if shown else "", steps, hints, contexts)
+    prompt, tools = trajectory.prompt, trajectory.tools
+    contexts = [renderer.context(prompt, steps[:number], "", tools).ids for number in range(len(steps))]
+    sides = _Sides(prompt, tools, shown.text if shown else "", steps, hints, contexts)
     example = sides.in_one_sequence(renderer) if sides.is_append_only() else sides.with_all_contexts(renderer)
     return example.model_copy(update={"trajectory_id": trajectory.id, "weight": weight})
+
+
+def _encoded(step: Step, trajectory: Trajectory, renderer: Renderer) -> tuple[int, ...]:
+    """The ids of a step that has none: in the model's own words, or as the text that the prompt asks for."""
+    return renderer.encode_turn(step.message, trajectory.tools) if trajectory.tools else renderer.encode_text(step.text)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class _Sides:
     """What the student sees of a trajectory, the clean contexts, and what the teacher is shown besides."""
 
     prompt: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
     global_text: str  # experience in the system message, "" = none
     steps: Sequence[Step]
     hints: Sequence[str]  # experience at each step, "" = none
@@ -110,22 +118,22 @@ class _Sides:
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
             if step.left_out:
                 continue
-            hinted = renderer.context(self.prompt, self.steps[:number], hint)
+            hinted = renderer.context(self.prompt, self.steps[:number], hint, self.tools)
             branch = hinted.ids[hinted.fork :]
             fork = hinted.fork if branch else 0
             spans.append(ActionSpan(start=len(clean), end=len(clean + step.token_ids), fork=fork, branch=branch))
-        prompt = Renderer.with_system(self.prompt, self.global_text)
+        prompt = with_system(self.prompt, self.global_text)
         return DistillExample(
             trajectory_id="",
             token_ids=self.contexts[-1] + self.steps[-1].token_ids,
             spans=tuple(spans),
             prompt_length=len(self.contexts[0]),
-            teacher_prompt=renderer.context(prompt, ()).ids if self.global_text else (),
+            teacher_prompt=renderer.context(prompt, (), "", self.tools).ids if self.global_text else (),
         )
 
     def with_all_contexts(self, renderer: Renderer) -> DistillExample:
         """Every step's clean context and action one after the other; all experience is in the branches."""
-        prompt = Renderer.with_system(self.prompt, self.global_text) if self.global_text else self.prompt
+        prompt = with_system(self.prompt, self.global_text) if self.global_text else self.prompt
         ids: tuple[int, ...] = ()
         spans = []
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
@@ -133,7 +141,7 @@ class _Sides:
                 continue
             origin, start = len(ids), len(ids) + len(clean)
             ids += clean + step.token_ids
-            hinted = renderer.context(prompt, self.steps[:number], hint).ids
+            hinted = renderer.context(prompt, self.steps[:number], hint, self.tools).ids
             same = common_prefix(clean, hinted)
             branch: tuple[int, ...] = () if hinted == clean else hinted[same:]
             fork = origin + same if branch else 0

@@ -23,10 +23,9 @@ from internalize.inference.agent import TokenAgent
 from internalize.inference.endpoints import Endpoints
 from internalize.inference.loading import load_policy, resolve_device
 from internalize.inference.policy_chat import PolicyChat
-from internalize.inference.renderer import Renderer
+from internalize.inference.rendering import renderer_of, stop_ids
 from internalize.inference.self_check import in_one_sentence, ordinary_ids
 from internalize.inference.server_policy import ServerPolicy
-from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Agent, ChatModel, Scorer
 from internalize.judge import build as build_judge
 from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
@@ -74,7 +73,7 @@ class LocalPolicy:
             with in_one_sentence(model, "LoRA"):
                 self.model = new_adapter(model, rank, config.seed, experts=config.distill.lora_experts)
         self.model.eval()
-        self.renderer = Renderer(tokenizer, TOOL_FORMATS[named.protocol])
+        self.renderer = renderer_of(tokenizer, named.protocol, named.template, named.date, stop_ids(model))
         self._engine = next(iter(self._engines.values()))(self.model, self.renderer, config)
         self._starter = {name: tensor.clone() for name, tensor in trained_state(self.model).items()}
         self.starter = Checkpoint(

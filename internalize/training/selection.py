@@ -18,7 +18,6 @@ from internalize.config.schema import Config
 from internalize.errors import UserError
 from internalize.inference.local import LocalEngine
 from internalize.inference.plain import PlainEngine
-from internalize.inference.renderer import Renderer
 from internalize.inference.self_check import (
     check_engine,
     check_scores,
@@ -27,7 +26,7 @@ from internalize.inference.self_check import (
     require_finite,
     require_reach,
 )
-from internalize.interfaces import Engine, Scorer
+from internalize.interfaces import Engine, Renderer, Scorer
 from internalize.records import SelfCheck
 
 from .forked import ForkedScorer

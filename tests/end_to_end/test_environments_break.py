@@ -17,7 +17,7 @@ from internalize.environments.web import sources as web_sources
 from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.retries import Retries
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
@@ -35,7 +35,7 @@ LABEL = Label("rollout", 1, 0, "c")
 
 
 def play(env: Environment, script: Sequence[str], path: Path) -> list[Trajectory]:
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(script, renderer)
     agent = TokenAgent(engine, renderer, RolloutConfig(max_steps=4), 8000, 4, judge=ExactJudge())
     return asyncio.run(rollout(env.tasks("train"), env, agent, Injector(), LABEL, path=path))

@@ -18,7 +18,7 @@ from internalize.experience.inject import Injector
 from internalize.inference.capabilities import probe
 from internalize.inference.client import EndpointClient
 from internalize.inference.endpoints import Endpoints
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.server import ServerChat, ServerEngine
 from internalize.inference.server_policy import ServerPolicy
 from internalize.records import ChatRequest, Message, Sampling, Trajectory
@@ -55,7 +55,7 @@ def own() -> LocalPolicy:
 
 
 @pytest.fixture(scope="module")
-def renderer(own: LocalPolicy) -> Renderer:
+def renderer(own: LocalPolicy) -> TemplateRenderer:
     return own.renderer
 
 

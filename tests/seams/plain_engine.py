@@ -10,14 +10,14 @@ import torch
 
 from internalize.config.schema import Config
 from internalize.inference.batching import sample
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.records import Generation, Sampling
 
 
 class PlainEngine:
     """`interfaces.Engine` on any causal language model."""
 
-    def __init__(self, model: Any, renderer: Renderer, config: Config) -> None:
+    def __init__(self, model: Any, renderer: TemplateRenderer, config: Config) -> None:
         self.model, self.renderer, self.max_context = model, renderer, config.model.max_context
         self.sampling = Sampling(
             max_tokens=config.rollout.max_action_tokens, temperature=config.rollout.temperature

@@ -14,7 +14,7 @@ import pytest
 from internalize.config.schema import RolloutConfig
 from internalize.experience.inject import Injector
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Experience, Pattern
@@ -28,8 +28,8 @@ from tests.toy import Toy
 ITEM = Experience.new("Look into the box that the question names before you answer.", "principle", "contrast")
 
 
-def play(path: Path, injector: Injector) -> tuple[ScriptedEngine, Renderer, list]:
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+def play(path: Path, injector: Injector) -> tuple[ScriptedEngine, TemplateRenderer, list]:
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(["look[100]", "look[7]", "answer[2]"], renderer)
     agent = TokenAgent(engine, renderer, RolloutConfig(max_steps=5), 4000, 4)
     env = Toy(size=1)

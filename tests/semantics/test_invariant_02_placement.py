@@ -1,6 +1,6 @@
 """Invariant 2: a step-wise hint ends the last message, a global one the system message; without, nothing differs."""
 
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message
 from tests.steps import turn
@@ -10,8 +10,8 @@ PROMPT = (Message(role="system", content="Boxes."), Message(role="user", content
 HINT = "Experience:\n- Look first."
 
 
-def contexts(hint: str) -> tuple[Renderer, str, tuple[int, ...], int]:
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+def contexts(hint: str) -> tuple[TemplateRenderer, str, tuple[int, ...], int]:
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     turns = [turn(renderer.encode_text("look[1]"), "stop", "Inside: 4")]
     context = renderer.context(PROMPT, turns, hint)
     return renderer, str(renderer.tokenizer.decode(list(context.ids))), context.ids, context.fork
@@ -27,8 +27,8 @@ def test_a_stepwise_hint_stands_before_the_end_of_the_last_message() -> None:
 
 
 def test_a_global_hint_ends_the_system_message() -> None:
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
-    shown = renderer.tokenizer.decode(list(renderer.context(renderer.with_system(PROMPT, HINT), ()).ids))
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    shown = renderer.tokenizer.decode(list(renderer.context(with_system(PROMPT, HINT), ()).ids))
     assert str(shown).startswith(f"<|im_start|>system\nBoxes.\n{HINT}<|im_end|>")
 
 

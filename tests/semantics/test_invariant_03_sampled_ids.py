@@ -2,7 +2,7 @@
 
 import random
 
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message, Step
 from tests.steps import turn
@@ -13,7 +13,7 @@ PROMPT = (Message(role="system", content="s"), Message(role="user", content="q")
 
 def test_odd_tokenizations_survive_as_sampled() -> None:
     """Ids cut byte by byte, as no encoder would, stay as they are, and prefixes hold turn after turn."""
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     draw = random.Random(0)
     end = renderer.encode_text("")[-1]
     turns: list[Step] = []
@@ -32,6 +32,6 @@ def test_odd_tokenizations_survive_as_sampled() -> None:
 
 
 def test_a_template_that_rewrites_history_says_so() -> None:
-    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(STRIPS_THINKING), TOOL_FORMATS["bracket"])
     turns = [turn(renderer.encode_text(f"<think>t{n}</think>look[{n}]"), "stop", "o") for n in range(2)]
     assert not renderer.prefix_stable(PROMPT, turns)

@@ -13,7 +13,7 @@ from internalize.environments.maths.env import Maths
 from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Trajectory
@@ -28,7 +28,7 @@ LABEL = Label("rollout", 1, 0, "c")
 
 
 def agent(failures: range | tuple[int, ...] = ()) -> TokenAgent:
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(lambda _, text: "answer[2]", renderer, failures=failures)
     return TokenAgent(engine, renderer, RolloutConfig(max_steps=4), 4000, 4)
 
@@ -72,7 +72,7 @@ def test_a_tools_own_error_is_an_observation_and_the_episode_is_scored(tmp_path:
     env = Maths(size=7, seconds=30.0)
     task = env.tasks("train")[0]
     calls = (act("python", '{"code": "1 / 0"}'), act("answer", task.answer or ""))
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine([renderer.tool_format.format(call, env.tools) for call in calls], renderer)
     who = TokenAgent(engine, renderer, RolloutConfig(max_steps=4, max_action_tokens=64), 4000, 4)
     (found,) = asyncio.run(rollout([task], env, who, Injector(), LABEL, path=tmp_path / "a.jsonl"))

@@ -16,7 +16,7 @@ from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.inject import render_items
 from internalize.experience.pool import empty
 from internalize.experience.selectors.llm import prompt as selecting
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.structured import fenced
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.judge.model import prompt as judging
@@ -37,10 +37,10 @@ SPECIALS = tuple(token.content for token in tiny_tokenizer().added_tokens_decode
 
 def special_ids(text: str, tool_format: str) -> list[int]:
     """The special ids of a context in which `text` stands wherever untrusted text can."""
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS[tool_format])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS[tool_format])
     tools = (ToolSpec(name="look", argument="box", description=f"Look.{text}"),)
     prompt = (Message(role="user", content=f"Which number?{text}"),)  # a task
-    prompt = renderer.with_system(prompt, renderer.tool_format.instructions(tools))  # a tool's description
+    prompt = with_system(prompt, renderer.tool_format.instructions(tools))  # a tool's description
     ids = renderer.encode_text("look[1]")
     steps = [step("look[1]", seen=f"Inside: 4{text}", token_ids=ids, finish="stop")]  # an observation
     hint = render_items([f"Look first.{text}"])  # an item of a pool, which may be imported

@@ -16,7 +16,7 @@ from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
 from internalize.errors import TaskError, UserError
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.judge.match import ExactJudge
@@ -35,7 +35,7 @@ AGENTS = (
         {"command": COMMAND}, id="command", marks=pytest.mark.slow
     ),  # a process takes seconds to import openai
 )
-RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 
 
 class Scripted:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from internalize.evaluation.signs import weight_cautions
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Drift, Message, Trajectory
 from internalize.training.adapter import new_adapter
@@ -19,11 +19,11 @@ from tests.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture
-def renderer() -> Renderer:
-    return Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+def renderer() -> TemplateRenderer:
+    return TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 
 
-def trajectory(renderer: Renderer) -> Trajectory:
+def trajectory(renderer: TemplateRenderer) -> Trajectory:
     """Two actions as sampled."""
     steps = tuple(
         step(text=text, token_ids=renderer.encode_text(text), seen=seen)
@@ -47,7 +47,7 @@ def moved(by: float) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     return model, start
 
 
-def test_the_starter_has_not_moved(renderer: Renderer) -> None:
+def test_the_starter_has_not_moved(renderer: TemplateRenderer) -> None:
     model, start = moved(0.0)
     episode = trajectory(renderer)
     for base in (None, start):
@@ -57,7 +57,7 @@ def test_the_starter_has_not_moved(renderer: Renderer) -> None:
     assert found.held_out_nll == pytest.approx(math.log(model.config.vocab_size), rel=0.2)  # a random model
 
 
-def test_kl_and_entropy_are_those_of_plain_passes(renderer: Renderer) -> None:
+def test_kl_and_entropy_are_those_of_plain_passes(renderer: TemplateRenderer) -> None:
     model, start = moved(0.5)
     held = snapshot(model)
     episode = trajectory(renderer)
@@ -76,7 +76,7 @@ def test_kl_and_entropy_are_those_of_plain_passes(renderer: Renderer) -> None:
     assert found.kl_to_base > 0
 
 
-def test_no_episode_is_no_zero(renderer: Renderer) -> None:
+def test_no_episode_is_no_zero(renderer: TemplateRenderer) -> None:
     model, start = moved(0.5)
     found = drift(model, renderer, [], start, 1, "c")
     assert (found.entropy, found.kl_to_base, found.tokens) == (None, None, 0)

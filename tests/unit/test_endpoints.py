@@ -20,7 +20,7 @@ from internalize.inference.agent import ChatAgent, TokenAgent
 from internalize.inference.capabilities import probe
 from internalize.inference.client import EndpointClient, Refused
 from internalize.inference.endpoints import Endpoints, endpoint_chat
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.replies import read_reply
 from internalize.inference.retries import Retries
 from internalize.inference.server import ServerChat, ServerEngine
@@ -37,7 +37,7 @@ from tests.toy import Toy
 pytestmark = pytest.mark.server
 
 QUICK = Retries(first=0.002, longest=0.01)
-RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 SAMPLING = Sampling(max_tokens=24, temperature=1.0)
 
 

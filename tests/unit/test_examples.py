@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from internalize.config.distill import DistillConfig
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import BracketFormat
 from internalize.records import DistillExample, Injection, Message, Trajectory
 from internalize.training.adapter import new_adapter
@@ -22,7 +22,7 @@ PROMPT = (Message(role="system", content="Reply with one action."), Message(role
 HINT = Injection(item_ids=("a",), text="Experience: visit before you answer.", served_by="lexical")
 
 
-def _trajectory(renderer: Renderer, **change: object) -> Trajectory:
+def _trajectory(renderer: TemplateRenderer, **change: object) -> Trajectory:
     texts = ["search[io open]", "visit[io.open]", "answer[r]"]
     observations = ["1 result: io.open", "io.open(file, mode='r')", None]
     hints = [HINT, None, HINT]
@@ -38,11 +38,11 @@ def _trajectory(renderer: Renderer, **change: object) -> Trajectory:
 
 
 @pytest.fixture
-def renderer(tokenizer: PreTrainedTokenizerFast) -> Renderer:
-    return Renderer(tokenizer, BracketFormat())
+def renderer(tokenizer: PreTrainedTokenizerFast) -> TemplateRenderer:
+    return TemplateRenderer(tokenizer, BracketFormat())
 
 
-def test_clean_ids_hold_the_actions_and_no_experience(renderer: Renderer) -> None:
+def test_clean_ids_hold_the_actions_and_no_experience(renderer: TemplateRenderer) -> None:
     trajectory = _trajectory(renderer)
     example = build_example(trajectory, renderer)
     text = renderer.tokenizer.decode(list(example.token_ids))
@@ -55,7 +55,7 @@ def test_clean_ids_hold_the_actions_and_no_experience(renderer: Renderer) -> Non
     assert example.token_ids[: example.prompt_length] == renderer.context(PROMPT, ()).ids
 
 
-def test_the_teacher_sees_exactly_what_the_policy_saw(renderer: Renderer) -> None:
+def test_the_teacher_sees_exactly_what_the_policy_saw(renderer: TemplateRenderer) -> None:
     trajectory = _trajectory(renderer)
     example = build_example(trajectory, renderer)
     turns = list(trajectory.steps)
@@ -66,7 +66,7 @@ def test_the_teacher_sees_exactly_what_the_policy_saw(renderer: Renderer) -> Non
         assert bool(span.branch) == (played.injection is not None)
 
 
-def test_global_experience_stands_in_the_system_message(renderer: Renderer) -> None:
+def test_global_experience_stands_in_the_system_message(renderer: TemplateRenderer) -> None:
     trajectory = _trajectory(renderer, global_injection=HINT)
     example = build_example(trajectory, renderer, injections=[None] * 3)
     text = renderer.tokenizer.decode(list(example.teacher_prompt))
@@ -76,7 +76,7 @@ def test_global_experience_stands_in_the_system_message(renderer: Renderer) -> N
     assert tuple(teacher.ids.tolist()) == (example.teacher_prompt + example.token_ids[example.prompt_length :])[:-1]
 
 
-def test_annotations_replace_what_the_rollout_saw(renderer: Renderer) -> None:
+def test_annotations_replace_what_the_rollout_saw(renderer: TemplateRenderer) -> None:
     plain = _trajectory(renderer)
     plain = plain.model_copy(
         update={"steps": tuple(step.model_copy(update={"injection": None}) for step in plain.steps)}
@@ -95,7 +95,7 @@ def test_annotations_replace_what_the_rollout_saw(renderer: Renderer) -> None:
 
 @pytest.mark.parametrize("whole", [None, HINT])
 def test_a_template_that_strips_thinking_gives_every_step_its_context(whole: Injection | None) -> None:
-    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), BracketFormat())
+    renderer = TemplateRenderer(tiny_tokenizer(STRIPS_THINKING), BracketFormat())
     plain = _trajectory(renderer, global_injection=whole)
     assert not build_example(plain, renderer).rewritten
     steps = tuple(
@@ -105,7 +105,7 @@ def test_a_template_that_strips_thinking_gives_every_step_its_context(whole: Inj
     assert example.rewritten
     assert not example.teacher_prompt
     turns = list(steps)
-    shown = Renderer.with_system(PROMPT, whole.text) if whole else PROMPT
+    shown = with_system(PROMPT, whole.text) if whole else PROMPT
     for number, (span, played) in enumerate(zip(example.spans, steps, strict=True)):
         clean = renderer.context(PROMPT, turns[:number]).ids
         taught = renderer.context(shown, turns[:number], played.injection.text if played.injection else "").ids
@@ -119,11 +119,11 @@ def test_a_template_that_strips_thinking_gives_every_step_its_context(whole: Inj
     assert len(packed.ids) < len(example.token_ids) / 1.5  # what the contexts share runs once
 
 
-def test_no_actions_no_example(renderer: Renderer) -> None:
+def test_no_actions_no_example(renderer: TemplateRenderer) -> None:
     assert build_example(_trajectory(renderer, steps=()), renderer) is None
 
 
-def test_steps_without_sampled_ids_are_encoded_from_their_text(renderer: Renderer) -> None:
+def test_steps_without_sampled_ids_are_encoded_from_their_text(renderer: TemplateRenderer) -> None:
     """An imported log; a step that was sampled keeps its ids, though its text would be encoded otherwise."""
     sampled = _trajectory(renderer)
     odd = (*[renderer.encode_text(letter)[0] for letter in "search[io open]"], sampled.steps[0].token_ids[-1])
@@ -139,14 +139,14 @@ def test_steps_without_sampled_ids_are_encoded_from_their_text(renderer: Rendere
     )
 
 
-def test_a_filter_keeps_successes_or_everything_scored(renderer: Renderer) -> None:
+def test_a_filter_keeps_successes_or_everything_scored(renderer: TemplateRenderer) -> None:
     scores = [1.0, 0.0, None, 0.5]
     trajectories = [_trajectory(renderer, score=score) for score in scores]
     assert [kept.score for kept, _ in weighted(trajectories, "success")] == [1.0]
     assert [kept.score for kept, _ in weighted(trajectories, "none")] == [1.0, 0.0, 0.5]
 
 
-def test_a_rendered_trajectory_trains(renderer: Renderer, model: LlamaForCausalLM, tmp_path: Path) -> None:
+def test_a_rendered_trajectory_trains(renderer: TemplateRenderer, model: LlamaForCausalLM, tmp_path: Path) -> None:
     example = build_example(_trajectory(renderer), renderer)
     packed = pack_clean(example.token_ids, example.spans)
     assert packed.targets.tolist() == [token for step in _trajectory(renderer).steps for token in step.token_ids]
@@ -155,11 +155,11 @@ def test_a_rendered_trajectory_trains(renderer: Renderer, model: LlamaForCausalL
     assert summary.divergence_after < summary.divergence_before - 1
 
 
-def _attempts(renderer: Renderer, scores: list[float | None], task: str = "q") -> list[Trajectory]:
+def _attempts(renderer: TemplateRenderer, scores: list[float | None], task: str = "q") -> list[Trajectory]:
     return [_trajectory(renderer, id=f"{task}{i}", task_id=task, score=score) for i, score in enumerate(scores)]
 
 
-def test_advantages_are_relative_to_the_attempts_of_the_task(renderer: Renderer) -> None:
+def test_advantages_are_relative_to_the_attempts_of_the_task(renderer: TemplateRenderer) -> None:
     """Scores 1, 0, 0, 0: mean 1/4, deviation sqrt(3)/4, so the success weighs (3/4) / (sqrt(3)/4) = sqrt(3)."""
     rare = _attempts(renderer, [1.0, 0.0, 0.0, None, 0.0])
     even = _attempts(renderer, [0.0, 1.0], "r")  # mean 1/2, deviation 1/2
@@ -168,12 +168,12 @@ def test_advantages_are_relative_to_the_attempts_of_the_task(renderer: Renderer)
     assert [(t.id, weight) for t, weight in found] == [("q0", pytest.approx(3**0.5)), ("r1", pytest.approx(1.0))]
 
 
-def test_attempts_of_another_iteration_are_another_group(renderer: Renderer) -> None:
+def test_attempts_of_another_iteration_are_another_group(renderer: TemplateRenderer) -> None:
     first, second = _attempts(renderer, [1.0, 0.0])
     assert weighted([first, second.model_copy(update={"iteration": 2})], "advantage") == []
 
 
-def test_best_of_n_is_the_best_then_the_shortest_then_the_first(renderer: Renderer) -> None:
+def test_best_of_n_is_the_best_then_the_shortest_then_the_first(renderer: TemplateRenderer) -> None:
     low, high, short, none = _attempts(renderer, [0.5, 1.0, 1.0, None])
     short = short.model_copy(update={"steps": short.steps[1:]})
     failed = _attempts(renderer, [0.0, 0.0], "r")
@@ -185,7 +185,7 @@ def test_best_of_n_is_the_best_then_the_shortest_then_the_first(renderer: Render
 @pytest.mark.parametrize("strips", [False, True])
 def test_a_step_that_is_left_out_is_context_without_a_loss(strips: bool) -> None:  # noqa: FBT001
     """The others keep their contexts, the sequence ends with the last that is learnt, and alone it is no example."""
-    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING) if strips else tiny_tokenizer(), BracketFormat())
+    renderer = TemplateRenderer(tiny_tokenizer(STRIPS_THINKING) if strips else tiny_tokenizer(), BracketFormat())
     texts = ["hm</think>search[io open]", "visit[io.open]", "visit[io.open#2]", "answer[r]"]
     steps = [step(text, seen="x", injection=HINT, token_ids=renderer.encode_text(text)) for text in texts]
     marked = [one.model_copy(update={"left_out": "weight 0"}) if n in {0, 3} else one for n, one in enumerate(steps)]

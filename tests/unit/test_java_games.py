@@ -26,7 +26,7 @@ from internalize.environments.validate import replay, validate
 from internalize.errors import InfrastructureError, TaskError, UserError
 from internalize.experience.inject import Injector
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import ToolCall, Trajectory
@@ -345,7 +345,7 @@ class KillsOnce(TextWorldExpress):
 def test_a_run_goes_on_when_a_machine_dies(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     env = KillsOnce(games=["simonsays"], subset="short", per_game=4)
     tasks = env.tasks("train")
-    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
     paths = {episode_id(t, 0, LABEL): [a.values["command"] for a in env.solve(t)] for t in tasks}
     step: Counter[str] = Counter()
 

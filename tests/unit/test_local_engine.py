@@ -14,13 +14,13 @@ from transformers import MistralConfig, MistralForCausalLM, Qwen3Config, Qwen3Fo
 from internalize.errors import UserError
 from internalize.inference.batching import sample
 from internalize.inference.local import LocalEngine
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Generation, Message, Step
 from tests.steps import turn
 from tests.tiny import tiny_model, tiny_tokenizer
 
-RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 MODEL = tiny_model()
 
 

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 from internalize.errors import UserError
 from internalize.inference.architecture import builtin_gguf
 from internalize.inference.loading import converted, load_policy, resolve_device
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -158,7 +158,7 @@ def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
 @pytest.mark.builtin
 def test_the_builtin_model_knows_a_capital() -> None:
     model, tokenizer = load_policy("builtin", "none", "cpu")
-    renderer = Renderer(tokenizer, TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
     prompt = (Message(role="user", content="What is the capital of France?"),)
     ids = torch.tensor([renderer.context(prompt, []).ids])
     with torch.no_grad():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message, Step, ToolCall, ToolSpec
 from tests.steps import act, turn
@@ -23,7 +23,7 @@ TOOLS = (
     ToolSpec(name="visit", argument="page", description="Open a page."),
     ToolSpec(name="answer", argument="value", description="Give the answer."),
 )
-RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 PROMPT = (Message(role="system", content="Answer."), Message(role="user", content="Where is json?"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ONE_LINE = TEXT.map(lambda text: " ".join(text.split()))
@@ -123,7 +123,7 @@ def test_sampled_ids_are_spliced_and_hints_leave_no_trace(turns: list[Step], hin
     assert hinted.ids[: hinted.fork] == clean.ids[: hinted.fork]
     assert hinted.ids[hinted.fork] != clean.ids[hinted.fork]
     end = "<|im_end|>\n<|im_start|>assistant\n"
-    assert RENDERER.tokenizer.decode(hinted.ids).endswith(f"\n{RENDERER._escaped(hint)}{end}")
+    assert RENDERER.tokenizer.decode(hinted.ids).endswith(f"\n{hint}{end}")
     following = RENDERER.context(PROMPT, [*turns, turn((5, 6, 2), "stop", "next")])
     assert following.ids[: len(clean.ids) + 3] == (*clean.ids, 5, 6, 2)
 
@@ -144,7 +144,7 @@ def test_an_observation_cannot_end_its_turn_or_forge_a_marker() -> None:
 
 
 def test_a_template_that_strips_thinking_is_not_prefix_stable() -> None:
-    renderer = Renderer(tiny_tokenizer(STRIPS_THINKING), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(STRIPS_THINKING), TOOL_FORMATS["bracket"])
     thought = renderer.encode_text("<think>hm</think>visit[json]")
     turns = [turn(thought, "stop", "o"), turn(renderer.encode_text("answer[x]"), "stop", "o")]
     text = renderer.tokenizer.decode(renderer.context(PROMPT, turns).ids)
@@ -155,8 +155,8 @@ def test_a_template_that_strips_thinking_is_not_prefix_stable() -> None:
 
 
 def test_with_system_appends_or_adds() -> None:
-    assert Renderer.with_system(PROMPT, "Hint.")[0].content == "Answer.\nHint."
-    added = Renderer.with_system(PROMPT[1:], "Hint.")
+    assert with_system(PROMPT, "Hint.")[0].content == "Answer.\nHint."
+    added = with_system(PROMPT[1:], "Hint.")
     assert [m.role for m in added] == ["system", "user"]
 
 
@@ -164,7 +164,7 @@ def test_with_system_appends_or_adds() -> None:
 def test_decode_undoes_encode(text: str) -> None:
     ids = RENDERER.encode_text(text)
     assert ids[-1] in RENDERER.stop_ids
-    assert RENDERER.decode(ids) == RENDERER._escaped(text)
+    assert RENDERER.decode(ids) == text
 
 
 def test_importing_render_needs_no_torch() -> None:
@@ -290,7 +290,7 @@ def test_protocols_read_the_calls_they_write(name: str, call: tuple[str, dict[st
 def test_a_call_can_be_written_and_read_as_ids(call: tuple[str, dict[str, JsonValue]]) -> None:
     action = act(call[0], json.dumps(call[1], ensure_ascii=True))
     text = RENDERER.decode(RENDERER.encode_call(action, MANY))
-    assert text == RENDERER._escaped(RENDERER.tool_format.format(action, MANY))
+    assert text == RENDERER.tool_format.format(action, MANY)
 
 
 def test_types_are_spelled_out_and_references_followed() -> None:

@@ -14,7 +14,7 @@ from internalize.errors import ContextError, Incomplete, InfrastructureError, Us
 from internalize.experience.inject import Injector
 from internalize.inference.agent import ChatAgent, TokenAgent, chat_messages
 from internalize.inference.policy_chat import PolicyChat
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import (
@@ -193,7 +193,7 @@ class _Everything:
 
 def test_chat_messages_are_those_of_local_rendering() -> None:
     """The same moment as token ids and as messages through the same chat template."""
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     prompt = (Message(role="system", content="s"), Message(role="user", content="q"))
     turns = [step("look[1]", seen="Inside: 4", token_ids=renderer.encode_text("look[1]"))]
     for hint in ("", "Experience:\n- Look first."):
@@ -204,7 +204,7 @@ def test_chat_messages_are_those_of_local_rendering() -> None:
 
 
 def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(lambda name, text: "forty two", renderer)
     chat = PolicyChat(engine, renderer)
     reply = asyncio.run(chat.complete(ChatRequest(messages=(Message(role="user", content="q"),), max_tokens=5)))
@@ -219,7 +219,7 @@ def test_the_policy_answers_as_a_chat_model_of_its_own_engine() -> None:
 def test_length_and_temperature_of_a_call_differ_from_those_of_actions() -> None:
     from internalize.inference.local import LocalEngine  # noqa: PLC0415 - torch
 
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = LocalEngine(tiny_model(), renderer, max_action_tokens=4, temperature=1.0, batch=4, max_context=200)
     ask = (Message(role="user", content="q"),)
     ids = renderer.context(ask, ()).ids

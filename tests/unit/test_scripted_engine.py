@@ -7,14 +7,14 @@ import asyncio
 import pytest
 
 from internalize.errors import InfrastructureError, UserError
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.interfaces import Engine
 from internalize.records import Message
 from tests.tiny import tiny_tokenizer
 
-RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 PROMPT = RENDERER.context((Message(role="user", content="Where is json?"),), []).ids
 
 

@@ -159,7 +159,7 @@ def test_no_injection_is_ever_in_the_conversation_shown() -> None:
     pytest.importorskip("transformers")
     from internalize.config.schema import RolloutConfig  # noqa: PLC0415
     from internalize.inference.agent import TokenAgent  # noqa: PLC0415
-    from internalize.inference.renderer import Renderer  # noqa: PLC0415
+    from internalize.inference.renderer import TemplateRenderer  # noqa: PLC0415
     from internalize.inference.scripted import ScriptedEngine  # noqa: PLC0415
     from internalize.inference.tool_formats import TOOL_FORMATS  # noqa: PLC0415
     from tests.tiny import tiny_tokenizer  # noqa: PLC0415
@@ -167,7 +167,7 @@ def test_no_injection_is_ever_in_the_conversation_shown() -> None:
     chat = ScriptedChat(lambda _: answer(IDS[3]))
     pool = ExperiencePool(ITEMS, 10)
     injector = Injector.over(pool, InjectConfig(selector="llm"), LLMSelector(chat))
-    renderer = Renderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
+    renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
     engine = ScriptedEngine(["look[1]", "look[2]", "look[3]", "answer[1]"], renderer)
     env = Toy()
     task = env.tasks("train")[0]

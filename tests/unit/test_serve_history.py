@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from internalize.config.schema import RedactConfig, RolloutConfig
 from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import Renderer
+from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message, ToolCall, Trajectory
@@ -18,7 +18,7 @@ from internalize.serve.service import Model, Service
 from internalize.training.examples import build_example
 from tests.tiny import tiny_tokenizer
 
-RENDERER = Renderer(tiny_tokenizer(), TOOL_FORMATS["json"])
+RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["json"])
 START = (Message(role="system", content="Boxes."), Message(role="user", content="Which number?"))
 
 

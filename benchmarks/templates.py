@@ -1,0 +1,190 @@
+"""Chat templates with tools: a replayed conversation through each, as a table.
+
+    python -m benchmarks.templates --templates FOLDER... [--tokenizers FOLDER] [--out docs/templates.md]
+
+`--templates`: folders of .jinja files (those of the package trl, say). `--tokenizers`: a folder with one folder a
+tokenizer, of which each template gets the one its name fits; missing control tokens of a template are added to it.
+Without tokenizers every template gets a small one that is built from code.
+"""
+
+# ruff: noqa: RUF001 - marks of model families
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from internalize.errors import UserError
+from internalize.inference.control_tokens import SHAPES
+from internalize.inference.renderer import with_system
+from internalize.inference.rendering import renderer_of
+from internalize.interfaces import Renderer
+from internalize.records import Message, Step, ToolCall, ToolSpec, Trajectory, result_of
+from internalize.training.examples import build_example
+from tests.tiny import tiny_tokenizer
+
+STRING = {"type": "string"}
+TOOLS = (
+    ToolSpec(name="look", argument="box", description="Looks into a box."),
+    ToolSpec(
+        name="add",
+        argument="",
+        description="Adds two numbers.",
+        parameters={
+            "type": "object",
+            "properties": {"x": {"type": "integer"}, "y": {"type": "number"}, "note": STRING},
+            "required": ["x", "y"],
+        },
+    ),
+)
+PROMPT = (Message(role="system", content="Be brief."), Message(role="user", content="What is in box b.1?"))
+CALLS = (
+    (ToolCall.of("look", box="b.1"),),
+    (ToolCall.of("add", x=3, y=2.5, note="two\nlines"),),
+    (ToolCall.of("add", x=0, y=-1, note='a "quoted" word'),),
+    (ToolCall.of("look", box="7"), ToolCall.of("look", box="ä {b}")),
+)
+BASES = {"gemma": "gemma3", "llama3": "llama3_1", "gptoss": "gptoss", "deepseek": "deepseek_v3", "": "qwen3"}
+ENDS = (  # what ends a turn in these templates, as a tokenizer of the family has it
+    "<|im_end|>", "<turn|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>",
+    "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "<|end|>", "<|endoftext|>", "</s>",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one template does. A problem is a sentence; the checks are of conversations of calls and results."""
+
+    name: str
+    way: str = ""
+    history: str = ""
+    several: str = ""
+    problems: tuple[str, ...] = ()
+
+
+def tokenizer_for(source: str, name: str, folder: Path | None) -> Any:
+    """A tokenizer with a template, and with the control tokens that it writes."""
+    if folder is None:
+        tokenizer = tiny_tokenizer(source)
+    else:
+        base = next(base for start, base in BASES.items() if name.startswith(start))
+        tokenizer = loaded(folder / base)
+        tokenizer.chat_template = source
+    written = {found[0] for found in re.finditer(SHAPES, source)}
+    known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    tokenizer.add_tokens(sorted(written - known), special_tokens=True)
+    tokenizer.eos_token = next((end for end in ENDS if end in source), tokenizer.eos_token)
+    return tokenizer
+
+
+def loaded(folder: Path) -> Any:
+    from transformers import AutoTokenizer  # noqa: PLC0415 - heavy
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def played(renderer: Renderer, turns: Sequence[tuple[ToolCall, ...]], thought: str) -> list[Step]:
+    """Steps of these calls as the model itself would have written them."""
+    steps, numbers = [], itertools.count()
+    for calls in turns:
+        named = tuple(call.model_copy(update={"id": f"call_{next(numbers)}"}) for call in calls)
+        message = Message(role="assistant", reasoning=thought, tool_calls=named)
+        ids = renderer.encode_turn(message, TOOLS)
+        message = message.model_copy(update={"reasoning": renderer.parse(ids, TOOLS)[0].reasoning})
+        results = tuple(result_of(named, n, f"Result {n} of {call.name}.") for n, call in enumerate(named))
+        steps.append(Step(text=renderer.decode(ids), message=message, token_ids=ids, results=results))
+    return steps
+
+
+def prompt_of(renderer: Renderer) -> tuple[Message, ...]:
+    """The prompt with what the renderer says about the tools."""
+    return with_system(PROMPT, renderer.instructions(TOOLS))
+
+
+def problems(renderer: Renderer, turns: Sequence[tuple[ToolCall, ...]], thought: str) -> Iterator[str]:
+    """What is wrong with a replayed conversation of these turns."""
+    steps = played(renderer, turns, thought)
+    for step in steps:
+        read, problem = renderer.parse(step.token_ids, TOOLS)
+        if problem or [c.values for c in read.tool_calls] != [c.values for c in step.calls]:
+            yield f"calls are read as {[c.key for c in read.tool_calls]} ({problem})"
+        if step.token_ids[-1] not in renderer.stop_ids or set(step.token_ids[:-1]) & renderer.stop_ids:
+            yield "a turn does not end with its only stop id"
+        if thought and thought in step.text and read.reasoning != thought:
+            yield f"a thought is read as {read.reasoning!r}"
+    context = renderer.context(prompt_of(renderer), steps, "", TOOLS).ids
+    own = renderer.template_ids(prompt_of(renderer), steps, TOOLS)
+    if context != own:
+        yield f"ids differ from the template's own from {_difference(renderer, context, own)}"
+    shown = renderer.tokenizer.decode(list(context))
+    if missing := [r.text for step in steps for r in step.results if r.text not in shown]:
+        yield f"results are not shown: {missing}"
+    yield from trained(renderer, steps)
+
+
+def trained(renderer: Renderer, steps: Sequence[Step]) -> Iterator[str]:
+    """Whether every action, its end included, is trained on exactly."""
+    trajectory = Trajectory(
+        id="t", task_id="t", env="e", split="s", iteration=0, seed=0, checkpoint="c", termination="answered",
+        prompt=prompt_of(renderer), steps=tuple(steps), tools=TOOLS,
+    )  # fmt: skip
+    example = build_example(trajectory, renderer)
+    spans = [example.token_ids[span.start : span.end] for span in example.spans] if example else []
+    if spans != [step.token_ids for step in steps]:
+        yield "the trained spans are not the actions"
+    if example and example.rewritten == renderer.prefix_stable(prompt_of(renderer), steps, TOOLS):
+        yield "the example and the renderer do not agree on the history"
+
+
+def _difference(renderer: Renderer, a: Sequence[int], b: Sequence[int]) -> str:
+    at = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    left, right = (renderer.tokenizer.decode(list(ids[max(0, at - 3) : at + 8])) for ids in (a, b))
+    return f"{at}: {left!r}, the template {right!r}"
+
+
+def row(name: str, tokenizer: Any) -> Row:
+    """The row of one template."""
+    found: list[str] = []
+    history: dict[str, bool] = {}
+    way, several = "", True
+    for thought in ("", "It may be there."):
+        arguments = {} if thought or "enable_thinking" not in tokenizer.chat_template else {"enable_thinking": False}
+        try:
+            renderer = renderer_of(tokenizer, "auto", arguments)
+        except UserError as error:
+            return Row(name, problems=(str(error),))
+        way, several = renderer.way, renderer.parallel
+        if renderer.opens_thought and not thought:
+            continue  # a turn without a thought does not go on from this prompt
+        turns = CALLS if several else [calls for calls in CALLS if len(calls) == 1]
+        found += (f"{'thinking: ' if thought else ''}{problem}" for problem in problems(renderer, turns, thought))
+        steps = played(renderer, turns, thought)
+        if not thought or any(thought in step.text for step in steps):
+            history["thinking" if thought else "not thinking"] = renderer.prefix_stable(
+                prompt_of(renderer), steps, TOOLS
+            )
+    kind = ", ".join(f"{mode}: {'append-only' if stable else 'rewritten'}" for mode, stable in history.items())
+    return Row(name, way, kind, "yes" if several else "no", tuple(found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--templates", type=Path, nargs="+", required=True)
+    parser.add_argument("--tokenizers", type=Path)
+    parser.add_argument("--only", default="")
+    asked = parser.parse_args()
+    for file in sorted(file for folder in asked.templates for file in folder.glob("*.jinja")):
+        if file.stem.endswith("_training") or asked.only not in file.stem:
+            continue
+        source = file.read_text(encoding="utf-8")
+        found = row(file.stem, tokenizer_for(source, file.stem, asked.tokenizers))
+        print(f"{found.name:24} {found.way:22} {found.history:46} {found.several:4} {'; '.join(found.problems)[:700]}")
+
+
+if __name__ == "__main__":
+    main()
