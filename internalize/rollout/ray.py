@@ -166,7 +166,8 @@ class RayRollouts:
 
         if slot not in self._workers:
             kind = ray.remote(num_cpus=1, num_gpus=self._config.compute.gpus, max_concurrency=2)(Worker)
-            self._workers[slot] = kind.remote(self._config, self._make)
+            where = self._config.compute.model_copy(update={"device": "auto"})  # of what Ray gives the worker
+            self._workers[slot] = kind.remote(self._config.model_copy(update={"compute": where}), self._make)
         return self._workers[slot]
 
     def lose(self, slot: int) -> None:
