@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from internalize.environments.agent.env import AgentTasks
 from internalize.errors import InfrastructureError, InternalizeError, TaskError, first_line
 from internalize.interfaces import Environment, Episode
 from internalize.records import Claim, Task, ToolCall, content_hash
@@ -54,7 +55,12 @@ class _Findings:
 
 
 def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str], int] | None = None) -> Iterator[Row]:
-    """A row a split, then those over all of them. `tokens` counts the tokens of a text."""
+    """A row a split, then those over all of them. `tokens` counts the tokens of a text.
+
+    Raises TaskError for tasks that cannot be had, or that are not played step by step.
+    """
+    if isinstance(env, AgentTasks):
+        raise TaskError(f"{env.name}: an agent of yours plays its tasks; try it with `internalize rollout`")
     split_of: dict[str, str] = {}
     shared: list[Task] = []
     repeated: list[Task] = []

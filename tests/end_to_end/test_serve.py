@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from internalize.stages.recorded import open_run
 from internalize.stages.served import served_episodes
 from internalize.stages.serving import Sources, endpoint, token_of
 from tests.command import Call
+from tests.real_servers import free_port
 from tests.served import Served
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -113,6 +118,31 @@ def test_nobody_in_a_network_is_let_in_without_a_token(monkeypatch: pytest.Monke
     monkeypatch.setenv("SERVE_TOKEN", "x")
     assert token_of(load_config(None, ['serve.host="0.0.0.0"', 'serve.token_env="SERVE_TOKEN"'])) == "x"
     assert token_of(Config()) == ""
+
+
+def test_the_command_serves_a_run_until_it_is_told_to_end(run: Path, call: Call, tmp_path: Path) -> None:
+    """Called, asked over HTTP, and ended by a signal, as a service manager would."""
+    address, answers = f"http://127.0.0.1:{(port := free_port())}", list[int]()
+
+    def use_and_end() -> None:
+        with httpx.Client(timeout=60) as client:
+            for _ in range(600):
+                try:
+                    client.get(f"{address}/health")
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.1)
+            answers.append(client.post(f"{address}/v1/chat/completions", json=ASKED).status_code)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    user = threading.Thread(target=use_and_end)
+    user.start()
+    ended = call("serve", run, "--out", tmp_path / "r", "--no-pool", "--set", f"serve.port={port}")
+    user.join()
+    assert (ended.code, answers) == (0, [200]), ended
+    assert ended.out.startswith(f"{address}/v1 answers with ")
+    assert len(read_jsonl(tmp_path / "r" / "calls.jsonl", RecordedCall)) == 1
+    assert "no such checkpoint" in call("serve", run, "--out", tmp_path / "r", "--checkpoint", "nowhere").err
 
 
 @pytest.fixture

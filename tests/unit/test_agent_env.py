@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from internalize.config.schema import Config, RolloutConfig
 from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
+from internalize.environments.validate import validate
 from internalize.errors import TaskError, UserError
 from internalize.inference.agent import TokenAgent
 from internalize.inference.renderer import TemplateRenderer
@@ -175,8 +177,25 @@ def test_options_that_do_not_fit_are_one_sentence(options: dict[str, Any], words
 
 def test_its_episodes_cannot_be_stepped(tmp_path: Path) -> None:
     env = registry.make("agent", {"tasks": questions(tmp_path, "x"), "call": CALL})
+    with pytest.raises(TaskError, match="an agent of yours plays its tasks"):
+        next(validate(env, ("train",)))
     with pytest.raises(TaskError, match="played by the agent itself"):
         env.episode(env.tasks("train")[0])
+
+
+@pytest.mark.server
+def test_the_agent_of_the_how_to_works_as_it_stands_there(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to-own-agent.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert code
+    (tmp_path / "agent.py").write_text(code[1], encoding="utf-8")
+    assert len(code[1].split("\ndef play", 1)[1].splitlines()) <= 30
+    script = ["search[json decoder]", "visit[json.decoder]", "no action", "answer[42]"]
+    file = questions(tmp_path, "What is it?")
+    (episode,) = played(Scripted(script), tasks=file, call=f"{tmp_path}/agent.py:play")
+    assert episode.score == 1.0, episode.failure
+    assert [step.text for step in episode.steps] == script
+    assert str(episode.steps[0].observation).startswith("Found:")
 
 
 @pytest.mark.server
