@@ -17,20 +17,26 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 def content_hash(value: Any) -> str:
     """12 hex digits of the SHA-256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 MOST_NESTED = 200  # lists and objects within each other, as pydantic takes them; what walks a value recurses
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value of JSON text of others. Raises ValueError, also where it is nested more deeply than MOST_NESTED."""
+    """The value of JSON text of others.
+
+    Raises ValueError, also where it is nested more deeply than MOST_NESTED or holds half of a surrogate pair, which no
+    file and no tokenizer takes.
+    """
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if len(text) > 2 * MOST_NESTED and is_deep(value):
         raise ValueError("nested too deeply")
+    if (b"\\ud" if isinstance(text, bytes) else "\\ud") in text:  # type: ignore[operator]
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
