@@ -117,6 +117,12 @@ def test_a_server_that_hangs_is_no_observation_and_is_ended(tmp_path: Path) -> N
     assert f"{sys.executable} {mcp_server.__file__}" not in running()
 
 
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; print('Working', file=sys.stderr); sys.exit('no database at x.db')"]
+    with pytest.raises(InfrastructureError, match=r"does not start \(.*; it says: no database at x\.db\)"):
+        Mcp(tasks=file(tmp_path, LOOK), command=command)
+
+
 def test_a_server_that_never_connects_is_ended(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match=r"the server does not start \(no answer within 0\.5 s\)"):
         Mcp(tasks=file(tmp_path, LOOK), command=["sleep", "61.25"], starting=0.5)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +26,8 @@ from .content import shown
 
 _PAGES = 100  # of the list of tools: some servers never end it
 _CLOSING = 10.0  # seconds a server may take to end
+_LONGEST_QUOTE = 240  # characters of what a server printed
+_MOST_ERRORS = 1 << 20  # bytes that a server's stderr may take on disk
 _LOG = logging.getLogger(__name__)
 
 
@@ -60,8 +62,8 @@ class Server(Section):
     starting: float = Field(60.0, gt=0, le=3600, description="Seconds a server may take to start.")
     seconds: float = Field(30.0, gt=0, le=3600, description="Seconds a call may take.")
 
-    async def client(self, stack: AsyncExitStack, failed: Callable[[str], None]) -> Any:
-        """A client that is not yet connected; `stack` closes what it uses."""
+    async def client(self, stack: AsyncExitStack, errors: TextIO, failed: Callable[[str], None]) -> Any:
+        """A client that is not yet connected; `stack` closes what it uses, and `errors` gets a command's stderr."""
         from mcp import Client, StdioServerParameters  # noqa: PLC0415 - an extra
         from mcp.client.stdio import stdio_client  # noqa: PLC0415
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
@@ -69,10 +71,9 @@ class Server(Section):
         if self.command:
             seen = {name: os.environ[name] for name in self.pass_env if name in os.environ}
             logging.getLogger("mcp.client.stdio").addFilter(_STRAY_LINES)  # a second time changes nothing
-            silent = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115, ASYNC230
             program, *arguments = self.command
             parameters = StdioServerParameters(command=program, args=arguments, env=seen)
-            return Client(stdio_client(parameters, errlog=silent))
+            return Client(stdio_client(parameters, errlog=errors))
         return Client(streamable_http_client(self.url, http_client=await stack.enter_async_context(self.http(failed))))
 
     def http(self, failed: Callable[[str], None]) -> Any:
@@ -101,13 +102,15 @@ class Session:
         self._server, self._loop = server, loop
         self._client: Any = None
         self._failure = ""  # of HTTP, since the last call began
+        self._errors = cast("TextIO", tempfile.TemporaryFile("a+", encoding="utf-8", errors="replace"))  # noqa: SIM115
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Event | None = None
         try:
             loop.call(self._open(), server.starting)
         except InfrastructureError as error:
+            reason = f"{error}; it says: {said}" if (said := self._last_line()) else str(error)
             self.close()
-            raise InfrastructureError(f"mcp: the server does not start ({error})") from error
+            raise InfrastructureError(f"mcp: the server does not start ({reason})") from error
 
     async def _open(self) -> None:
         self._closing = asyncio.Event()
@@ -119,7 +122,7 @@ class Session:
         """Connect, wait until the session is closed, disconnect."""
         try:
             async with AsyncExitStack() as stack:
-                client = await stack.enter_async_context(await self._server.client(stack, self._failed))
+                client = await stack.enter_async_context(await self._server.client(stack, self._errors, self._failed))
                 client.session.validate_tool_result = _accept  # a result that breaks the tool's own schema is shown
                 ready.set_result(client)
                 await closing.wait()
@@ -131,6 +134,12 @@ class Session:
         finally:
             if not ready.done():
                 ready.cancel()
+
+    def _last_line(self) -> str:
+        """What a command printed last to its stderr."""
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        return lines[-1][:_LONGEST_QUOTE] if lines else ""
 
     def _failed(self, why: str) -> None:
         self._failure = why
@@ -176,6 +185,8 @@ class Session:
         from mcp import MCPError  # noqa: PLC0415 - an extra
 
         self._failure = ""
+        if self._errors.seek(0, os.SEEK_END) > _MOST_ERRORS:
+            self._errors.truncate(0)
         try:
             return shown(await self._while_connected(self._client.call_tool(name, arguments)))
         except MCPError as error:
@@ -212,6 +223,7 @@ class Session:
     def close(self) -> None:
         """Disconnect, and end a server that was started; closing twice is harmless."""
         task, self._task = self._task, None
+        self._errors.close()
         if task is not None:
             with suppress(InfrastructureError):
                 self._loop.call(self._disconnect(task), 3 * _CLOSING)
