@@ -13,7 +13,7 @@ from internalize.errors import UserError, did_you_mean
 
 from .output import echo, echo_data
 
-KINDS = ("docs", "logs", "endpoint", "environment", "mcp")
+KINDS = ("docs", "agent", "logs", "endpoint", "environment", "mcp")
 
 
 @click.group("recipe")
@@ -49,7 +49,7 @@ def init_command(folder: Path, kind: str) -> None:
 
     They go into FOLDER; files that exist are never replaced.
 
-    --from says what you have: documents, logs of an agent, an endpoint, an environment of your own, or an MCP server.
+    --from says what you have: documents, an agent, its logs, an endpoint, an environment of your own, or an MCP server.
     """
     with as_file(files(__package__) / "init" / kind) as source:
         found = sorted(file for file in source.rglob("*") if file.is_file() and file.suffix != ".pyc")

@@ -62,7 +62,11 @@ def test_the_tasks_of_the_examples_are_proved(call: Call, tmp_path: Path, monkey
 
 
 def test_the_examples_are_those_of_the_docs(call: Call, tmp_path: Path) -> None:
-    for kind, file, page in (("environment", "boxes.py", "own-environment"), ("mcp", "server.py", "environments")):
+    for kind, file, page in (
+        ("agent", "agent.py", "own-agent"),
+        ("environment", "boxes.py", "own-environment"),
+        ("mcp", "server.py", "environments"),
+    ):
         code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / f"how-to-{page}.md").read_text(), re.DOTALL)
         assert code
         shutil.rmtree(tmp_path / "new", ignore_errors=True)
