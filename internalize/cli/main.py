@@ -31,7 +31,7 @@ from .plan import plan_command
 from .pool import pool_group
 from .recipes import init_command, recipe_group
 from .serve import episodes_command, serve_command
-from .stages import distill_command, evaluate_command, extract_command, rollout_command
+from .stages import distill_command, evaluate_command, extract_command, rollout_command, warm_up_command
 from .study import diagnose_command, study_command, view_command
 from .verify import verify_command
 
@@ -142,7 +142,7 @@ def env_validate(name: str, splits: tuple[str, ...], overrides: tuple[str, ...],
         raise UserError(f"{name}: validation found {problems} problems")
 
 
-for command in (rollout_command, extract_command, distill_command, evaluate_command):
+for command in (rollout_command, extract_command, distill_command, evaluate_command, warm_up_command):
     cli.add_command(command)
 cli.add_command(pool_group)
 cli.add_command(verify_command)

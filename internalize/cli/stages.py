@@ -12,6 +12,7 @@ from internalize.runs.progress import going_on_by, progress
 from .options import FILE, FOLDER, json_option, print_figures, recipe_argument, require_source, set_option
 
 AGAIN = "run the same command again"
+WARM_UP = ("distill.divergence=sft", "distill.filter=success", "distill.generator=teacher", "distill.teacher=frozen")
 
 
 @click.command("rollout")
@@ -161,3 +162,29 @@ def evaluate_command(
     text = f"{suite} {line.mode}: {shown}; premature {line.premature_rate:.1%}, turns {line.turns:.1f}"
     families = [f"  {family:12} {success.mean:.1%} of {success.n}" for family, success in line.families.items()]
     print_figures("\n".join([text, *families]), line.model_dump(mode="json"), as_json=as_json)
+
+
+@click.command("warm-up")
+@recipe_argument
+@click.option("--out", type=FOLDER, required=True, help="Folder for the adapter; the episodes are written next to it.")
+@click.option("--tasks", default=100, show_default=True, type=click.IntRange(1), help="Training tasks to learn from.")
+@json_option
+@set_option
+def warm_up_command(recipe: Path, out: Path, tasks: int, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Train a model on reference solutions.
+
+    For a model that solves no task yet: the loop needs successes to learn from. The environment must have reference
+    solutions, and only tasks of the training split are used.
+    """
+    config = load_config(recipe, [*WARM_UP, *overrides])
+    require_source(config)
+    with going_on_by(AGAIN):
+        from internalize.stages.warm_up import warm_up
+
+        with progress() as report:
+            summary = warm_up(config, tasks, out, report)
+    first, last = summary.first_loss, summary.last_loss
+    loss = "" if first is None or last is None else f", loss {first:.3f} -> {last:.3f}"
+    text = f"{out}: {summary.accepted} reference solutions, {summary.steps} steps{loss}"
+    text += f"\nNext: internalize run {recipe} --out RUN --set model.adapter={out}"
+    print_figures(text, {"out": str(out), **summary.model_dump(mode="json")}, as_json=as_json)
