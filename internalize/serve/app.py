@@ -35,6 +35,7 @@ from .openai_chat import OpenAIChat
 from .openai_responses import OpenAIResponses
 from .records import AgentCall, EpisodeName, EpisodeScore
 from .relay import relay
+from .server import is_loopback
 from .service import CallError, Service
 
 DIALECTS: tuple[Dialect, ...] = (OpenAIChat(), OpenAIResponses(), AnthropicMessages())
@@ -145,6 +146,8 @@ class Endpoint:
 
     def _admit(self, request: Request) -> None:
         key = request.headers.get("authorization", "").removeprefix("Bearer ") or request.headers.get("x-api-key", "")
+        if not self._token and not is_loopback(request.url.hostname or ""):
+            raise CallError(403, "without a token, only callers of a loopback address are let in")  # no rebound names
         if self._token and not hmac.compare_digest(key.encode(), self._token.encode()):
             raise CallError(401, "the key is not the token of this endpoint", "invalid_api_key")
 

@@ -21,6 +21,7 @@ from internalize.records import Injection, Message, Step, Trajectory, content_ha
 from .records import Acting, AgentCall, Place, RecordedCall
 
 COPIED = "copied context"
+_KEYS = 50_000  # messages whose keys an episode remembers
 
 
 class Turn(NamedTuple):
@@ -56,6 +57,7 @@ class History:
         self._calls: OrderedDict[str, RecordedCall] = OrderedDict()
         self._requests: dict[str, list[str]] = {}  # the calls that showed this, by hash
         self._continued: set[str] = set()
+        self._keys: dict[bytes, str] = {}  # of messages, by the hash of what was sent
 
     def locate(self, call: AgentCall, instructions: str) -> tuple[Place, str]:
         """Where a call stands, and the hash of its request. Raises DataError for messages that end with a turn."""
@@ -131,9 +133,18 @@ class History:
             self._requests[call.request] = others
 
     def _key(self, message: Message) -> str:
-        """What is compared: not ids, reasoning, white space around the text or the layout of arguments."""
-        calls = [[c.name, _canonical(self._clean(c.arguments))] for c in message.tool_calls]
-        return json.dumps([message.role, self._clean(message.text).strip(), calls], ensure_ascii=False)
+        """A hash of what is compared: not ids, reasoning, white space around the text or the layout of arguments.
+
+        It is remembered: an agent sends its whole history at every call, and to clean a long one takes half a second.
+        """
+        calls = [[call.name, call.arguments] for call in message.tool_calls]
+        raw = sha256(json.dumps([message.role, message.text, calls]).encode()).digest()
+        if raw not in self._keys:
+            said = [[name, _canonical(self._clean(arguments))] for name, arguments in calls]
+            self._keys[raw] = content_hash([message.role, self._clean(message.text).strip(), said])
+            if len(self._keys) > _KEYS:
+                del self._keys[next(iter(self._keys))]
+        return self._keys[raw]
 
     def _hash(self, start: str, messages: Iterable[Message]) -> str:
         return sha256("\n".join([start, *map(self._key, messages)]).encode("utf-8", "replace")).hexdigest()

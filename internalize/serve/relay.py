@@ -48,7 +48,7 @@ async def relay(
         try:
             response = await stack.enter_async_context(model.relay.relayed(dialect.path, sent, headers))
         except InternalizeError as error:
-            raise CallError(502, str(error)) from error
+            raise service.refusal(located.episode, error) from error
         relayed = _Relayed(service, model, located, dialect, sent, response)
         if call.stream and response.status_code < 300:
             return _Stream(relayed.stream(), response.status_code, _headers(response.headers), stack.pop_all())

@@ -100,8 +100,10 @@ class Service:
         self._nameless, self._remembered = self._history(named=False), 0
         self._announced: dict[str, Announced] | None = {} if announced else None
         self.errors: dict[str, InternalizeError] = {}  # of announced episodes: what a call could not be served for
-        self._in_use, self._switching = 0, False
-        self._free = asyncio.Condition()
+        self._in_use, self._switching = 0, asyncio.Lock()
+        self._idle, self._steady = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._steady.set()
 
     @property
     def model(self) -> Model:
@@ -111,29 +113,27 @@ class Service:
     @asynccontextmanager
     async def using(self) -> AsyncIterator[Model]:
         """Who answers, not changed before the end of the block."""
-        async with self._free:
-            await self._free.wait_for(lambda: not self._switching)
-            self._in_use += 1
+        while not self._steady.is_set():
+            await self._steady.wait()
+        self._in_use += 1
+        self._idle.clear()
         try:
             yield self._model
         finally:
             self._in_use -= 1
-            async with self._free:
-                self._free.notify_all()
+            if not self._in_use:
+                self._idle.set()
 
     async def switch(self, load: Callable[[], Awaitable[Model]]) -> Model:
         """Have another model answer, after the calls under way; new ones wait. If `load` raises, the old one stays."""
-        async with self._free:
-            await self._free.wait_for(lambda: not self._switching)
-            self._switching = True
-            await self._free.wait_for(lambda: not self._in_use)
-        try:
-            self._model = await load()
-        finally:
-            self._switching = False
-            async with self._free:
-                self._free.notify_all()
-        return self._model
+        async with self._switching:
+            self._steady.clear()
+            try:
+                await self._idle.wait()
+                self._model = await load()
+            finally:
+                self._steady.set()
+            return self._model
 
     # -- episodes -------------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Service:
                 )
             )
         except InternalizeError as error:
-            raise self._refusal(located.episode, error) from error
+            raise self.refusal(located.episode, error) from error
         if turn is None:
             if self._announced is not None:
                 self._announced[located.episode].ended = "context_full"
@@ -283,7 +283,8 @@ class Service:
         name = announced.seed if announced else located.episode
         return int(content_hash([name, len(located.steps), *([repeats] if repeats else [])]), 16)
 
-    def _refusal(self, episode: str, error: InternalizeError) -> CallError:
+    def refusal(self, episode: str, error: InternalizeError) -> CallError:
+        """What a caller is told of an error; of an announced episode it is remembered."""
         if self._announced is not None:
             self.errors[episode] = error
         if isinstance(error, ContextError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +20,7 @@ from internalize.records import Checkpoint
 from internalize.rollout.local import Chats, injector_of
 from internalize.runs import names
 from internalize.serve.records import Acting
+from internalize.serve.server import is_loopback
 from internalize.serve.service import Model, Service
 from internalize.serve.store import ServeStore
 
@@ -121,18 +121,11 @@ def token_of(config: Config) -> str:
     settings = config.serve
     if settings.token_env and not os.environ.get(settings.token_env):
         raise UserError(f"serve.token_env: the environment variable {settings.token_env} is not set")
-    if not settings.token_env and not _is_loopback(settings.host):
+    if not settings.token_env and not is_loopback(settings.host):
         raise ConfigError(
             f"serve.host = {settings.host!r}: others can reach it, so serve.token_env has to name a token"
         )
     return os.environ[settings.token_env] if settings.token_env else ""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @asynccontextmanager

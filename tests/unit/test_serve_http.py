@@ -53,6 +53,12 @@ def test_callers_need_the_token() -> None:
     assert not any("sesame" in call.model_dump_json() for call in served.calls)
 
 
+def test_a_web_page_cannot_call_by_a_name_that_leads_here() -> None:
+    with Served(["hi"]) as served:
+        assert post(served, headers={"Host": "attacker.example"}).status_code == 403
+        assert post(served, headers={"Host": "localhost:8400"}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "status", "words"),
     [
