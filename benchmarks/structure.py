@@ -36,9 +36,9 @@ class Source(NamedTuple):
 
 
 def read(package: Path) -> dict[Module, Source]:
-    """Every module of the package in the folder `package`."""
+    """Every module of the package in the folder `package`, without the examples that `internalize init` writes."""
     found = {}
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(set(package.rglob("*.py")) - set(package.glob("cli/init/**/*.py"))):
         text = path.read_text(encoding="utf-8")
         found[path.relative_to(package).with_suffix("").parts] = Source(path, text.count("\n"), ast.parse(text))
     return found
