@@ -1,10 +1,11 @@
-"""Reads files of questions: JSON Lines, a JSON list or Parquet, with the field names of common data sets.
+"""Reads files of questions: JSON Lines, a JSON list, CSV or Parquet, with the field names of common data sets.
 
 Without a named split, the hash of the question decides, so that a question never moves to another split.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,26 @@ from internalize.errors import DataError, UserError
 from internalize.records import Task, json_value
 from internalize.runs.files import json_lines
 
+_LONGEST_CELL = 10_000_000  # characters
+PROPOSED = "proposed"  # the mark of a question that a program wrote and nobody has looked at
 SPLITS = ("train", "dev", "test")
 QUESTION = ("question", "problem", "Question", "query")
 ANSWER = ("answer", "Final answer", "final_answer", "Answer", "solution", "groundtruth")
 FAMILY = ("family", "type", "subject", "category", "Topic", "topic", "problem_topic")
+
+
+class Columns(NamedTuple):
+    """The fields that hold question and answer, where they have no common name (those above)."""
+
+    question: str = ""
+    answer: str = ""
+
+    def named(self, where: str, cells: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The cells with their question and answer under these names. Raises DataError for a field that is missing."""
+        wanted = {name: column for name, column in self._asdict().items() if column}
+        if missing := [column for column in wanted.values() if column not in cells]:
+            raise DataError(f"{where}: no field {missing[0]!r} (it has {', '.join(map(repr, cells))})")
+        return {**cells, **{name: cells[column] for name, column in wanted.items()}}
 
 
 class Row(NamedTuple):
@@ -43,23 +60,45 @@ class Row(NamedTuple):
         return value
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """The rows of a .jsonl, .json or .parquet file. Raises DataError for a file or line that cannot be read."""
+def rows(path: Path, columns: Columns = Columns()) -> Iterator[Row]:  # noqa: B008 - frozen
+    """The rows of a .jsonl, .json, .csv, .tsv or .parquet file.
+
+    Raises DataError for a file, line or column that cannot be read.
+    """
     unit: str
     numbered: Iterable[tuple[int, Any]]
-    if path.suffix == ".parquet":
+    ending = path.suffix.lower()
+    if ending == ".parquet":
         unit, numbered = "row", enumerate(_parquet(path), 1)
-    elif path.suffix == ".json":
+    elif ending == ".json":
         unit, numbered = "item", enumerate(_json_list(path), 1)
+    elif ending in {".csv", ".tsv"}:
+        unit, numbered = "record", _csv(path, ending)
     else:
         unit, numbered = "line", json_lines(path)
     for number, cells in numbered:
         where = f"{path}, {unit} {number}"
-        if unit == "line":
+        if isinstance(cells, bytes):
             cells = _parsed(where, cells)  # noqa: PLW2901
         if not isinstance(cells, dict):
             raise DataError(f"{where}: is no JSON object")
-        yield Row(where, cells)
+        yield Row(where, columns.named(where, cells))
+
+
+def _csv(path: Path, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records under a line of column names, numbered from 1 without that line. Raises DataError."""
+    csv.field_size_limit(_LONGEST_CELL)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            comma = "\t" if ending == ".tsv" else max(",;\t", key=first.count)
+            for number, cells in enumerate(csv.DictReader(file, delimiter=comma, strict=True), start=1):
+                if None in cells or None in cells.values():
+                    raise DataError(f"{path}, record {number}: has more or fewer cells than there are columns")
+                yield number, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot read the questions ({error})") from error
 
 
 def _json_list(path: Path) -> list[Any]:
@@ -98,19 +137,28 @@ def split_of(question: str) -> str:
     return SPLITS[0 if number < 6 else 1 if number < 8 else 2]
 
 
-def tasks_of(files: str | Mapping[str, str], make: Callable[[Row, str], Task]) -> dict[str, tuple[Task, ...]]:
+def tasks_of(
+    files: str | Mapping[str, str],
+    make: Callable[[Row, str], Task],
+    columns: Columns = Columns(),  # noqa: B008 - frozen
+    draw: Callable[[str], str] = split_of,
+) -> dict[str, tuple[Task, ...]]:
     """Tasks by split. `files` is one file, whose rows may name a split, or a file for each split.
 
-    `make(row, split)` builds one task. Raises DataError for a question that comes twice.
+    `make(row, split)` builds one task; `draw` gives the split of a question whose row names none. Raises DataError for
+    a question that comes twice, or that was proposed by this program and looked at by nobody.
     """
     tasks: dict[str, list[Task]] = {}
     first_rows: dict[str, str] = {}
     for name, file in ({"": files} if isinstance(files, str) else files).items():
-        for row in rows(Path(file).expanduser()):
-            split = name or row.get(("split",)) or split_of(row.need(QUESTION))
+        for row in rows(Path(file).expanduser(), columns):
+            if row.cells.get(PROPOSED):
+                raise DataError(f"{row.where}: is a proposal; look at it, then run `internalize questions accept`")
+            split = name or row.get(("split",)) or draw(row.need(QUESTION))
             task = make(row, split)
             question = " ".join(task.question.split()).casefold()
             if (first := first_rows.setdefault(question, row.where)) != row.where:
-                raise DataError(f"{row.where}: asks the question of {first} again")
+                near = first.removeprefix(row.where.rpartition(" ")[0].rpartition(" ")[0] + " ")
+                raise DataError(f"{row.where}: asks the question of {near} again")
             tasks.setdefault(split, []).append(task)
     return {split: tuple(listed) for split, listed in tasks.items()}

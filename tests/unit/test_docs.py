@@ -323,8 +323,8 @@ def test_the_split_of_a_module_is_that_of_its_package() -> None:
         ({**PORT, "pages": ["gone.md"]}, "line 2: no page 'gone.md'"),
         ({**PORT, "pages": ["long.txt#9"]}, "line 2: no page 'long.txt#9'"),
         ({**PORT, "split": "trian"}, "line 2: split: "),
-        ({**PORT, "answer": " "}, "line 2: answer: "),
-        ({**PORT, "pages": "index.html"}, "line 2: pages: "),
+        ({**PORT, "answer": " "}, "line 2: no field 'answer'"),
+        ({**PORT, "pages": 5}, "line 2: pages: "),
         ({**PORT, "split": "dev"}, "line 2: asks the question of line 1 again"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from internalize.environments.base import SplitTasks, read_options
 from internalize.environments.callables import load_function
-from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, tasks_of
+from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Columns, Row, tasks_of
 from internalize.errors import TaskError
 from internalize.interfaces import Episode
 from internalize.records import Task, ToolCall, ToolSpec
@@ -25,6 +25,8 @@ class AgentOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tasks: str | dict[str, str] = Field(description="A file of questions, or a file for each split.")
+    question: str = Field("", description="Field of the file that holds the question; '' = a common name.")
+    answer: str = Field("", description="Field of the file that holds the answer; '' = a common name.")
     command: tuple[str, ...] = Field((), description="The agent as a command; its task is JSON on standard input.")
     call: str = Field("", description="The agent as 'module:function' or 'file.py:function' (task, base_url, api_key).")
     seconds: float = Field(600.0, gt=0, le=86_400, description="Time limit of one episode.")
@@ -51,7 +53,7 @@ class AgentTasks(SplitTasks):
 
     def __init__(self, **options: Any) -> None:
         self.options = read_options("agent", AgentOptions, options)
-        self._tasks = tasks_of(self.options.tasks, _row_task)
+        self._tasks = tasks_of(self.options.tasks, _row_task, Columns(self.options.question, self.options.answer))
         self.function = load_function(self.options.call, "env.options.call") if self.options.call else None
         named = self.options.verifier
         self.verifier = load_function(named, "env.options.verifier") if named else None

@@ -10,14 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import JsonValue
 
 from internalize.environments.base import UNKNOWN, AnswerEpisode, checked
+from internalize.environments.question_files import ANSWER, QUESTION, Columns, Row, tasks_of
 from internalize.errors import DataError, TaskError
 from internalize.records import Task, ToolCall, ToolSpec
-from internalize.runs.files import read_numbered
 
 from . import cues
 from .corpus import Page, folder_pages, package_pages
@@ -98,7 +97,10 @@ def page_text(pages: Mapping[str, Page], name: str) -> str | None:
 
 
 class Docs:
-    """The environment. `folder` and `questions` replace the packages."""
+    """The environment. `folder` and `questions` replace the packages.
+
+    `question` and `answer` name the fields of that file, where they have no common name.
+    """
 
     name = "docs"
     tools = (
@@ -117,12 +119,15 @@ class Docs:
         ood: Sequence[str] = ("numpy",),
         folder: str | None = None,
         questions: str | None = None,
+        question: str = "",
+        answer: str = "",
     ) -> None:
         if (folder is None) != (questions is None):
             raise TaskError("docs: options folder and questions go together")
         self._packages, self._ood = tuple(packages), tuple(ood)
         self._folder = Path(folder) if folder else None
         self._questions = Path(questions) if questions else None
+        self._columns = Columns(question, answer)
         self._pages = cache(self._load_pages)
         self._search = cache(lambda split: Search(self._pages(split)))
         self.tasks = cache(self._load_tasks)  # type: ignore[method-assign]
@@ -146,7 +151,9 @@ class Docs:
 
     def _load_tasks(self, split: str) -> tuple[Task, ...]:
         pages = self._pages(split)
-        tasks = _file_tasks(self._questions, split, pages) if self._questions else build_tasks(pages, split)
+        tasks = (
+            _file_tasks(self._questions, split, pages, self._columns) if self._questions else build_tasks(pages, split)
+        )
         if not tasks:
             raise TaskError(f"docs: split {split!r} holds no tasks")
         return tasks
@@ -173,28 +180,26 @@ def legs(task: Task) -> list[list[str]]:
     return [[str(name) for name in leg] for leg in found if isinstance(leg, list)] if isinstance(found, list) else []
 
 
-class Question(BaseModel):
-    """One line of a questions file; other fields are left alone. Without a split, the question's hash decides."""
-
-    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, str_strip_whitespace=True)
-
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    pages: tuple[str, ...] = ()
-    split: Literal["train", "dev", "test"] | None = None
-    family: str = ""
-
-
-def _file_tasks(path: Path, split: str, pages: Mapping[str, Page]) -> tuple[Task, ...]:
+def _file_tasks(path: Path, split: str, pages: Mapping[str, Page], columns: Columns) -> tuple[Task, ...]:
     """The tasks of `split`. Raises DataError naming file and line of a question that cannot be asked."""
-    tasks = []
-    lines: dict[str, int] = {}
-    for number, row in read_numbered(path, Question):
-        if unknown := [name for name in row.pages if page_text(pages, name) is None]:
-            raise DataError(f"{path}, line {number}: no page {unknown[0]!r} in the folder")
-        if (first := lines.setdefault(normalize(row.question), number)) != number:
-            raise DataError(f"{path}, line {number}: asks the question of line {first} again")
-        if (row.split or split_of(rank(row.question))) == split:
-            route: list[JsonValue] = [[row.question, *row.pages]]
-            tasks.append(Task.new("docs", split, row.question, row.answer, row.family, legs=route))
-    return tuple(tasks)
+
+    def task_of(row: Row, named: str) -> Task:
+        if named not in SPLITS:
+            raise DataError(f"{row.where}: split: {named!r} is none of {', '.join(SPLITS)}")
+        names = _page_names(row)
+        if unknown := [name for name in names if page_text(pages, name) is None]:
+            raise DataError(f"{row.where}: no page {unknown[0]!r} in the folder")
+        route: list[JsonValue] = [[row.need(QUESTION), *names]]
+        return Task.new("docs", named, row.need(QUESTION), row.need(ANSWER), row.get(("family",)), legs=route)
+
+    return tasks_of(str(path), task_of, columns, lambda question: split_of(rank(question))).get(split, ())
+
+
+def _page_names(row: Row) -> list[str]:
+    """The pages that the reference solution visits: a list, or one text with semicolons between them."""
+    pages = row.cells.get("pages") or []
+    if isinstance(pages, str):
+        pages = [name.strip() for name in pages.split(";") if name.strip()]
+    if not isinstance(pages, list | tuple) or not all(isinstance(name, str) for name in pages):
+        raise DataError(f"{row.where}: pages: holds {str(pages)[:60]}, which is no list of names")
+    return list(pages)

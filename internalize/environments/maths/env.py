@@ -14,7 +14,7 @@ from pydantic import Field
 from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, checked, graded
 from internalize.environments.python_tool.sandbox import Choice, Limits
 from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
-from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, SPLITS, Row, tasks_of
+from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, SPLITS, Columns, Row, tasks_of
 from internalize.judge.maths import MathJudge
 from internalize.judge.notation import boxed
 from internalize.records import Task, ToolCall, ToolSpec
@@ -50,6 +50,8 @@ class MathsEpisode(AnswerEpisode):
 class Maths(SplitTasks):
     """The environment. `file` (or a file for each split) replaces the generated problems.
 
+    `question` and `answer` name the fields of such a file, where they have no common name.
+
     Raises UserError if the machine cannot confine the programs of the tool; `sandbox` "unsafe" runs them unconfined.
     """
 
@@ -60,7 +62,7 @@ class Maths(SplitTasks):
     waits = True
 
     @checked
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the options of a recipe
         self,
         difficulty: Annotated[int, Field(ge=1, le=5)] = 2,
         families: Sequence[Family] = (),
@@ -69,9 +71,15 @@ class Maths(SplitTasks):
         file: str | Mapping[str, str] = "",
         seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0,
         sandbox: Choice = "auto",
+        question: str = "",
+        answer: str = "",
     ) -> None:
         self._tool, self._judge = PythonTool.of(sandbox, Limits(seconds=seconds)), MathJudge()
-        tasks = tasks_of(file, _row_task) if file else _generated(tuple(families or FAMILIES), difficulty, size, seed)
+        tasks = (
+            tasks_of(file, _row_task, Columns(question, answer))
+            if file
+            else _generated(tuple(families or FAMILIES), difficulty, size, seed)
+        )
         self._tasks = {split: tasks[split] for split in (*SPLITS, *sorted(tasks.keys() - {*SPLITS})) if split in tasks}
 
     @property

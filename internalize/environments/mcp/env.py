@@ -20,7 +20,7 @@ from pydantic import Field, JsonValue
 from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, graded, read_options
 from internalize.environments.callables import load_function
 from internalize.environments.loop_thread import LoopThread
-from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Row, tasks_of
+from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Columns, Row, tasks_of
 from internalize.errors import DataError, TaskError, UserError
 from internalize.inference import tool_schema
 from internalize.judge.match import same
@@ -39,6 +39,8 @@ class McpOptions(Server):
     """Options of the environment, as `env.options` of a recipe."""
 
     tasks: str | dict[str, str] = Field(description="A file of tasks, or a file for each split.")
+    question: str = Field("", description="Field of the file that holds the question; '' = a common name.")
+    answer: str = Field("", description="Field of the file that holds the answer; '' = a common name.")
     tools: tuple[str, ...] = Field((), description="Tools that are offered; () = all of the server's.")
     evidence: tuple[str, ...] = Field((), description="Tools that gather evidence; () = all.")
     verify: str = Field(
@@ -100,7 +102,7 @@ class Mcp(SplitTasks):
         if self.options.key_env and not os.environ.get(self.options.key_env):
             raise UserError(f"mcp: the environment variable {self.options.key_env} is not set; it holds the token")
         self.verifier = _verifier(self.options.verify)
-        self._tasks = tasks_of(self.options.tasks, _row_task)
+        self._tasks = tasks_of(self.options.tasks, _row_task, Columns(self.options.question, self.options.answer))
         self._loop = LoopThread()
         try:
             offered = self._offered()

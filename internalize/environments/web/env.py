@@ -23,7 +23,7 @@ from internalize.environments.checks import without_surrogates
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.python_tool.sandbox import Choice
 from internalize.environments.python_tool.tool import TOOL, PythonTool, code_of
-from internalize.environments.question_files import tasks_of
+from internalize.environments.question_files import Columns, tasks_of
 from internalize.errors import ContextError, Declined
 from internalize.experience.redact import Redactor
 from internalize.inference.client import EndpointClient
@@ -165,6 +165,8 @@ class WebOptions(Section):
     """Options of the environment, as `env.options` of a recipe."""
 
     questions: str | dict[str, str] = Field(description="A file of questions, or a file for each split.")
+    question: str = Field("", description="Field of the file that holds the question; '' = a common name.")
+    answer: str = Field("", description="Field of the file that holds the answer; '' = a common name.")
     folder: str = Field("", description="Folder that is searched and read instead of the web; '' = the web.")
     search: str = Field("https://google.serper.dev", description="Address of the search API.")
     search_key: str = Field("SERPER_API_KEY", description="Environment variable that holds its key.")
@@ -199,7 +201,7 @@ class Web(SplitTasks):
         wanted = read_options("web", WebOptions, options)
         self.tools: tuple[ToolSpec, ...] = (_SEARCH, _VISIT, *((TOOL,) if wanted.python else ()), _ANSWER)
         self._local, self._loop = bool(wanted.folder), LoopThread()
-        self._tasks = tasks_of(wanted.questions, web_task)
+        self._tasks = tasks_of(wanted.questions, web_task, Columns(wanted.question, wanted.answer))
         search, reader = _sources(wanted)
         self.world = World(
             search=search,
