@@ -29,6 +29,7 @@ from .options import FOLDER, json_option, print_figures, recipe_argument, requir
 from .output import echo, log_to_terminal, stop_on_signals
 from .plan import plan_command
 from .pool import pool_group
+from .questions import questions_group
 from .recipes import init_command, recipe_group
 from .serve import episodes_command, serve_command
 from .stages import distill_command, evaluate_command, extract_command, rollout_command, warm_up_command
@@ -159,6 +160,7 @@ cli.add_command(recipe_group)
 cli.add_command(init_command)
 cli.add_command(serve_command)
 cli.add_command(episodes_command)
+cli.add_command(questions_group)
 
 
 def _report(run_dir: Path) -> None:
