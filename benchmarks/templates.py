@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from internalize.errors import UserError
-from internalize.inference.control_tokens import SHAPES
 from internalize.inference.renderer import with_system
 from internalize.inference.rendering import renderer_of
 from internalize.interfaces import Renderer
@@ -28,6 +27,10 @@ from internalize.records import Message, Step, ToolCall, ToolSpec, Trajectory, r
 from internalize.training.examples import build_example
 from tests.tiny import tiny_tokenizer
 
+CONTROL = re.compile(  # what templates write as control tokens
+    r"<[|｜][^<>|｜\n]{0,40}[|｜]?>|<[^<>|｜\s]{1,40}[|｜]>|</?(?:start|end)_of_\w+>|</?s>|\[/?(?:INST|TOOL_\w+)\]"
+    r"|</?(?:think|tool_call|tool_response|tools)>"
+)
 STRING = {"type": "string"}
 TOOLS = (
     ToolSpec(name="look", argument="box", description="Looks into a box."),
@@ -75,7 +78,7 @@ def tokenizer_for(source: str, name: str, folder: Path | None) -> Any:
         base = next(base for start, base in BASES.items() if name.startswith(start))
         tokenizer = loaded(folder / base)
         tokenizer.chat_template = source
-    written = {found[0] for found in re.finditer(SHAPES, source)}
+    written = {found[0] for found in CONTROL.finditer(source)}
     known = {token.content for token in tokenizer.added_tokens_decoder.values()}
     tokenizer.add_tokens(sorted(written - known), special_tokens=True)
     tokenizer.eos_token = next((end for end in ENDS if end in source), tokenizer.eos_token)

@@ -31,10 +31,10 @@ class ModelConfig(Section):
 
     source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
     adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
-    protocol: Literal["auto", "template", "bracket", "json"] = Field(
+    protocol: Literal["auto", "renderers", "template", "bracket", "json"] = Field(
         "auto",
-        description="How tools and calls are written: by the model's chat template, or as text (search[x] or JSON "
-        "calls); 'auto' takes the template if what it writes can be read back, else 'bracket'.",
+        description="How tools and calls are written: by the package renderers, by the model's chat template, or as "
+        "text (search[x] or JSON calls); 'auto' takes the first that fits: renderers, template, bracket.",
     )
     template: dict[str, JsonValue] = Field(
         default_factory=dict, description="Arguments of the chat template, such as enable_thinking = false."

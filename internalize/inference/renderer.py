@@ -19,7 +19,7 @@ from internalize.records import Message, Step, ToolCall, ToolSpec, content_hash
 from .call_formats import CALL_FORMATS, THOUGHTS
 from .template import Chat, ChatTemplate, Unrenderable
 from .tool_formats import TOOL_FORMATS
-from .turns import PLACE, Turns, common_prefix, place
+from .turns import PLACE, Turns, common_prefix, place, turn_start
 
 __all__ = ["Context", "TemplateRenderer", "chat_dict", "common_prefix", "with_system"]
 
@@ -27,7 +27,7 @@ _STATES = 2048  # rendered contexts that are kept
 
 
 @dataclass(frozen=True)
-class _State:
+class State:
     """A rendered context."""
 
     key: str
@@ -60,7 +60,7 @@ class TemplateRenderer:
         self.stop_ids = self.turns.stop_ids
         first = self.turns.controls(self.turns.header, 0, len(self.turns.header))[:1]
         self._header_start = self.turns.header[first[0].start : first[0].end] if first else ""
-        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._states: OrderedDict[str, State] = OrderedDict()
 
     @property
     def way(self) -> str:
@@ -144,21 +144,21 @@ class TemplateRenderer:
 
     # -- contexts -------------------------------------------------------------------------------------------------
 
-    def _state(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> _State:
+    def _state(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> State:
         state = self._start(prompt, tools, "" if steps else hint)
         for number in range(1, len(steps) + 1):
             state = self._next(state, steps[:number], hint if number == len(steps) else "", tools)
         return state
 
-    def _start(self, prompt: Sequence[Message], tools: Sequence[ToolSpec], hint: str) -> _State:
-        chat = _hinted([self.turns.prompt(message) for message in prompt], self.control.mark(hint))
+    def _start(self, prompt: Sequence[Message], tools: Sequence[ToolSpec], hint: str) -> State:
+        chat = hinted([self.turns.prompt(message) for message in prompt], self.control.mark(hint))
         key = content_hash([chat, [] if self.tool_format else [tool.model_dump(mode="json") for tool in tools]])
         if state := self._known(key):
             return state
         text = self.template.render(chat, self.turns.tools(tools))
-        return self._keep(_State(key, tuple(chat), text, self.control.encode(text)))
+        return self._keep(State(key, tuple(chat), text, self.control.encode(text)))
 
-    def _next(self, before: _State, steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> _State:
+    def _next(self, before: State, steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> State:
         """The context after the last of these steps; `before` is the one it was sampled in."""
         step, number = steps[-1], len(steps) - 1
         turn = step.shown or step.message
@@ -170,22 +170,22 @@ class TemplateRenderer:
         thought = self.thought_length(action) > 0
         placed = self.turns.placed(number, turn.tool_calls, thought=thought)
         messages = [*before.messages, placed, *self.turns.results(turn.tool_calls, step.results)]
-        messages = _hinted(messages, self.control.mark(hint))
+        messages = hinted(messages, self.control.mark(hint))
         text = self.template.render(messages, self.turns.tools(tools))
         after = text[len(before.text) :]
         kept = text.startswith(before.text) and (not thought or place(number, "r") in after)
         if kept and not before.rewritten and not (self.turns.header and after.startswith(self.turns.header)):
             ids = (*before.ids, *action, *self._tail(text, action, has_calls=bool(turn.tool_calls)))
-            return self._keep(_State(key, tuple(messages), text, ids))
+            return self._keep(State(key, tuple(messages), text, ids))
         ids = self._rewritten(text, [self._action(step, tools) for step in steps])
-        return self._keep(_State(key, tuple(messages), text, ids, rewritten=True))
+        return self._keep(State(key, tuple(messages), text, ids, rewritten=True))
 
-    def _known(self, key: str) -> _State | None:
+    def _known(self, key: str) -> State | None:
         if key in self._states:
             self._states.move_to_end(key)
         return self._states.get(key)
 
-    def _keep(self, state: _State) -> _State:
+    def _keep(self, state: State) -> State:
         self._states[state.key] = state
         if len(self._states) > _STATES:
             self._states.popitem(last=False)
@@ -215,7 +215,7 @@ class TemplateRenderer:
             begin = text.rfind(self._header_start, done, max(first, 0)) if self._header_start else -1
             if first < 0 or begin < 0:
                 raise Unrenderable("the chat template drops or repeats earlier assistant turns")
-            begin += common_prefix(self.turns.header, text[begin:first])
+            begin += turn_start(self.turns.header, text[begin:first])
             shown = action
             if place(number, "r") not in text:
                 begin = max(begin, *(_after(text, closing, begin, first) for _, closing in THOUGHTS))
@@ -243,7 +243,7 @@ def _after(text: str, mark: str, start: int, end: int) -> int:
     return found + len(text[found:end]) - len(text[found:end].lstrip())
 
 
-def _hinted(messages: list[Chat], hint: str) -> list[Chat]:
+def hinted(messages: list[Chat], hint: str) -> list[Chat]:
     """The messages with a hint on a new line at the end of the last one."""
     if not hint:
         return messages

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from internalize.errors import UserError
 from internalize.interfaces import Renderer
 
+from .packaged import PackagedRenderer
 from .renderer import TemplateRenderer
-from .template import DATE, ChatTemplate, Unrenderable
+from .template import DATE, ChatTemplate
 from .tool_formats import TOOL_FORMATS
 
 _LOG = logging.getLogger(__name__)
@@ -24,15 +26,22 @@ def renderer_of(
 ) -> Renderer:
     """The renderer of a tokenizer. `protocol`: 'auto', or a way alone, which then has to work. Raises UserError."""
     template = ChatTemplate.of(tokenizer, arguments, date)
-    form = TOOL_FORMATS.get(protocol)
-    if form is None:
-        try:
-            return TemplateRenderer(tokenizer, template=template, stop_ids=stop_ids)
-        except Unrenderable as error:
-            if protocol != "auto":
-                raise
-            _LOG.info("%s: calls are written as text", error)
-    return TemplateRenderer(tokenizer, form or TOOL_FORMATS["bracket"], template=template, stop_ids=stop_ids)
+    if protocol in TOOL_FORMATS:
+        return TemplateRenderer(tokenizer, TOOL_FORMATS[protocol], template=template, stop_ids=stop_ids)
+    reasons = []
+    for way, make in _NATIVE.items():
+        if protocol in ("auto", way):
+            try:
+                return make(tokenizer, template=template, stop_ids=stop_ids)
+            except UserError as error:
+                reasons.append(str(error))
+    if protocol != "auto":
+        raise UserError(f"model.protocol = {protocol!r}: {reasons[0]}")
+    _LOG.info("calls are written as text: %s", reasons[-1])
+    return TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"], template=template, stop_ids=stop_ids)
+
+
+_NATIVE: dict[str, Callable[..., Renderer]] = {"renderers": PackagedRenderer, "template": TemplateRenderer}
 
 
 def stop_ids(model: Any) -> frozenset[int]:

@@ -121,11 +121,11 @@ class Turns:
         start = self.template.render([ask], listed)
         follow = self._follow(message.tool_calls)
         text = self.template.render([ask, turn, *follow], listed)
-        begin, end = common_prefix(start, text), text.find(_AFTER)
+        begin, end = turn_start(start, text), text.find(_AFTER)
         stop = next((one for one in self.controls(text, begin, end) if one.id in self.stop_ids), None)
         if stop is None:  # only where the turn is the last one does its end stand in the text
             text = self.template.render([ask, turn], listed, generation_prompt=False)
-            begin = common_prefix(start, text)
+            begin = turn_start(start, text)
             stop = next((one for one in self.controls(text, begin, len(text)) if one.id in self.stop_ids), None)
         found = text[begin : stop.end if stop else len(text)]
         if self.opened and self.opened[1] not in found:  # the template cuts the thoughts of past turns
@@ -233,6 +233,8 @@ class Turns:
 
     def _find_format(self) -> None:
         """The form in which the template takes calls, and the format in which it writes them."""
+        if _LOOK.description not in self.template.render([self.template.chat(ASK)], self.tools((_LOOK,))):
+            raise Unrenderable("the chat template does not write the tools")
         calls = tuple(ToolCall.of(_LOOK.name, word=word) for word in ("x", "y"))
         stops = self.stop_ids
         for self.dialect in DIALECTS:
@@ -271,6 +273,14 @@ def _numbered(calls: Sequence[ToolCall]) -> list[tuple[int, ToolCall]]:
     """The calls with their numbers in the episode, as far as their ids say."""
     digits = ["".join(filter(str.isdigit, call.id))[-9:] for call in calls]
     return [(int(found) if found else n, call) for n, (found, call) in enumerate(zip(digits, calls, strict=True))]
+
+
+def turn_start(prompt: str, text: str) -> int:
+    """Where a turn begins in a text whose start is the prompt, or the prompt but for what it began of the turn."""
+    same = common_prefix(prompt, text)
+    if same == len(prompt):
+        return same
+    return next((n for n in range(same, 0, -1) if text[n - 1] in ">]\n"), 0)  # not inside of a mark
 
 
 def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:

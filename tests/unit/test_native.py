@@ -62,7 +62,7 @@ def test_a_template_that_takes_tools_is_used_and_another_is_not(renderer: Templa
     assert renderer.parallel
     assert renderer.instructions(TOOLS) == ""
     assert renderer_of(tiny_tokenizer()).instructions(TOOLS).startswith("Reply with one action")
-    with pytest.raises(UserError, match="writes no tools"):
+    with pytest.raises(UserError, match="does not write the tools"):
         renderer_of(tiny_tokenizer(), "template")
 
 
@@ -163,3 +163,34 @@ def test_a_template_that_cannot_be_used_is_one_sentence(template: str, sentence:
 def test_an_unknown_template_argument_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.template\.enable_thinking: the chat template has no such argument"):
         renderer_of(tiny_tokenizer(), arguments={"enable_thinking": False})
+
+
+def test_the_package_keeps_what_a_generation_prompt_began() -> None:
+    """A template that begins an empty thought and cuts it again: by itself rewritten, with the package one sequence."""
+    qwen3 = pytest.importorskip("renderers.qwen3")
+    system, tool = "{{ messages[0].content }}\n{% endif %}", "<|im_start|>tool\n{{ m.content }}<|im_end|>\n{% endif %}"
+    began = "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    listed = "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    changes = {
+        system + listed: system.replace("\n", "\n\n")
+        + f"{qwen3._TOOLS_HEADER}{{% for tool in tools %}}\n{{{{ tool | tojson }}}}{{% endfor %}}{qwen3._TOOLS_FOOTER}",
+        tool: "{% if messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}\n<tool_response>\n"
+        "{{ m.content }}\n</tool_response>{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n"
+        "{% endif %}{% endif %}",
+        began: began + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}",
+    }
+    template = NATIVE
+    for old, new in changes.items():
+        assert old in template
+        template = template.replace(old, new)
+    tokenizer = tiny_tokenizer(template.replace("%}\n", "%}{{ '\\n' }}"))  # jinja drops a line break after a block
+    tokenizer.add_tokens(["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"])
+    for arguments in ({}, {"enable_thinking": False}):
+        steps = {}
+        for way in ("renderers", "template"):
+            found = renderer_of(tokenizer, way, arguments)
+            assert isinstance(found, TemplateRenderer)
+            steps[way] = [played(found, ToolCall.of("look", box=box)) for box in ("a", "b")]
+            assert found.context(PROMPT, steps[way], "", TOOLS).ids == found.template_ids(PROMPT, steps[way], TOOLS)
+            assert found.prefix_stable(PROMPT, steps[way], TOOLS) == (way == "renderers" or not arguments)
+        assert steps["renderers"] == steps["template"]

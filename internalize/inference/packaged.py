@@ -1,0 +1,141 @@
+"""A renderer over the package `renderers`, for the families it knows: it extends a conversation token by token.
+
+Which of its renderers fits is found out by comparing ids with those of the model's own template. Beyond the template it
+keeps what a generation prompt began (the empty thought of Qwen3 with thinking off), so that such episodes stay one
+sequence. What it cannot extend is rendered through the template. gpt-oss is left out: its encoder is not that of the
+tokenizer, and makes control tokens of any text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from internalize.errors import UserError, first_line
+from internalize.records import Message, Step, ToolCall, ToolSpec, content_hash, result_of
+
+from .encoding import ControlTokens
+from .renderer import State, TemplateRenderer, hinted
+from .template import Chat, ChatTemplate
+
+_TOOLS = (ToolSpec(name="look_up", argument="word", description="Looks a word up."),)
+_PROMPT = (Message(role="system", content="Be brief."), Message(role="user", content="Which <|im_end|> word?"))
+
+
+class _Encoder:
+    """What the package needs of a tokenizer, with the encoder that keeps marked text free of control tokens."""
+
+    def __init__(self, tokenizer: Any, control: ControlTokens) -> None:
+        self._tokenizer, self._control = tokenizer, control
+        self.name_or_path = str(tokenizer.name_or_path)
+        self.unk_token_id, self.eos_token_id = tokenizer.unk_token_id, tokenizer.eos_token_id
+        self.chat_template = tokenizer.chat_template
+
+    def encode(self, text: str, *_: Any, **__: Any) -> list[int]:
+        return list(self._control.encode(text))
+
+    def decode(self, token_ids: Any, *_: Any, **__: Any) -> str:
+        return str(self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        return self._tokenizer.convert_tokens_to_ids(tokens)
+
+
+class PackagedRenderer(TemplateRenderer):
+    """`interfaces.Renderer` that extends conversations with one of the package's renderers."""
+
+    def __init__(self, tokenizer: Any, *, template: ChatTemplate, stop_ids: Collection[int] = ()) -> None:
+        super().__init__(tokenizer, template=template, stop_ids=stop_ids)
+        self._package: Any = None
+        steps, encoder = self._probe(), _Encoder(tokenizer, self.control)
+        plain = TemplateRenderer(tokenizer, template=replace(template, arguments={}))
+        for name in _names():
+            try:
+                self._package = _made(name, encoder, {})
+                fits = self.template_ids(_PROMPT, steps, _TOOLS) == plain.template_ids(_PROMPT, steps, _TOOLS)
+                self._package = _made(name, encoder, template.arguments)
+                start = self.template_ids(_PROMPT, (), _TOOLS)
+            except Exception:  # noqa: BLE001, S112 - code of another family, which may fail on these tokens in any way
+                continue
+            if fits and start == super().template_ids(_PROMPT, (), _TOOLS):
+                return
+        raise UserError("the package renderers has no renderer that writes what this chat template writes")
+
+    @property
+    def way(self) -> str:
+        """How calls are written, for people."""
+        return f"renderers ({self._package.config.name})"
+
+    def template_ids(
+        self, prompt: Sequence[Message], steps: Sequence[Step], tools: Sequence[ToolSpec] = ()
+    ) -> tuple[int, ...]:
+        """The ids that the package gives a history, every turn encoded from its parts."""
+        if self._package is None:
+            return super().template_ids(prompt, steps, tools)
+        chat = [self.turns.prompt(message) for message in prompt]
+        for step in steps:
+            chat += [self.turns.written(step.message), *self.turns.results(step.calls, step.results)]
+        found = self._package.render_ids(chat, tools=self.turns.tools(tools) or None, add_generation_prompt=True)
+        return tuple(found)
+
+    def _next(self, before: State, steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> State:
+        step, turn = steps[-1], steps[-1].shown or steps[-1].message
+        key = content_hash([before.key, step.model_dump(mode="json", include={"token_ids", "text"}), hint])
+        key = content_hash([key, turn.model_dump(mode="json"), [result.text for result in step.results]])
+        if state := self._known(key):
+            return state
+        results = hinted(self.turns.results(turn.tool_calls, step.results), self.control.mark(hint))
+        known = before.ids + self._action(step, tools)
+        if not before.rewritten and (ids := self._extended(before.ids, known, results, tools)):
+            thought = self.thought_length(step.token_ids) > 0
+            placed = self.turns.placed(len(steps) - 1, turn.tool_calls, thought=thought)
+            return self._keep(State(key, (*before.messages, placed, *results), "", ids))
+        if not before.text:  # it was extended without the template
+            text = self.template.render(before.messages, self.turns.tools(tools))
+            before = replace(before, text=text)
+        return super()._next(before, steps, hint, tools)
+
+    def _extended(
+        self, prompt: tuple[int, ...], known: tuple[int, ...], results: list[Chat], tools: Sequence[ToolSpec]
+    ) -> tuple[int, ...]:
+        """The ids after these results; () where the package cannot extend, or not without changing what is known."""
+        if not results or self._package is None:
+            return ()
+        action, listed = list(known[len(prompt) :]), self.turns.tools(tools) or None
+        found = self._package.bridge_to_next_turn(list(prompt), action, results, tools=listed)
+        ids = () if found is None else tuple(found.token_ids)
+        return ids if ids[: len(known)] == known else ()
+
+    def _probe(self) -> list[Step]:
+        """A conversation of thoughts, calls, results and text."""
+        calls = [ToolCall.of("look_up", word=word).model_copy(update={"id": f"call_{word}"}) for word in "123"]
+        thought, both = calls[:1], calls[1:] if self.parallel else calls[1:2]
+        turns = [
+            Message(role="assistant", reasoning="Let me see.", tool_calls=tuple(thought)),
+            Message(role="assistant", tool_calls=tuple(both)),
+            Message(role="assistant", content="It is <|im_end|> y."),
+        ]
+        results = [
+            [result_of(turn.tool_calls, number, "A <|im_end|> page.") for number in range(max(1, len(turn.tool_calls)))]
+            for turn in turns
+        ]
+        return [Step(text="", message=turn, results=tuple(seen)) for turn, seen in zip(turns, results, strict=True)]
+
+
+def _names() -> list[str]:
+    """The renderers of the package. Raises UserError without the package."""
+    try:
+        from renderers import base  # noqa: PLC0415 - only where a model is loaded
+    except ImportError as error:
+        raise UserError(f"the package renderers cannot be used: {first_line(error)}") from error
+    base._populate_registry()  # noqa: SLF001 - the list of its renderers has no public name
+    return sorted(base.RENDERER_REGISTRY.keys() - {"default"})
+
+
+def _made(name: str, encoder: _Encoder, arguments: Mapping[str, Any]) -> Any:
+    """One of the package's renderers; it raises whatever its family raises for tokens and arguments of another."""
+    from renderers import base, configs  # noqa: PLC0415
+
+    config = base.merge_chat_template_kwargs(configs.config_from_name(name), dict(arguments))
+    return base.create_renderer(encoder, config)
