@@ -116,11 +116,11 @@ class KeyValues:
             for layer, (keys, values) in self._layers.items()
         }
 
-    def layer(self, number: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Buffers of a layer, made on first use in the shape and type of its keys [1, heads, N, head_dim]."""
+    def layer(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Buffers of a layer, made on first use; as wide as its keys [1, H_kv, N, D] and values [1, H_kv, N, W]."""
         if number not in self._layers:
-            shape = (len(self.slots), like.shape[1], self._capacity, like.shape[3])
-            self._layers[number] = (like.new_zeros(shape), like.new_zeros(shape))
+            room = (len(self.slots), keys.shape[1], self._capacity)
+            self._layers[number] = (keys.new_zeros(*room, keys.shape[3]), values.new_zeros(*room, values.shape[3]))
         return self._layers[number]
 
 
@@ -161,11 +161,11 @@ class BatchPlan:
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Store key and value [1, H_kv, N, D], then attend with query [1, H, N, D] -> [1, N, H, D]."""
-        keys, values = self.cache.layer(layer, key)
+        """Store keys [1, H_kv, N, D] and values [1, H_kv, N, W]; attend with query [1, H, N, D] -> [1, N, H, W]."""
+        keys, values = self.cache.layer(layer, key, value)
         keys[self.slots_N, :, self.positions_N] = key[0].transpose(0, 1)
         values[self.slots_N, :, self.positions_N] = value[0].transpose(0, 1)
-        out = torch.empty_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
+        out = query.new_empty(query.shape[2], query.shape[1], value.shape[3])
         if len(self.single):
             out[self.single] = self._attend_single_tokens(query[0, :, self.single], keys, values, scale)
         for number in self.separate:
@@ -186,7 +186,7 @@ class BatchPlan:
     def _attend_single_tokens(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """One token of many slots: query [H, B, D] -> [B, H, D]; heads that share keys become query positions."""
+        """One token of many slots: query [H, B, D] -> [B, H, W]; heads that share keys become query positions."""
         heads, _, width = query.shape
         grouped = query.new_zeros(self.rows, heads, width)
         grouped[self.single_slots] = query.transpose(0, 1)
@@ -197,7 +197,7 @@ class BatchPlan:
             attn_mask=self.single_mask,
             scale=scale,
         )
-        return out.reshape(self.rows, heads, width)[self.single_slots]
+        return out.reshape(self.rows, heads, -1)[self.single_slots]
 
 
 def _causal_mask(count: int, start: int, device: torch.device) -> torch.Tensor | None:

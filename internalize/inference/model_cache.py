@@ -32,10 +32,14 @@ class State(NamedTuple):
 
 
 class CachedModel:
-    """A module (a causal language model, or the transformer below its head) run with its own cache."""
+    """A module (a causal language model, or the transformer below its head) run with its own cache.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    `positions`: whether it is told positions that count from 0; some models count from elsewhere, and some not at all.
+    `singly`: whether a cache that holds something is fed one token a pass; some recurrent layers forget it otherwise.
+    """
+
+    def __init__(self, module: nn.Module, *, positions: bool = True, singly: bool = False) -> None:
+        self._module, self._positions, self._singly = module, positions, singly
         self._parameters = inspect.signature(module.forward).parameters
         found = [name for name in _NAMES if name in self._parameters]
         if not found:
@@ -49,7 +53,9 @@ class CachedModel:
         """
         device = next(self._module.parameters()).device
         cached, room = torch.tensor(lengths), lengths[0] if room is None else room
-        arguments: dict[str, Any] = {"position_ids": cached[:, None] + torch.arange(ids_BT.shape[1]), **more}
+        arguments: dict[str, Any] = dict(more)
+        if self._positions:
+            arguments["position_ids"] = cached[:, None] + torch.arange(ids_BT.shape[1])
         if min(lengths) < room:
             seen = torch.arange(room + ids_BT.shape[1]) >= room - cached[:, None]
             arguments["attention_mask"] = seen.long()
@@ -57,11 +63,13 @@ class CachedModel:
         moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in known.items()}
         return self._module(input_ids=ids_BT.to(device), use_cache=True, **{self._name: cache}, **moved)
 
-    def feed(self, state: State, ids: Sequence[int] | Tensor, **more: Any) -> tuple[State, Any]:
-        """The state after `ids`, which replaces `state`, and the output."""
-        ids_T = torch.as_tensor(ids)
-        output = self(ids_T[None], [state.length], state.cache, **more)
-        return State(getattr(output, self._name), state.length + len(ids_T)), output
+    def feed(self, state: State, ids: Sequence[int] | Tensor, **more: Any) -> tuple[State, list[Any]]:
+        """The state after `ids`, which replaces `state`, and the outputs: one, or one a token."""
+        ids_T, outputs = torch.as_tensor(ids), []
+        for part in torch.split(ids_T, 1 if self._singly and state.length else len(ids_T)):
+            outputs.append(self(part[None], [state.length], state.cache, **more))
+            state = State(getattr(outputs[-1], self._name), state.length + len(part))
+        return state, outputs
 
 
 def join(states: Sequence[State]) -> Any:

@@ -25,17 +25,20 @@ from .renderer import common_prefix
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_WORTH_KEEPING = 8  # a copy is kept only if it saves reading this many ids
+_WORTH_KEEPING = 4  # a copy is kept only if it saves reading this many ids
 _COPIES = 3  # as many copies are kept as this many times the conversations of a batch
 
 
 class PlainEngine(BatchedEngine):
-    """`BatchedEngine` with a cache object a conversation; `batch` 1 never joins caches."""
+    """`BatchedEngine` with a cache object a conversation.
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, **limits: Any) -> None:
+    `batch` 1 never joins caches, and leaves it to the model to count positions. `singly` as in `CachedModel`.
+    """
+
+    def __init__(self, model: PreTrainedModel, renderer: Renderer, *, singly: bool = False, **limits: Any) -> None:
         super().__init__(model, renderer, **limits)
         whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._pass_of = CachedModel(whole)
+        self._pass_of = CachedModel(whole, positions=self._batch > 1, singly=singly)
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(whole.forward).parameters else {}
         self._copies: OrderedDict[tuple[int, ...], State] = OrderedDict()  # by the ids fed, least recently used first
         self._rows: list[Request] = []  # of the joined cache; answered ones stay until half of them are
@@ -107,8 +110,8 @@ class PlainEngine(BatchedEngine):
         if parting - state.length >= _WORTH_KEEPING:
             state, _ = self._pass_of.feed(state, prompt[state.length : parting], **self._last)
             self._keep(prompt[:parting], state.fork())
-        state, output = self._pass_of.feed(state, prompt[state.length :], **self._last)
-        return state, output.logits[0, -1].float()
+        state, outputs = self._pass_of.feed(state, prompt[state.length :], **self._last)
+        return state, outputs[-1].logits[0, -1].float()
 
     def _advance(self) -> None:
         """One token of every row."""

@@ -266,7 +266,8 @@ class TrainSummary(Record):
     `accepted` trajectories were trained on and `rejected` ones were not; None = not counted. `divergence_before` and
     `_after` are unweighted, over the trajectories of the first optimizer step: before any update and after the last
     one. `held_out_before` and `_after` are of `held_out` trajectories that were not trained on, against the teacher
-    of the start. A training on files has their names in `trajectories` and `pool`.
+    of the start. A training on files has their names in `trajectories` and `pool`. Of `tensors` that were trained
+    (0 = not counted), `without_gradient` got none in the first optimizer step.
     """
 
     steps: Count = 0
@@ -282,6 +283,8 @@ class TrainSummary(Record):
     held_out_after: Finite | None = None
     stopped_early: bool = False
     teacher_nll: Finite | None = None
+    tensors: Count = 0
+    without_gradient: Count = 0
     seconds: Finite = 0.0
     trajectories: str = ""
     pool: str = ""

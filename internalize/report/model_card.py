@@ -102,12 +102,19 @@ def _data(config: Config, report: RunReport) -> Iterator[Text | Table]:
             "rejected": count(i.training.rejected),
             "action tokens": count(i.training.action_tokens),
             "items in the pool": count(None if i.pool is None else len(i.pool)),
+            "tensors trained": _tensors(i.training),
             "held-out loss": _change(i.training) or NOTHING,
         }
         for i in report.iterations
         if i.training
     ]
     yield Table(rows)
+
+
+def _tensors(training: TrainSummary) -> str:
+    """How many tensors were trained, and how many of them got no gradient."""
+    without = f" ({count(training.without_gradient)} without a gradient)" if training.without_gradient else ""
+    return f"{count(training.tensors)}{without}" if training.tensors else NOTHING
 
 
 def _change(training: TrainSummary) -> str:
@@ -122,7 +129,8 @@ def _file(alone: TrainSummary | None) -> Text:
         return Text("The checkpoint lay in no run, so its data is not known here.")
     shown = f", a teacher shown the pool {alone.pool}" if alone.pool else ""
     counts = f"{count(alone.accepted)} trained on, {count(alone.rejected)} left out"
-    return Text(f"Trajectories of {alone.trajectories}: {counts}, {count(alone.action_tokens)} action tokens{shown}.")
+    tokens = f"{count(alone.action_tokens)} action tokens, tensors trained: {_tensors(alone)}"
+    return Text(f"Trajectories of {alone.trajectories}: {counts}, {tokens}{shown}.")
 
 
 def _settings(config: Config, sections: Sequence[str]) -> Table:

@@ -72,9 +72,18 @@ def targets_of(model: nn.Module) -> Targets:
     return Targets(tuple(layers), tuple(stacks))
 
 
+@torch.no_grad()
 def _is_linear(module: nn.Module) -> bool:
-    kind = type(module)
-    return isinstance(module, nn.Linear | Conv1D) and kind.forward in (nn.Linear.forward, Conv1D.forward)
+    """Whether it maps tensors to tensors; a router of the same base class returns several things, or fails alone."""
+    if not isinstance(module, nn.Linear | Conv1D):
+        return False
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward):
+        return True
+    weight: Any = module.weight
+    try:
+        return isinstance(module(weight.new_zeros(1, weight.shape[1])), torch.Tensor)
+    except Exception:  # noqa: BLE001 - the code of any model
+        return False
 
 
 def _is_router(model: nn.Module, name: str, module: Any) -> bool:

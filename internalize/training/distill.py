@@ -148,4 +148,6 @@ def _summary(student: PolicyWithLoss, trainer: DistillTrainer) -> TrainSummary:
         held_out_after=student.measure("held_out_loss") if held_out else None,
         stopped_early=student.stopped,
         teacher_nll=student.data.teacher_nll,
+        tensors=len(trained(student.policy)),
+        without_gradient=len(student.without_gradient),
     )

@@ -20,15 +20,36 @@ from .head import backbone
 
 
 class ForkedScorer:
-    """`interfaces.Scorer` on any causal language model that has a cache."""
+    """`interfaces.Scorer` on any causal language model that has a cache; the rest as in `CachedModel`."""
+
+    def __init__(self, *, positions: bool = True, singly: bool = False) -> None:
+        self._options = {"positions": positions, "singly": singly}
 
     def score(self, model: nn.Module, packs: Sequence[Packed]) -> Iterator[Tensor]:
         """Last hidden states at the positions that predict the action tokens of each of `packs`: [A, D]."""
         for packed in packs:
             with_gradient = torch.is_grad_enabled() and any(weight.requires_grad for weight in model.parameters())
-            parts = _separate(model, packed) if packed.plain or with_gradient else _forked(model, packed)
+            parts = _separate(model, packed) if packed.plain or with_gradient else self._forked(model, packed)
             hidden_TD = torch.cat(parts)
             yield hidden_TD[packed.rows.to(hidden_TD.device)]
+
+    @torch.no_grad()
+    def _forked(self, model: nn.Module, packed: Packed) -> list[Tensor]:
+        """Hidden states [tokens, D] of every segment: trunks in pieces that end at forks, branches on copies."""
+        cached, found = CachedModel(backbone(model), **self._options), dict[Segment, Tensor]()
+        for trunk in (segment for segment in packed.segments if not segment.reach):
+            branches = [s for s in packed.segments if s.reach and s.trunk == trunk.start]
+            state, pieces = State(), []
+            for fork in sorted({trunk.end - trunk.start, *(branch.reach for branch in branches)}):
+                if fork > state.length:
+                    piece = packed.ids[trunk.start + state.length : trunk.start + fork]
+                    state, outputs = cached.feed(state, piece)
+                    pieces += [output.last_hidden_state[0] for output in outputs]
+                for branch in (branch for branch in branches if branch.reach == fork):
+                    _, outputs = cached.feed(state.fork(), packed.ids[branch.start : branch.end])
+                    found[branch] = torch.cat([output.last_hidden_state[0] for output in outputs])
+            found[trunk] = torch.cat(pieces)
+        return [found[segment] for segment in packed.segments]
 
 
 def _separate(model: nn.Module, packed: Packed) -> list[Tensor]:
@@ -40,22 +61,3 @@ def _separate(model: nn.Module, packed: Packed) -> list[Tensor]:
         output = module(input_ids=ids[None].to(next(model.parameters()).device), use_cache=False)
         parts.append(output.last_hidden_state[0, segment.reach :])
     return parts
-
-
-@torch.no_grad()
-def _forked(model: nn.Module, packed: Packed) -> list[Tensor]:
-    """Hidden states [tokens, D] of every segment: trunks in pieces that end where branches fork, branches on copies."""
-    cached, found = CachedModel(backbone(model)), dict[Segment, Tensor]()
-    for trunk in (segment for segment in packed.segments if not segment.reach):
-        branches = [s for s in packed.segments if s.reach and s.trunk == trunk.start]
-        state, pieces = State(), []
-        for fork in sorted({trunk.end - trunk.start, *(branch.reach for branch in branches)}):
-            if fork > state.length:
-                piece = packed.ids[trunk.start + state.length : trunk.start + fork]
-                state, output = cached.feed(state, piece)
-                pieces.append(output.last_hidden_state[0])
-            for branch in (branch for branch in branches if branch.reach == fork):
-                _, output = cached.feed(state.fork(), packed.ids[branch.start : branch.end])
-                found[branch] = output.last_hidden_state[0]
-        found[trunk] = torch.cat(pieces)
-    return [found[segment] for segment in packed.segments]

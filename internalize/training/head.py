@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from internalize.errors import UserError
+
+_BELOW: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # what `backbone` has found
 
 
 def causal_lm(model: Any) -> Any:
@@ -20,11 +24,33 @@ def causal_lm(model: Any) -> Any:
 
 
 def backbone(model: nn.Module) -> Any:
-    """The transformer below the language-model head, with its adapters if it has any."""
+    """The transformer that the language model calls below its head, with its adapters if it has any."""
     whole = causal_lm(model)
-    if whole.base_model is whole:
-        raise UserError(f"{type(whole).__name__} has no transformer apart from its head")
-    return whole.base_model
+    if whole not in _BELOW:
+        base = whole.base_model
+        parts = [part for part in (base, *base.children()) if isinstance(part, PreTrainedModel) and part is not whole]
+        found = next((part for part in parts if _is_called(whole, part)), None)
+        if found is None:
+            raise UserError(f"{type(whole).__name__} has no transformer apart from its head")
+        _BELOW[whole] = found
+    return _BELOW[whole]
+
+
+class _CalledError(Exception):
+    """Ends the trial pass as soon as it has reached the part in question."""
+
+
+def _is_called(whole: nn.Module, part: nn.Module) -> bool:
+    def called(*_: Any, **__: Any) -> None:
+        raise _CalledError
+
+    ids = torch.zeros(1, 1, dtype=torch.long, device=next(whole.parameters()).device)
+    try:
+        with torch.no_grad(), _with_forward(part, called):
+            whole(input_ids=ids, use_cache=False)
+    except _CalledError:
+        return True
+    return False
 
 
 class _Given(BaseModelOutputWithPast):  # type: ignore[misc] # transformers is untyped
@@ -59,7 +85,8 @@ class ModelHead(nn.Module):
         whole, below = self._whole
         rows = hidden.reshape(1, -1, hidden.shape[-1])
         ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-        with _returning(below, _Given(last_hidden_state=rows)):
+        given = _Given(last_hidden_state=rows)
+        with _with_forward(below, lambda *_, **__: given):
             if self._weights:
                 arguments = {"input_ids": ids, "use_cache": False}
                 output = functional_call(whole, self._weights, kwargs=arguments, tie_weights=False)
@@ -75,10 +102,10 @@ def head(model: nn.Module) -> ModelHead:
 
 
 @contextmanager
-def _returning(module: nn.Module, output: Any) -> Iterator[None]:
-    """Calls of `module` return `output` inside."""
+def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Calls of `module` run `forward` inside."""
     before = vars(module).get("forward")  # set where layers are spread over devices
-    module.forward = lambda *_, **__: output
+    module.forward = forward
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ Dimensions: `_A` action tokens, `_D` hidden size.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -39,6 +40,7 @@ from .weights import Average, head_with, swapped, trained
 
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss
 
+_LOG = logging.getLogger(__name__)
 _LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
 _WEIGHTS, _AVERAGE, _MEASURED = "trained.safetensors", "average.safetensors", "measured.json"
 
@@ -59,6 +61,7 @@ class PolicyWithLoss(nn.Module):
         self.is_first_step = True
         self.first_losses: dict[int, float] = {}  # item number -> its summed loss before the first update
         self.held_out_losses: list[float] = []  # before training and after every epoch
+        self.without_gradient: tuple[str, ...] = ()  # trained weights that the first optimizer step leaves alone
 
     @property
     def data(self) -> TrainingSet:
@@ -260,7 +263,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         if self.model.average is not None:
             average = {name: tensor.contiguous() for name, tensor in self.model.average.state.items()}
             save_file(average, folder / _AVERAGE)
-        measured = {"first": list(self.model.first_losses.items()), "held_out": self.model.held_out_losses}
+        model = self.model
+        measured = {"first": list(model.first_losses.items()), "held_out": model.held_out_losses}
+        measured["without_gradient"] = model.without_gradient
         (folder / _MEASURED).write_text(json.dumps(measured), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
@@ -274,6 +279,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         measured = json.loads((folder / _MEASURED).read_text(encoding="utf-8"))
         self.model.first_losses = {int(index): loss for index, loss in measured["first"]}
         self.model.held_out_losses = measured["held_out"]
+        self.model.without_gradient = tuple(measured.get("without_gradient", ()))
         self.model.is_first_step = False
 
 
@@ -283,6 +289,18 @@ class AfterStep(TrainerCallback):  # type: ignore[misc] # transformers is untype
     def __init__(self, model: PolicyWithLoss, progress: Progress | None) -> None:
         self.model = model
         self.progress = progress
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Gradients are complete: what has none in the first step is not learnt. Raises UserError if nothing is."""
+        if self.model.is_first_step:
+            weights = trained(self.model.policy)
+            self.model.without_gradient = tuple(name for name, weight in weights.items() if weight.grad is None)
+            if without := self.model.without_gradient:
+                if len(without) == len(weights):
+                    raise UserError(f"none of the {len(weights)} trained tensors gets a gradient, first {without[0]}")
+                _LOG.warning(
+                    "%d of %d trained tensors get no gradient, first %s", len(without), len(weights), without[0]
+                )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """The weights have changed; called before a state is saved, so that the state includes all of this."""

@@ -74,7 +74,7 @@ class LocalPolicy:
                 self.model = new_adapter(model, rank, config.seed, experts=config.distill.lora_experts)
         self.model.eval()
         self.renderer = renderer_of(tokenizer, named.protocol, named.template, named.date, stop_ids(model))
-        self._engine = next(iter(self._engines.values()))(self.model, self.renderer, config)
+        self.engine = next(iter(self._engines.values()))(self.model, self.renderer, config)
         self._starter = {name: tensor.clone() for name, tensor in trained_state(self.model).items()}
         self.starter = Checkpoint(
             id=checkpoint_id(self._starter),
@@ -116,7 +116,7 @@ class LocalPolicy:
         """
         ids = ordinary_ids(self.model, self.renderer.tokenizer)
         found = select_paths(self.model, self.renderer, self.config, ids, self._engines, self._scorers)
-        self._engine = self._engines[found.engine](self.model, self.renderer, self.config)
+        self.engine = self._engines[found.engine](self.model, self.renderer, self.config)
         self.scorer, self.self_check = self._scorers[found.scorer], found
         return found
 
@@ -139,14 +139,14 @@ class LocalPolicy:
         named = self.config.model
         agent = self._server.agent(self.checkpoint.id, self._judge) if self._server else None
         return agent or TokenAgent(
-            self._engine, self.renderer, self.config.rollout, named.max_context, self.config.compute.batch, self._judge
+            self.engine, self.renderer, self.config.rollout, named.max_context, self.config.compute.batch, self._judge
         )
 
     def chat(self, name: str = "self") -> ChatModel:
         """These weights asked for text, by whoever acts with them; any other name is an endpoint."""
         if name != "self":
             return self.endpoints.chat(name)
-        return (self._server and self._server.chat(self.checkpoint.id)) or PolicyChat(self._engine, self.renderer)
+        return (self._server and self._server.chat(self.checkpoint.id)) or PolicyChat(self.engine, self.renderer)
 
     def train(
         self,
@@ -198,7 +198,7 @@ class LocalPolicy:
         self.checkpoint = other.model_copy(update={"id": self._save(root / out), "path": out})
 
     def _save(self, folder: Path) -> str:
-        self._engine.reset()
+        self.engine.reset()
         return save_checkpoint(self.model, folder)
 
     def restore(self, folder: Path | None, expected: str = "") -> str:
@@ -206,7 +206,7 @@ class LocalPolicy:
 
         Raises DataError if it is not `expected`.
         """
-        self._engine.reset()
+        self.engine.reset()
         if folder is not None:
             return load_checkpoint(self.model, folder, expected)
         self._load_starter()

@@ -117,10 +117,10 @@ def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
     if not packed.plain:
         switch_on(causal_lm(model))
         unused = torch.empty(1, 1, 1, 1, device=weight.device)  # four dimensions keep transformers from making [T, T]
-        layout = {"layout": Layout(packed.segments, weight), "attention_mask": unused}
+        positions = packed.position_ids[None].to(weight.device)
+        layout = {"layout": Layout(packed.segments, weight), "attention_mask": unused, "position_ids": positions}
     output = trunk(
         input_ids=packed.ids[None].to(weight.device),
-        position_ids=packed.position_ids[None].to(weight.device),
         use_cache=False,
         **layout,
     )

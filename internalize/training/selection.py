@@ -57,8 +57,13 @@ def plain_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> 
 
 
 def single_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
-    """The same, one conversation at a time: no padding."""
+    """The same, one conversation at a time: no padding, and the model counts positions itself."""
     return PlainEngine(model, renderer, **_limits(config, 1))
+
+
+def token_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
+    """The same, and every token after a cached prefix by itself."""
+    return PlainEngine(model, renderer, singly=True, **_limits(config, 1))
 
 
 # In order of speed.
@@ -66,15 +71,19 @@ ENGINES: Mapping[str, EngineMaker] = {
     "slots": slot_engine,
     "plain": plain_engine,
     "plain, one at a time": single_engine,
+    "plain, token by token": token_engine,
+}
+SCORERS: Mapping[str, Scorer] = {
+    "packed": PACKED,
+    "forked": ForkedScorer(),
+    "forked, its own positions": ForkedScorer(positions=False),
+    "forked, token by token": ForkedScorer(positions=False, singly=True),
 }
 
 
 def engines_of(chosen: str) -> Mapping[str, EngineMaker]:
     """Those that `compute.engine` allows: one kind, or all."""
     return {name: make for name, make in ENGINES.items() if name.startswith(chosen)} or ENGINES
-
-
-SCORERS: Mapping[str, Scorer] = {"packed": PACKED, "forked": ForkedScorer()}
 
 
 def select_paths(

@@ -133,7 +133,7 @@ def test_what_the_fast_paths_get_wrong_is_done_by_the_models_own_cache(family: s
     assert (found.engine, found.scorer) in {("plain", "forked"), ("plain", "packed")}
     assert max(found.logprobs, found.scores, found.gradients) < 5e-5
     assert model.config._attn_implementation == attention
-    assert type(checked._engine) is PlainEngine
+    assert type(checked.engine) is PlainEngine
 
 
 @pytest.mark.parametrize("family", [*WRONG, *PLAIN])
