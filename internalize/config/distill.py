@@ -34,6 +34,7 @@ class DistillConfig(Section):
     per: Literal["token", "trajectory"] = Field("token", description="What counts the same in an optimizer step.")
     tasks: int = Field(48, ge=1, le=100_000, description="Tasks rolled out for training in one iteration.")
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")
+    most: int = Field(0, ge=0, le=100_000, description="Most accepted episodes an iteration trains on; 0 = all.")
     replay: float = Field(0.0, ge=0, le=10, description="Examples of earlier iterations for each new one; 0 = none.")
     held_out: float = Field(0.1, ge=0, le=0.5, description="Share of 20 or more examples measured, not trained on.")
     early_stop: int = Field(0, ge=0, le=100, description="Epochs without a better held-out loss to stop at; 0 = off.")

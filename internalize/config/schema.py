@@ -29,7 +29,7 @@ _SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can 
 class ModelConfig(Section):
     """The policy at the start of the run."""
 
-    source: str = Field("builtin", description="'builtin', a Hugging Face name or folder, or a .gguf file.")
+    source: str = Field("builtin", description="'builtin', 'lab', a Hugging Face name or folder, or a .gguf file.")
     adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
     protocol: Literal["auto", "renderers", "template", "bracket", "json"] = Field(
         "auto",
@@ -98,6 +98,7 @@ class ExtractConfig(Section):
     independent: int = Field(
         1, ge=1, le=8, description="Hosts, or pages where there are no hosts, that must back a new item; 1 = no demand."
     )
+    planted: float = Field(0.0, ge=0, le=0.9, description="Share of new rules planted: the worst, for experiments.")
     retire: bool = Field(default=False, description="Whether items that measurably harm are deleted for good.")
 
 
@@ -109,6 +110,11 @@ class InjectConfig(Section):
     endpoint: str = Field("self", description="Who selects when selector is 'llm': 'self' (the policy) or an endpoint.")
     embedder: str = Field("", description="Sentence-transformers model of 'embedding'; '' = the packaged MiniLM.")
     k: int = Field(2, ge=1, le=8, description="Most items a step.")
+    shown: str = Field(
+        "",
+        description="For experiments: 'shuffled' shows the pool's rules with each other's actions, a file that pool; "
+        "'' = the run's own pool.",
+    )
 
 
 class SuiteConfig(Section):

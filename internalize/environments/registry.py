@@ -40,6 +40,7 @@ class Builtin(NamedTuple):
 _GAMES = ("textworld_express", "scienceworld", "py4j")
 BUILTIN = {
     "docs": Builtin(".docs.env", "Docs", "questions over the documentation of packages or a folder of yours"),
+    "lab": Builtin(".lab.env", "Lab", "a small closed world of which it is known what has to be learned"),
     "maths": Builtin(
         ".maths.env", "Maths", "exact problems, generated or yours, with a Python tool", "maths", ("sympy",)
     ),

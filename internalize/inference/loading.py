@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from internalize.errors import UserError, first_line
 from internalize.runs.cache import built, cache_folder
 
-from .architecture import gguf_file, require_reachable
+from .architecture import gguf_file, located, require_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -132,6 +132,7 @@ def _folder(source: str) -> str:
     """The folder or hub name for `from_pretrained`. Raises UserError if it does not exist or cannot be reached."""
     if source == "builtin" or source.endswith(".gguf"):
         return str(converted(gguf_file(source), _convert))
+    source = located(source)
     path = Path(source).expanduser()
     if path.is_absolute() or source.startswith("."):
         if not path.is_dir():

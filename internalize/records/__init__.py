@@ -48,7 +48,7 @@ Mode = Literal["internalized", "in_context"]  # measured without experience in t
 Candidate = Literal[1, 2]  # 2: the milder one that the gate tries when the first loses
 # contrast: found by comparing episodes. chance: its lift may be none. writer: a language model wrote it. retired: what
 # it was shown with did measurably worse. cap: the pool was too large.
-Cause = Literal["contrast", "chance", "writer", "retired", "cap", "imported"]
+Cause = Literal["contrast", "chance", "writer", "retired", "cap", "imported", "planted"]
 StageKind = Literal["rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second"]
 
 

@@ -17,6 +17,7 @@ from internalize.environments import registry
 from internalize.environments.agent.env import AgentTasks
 from internalize.errors import Incomplete, InternalizeError
 from internalize.experience.inject import Injector
+from internalize.experience.placebo import instead_of
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.redact import Redactor
 from internalize.experience.selectors import build as build_selector
@@ -82,7 +83,8 @@ def injector_of(spec: RolloutSpec, chats: Chats) -> Injector:
     clean = Redactor.of(spec.config.redact).clean
     cues = registry.vocabulary(spec.config.env.name)  # that the pool is about, wherever these episodes are played
     selector = build_selector(spec.config.inject, chats.chat, spec.replies, spec.checkpoint.id, clean, cues)
-    return Injector.over(ExperiencePool(spec.pool, spec.config.extract.cap), spec.config.inject, selector)
+    shown = instead_of(spec.pool, spec.config.inject.shown, spec.config.seed, cues)
+    return Injector.over(ExperiencePool(shown, max(spec.config.extract.cap, len(shown))), spec.config.inject, selector)
 
 
 def jobs_of(tasks: Sequence[Task], attempts: int) -> list[Job]:

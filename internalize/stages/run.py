@@ -148,7 +148,7 @@ class Run:
         shown = self._spec(stage, policy, k - 1, config.attempts, pool)
         hidden = shown.model_copy(update={"pool": None})
         found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
-        kept = weighted(found, config.filter)
+        kept = weighted(found, config.filter)[: config.most or None]
         self.rejected = len(found) - len(kept) + (self.rejected if number else 0)
         noted = self.store.iteration(k) / names.REDACTIONS
         write = partial(self.store.replace_json, stage)

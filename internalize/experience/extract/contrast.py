@@ -17,7 +17,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from internalize.config.schema import ExtractConfig
 from internalize.evaluation.stats import fisher_greater
@@ -119,20 +119,27 @@ def _rules(
     ]
     good = [t for t in tried.values() if not _refused(t, config, cues)]
     sound, kept_out = _screened(good, config)
-    for t in _distinct(sorted(sound, key=lambda t: t.strength, reverse=True), config.add):
-        item = Experience.new(
-            phrase(t.rule),
-            "principle",
-            "contrast",
-            evidence=t.evidence,
-            iteration=iteration,
-            support=len(t.followed),
-            lift=round(t.lift, 4),
-            origins=t.origins,
-        )
-        reason = f"lift {t.lift:+.2f} over {t.ignored} others, p = {t.p:.2g}"
-        edits.append(PoolEdit(op="ADD", item=item, reason=reason))
-    return [*edits, *kept_out]
+    new = _distinct(sorted(sound, key=lambda t: t.strength, reverse=True), config.add)
+    bad = sorted((t for t in tried.values() if t.ignored and t.lift < 0), key=lambda t: t.strength)
+    planted = _distinct(bad, round(len(new) * config.planted / (1 - config.planted)))
+    edits += [_addition(t, iteration) for t in new]
+    return [*edits, *kept_out, *(_addition(t, iteration, "planted") for t in planted)]
+
+
+def _addition(t: Tried, iteration: int, source: Literal["contrast", "planted"] = "contrast") -> PoolEdit:
+    """The edit that adds a rule. A planted one claims the opposite of its lift, so that no selector knows it."""
+    item = Experience.new(
+        phrase(t.rule),
+        "principle",
+        source,
+        evidence=t.evidence,
+        iteration=iteration,
+        support=len(t.followed),
+        lift=round(abs(t.lift), 4),
+        origins=t.origins,
+    )
+    reason = f"lift {t.lift:+.2f} over {t.ignored} others, p = {t.p:.2g}"
+    return PoolEdit(op="ADD", item=item, reason=reason, cause="planted" if source == "planted" else None)
 
 
 def _screened(good: Sequence[Tried], config: ExtractConfig) -> tuple[list[Tried], list[PoolEdit]]:

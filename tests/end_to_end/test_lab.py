@@ -1,0 +1,41 @@
+"""The laboratory's packaged policies: what they were taught, and that the loop teaches one of them the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from internalize import open_run
+from internalize.config.schema import load_config
+from internalize.environments.lab import world
+from internalize.loop import run
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+pytestmark = [pytest.mark.builtin, pytest.mark.slow]
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import lab_probe  # noqa: PLC0415 - found by the line above
+
+    return lab_probe
+
+
+def test_the_policy_obeys_either_rule_and_knows_neither_way(probe: ModuleType) -> None:
+    found = probe.probe("lab", 12)
+    for kind in ("tool", "where"):
+        rows = [found[sign.word] for sign in world.SIGNS if sign.kind == kind]
+        ordered, opposite, alone = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+        assert ordered > 0.5
+        assert opposite < 0.35
+        assert 0.3 < alone < 0.6
+
+
+def test_two_iterations_raise_success(tmp_path: Path) -> None:
+    small = ["iterations=2", "evaluate.tasks=60", "evaluate.drift=0", "evaluate.final_splits=[]"]
+    run(load_config(RECIPES / "lab.toml", small), tmp_path / "run")
+    found = {(m.iteration, m.mode): m.success.mean for m in open_run(tmp_path / "run").metrics if m.success}
+    assert found[2, "internalized"] > found[0, "internalized"] + 0.1
