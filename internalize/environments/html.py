@@ -14,7 +14,7 @@ _SPACES = re.compile(r"[ \t\n\r\f\v]+")
 _TAG = re.compile(r"<(/?)([a-z][^\s<>/]*)[^<>]*>", re.IGNORECASE)
 _XHTML_EMPTY = re.compile(r"<(script|style|title|textarea|iframe|noscript)\b([^<>]*)/>", re.IGNORECASE)
 _WRAPPED = re.compile(r"</?(?:noscript|noframes|frameset|frame|template|iframe)\b[^<>]*>", re.IGNORECASE)
-_DEEPEST = 5000  # open elements; the parser's time grows with the square of them
+_DEEPEST = 500  # open elements, as browsers keep about; the time of the parser grows with their number
 _NO_END = frozenset(  # elements that need no end tag, or whose end is repaired: they do not nest without end
     "area base br col embed hr img input link meta param source track wbr p li dt dd td th tr thead tbody tfoot option "  # noqa: SIM905
     "optgroup rt rp colgroup caption a b big code em font i nobr s small strike strong tt u".split()

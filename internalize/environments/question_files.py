@@ -114,7 +114,7 @@ def _json_list(path: Path) -> list[Any]:
 
 def _parsed(where: str, text: str | bytes) -> Any:
     try:
-        return json_value(text)
+        return json_value(text, encodable=True)
     except ValueError as error:
         raise DataError(f"{where}: not JSON ({error})") from error
 

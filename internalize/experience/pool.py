@@ -297,7 +297,7 @@ def export_official(pool: ExperiencePool, style: Literal["dict", "list"]) -> dic
 def load_official(path: Path, granularity: Granularity, source: str = "external") -> tuple[PoolEdit, ...]:
     """`import_official` of a JSON file; the message of a DataError begins with its path."""
     try:
-        return import_official(json_value(_read(path)), granularity, source)
+        return import_official(json_value(_read(path), encodable=True), granularity, source)
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON ({error})") from error
     except DataError as error:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
+import resource
 import socket
-from collections.abc import Iterator
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ from hypothesis import strategies as st
 
 from internalize.environments.question_files import Row
 from internalize.environments.validate import replay, validate
+from internalize.environments.web import exchange
 from internalize.environments.web import sources as web_sources
 from internalize.environments.web.pages import passages, pick
 from internalize.environments.web.questions import decrypted, web_task
@@ -193,7 +200,7 @@ def test_what_a_page_shows(web: Web, site: Site, path: str, said: str) -> None:
 
 
 def test_a_huge_page_is_cut(web: Web, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_sources, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(exchange, "MOST_BYTES", 20_000)
     shown = str(start(web).step(visit(f"{site.address}/huge")))
     assert shown.startswith("start\nx\n")
     assert shown.endswith("(The page is longer than what was read.)")
@@ -583,3 +590,101 @@ def test_a_benchmark_stays_in_its_split(tmp_path: Path, folder: Path) -> None:
 def test_passages_lose_nothing_and_a_pick_is_in_bounds(text: str, goal: str, characters: int) -> None:
     assert "".join("".join(passages(text)).split()) == "".join(text.split())
     assert len(pick(text, goal, characters)) <= max(characters, 0)
+
+
+# -- hostile hosts -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("1.1.1.1", True), ("2606:4700::1111", True), ("64:ff9b::101:101", True), ("2002:101:101::1", True),
+        ("10.0.0.1", False), ("127.0.0.1", False), ("169.254.169.254", False),
+        ("100.64.0.1", False), ("198.18.0.1", False),
+        ("224.0.0.1", False), ("255.255.255.255", False), ("::1", False), ("::", False), ("fe80::1", False),
+        ("fc00::1", False), ("fec0::1", False), ("ff02::1", False), ("ff0e::1", False), ("::ffff:10.0.0.1", False),
+        ("64:ff9b::a00:1", False), ("64:ff9b::7f00:1", False), ("64:ff9b:1::a9fe:a9fe", False),
+        ("2002:7f00:1::", False),
+        ("2002:a00:1::5", False), ("::127.0.0.1", False), ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_public(address: str, public: bool) -> None:  # noqa: FBT001
+    assert exchange.is_public(address) is public
+
+
+class Raw:
+    """A server on loopback that sends given bytes, piece by piece, whatever is asked."""
+
+    def __init__(self, pieces: Iterable[bytes], pause: float = 0.0) -> None:
+        self._pieces, self._pause = pieces, pause
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            connection, _ = self._socket.accept()
+            with connection:
+                connection.recv(65536)
+                for piece in self._pieces:
+                    connection.sendall(piece)
+                    time.sleep(self._pause)
+
+    def read(self, seconds: float = 5.0) -> Any:
+        with closing(self._socket):
+            return HttpReader(allow=["127.0.0.1"], seconds=seconds).read(self.address)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+
+
+def test_a_page_that_unpacks_to_gigabytes_takes_its_bound_of_memory() -> None:
+    packed = gzip.compress(bytes(200_000_000), 9)
+    page = Raw([HEAD + b"Content-Encoding: gzip\r\n\r\n", packed]).read()
+    assert page.cut
+    with pytest.raises(Unreadable, match="packed in a way"):
+        Raw([HEAD + b"Content-Encoding: gzip, gzip\r\n\r\n", gzip.compress(packed)]).read()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Raw([HEAD + b"Content-Encoding: gzip\r\n\r\n", packed]).read()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; the page is twice that
+
+
+@pytest.mark.parametrize("packing", ["gzip", "x-gzip", "deflate", "raw deflate", "identity", "br"])
+def test_packed_pages_are_read(packing: str) -> None:
+    text = "plain words " * 100
+    data = text.encode()
+    raw = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = {
+        "gzip": gzip.compress(data), "x-gzip": gzip.compress(data), "deflate": zlib.compress(data),
+        "raw deflate": raw.compress(data) + raw.flush(), "identity": data, "br": b"x",
+    }[packing]  # fmt: skip
+    server = Raw([HEAD + f"Content-Encoding: {packing.rpartition(' ')[2]}\r\n\r\n".encode(), packed[:5], packed[5:]])
+    if packing == "br":
+        with pytest.raises(Unreadable, match="packed"):
+            server.read()
+    else:
+        assert server.read().text.strip() == text.strip()
+
+
+def test_a_host_that_sends_a_byte_now_and_then_is_given_up_in_time() -> None:
+    endless = (b"X" for _ in range(10_000))
+    with pytest.raises(Unreadable, match=r"did not come within 0\.5 s"):
+        Raw([b"HTTP/1.1 200 OK\r\nX-Slow: ", *endless], pause=0.05).read(seconds=0.5)
+
+
+def test_the_robots_txt_of_a_host_is_obeyed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "is_public", lambda address: True)
+    monkeypatch.setattr(web_sources, "is_public", lambda address: True)
+    rules = "User-agent: *\nDisallow: /huge\n"
+    reader = HttpReader()
+    root = site.address.rstrip("/")
+    parser = web_sources.RobotFileParser()
+    parser.parse(rules.splitlines())
+    reader._robots[root] = parser
+    assert reader.read(f"{root}/").title == "Home"
+    with pytest.raises(Unreadable, match=r"robots\.txt"):
+        reader.read(f"{root}/huge")
+    assert HttpReader(robots=False).read(f"{root}/huge")
+    other = HttpReader()
+    assert other.read(f"{root}/").title == "Home"  # the site has no robots.txt: everything is allowed
+    assert [path for path, _ in site.asked].count("/robots.txt") == 1

@@ -173,6 +173,7 @@ class WebOptions(Section):
     reader: str = Field("", description="Address of a reader API such as https://r.jina.ai; '' = read pages directly.")
     reader_key: str = Field("JINA_API_KEY", description="Environment variable that holds its key.")
     allow_hosts: tuple[str, ...] = Field((), description="Private hosts, name or name:port, that may be read.")
+    robots: bool = Field(default=True, description="Whether the robots.txt of a host is obeyed, allow_hosts aside.")
     blocked: tuple[str, ...] = Field(BLOCKED, description="Parts of addresses that may not be read.")
     summarizer: EndpointConfig | None = Field(
         None, description="Chat endpoint that extracts from a page what serves the goal; none = the best passages."
@@ -245,7 +246,7 @@ def _sources(wanted: WebOptions) -> tuple[Search, Reader]:
         folder = Folder(Path(wanted.folder).expanduser())
         return folder, folder
     search = ApiSearch(wanted.search, wanted.search_key, wanted.seconds)
-    direct = HttpReader(wanted.allow_hosts, wanted.blocked, wanted.seconds)
+    direct = HttpReader(wanted.allow_hosts, wanted.blocked, wanted.seconds, robots=wanted.robots)
     if not wanted.reader:
         return search, direct
     return search, ApiReader(wanted.reader, wanted.reader_key, wanted.seconds, direct)

@@ -12,30 +12,30 @@ text the policy sees; a host that has stopped answering, or an API that fails, i
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.robotparser import RobotFileParser
 
 from internalize.environments.html import read
 from internalize.environments.site import Site, decoded, plain, unreadable
 from internalize.errors import InfrastructureError, UserError
 from internalize.inference.retries import Retries, TransientError, retry_after
 
+from .exchange import MOST_BYTES, PACKINGS, Packed, Response, exchanged, is_public
 from .pages import Bm25, Page, terms
 
 if TYPE_CHECKING:
     import httpx
 
 RETRIES = Retries(tries=3, longest=30.0, total=120.0)
-MOST_BYTES = 2_000_000
+_OK, _MOVED = 200, frozenset({301, 302, 303, 307, 308})
 _REDIRECTS = 5
 _AGENT = "internalize (agent research; reads single pages)"
 
@@ -93,12 +93,18 @@ class Folder:
 
 
 class HttpReader:
-    """Public pages. `allow`: hosts (`name` or `name:port`) that may be private; `blocked`: parts of addresses."""
+    """Public pages. `allow`: hosts (`name` or `name:port`) that may be private; `blocked`: parts of addresses.
 
-    def __init__(self, allow: Sequence[str] = (), blocked: Sequence[str] = (), seconds: float = 20.0) -> None:
+    With `robots`, a host's robots.txt is asked before its first page, `allow`ed ones aside.
+    """
+
+    def __init__(
+        self, allow: Sequence[str] = (), blocked: Sequence[str] = (), seconds: float = 20.0, *, robots: bool = True
+    ) -> None:
         self._allow, self._blocked, self._seconds = frozenset(allow), tuple(blocked), seconds
         self._answered: set[str] = set()
-        self._transport = _httpx().HTTPTransport()
+        self._robots: dict[str, RobotFileParser] = {}  # by scheme and host; empty rules where none could be had
+        self._asks_robots, self._context = robots, _httpx().create_ssl_context()
 
     def read(self, url: str) -> Page:
         """Follow redirects, each checked like the first address."""
@@ -126,9 +132,13 @@ class HttpReader:
     def _tried(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
         httpx = _httpx()
         try:
+            if not self._robots_allow(url, place, deadline):
+                raise Unreadable("The host does not want this page to be read by programs (robots.txt).")
             return self._get(url, place, deadline)
-        except httpx.DecodingError as error:
+        except Packed as error:
             raise Unreadable("The page is packed in a way that cannot be read.") from error
+        except TimeoutError as error:
+            raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
         except httpx.TransportError as error:
             if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
                 raise Unreadable(f"The page did not come within {self._seconds:g} s.") from error
@@ -142,7 +152,7 @@ class HttpReader:
         if any(part.lower() in _plain(parts, host) for part in self._blocked):
             raise Unreadable("This address may not be read.")
         addresses = self._resolved(host, parts)
-        if not {host, parts.netloc} & self._allow and not all(ipaddress.ip_address(a).is_global for a in addresses):
+        if not {host, parts.netloc} & self._allow and not all(map(is_public, addresses)):
             raise Unreadable("This address is private and may not be read.")
         return addresses[0]
 
@@ -164,26 +174,41 @@ class HttpReader:
             raise Unreadable("There is no such host.") from error
         return [str(entry[4][0]).partition("%")[0] for entry in found]
 
-    def _get(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
-        """One request, to the very address that was checked."""
-        httpx = _httpx()
-        client = httpx.Client(transport=self._transport, timeout=max(0.1, deadline - time.monotonic()))
-        target = httpx.URL(url)
-        headers = {"Host": target.netloc.decode("ascii"), "User-Agent": _AGENT, "Accept": "text/html,text/*;q=0.9"}
-        pinned = target.copy_with(host=place, userinfo=b"")
-        request = client.build_request("GET", pinned, headers=headers, extensions={"sni_hostname": target.host})
-        with closing(self._transport.handle_request(request)) as response:  # the client would follow `location` itself
-            self._answered.add(urlsplit(url).netloc)
-            if response.has_redirect_location:
-                return None, response.headers["location"]
-            if not response.is_success:
-                raise Unreadable(f"The page cannot be read (HTTP {response.status_code}).")
-            body, cut = _body(response, deadline, self._seconds)
-            return _page(url, response, body, cut=cut), ""
+    def _robots_allow(self, url: str, place: str, deadline: float) -> bool:
+        """What the rules of the host say; one that tells none, or cannot be asked, allows everything."""
+        parts, host = _parts(url)
+        if not self._asks_robots or {host, parts.netloc} & self._allow:
+            return True
+        root = f"{parts.scheme}://{parts.netloc}"
+        if root not in self._robots:
+            rules = RobotFileParser()
+            try:
+                found = self._exchanged(f"{root}/robots.txt", place, deadline)
+                rules.parse(decoded(found.body).splitlines() if found.status == _OK else ())
+            except Packed:
+                rules.parse(())
+            self._robots[root] = rules
+        return self._robots[root].can_fetch(_AGENT, url)
 
-    def close(self) -> None:
-        """End open connections."""
-        self._transport.close()
+    def _exchanged(self, url: str, place: str, deadline: float) -> Response:
+        """One request, to the very address that was checked."""
+        httpx, left = _httpx(), max(0.1, deadline - time.monotonic())
+        target = httpx.URL(url)
+        headers = {"Host": target.netloc.decode("ascii"), "User-Agent": _AGENT, "Accept": "text/html,text/*;q=0.9",
+                   "Accept-Encoding": PACKINGS}  # fmt: skip
+        pinned = target.copy_with(host=place, userinfo=b"")
+        extensions = {"sni_hostname": target.host, "timeout": httpx.Timeout(left).as_dict()}
+        request = httpx.Request("GET", pinned, headers=headers, extensions=extensions)
+        return exchanged(request, self._context, left, lambda: self._answered.add(urlsplit(url).netloc))
+
+    def _get(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
+        """The page, or where it has moved to."""
+        found = self._exchanged(url, place, deadline)
+        if found.status in _MOVED and "location" in found.headers:
+            return None, found.headers["location"]
+        if not _OK <= found.status < _OK + 100:
+            raise Unreadable(f"The page cannot be read (HTTP {found.status}).")
+        return _page(url, found), ""
 
 
 def _parts(url: str) -> tuple[Any, str]:
@@ -202,28 +227,16 @@ def _plain(parts: Any, host: str) -> str:
     return f"{parts.scheme}://{host.rstrip('.')}{path}?{unquote(parts.query)}".lower()
 
 
-def _body(response: httpx.Response, deadline: float, seconds: float) -> tuple[bytes, bool]:
-    """At most MOST_BYTES, and whether that is not all."""
-    kept = b""
-    for piece in response.iter_bytes():
-        kept += piece
-        if len(kept) > MOST_BYTES:
-            return kept[:MOST_BYTES], True
-        if time.monotonic() > deadline:
-            raise Unreadable(f"The page did not come within {seconds:g} s.")
-    return kept, False
-
-
-def _page(url: str, response: httpx.Response, body: bytes, *, cut: bool) -> Page:
-    kind = response.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
-    text = decoded(body, response.charset_encoding or "")
+def _page(url: str, found: Response) -> Page:
+    kind = found.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
+    text = decoded(found.body, found.charset)
     if kind in {"text/html", "application/xhtml+xml"}:
         title, shown, links = read(text, url)
     elif kind.startswith("text/") or kind.endswith(("json", "xml")):
         title, shown, links = "", plain(text), ()
     else:
         raise Unreadable(f"This is no page of text ({kind}).")
-    return Page(url, title, shown, links, cut, unreadable(text, body))
+    return Page(url, title, shown, links, found.cut, unreadable(text, found.body))
 
 
 class _Api:
