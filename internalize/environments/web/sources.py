@@ -74,7 +74,7 @@ class Folder:
     def __init__(self, folder: Path) -> None:
         self._site = Site(folder)
         self._paths = list(self._site.pages)
-        found = [terms(f"{path} {page.title} {page.text}") for path, page in self._site.pages.items()]
+        found = [terms(f"{path} {page.title} {page.text}", indexed=True) for path, page in self._site.pages.items()]
         self._terms, self._index = [set(words) for words in found], Bm25(found)
 
     def search(self, query: str, limit: int) -> list[Hit]:

@@ -7,7 +7,6 @@ A proposal keeps the trajectories it rests on through every joining, and none is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,13 +16,13 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from internalize.config.schema import ExtractConfig
 from internalize.experience.pool import ExperiencePool
+from internalize.experience.words import word_count, words_of
 from internalize.records import Experience, PoolEdit, Record, content_hash
 from internalize.runs.store import first_problem
 
 Op = Literal["ADD", "UPDATE", "DELETE", "NONE", "MERGE"]
 ModelT = TypeVar("ModelT", bound=BaseModel)
 MOST_REASON = 200  # characters kept of a model's reason
-_WORD = re.compile(r"\w+")
 _SMALL_WORDS = frozenset(
     {"a", "an", "the", "this", "that", "is", "are", "be", "of", "to", "then", "it", "its", "your", "please"}
 )
@@ -173,8 +172,8 @@ def checked(edit: ProposedEdit, shown: Collection[str], words: int) -> Proposal:
             raise ValueError(f"{target!r} is no id of a held item; the ids are {', '.join(sorted(shown)) or '(none)'}")
     if op in ("ADD", "UPDATE", "MERGE") and not text:
         raise ValueError(f"{op} needs a text")
-    if len(text.split()) > words:
-        raise ValueError(f"a text has {len(text.split())} words, at most {words} are allowed: {text[:80]!r}")
+    if (length := word_count(text)) > words:
+        raise ValueError(f"a text has {length} words, at most {words} are allowed: {text[:80]!r}")
     return Proposal(op, targets, text, " ".join(edit.reason.split())[:MOST_REASON], (), ())
 
 
@@ -243,7 +242,7 @@ def _conflict(proposal: Proposal, used: Collection[str], deleted: Collection[str
 
 def same_words(a: str, b: str) -> bool:
     """Whether two texts use the same words, small words aside; one other word may be another meaning."""
-    first, second = (frozenset(_WORD.findall(text.lower())) - _SMALL_WORDS for text in (a, b))
+    first, second = (frozenset(words_of(text)) - _SMALL_WORDS for text in (a, b))
     return bool(first) and first == second
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from internalize.experience.cues import GENERIC
 from internalize.experience.rules import applies, parse, situation_of
+from internalize.experience.words import words_of
 from internalize.interfaces import CueExtractor, Situation
 from internalize.records import Experience, Message
 
 _QUOTED = re.compile(r'"([^"]+)"')
-_WORD = re.compile(r"\w+")
 
 
 class LexicalSelector:
@@ -54,8 +54,8 @@ def fits(text: str, situation: Situation, cues: tuple[CueExtractor, ...] = GENER
 def _bm25(items: Sequence[Experience], query: str) -> list[float]:
     import bm25s  # noqa: PLC0415 - half a second to import: only where it is used
 
-    corpus = [_WORD.findall(item.text.lower()) for item in items]
-    tokens = set(_WORD.findall(query.lower())) & {word for words in corpus for word in words}
+    corpus = [words_of(item.text, singles=True) for item in items]
+    tokens = set(words_of(query)) & {word for each in corpus for word in each}
     if not tokens:
         return [0.0] * len(items)
     index = bm25s.BM25()
