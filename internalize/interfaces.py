@@ -207,6 +207,11 @@ class Renderer(Protocol):
     tokenizer: Any
     stop_ids: frozenset[int]  # each ends a turn
 
+    @property
+    def opens_thought(self) -> bool:
+        """Whether the generation prompt ends with the opening mark of a thought."""
+        ...
+
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
         """What the system message says about the tools; "" if they are passed to the template."""
         ...

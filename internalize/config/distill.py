@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from .algorithms import ALGORITHMS
 from .overrides import filled_in
-from .regime import Divergence, Filter, ForwardKL, FrozenTeacher, Generator, Section, Teacher, TeacherPlays
+from .regime import Divergence, Filter, ForwardKL, FrozenTeacher, Generator, Section, Teacher, TeacherPlays, Thoughts
 
 # Arguments of transformers' TrainingArguments that may stand in [distill.trainer]: those that change how fast or on
 # what it trains, or how the optimizer moves, and nothing that this package decides itself.
@@ -31,6 +31,9 @@ class DistillConfig(Section):
     divergence: Divergence = Field(ForwardKL(), description="What is minimized: 'forward', 'reverse', 'js' or 'sft'.")
     filter: Filter = Field("success", description="Which trajectories are trained on, and with which weight.")
     teacher: Teacher = Field(FrozenTeacher(), description="Whose weights teach: 'frozen', 'live', 'ema' or 'model'.")
+    thoughts: Thoughts = Field(
+        "train", description="Thoughts of turns: 'train' on them, 'mask' them (context alone), 'drop' them."
+    )
     per: Literal["token", "trajectory"] = Field("token", description="What counts the same in an optimizer step.")
     tasks: int = Field(48, ge=1, le=100_000, description="Tasks rolled out for training in one iteration.")
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")

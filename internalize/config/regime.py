@@ -90,6 +90,7 @@ class OtherTeacher(Section):
 
 Generator = Annotated[TeacherPlays | StudentPlays, Field(discriminator="kind")]
 Divergence = Annotated[ForwardKL | ReverseKL | JensenShannon | CrossEntropy, Field(discriminator="kind")]
+Thoughts = Literal["train", "mask", "drop"]  # what is learnt of a turn's thought
 Filter = Literal["success", "none", "advantage", "best_of_n"]
 Teacher = Annotated[FrozenTeacher | LiveTeacher | AveragedTeacher | OtherTeacher, Field(discriminator="kind")]
 

@@ -21,6 +21,7 @@ class Behaviour(Record):
     episodes: int = 0
     steps: int = 0
     repeated: int = 0  # actions whose text occurred earlier in the same episode
+    malformed: int = 0  # turns with a call that could not be made as it was written
     shown: dict[str, int] = Field(default_factory=dict, description="Item id -> number of steps at which it was shown.")
 
     @staticmethod
@@ -31,7 +32,9 @@ class Behaviour(Record):
         steps = trajectory.steps
         shown = Counter(key for step in steps if step.injection for key in step.injection.item_ids)
         distinct = len({step.text for step in steps})
-        return Behaviour(episodes=1, steps=len(steps), repeated=len(steps) - distinct, shown=shown)
+        malformed = sum(bool(step.problem) for step in steps)
+        repeated = len(steps) - distinct
+        return Behaviour(episodes=1, steps=len(steps), repeated=repeated, malformed=malformed, shown=shown)
 
     @staticmethod
     def of_all(trajectories: Iterable[Trajectory]) -> Behaviour:
@@ -44,6 +47,7 @@ class Behaviour(Record):
             episodes=self.episodes + other.episodes,
             steps=self.steps + other.steps,
             repeated=self.repeated + other.repeated,
+            malformed=self.malformed + other.malformed,
             shown=Counter(self.shown) + Counter(other.shown),
         )
 
@@ -51,6 +55,11 @@ class Behaviour(Record):
     def repetition(self) -> float | None:
         """Share of actions that repeat an earlier action of their episode; None without actions."""
         return self.repeated / self.steps if self.steps else None
+
+    @property
+    def malformation(self) -> float | None:
+        """Share of turns with a call that could not be made as it was written; None without actions."""
+        return self.malformed / self.steps if self.steps else None
 
     @property
     def spread(self) -> float | None:

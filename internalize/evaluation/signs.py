@@ -42,6 +42,7 @@ class Thresholds(Record):
     repeated_rise: float = Field(
         0.10, description="Rise of the share of actions that repeat an earlier one of their episode."
     )
+    malformed_rise: float = Field(0.05, description="Rise of the share of turns with a malformed call.")
     spread_shrink: float = Field(
         0.6, description="Lowest effective number of items shown (e to the entropy), relative to the best iteration."
     )
@@ -223,6 +224,9 @@ def behaviour_cautions(
     bound = limits.repeated_rise
     if old is not None and new is not None and _rose((old, starter.episodes), (new, now.episodes), bound):
         raised.append(("repeated_rise", new - old, bound, f"repeated actions rose from {old:.0%} to {new:.0%}"))
+    old, new, bound = starter.malformation, now.malformation, limits.malformed_rise
+    if old is not None and new is not None and _rose((old, starter.episodes), (new, now.episodes), bound):
+        raised.append(("malformed_rise", new - old, bound, f"malformed calls rose from {old:.0%} to {new:.0%}"))
     if widest and now.spread is not None and now.spread / widest < limits.spread_shrink:
         text = f"the selector shows fewer different items: effectively {now.spread:.1f}, before up to {widest:.1f}"
         raised.append(("spread_shrink", now.spread / widest, limits.spread_shrink, text))

@@ -37,6 +37,7 @@ ADVICE = {
     "most_leak": "extract principles (extract.granularity = 'principle'), or another writer (extract.source)",
     "most_rejected": "choose easier tasks, more attempts (distill.attempts), or a stronger model",
     "accepted_fall": "look at the pool: what was added last may harm (extract.retire)",
+    "malformed_rise": "lower distill.lr or distill.epochs; look at how calls are written (model.protocol)",
     "repeated_rise": "train on successes only, and lower distill.epochs",
     "spread_shrink": "look at the pool and the selector: the same few items are shown everywhere",
     "below_starter": "use a gate (gate.rule = 'no_worse'), or lower distill.lr",

@@ -246,6 +246,7 @@ def _trajectory(path: Sequence[RecordedCall], own: set[str], label: Label | None
         checkpoint=acting.checkpoint,
         pool_version=acting.pool_version,
         prompt=prompt,
+        tools=path[0].place.tools,
         global_injection=shown[-1] if shown else None,
         steps=tuple(steps),
         termination="answered",

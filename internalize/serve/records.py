@@ -36,6 +36,7 @@ class Place(Record):
 
     parent: str | None = None
     prompt: tuple[Message, ...] = ()  # of a new conversation, with the description of its tools
+    tools: tuple[ToolSpec, ...] = ()  # of a new conversation, where the model's template describes them
     shown: Message | None = None  # the parent's turn, if the agent rewrote it
     results: tuple[Message, ...] = ()  # what followed the parent's turn
     copied: tuple[Step, ...] = ()

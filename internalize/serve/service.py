@@ -183,6 +183,8 @@ class Service:
         path = history.path(place.parent)
         if not path and instructions:
             place = place.model_copy(update={"prompt": with_system(place.prompt, instructions)})
+        elif not path:
+            place = place.model_copy(update={"tools": call.tools})
         name = uuid4().hex
         located = Located(
             id=name,

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from internalize.config.distill import DistillConfig
+from internalize.config.regime import Thoughts
 from internalize.config.specs import Round
 from internalize.experience.inject import Injector
 from internalize.interfaces import Renderer
@@ -82,7 +83,10 @@ def read_examples(earlier: Sequence[Path]) -> list[DistillExample]:
 
 
 async def build_examples(
-    kept: Sequence[tuple[Trajectory, float]], renderer: Renderer, injector: Injector | None
+    kept: Sequence[tuple[Trajectory, float]],
+    renderer: Renderer,
+    injector: Injector | None,
+    thoughts: Thoughts = "train",
 ) -> list[DistillExample]:
     """Weighted trajectories as examples.
 
@@ -91,12 +95,17 @@ async def build_examples(
     found = []
     for trajectory, weight in kept:
         if injector is None:
-            found.append(build_example(trajectory, renderer, weight=weight))
+            found.append(build_example(trajectory, renderer, weight=weight, thoughts=thoughts))
             continue
         shown = [await injector.step_injection(trajectory.context(number)) for number in range(len(trajectory.steps))]
         found.append(
             build_example(
-                trajectory, renderer, injections=shown, global_injection=injector.global_injection(), weight=weight
+                trajectory,
+                renderer,
+                injections=shown,
+                global_injection=injector.global_injection(),
+                weight=weight,
+                thoughts=thoughts,
             )
         )
     return [example for example in found if example is not None]

@@ -159,7 +159,7 @@ class Run:
         if config.on_policy and config.asks_teacher:
             injector = injector_of(shown, await self.backends.policies.load(policy, self.store.path))
         assert self.backends.renderer, "examples need a renderer"
-        return await build_examples(kept, self.backends.renderer, injector)
+        return await build_examples(kept, self.backends.renderer, injector, config.thoughts)
 
     def rounds(self, k: int) -> list[Sequence[Task]]:
         """The training tasks of each round of iteration `k`."""

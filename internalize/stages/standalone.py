@@ -228,7 +228,7 @@ async def _examples(
     from .refresh import build_examples  # noqa: PLC0415 - it needs the learning half
 
     if pool is None:
-        return await build_examples(kept, policy.renderer, None)
+        return await build_examples(kept, policy.renderer, None, spec.config.distill.thoughts)
     shown = RolloutSpec(
         config=spec.config,
         root=spec.root,
@@ -240,7 +240,7 @@ async def _examples(
         replies=replies,
     )
     await policy.load(spec.parent, spec.root)
-    return await build_examples(kept, policy.renderer, injector_of(shown, policy))
+    return await build_examples(kept, policy.renderer, injector_of(shown, policy), spec.config.distill.thoughts)
 
 
 def short_enough(config: Config, path: Path | str, examples: Sequence[DistillExample]) -> list[DistillExample]:

@@ -230,4 +230,4 @@ async def _examples(
     if pool is not None:
         loaded = await bench.backends.policies.load(policy, bench.folder)
         injector = injector_of(_spec(bench, policy, "", pool), loaded)
-    return await build_examples(kept, bench.backends.renderer, injector)
+    return await build_examples(kept, bench.backends.renderer, injector, bench.config.distill.thoughts)

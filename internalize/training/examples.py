@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from internalize.config.regime import Filter
+from internalize.config.regime import Filter, Thoughts
 from internalize.inference.renderer import common_prefix, with_system
 from internalize.interfaces import Renderer
 from internalize.records import ActionSpan, DistillExample, Injection, Message, Step, ToolSpec, Trajectory
@@ -67,12 +67,15 @@ def build_example(
     injections: Sequence[Injection | None] | None = None,
     global_injection: Injection | None = None,
     weight: float = 1.0,
+    thoughts: Thoughts = "train",
 ) -> DistillExample | None:
     """The example of a trajectory, or None if it has no action to learn.
 
     `injections` (one a step) and `global_injection` are what the teacher sees. Without them it sees
     what the policy saw; on-policy trajectories were rolled out without experience and need them.
     """
+    if thoughts == "drop":
+        trajectory = without_thoughts(trajectory, renderer)
     learnt = [number for number, step in enumerate(trajectory.steps, start=1) if not step.left_out]
     if not learnt:
         return None
@@ -86,9 +89,32 @@ def build_example(
     shown = global_injection or trajectory.global_injection
     prompt, tools = trajectory.prompt, trajectory.tools
     contexts = [renderer.context(prompt, steps[:number], "", tools).ids for number in range(len(steps))]
-    sides = _Sides(prompt, tools, shown.text if shown else "", steps, hints, contexts)
+    masked = [thought_ids(step, renderer) if thoughts == "mask" else 0 for step in steps]
+    if not any(length < len(step.token_ids) for length, step in zip(masked, steps, strict=True) if not step.left_out):
+        return None
+    sides = _Sides(prompt, tools, shown.text if shown else "", steps, hints, contexts, masked)
     example = sides.in_one_sequence(renderer) if sides.is_append_only() else sides.with_all_contexts(renderer)
     return example.model_copy(update={"trajectory_id": trajectory.id, "weight": weight})
+
+
+def thought_ids(step: Step, renderer: Renderer) -> int:
+    """How many ids of a step are its thought; all of them if it was cut off inside of one."""
+    length = renderer.thought_length(step.token_ids)
+    return length if length or not step.message.reasoning else len(step.token_ids)
+
+
+def without_thoughts(trajectory: Trajectory, renderer: Renderer) -> Trajectory:
+    """The trajectory as if no turn had had a thought; a turn that was nothing else is left out."""
+    steps = []
+    for step in trajectory.steps:
+        rest = step.token_ids[thought_ids(step, renderer) :] if step.token_ids else ()
+        while rest and len(rest) < len(step.token_ids) and renderer.decode(rest[:1]).isspace():
+            rest = rest[1:]
+        message = step.message.model_copy(update={"reasoning": ""})
+        update = {"message": message, "token_ids": rest, "text": renderer.decode(rest) if rest else step.text}
+        empty = bool(step.token_ids) and not rest
+        steps.append(step.model_copy(update=update | ({"left_out": "nothing but a thought"} if empty else {})))
+    return trajectory.model_copy(update={"steps": tuple(steps)})
 
 
 def _encoded(step: Step, trajectory: Trajectory, renderer: Renderer) -> tuple[int, ...]:
@@ -106,6 +132,7 @@ class _Sides:
     steps: Sequence[Step]
     hints: Sequence[str]  # experience at each step, "" = none
     contexts: Sequence[tuple[int, ...]]
+    masked: Sequence[int]  # how many leading ids of each action are context alone
 
     def is_append_only(self) -> bool:
         """Whether each context starts with the one before it and the action sampled there."""
@@ -121,7 +148,11 @@ class _Sides:
             hinted = renderer.context(self.prompt, self.steps[:number], hint, self.tools)
             branch = hinted.ids[hinted.fork :]
             fork = hinted.fork if branch else 0
-            spans.append(ActionSpan(start=len(clean), end=len(clean + step.token_ids), fork=fork, branch=branch))
+            thought = step.token_ids[: self.masked[number]]
+            if len(thought) == len(step.token_ids):
+                continue
+            start, end = len(clean + thought), len(clean + step.token_ids)
+            spans.append(ActionSpan(start=start, end=end, fork=fork, branch=branch + thought if branch else ()))
         prompt = with_system(self.prompt, self.global_text)
         return DistillExample(
             trajectory_id="",
@@ -137,13 +168,14 @@ class _Sides:
         ids: tuple[int, ...] = ()
         spans = []
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
-            if step.left_out:
+            thought = step.token_ids[: self.masked[number]]
+            if step.left_out or len(thought) == len(step.token_ids):
                 continue
-            origin, start = len(ids), len(ids) + len(clean)
+            origin, start = len(ids), len(ids) + len(clean + thought)
             ids += clean + step.token_ids
             hinted = renderer.context(prompt, self.steps[:number], hint, self.tools).ids
             same = common_prefix(clean, hinted)
-            branch: tuple[int, ...] = () if hinted == clean else hinted[same:]
+            branch: tuple[int, ...] = () if hinted == clean else hinted[same:] + thought
             fork = origin + same if branch else 0
             spans.append(ActionSpan(start=start, end=len(ids), fork=fork, branch=branch, origin=origin))
         return DistillExample(trajectory_id="", token_ids=ids, spans=tuple(spans), prompt_length=spans[0].start)

@@ -18,6 +18,7 @@ from peft import PeftModel, set_peft_model_state_dict
 
 from internalize.config.schema import Config
 from internalize.config.specs import TrainSpec
+from internalize.errors import UserError
 from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
 from internalize.inference.endpoints import Endpoints
@@ -74,6 +75,8 @@ class LocalPolicy:
                 self.model = new_adapter(model, rank, config.seed, experts=config.distill.lora_experts)
         self.model.eval()
         self.renderer = renderer_of(tokenizer, named.protocol, named.template, named.date, stop_ids(model))
+        if config.distill.thoughts == "drop" and self.renderer.opens_thought:
+            raise UserError("distill.thoughts = 'drop': the generation prompt begins a thought; turn thinking off")
         self.engine = next(iter(self._engines.values()))(self.model, self.renderer, config)
         self._starter = {name: tensor.clone() for name, tensor in trained_state(self.model).items()}
         self.starter = Checkpoint(

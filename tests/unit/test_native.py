@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
+from internalize.config.schema import RolloutConfig
 from internalize.errors import UserError
+from internalize.evaluation.behaviour import Behaviour
+from internalize.experience.inject import Injector
+from internalize.inference.agent import TokenAgent
 from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.rendering import renderer_of
-from internalize.records import Message, Step, ToolCall, ToolSpec, result_of
+from internalize.inference.scripted import ScriptedEngine
+from internalize.records import (
+    ActionRequest,
+    ActionTurn,
+    Generation,
+    Injection,
+    Message,
+    Sampling,
+    Step,
+    ToolCall,
+    ToolSpec,
+    Trajectory,
+    result_of,
+)
+from internalize.rollout.episode import Label, run_episode
+from internalize.training.examples import build_example
 from tests.tiny import CHATML, tiny_tokenizer
+from tests.toy import Toy
 
 TOOLS = (
     ToolSpec(name="look", argument="box", description="Looks <|im_end|> into a box."),
@@ -194,3 +217,99 @@ def test_the_package_keeps_what_a_generation_prompt_began() -> None:
             assert found.context(PROMPT, steps[way], "", TOOLS).ids == found.template_ids(PROMPT, steps[way], TOOLS)
             assert found.prefix_stable(PROMPT, steps[way], TOOLS) == (way == "renderers" or not arguments)
         assert steps["renderers"] == steps["template"]
+
+
+def thinking(renderer: TemplateRenderer) -> Trajectory:
+    steps = [played(renderer, ToolCall.of("look", box=box), thought="Let me see.") for box in ("a", "b")]
+    hint = Injection(item_ids=("i",), text="Look twice.", served_by="lexical")
+    return Trajectory(
+        id="t", task_id="t", env="e", split="s", iteration=0, seed=0, checkpoint="c", termination="max_steps",
+        tools=TOOLS, prompt=PROMPT, steps=(steps[0].model_copy(update={"injection": hint}), steps[1]),
+    )  # fmt: skip
+
+
+def test_thoughts_are_trained_on_masked_or_dropped(renderer: TemplateRenderer) -> None:
+    trajectory = thinking(renderer)
+    whole, masked, dropped = (
+        build_example(trajectory, renderer, thoughts=switch) for switch in ("train", "mask", "drop")
+    )
+    assert whole
+    assert masked
+    assert dropped
+    assert masked.token_ids == whole.token_ids
+    for step, span, part in zip(trajectory.steps, whole.spans, masked.spans, strict=True):
+        length = renderer.thought_length(step.token_ids)
+        assert 0 < length < len(step.token_ids)
+        assert (part.start, part.end) == (span.start + length, span.end)
+        thought = step.token_ids[:length] if span.branch else ()
+        assert (part.fork, part.branch) == (span.fork, span.branch + thought)
+    bare = [played(renderer, *step.calls).model_copy(update={"injection": step.injection}) for step in trajectory.steps]
+    assert dropped == build_example(trajectory.model_copy(update={"steps": tuple(bare)}), renderer)
+
+
+def test_a_turn_that_is_a_thought_alone_is_not_learnt_where_thoughts_are_not(renderer: TemplateRenderer) -> None:
+    trajectory = thinking(renderer)
+    ids = renderer.encode_text("<think>\nhm")[:-1]
+    cut = Message(role="assistant", reasoning="hm")
+    step = Step(text="<think>\nhm", message=cut, token_ids=ids, finish="length")
+    alone = trajectory.model_copy(update={"steps": (step,)})
+    assert build_example(alone, renderer)
+    assert build_example(alone, renderer, thoughts="mask") is None
+    assert build_example(alone, renderer, thoughts="drop") is None
+
+
+class Budgeted:
+    """An engine that goes on with a script of ids, as many as it is asked for."""
+
+    def __init__(self, ids: tuple[int, ...], stops: frozenset[int]) -> None:
+        self.ids, self.stops, self.asked = ids, stops, list[int]()
+
+    async def generate(
+        self, prompt_ids: Sequence[int], *, conversation: str, seed: int, sampling: Sampling | None = None
+    ) -> Generation:
+        assert sampling
+        done = sum(self.asked)
+        found = self.ids[done : done + sampling.max_tokens]
+        self.asked.append(sampling.max_tokens)
+        finish = "stop" if found[-1] in self.stops else "length"
+        return Generation(token_ids=found, logprobs=(0.0,) * len(found), text="", finish=finish)
+
+    def release(self, conversation: str) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+def test_a_thought_and_an_action_keep_to_limits_of_their_own(renderer: TemplateRenderer) -> None:
+    step = played(renderer, ToolCall.of("look", box="b"), thought="one two three four")
+    thought, whole = renderer.thought_length(step.token_ids), step.token_ids
+    request = ActionRequest(episode="e", prompt=PROMPT, tools=TOOLS)
+
+    def turn(thinking: int, action: int) -> ActionTurn | None:
+        engine = Budgeted(whole, renderer.stop_ids)
+        limits = RolloutConfig(max_thinking_tokens=thinking, max_action_tokens=action)
+        return asyncio.run(TokenAgent(engine, renderer, limits, 4000, 4).act(request))
+
+    full = turn(thought, len(whole) - thought)
+    assert full
+    assert (full.token_ids, full.finish, len(full.logprobs)) == (whole, "stop", len(whole))
+    assert full.message.tool_calls
+    short = turn(thought, 3)
+    assert short
+    assert (short.token_ids, short.finish) == (whole[: thought + 3], "length")
+    unfinished = turn(thought - 3, 3)
+    assert unfinished
+    assert (unfinished.token_ids, unfinished.message.tool_calls) == (whole[: thought - 3], ())
+
+
+def test_the_policy_is_told_what_is_wrong_with_its_call(renderer: TemplateRenderer) -> None:
+    env = Toy()
+    bad = '<tool_call>\n{"name": "look", "arguments": {"wrong": 1, "x": 2}}\n</tool_call>'
+    engine = ScriptedEngine(['<tool_call>\n{"name": "peek"}\n</tool_call>', bad], renderer)
+    agent = TokenAgent(engine, renderer, RolloutConfig(max_steps=2), 4000, 4)
+    label = Label("s", 0, 0, "c")
+    found = asyncio.run(run_episode(env.tasks("train")[0], 0, env, agent, Injector(), label))
+    assert found.tools == env.tools
+    assert found.steps[0].problem == f"there is no tool 'peek'; the tools are {', '.join(t.name for t in env.tools)}"
+    assert found.steps[0].results[0].text == f"A call could not be made: {found.steps[0].problem}."
+    scored = found.model_copy(update={"score": 0.0})
+    assert Behaviour.of(scored).malformation == pytest.approx(1 / 2)
