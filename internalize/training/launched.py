@@ -54,8 +54,9 @@ class LaunchedTraining:
             if (folder / _ERROR).exists():
                 kind, message = json.loads((folder / _ERROR).read_text(encoding="utf-8"))
                 raise (UserError if kind == UserError.__name__ else InternalizeError)(message)
-            words = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise Incomplete(f"the training on several processes was ended (exit code {code}): {' '.join(words)[:300]}")
+            lines = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        reason = next((line.strip() for line in reversed(lines) if "Error: " in line), "no reason given")
+        raise Incomplete(f"the training on several processes was ended (exit code {code}): {reason[:300]}")
 
     async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:
         """The mean of two checkpoints."""

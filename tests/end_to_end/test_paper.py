@@ -26,11 +26,16 @@ from internalize.runs.store import read_jsonl
 from internalize.stages.study import configs, load_grid
 from tests.command import Call
 from tests.faulty_server import FaultyServer
-from tests.tiny import tiny_tokenizer
+from tests.tiny import CHATML, tiny_tokenizer
 from tests.writer import ANSWERS, stage_of
 
 PAPER = Path(__file__).parents[2] / "recipes" / "paper"
 FAMILIES = {"qwen3-4b": "Qwen3", "qwen3-8b": "Qwen3", "qwen3.5-4b": "Qwen3_5Text"}
+# As Qwen3's template: thinking that is switched off is an empty thought before the turn.
+QWEN = CHATML.removesuffix("{% endif %}") + (
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
 SPLITS = ("train", "dev", "webwalker", "gaia", "browsecomp_zh")
 SMALL = [
     "iterations=1", "rollout.tasks=2", "rollout.attempts=2", "rollout.max_steps=3", "rollout.max_action_tokens=12",
@@ -100,7 +105,7 @@ def answers(messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> st
 @pytest.mark.sandbox
 @pytest.mark.parametrize("name", FAMILIES)
 def test_it_is_rehearsed_from_end_to_end(name: str, questions: dict[str, str], tmp_path: Path, call: Call) -> None:
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(QWEN)
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096,

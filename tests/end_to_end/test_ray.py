@@ -8,6 +8,9 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -143,3 +146,33 @@ def test_replies_come_home_and_a_budget_holds_over_all_workers(config: Config, t
                 RayRollouts(tight, used, toy_worker), spec_of(tight, tmp_path, pool=pool.items, replies=tmp_path / "x")
             )
         assert tokens // 2 <= used.usage["e"].tokens < tokens
+
+
+KILLED = [
+    "iterations=1", "env.name=maths", "env.options={size=24}", "rollout.tasks=6", "rollout.attempts=2",
+    "rollout.max_steps=2", "rollout.max_action_tokens=8", "rollout.require_success=false", "distill.tasks=4",
+    "distill.epochs=1", "distill.lora_r=2", "distill.filter=none", "distill.divergence=sft", "evaluate.tasks=3",
+    "evaluate.final_splits=[]", "evaluate.drift=0", "evaluate.resamples=100", "compute.batch=2", "compute.replicas=2",
+]  # fmt: skip
+
+
+def test_a_driver_that_is_killed_goes_on_to_the_same_records(tmp_path: Path) -> None:
+    settings = [*KILLED, f"model.source={save_fluent(tmp_path / 'model')}"]
+    (tmp_path / "recipe.toml").write_text("")
+
+    def command(out: str, rollout: str) -> list[str]:
+        given = [argument for one in (*settings, f"compute.rollout={rollout}") for argument in ("--set", one)]
+        return [sys.executable, "-m", "internalize.cli", "run", "recipe.toml", "--out", out, "--resume", *given]
+
+    subprocess.run(command("calm", "local"), cwd=tmp_path, check=True, timeout=600, capture_output=True)
+    process = subprocess.Popen(command("killed", "ray"), cwd=tmp_path, stderr=subprocess.PIPE)
+    played = tmp_path / "killed" / "iter-1" / "rollouts.jsonl"
+    for _ in range(6000):
+        if process.poll() is not None or (played.exists() and played.read_bytes().count(b"\n") >= 3):
+            break
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert 3 <= played.read_bytes().count(b"\n") < 12, "killed in the middle of a stage"
+    subprocess.run(command("killed", "ray"), cwd=tmp_path, check=True, timeout=600, capture_output=True)
+    require_equal(tmp_path / "killed", tmp_path / "calm")
