@@ -7,6 +7,7 @@ point group `internalize.environments`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -63,15 +64,23 @@ BUILTIN = {
 }
 
 
+# Sources of many environments; what stands after the colon of a name is the first argument.
+ADAPTERS = {
+    "textarena": Builtin(
+        ".adapters.textarena", "TextArena", "single-player games of TextArena", "textarena", ("textarena",)
+    ),
+}
+
+
 def names() -> tuple[str, ...]:
-    """Every name that `make` knows."""
+    """Every name that `make` knows, but for those with a colon."""
     return tuple(sorted({*BUILTIN, *(point.name for point in entry_points(group=GROUP))}))
 
 
 def listing() -> tuple[tuple[str, str], ...]:
     """Each name with one line about it, which says what is missing."""
     lines = {point.name: f"plug-in {point.value}" for point in entry_points(group=GROUP)}
-    for name, known in BUILTIN.items():
+    for name, known in (*BUILTIN.items(), *((f"{source}:NAME", known) for source, known in ADAPTERS.items())):
         lines[name] = known.about + (f" (missing: pip install 'internalize[{known.missing}]')" if known.missing else "")
     return tuple(sorted(lines.items()))
 
@@ -82,7 +91,7 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Environment:
     Raises TaskError for an unknown name, an unknown or invalid option, or a plug-in that cannot be loaded, UserError
     for an extra that is not installed.
     """
-    factory = _builtin(name) if name in BUILTIN else _plugin(name)
+    factory = _factory(name)
     try:
         environment: Environment = factory(**options or {})
     except InternalizeError:
@@ -102,8 +111,7 @@ def cues(name: str) -> tuple[CueExtractor, ...]:
     """
     if name not in names() or (name in BUILTIN and BUILTIN[name].missing):
         return GENERIC
-    factory = _builtin(name) if name in BUILTIN else _plugin(name)
-    offered: tuple[CueExtractor, ...] = getattr(factory, "cues", GENERIC)
+    offered: tuple[CueExtractor, ...] = getattr(_factory(name), "cues", GENERIC)
     return offered
 
 
@@ -114,8 +122,14 @@ def vocabulary(name: str) -> tuple[CueExtractor, ...]:
     return (*own, *(of for of in OF_DOCS if (of.cue, of.state, of.value) not in texts))
 
 
-def _builtin(name: str) -> Any:
-    known = BUILTIN[name]
+def _factory(name: str) -> Any:
+    source, colon, inner = name.partition(":")
+    if colon and source in ADAPTERS:
+        return partial(_builtin(source, ADAPTERS[source]), inner)
+    return _builtin(name, BUILTIN[name]) if name in BUILTIN else _plugin(name)
+
+
+def _builtin(name: str, known: Builtin) -> Any:
     if known.missing:
         raise UserError(f"the environment {name!r} needs an extra: pip install 'internalize[{known.missing}]'")
     return getattr(import_module(known.module, __package__), known.attribute)
