@@ -35,8 +35,8 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--env", default="chat", show_default=True, help="Environment that produced the logs."),
         click.option("--split", default="train", show_default=True, help="Split that the tasks belong to."),
         click.option(
-            "--protocol", type=click.Choice(["json", "bracket"]), default="json", show_default=True,
-            help="Text format of tool calls; use the model.protocol of the model to be trained.",
+            "--protocol", type=click.Choice(["json", "bracket", "native"]), default="json", show_default=True,
+            help="Text format of tool calls, or the model's own; as the model.protocol of the model to be trained.",
         ),
         click.option("--thinking", is_flag=True, help="Keep the thoughts of turns, in <think> tags."),
         click.option("--score", type=click.FloatRange(0, 1), help="Score of episodes whose log has none."),

@@ -151,10 +151,21 @@ def _plain(trajectory: Trajectory) -> Raw:
     return {
         "schema_version": VERSION,
         "trajectory_id": trajectory.id,
-        "agent": {"name": _OURS, "version": str(versions().get(_OURS, "")), "model_name": trajectory.checkpoint},
+        "agent": _agent(trajectory),
         "steps": [{"step_id": number, **step} for number, step in enumerate(steps, start=1)],
         "extra": {_OURS: {key: value for key, value in ours.items() if value is not None}},
     }
+
+
+def _agent(trajectory: Trajectory) -> Raw:
+    agent: Raw = {"name": _OURS, "version": str(versions().get(_OURS, "")), "model_name": trajectory.checkpoint}
+    if trajectory.tools:
+        agent["tool_definitions"] = [
+            {"type": "function", "function": {
+                "name": tool.name, "description": tool.description, "parameters": tool.argument_schema}}
+            for tool in trajectory.tools
+        ]  # fmt: skip
+    return agent
 
 
 def _agent_step(step: Step) -> Raw:

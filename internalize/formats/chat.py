@@ -23,7 +23,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from internalize.errors import DataError
 from internalize.inference.renderer import with_system
@@ -119,10 +119,11 @@ def from_chat(
 ) -> Trajectory:
     """The trajectory of one line; `attempts` counts the earlier episodes of each task. Raises DataError."""
     episode = episode_of(line.messages, reading, failed=bool(line.error), notes=notes)
-    prompt = episode.prompt
-    if line.tools:
-        instructions = TOOL_FORMATS[reading.protocol].instructions([_tool(tool) for tool in line.tools])
-        prompt = with_system(prompt, instructions)
+    prompt, tools = episode.prompt, tuple(_tool(tool) for tool in line.tools or ())
+    if reading.protocol == "native":
+        tools = tools or _tools_of(episode.steps, notes or Notes())
+    elif tools:
+        prompt, tools = with_system(prompt, TOOL_FORMATS[reading.protocol].instructions(tools)), ()
     env, split = line.env or reading.env, line.split or reading.split
     task = line.task or Task.new(env, split, question_of(prompt)).id
     attempt = 0 if attempts is None else attempts[task]
@@ -137,6 +138,7 @@ def from_chat(
         attempt=attempt,
         checkpoint=line.model or "imported",
         prompt=prompt,
+        tools=tools,
         steps=episode.steps,
         termination="failed" if failure else line.termination or episode.termination,
         score=None
@@ -163,6 +165,11 @@ def to_chat(trajectory: Trajectory) -> ChatLine:
         score=trajectory.score,
         error=trajectory.failure,
         termination=trajectory.termination,
+        tools=tuple(
+            ChatTool(name=tool.name, description=tool.description, parameters=tool.argument_schema)
+            for tool in trajectory.tools
+        )
+        or None,
         messages=tuple(history),
     )
 
@@ -255,7 +262,7 @@ def _step(
         role="assistant", content=content, reasoning=thoughts if reading.thinking else "", tool_calls=calls
     )
     results = _results([call.id for call in logged_calls], calls, replies, place.reply, notes) if replies else ()
-    text = as_text(message, TOOL_FORMATS[reading.protocol])
+    text = as_text(message, TOOL_FORMATS["json" if reading.protocol == "native" else reading.protocol])
     return Step(text=text, message=message, results=results, left_out=place.left_out or _left_out(turn, text))
 
 
@@ -302,6 +309,18 @@ def _call_index(message: ChatMessage, number: int, ids: Sequence[str | None], re
     if not open_calls:
         raise DataError(f"messages.{number}: more results than calls in the turn before it")
     return open_calls[0]
+
+
+def _tools_of(steps: Sequence[Step], notes: Notes) -> tuple[ToolSpec, ...]:
+    """The tools that were called, for a log that does not describe them: their names and arguments."""
+    found: dict[str, dict[str, JsonValue]] = {}
+    for call in (call for step in steps for call in step.calls):
+        found.setdefault(call.name, {}).update({name: {} for name in call.values})
+    notes.repaired["tools without descriptions, made from their calls"] += bool(found)
+    return tuple(
+        ToolSpec(name=name, argument="", description="", parameters={"type": "object", "properties": properties})
+        for name, properties in found.items()
+    )
 
 
 def _tool(tool: ChatTool) -> ToolSpec:

@@ -24,7 +24,7 @@ from internalize.runs.files import first_problem, json_lines
 
 from .notes import Notes
 
-Protocol = Literal["bracket", "json"]
+Protocol = Literal["bracket", "json", "native"]
 Located = tuple[str, Any]  # where a value stands in its file ("line 3"), and the value or the DataError in its place
 _BLANK = re.compile(r"\s*")
 _LONGEST = 1 << 20  # bytes of a first line that tell lines from documents
@@ -33,7 +33,10 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Reading(BaseModel):
-    """Options for reading logs. `protocol` is the tool format of the model that will be trained on them."""
+    """Options for reading logs. `protocol` is the tool format of the model that will be trained on them.
+
+    "native": its own; tools are kept as such, and turns are written by the model's template when they are trained on.
+    """
 
     model_config = ConfigDict(frozen=True)
 

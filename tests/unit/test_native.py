@@ -11,6 +11,9 @@ from internalize.config.schema import RolloutConfig
 from internalize.errors import UserError
 from internalize.evaluation.behaviour import Behaviour
 from internalize.experience.inject import Injector
+from internalize.formats.chat import from_chat, to_chat
+from internalize.formats.reading import Reading
+from internalize.formats.wire import ChatLine
 from internalize.inference.agent import TokenAgent
 from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.rendering import renderer_of
@@ -313,3 +316,31 @@ def test_the_policy_is_told_what_is_wrong_with_its_call(renderer: TemplateRender
     assert found.steps[0].results[0].text == f"A call could not be made: {found.steps[0].problem}."
     scored = found.model_copy(update={"score": 0.0})
     assert Behaviour.of(scored).malformation == pytest.approx(1 / 2)
+
+
+def test_an_imported_log_is_trained_on_in_the_words_of_the_model(renderer: TemplateRenderer) -> None:
+    """As an episode that was played would be; a turn whose call cannot be read is context."""
+    schema = {"type": "object", "properties": {"box": {"type": "string"}}}
+    function = {"name": "look", "description": "Looks.", "parameters": schema}
+    texts = ('{"box": "b.1"}', '{"bo')
+    looks = [{"id": f"k{n}", "function": {"name": "look", "arguments": text}} for n, text in enumerate(texts)]
+    turns = [
+        {"role": "user", "content": "What is in b.1?"},
+        {"role": "assistant", "content": "", "tool_calls": looks[:1]},
+        {"role": "tool", "tool_call_id": "k0", "content": "4"},
+        {"role": "assistant", "content": "", "tool_calls": looks[1:]},
+        {"role": "tool", "tool_call_id": "k1", "content": "?"},
+        {"role": "assistant", "content": "4"},
+    ]  # fmt: skip
+    line = ChatLine.model_validate({"messages": turns, "tools": [{"type": "function", "function": function}]})
+    imported = from_chat(line, Reading(protocol="native"))
+    assert [m.role for m in imported.prompt] == ["user"]
+    assert [tool.argument for tool in imported.tools] == ["box"]
+    example = build_example(imported, renderer)
+    assert example
+    actions = [renderer.decode(example.token_ids[span.start : span.end]) for span in example.spans]
+    assert actions == ['<tool_call>\n{"name": "look", "arguments": {"box": "b.1"}}\n</tool_call>', "4"]
+    assert from_chat(to_chat(imported), Reading(protocol="native")).tools == imported.tools
+    bare = from_chat(line.model_copy(update={"tools": None}), Reading(protocol="native"))
+    assert [tool.argument_schema for tool in bare.tools] == [{"type": "object", "properties": {"box": {}}}]
+    assert build_example(bare, renderer)
