@@ -14,23 +14,21 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
-from internalize.errors import InternalizeError, UserError, first_line
+from internalize.errors import InternalizeError, UserError
 from internalize.runs.files import sync, sync_folder
 
+from .arguments import arguments_of
 from .head import causal_lm, head
 from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import teacher_hidden
@@ -41,7 +39,6 @@ from .weights import Average, head_with, swapped, trained
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss
 
 _LOG = logging.getLogger(__name__)
-_LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
 _WEIGHTS, _AVERAGE, _MEASURED = "trained.safetensors", "average.safetensors", "measured.json"
 
 
@@ -328,15 +325,6 @@ class AfterStep(TrainerCallback):  # type: ignore[misc] # transformers is untype
             self.progress(state.global_step, state.max_steps, loss)
 
 
-class _Arguments(TrainingArguments):  # type: ignore[misc] # transformers is untyped
-    """Without DataParallel: several devices are set up by a launcher, and a batch here is one row."""
-
-    @property
-    def n_gpu(self) -> int:
-        """At most one."""
-        return min(1, int(super().n_gpu))
-
-
 def build_trainer(
     model: PolicyWithLoss, seed: int, folder: Path, part: Round | None = None, progress: Progress | None = None
 ) -> DistillTrainer:
@@ -352,7 +340,7 @@ def build_trainer(
         labels = torch.cat(targets) if by_token else torch.zeros(len(targets), dtype=torch.long)
         return {"row": rows[0], "labels": labels}
 
-    arguments = _arguments(model.policy, config, seed, folder, one_round=part is not None)
+    arguments = arguments_of(model.policy, config, seed, folder, one_round=part is not None)
     rows = rows_of(model.data.items, config.batch_tokens)
     trainer = DistillTrainer(
         model=model,
@@ -368,50 +356,3 @@ def build_trainer(
         trainer.continue_from(part)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def require_arguments(config: DistillConfig, device: torch.device) -> None:
-    """Raises UserError for values of [distill.trainer] or `report_to` that transformers would refuse after rollouts.
-
-    What only a launcher can set up (`_LAUNCHED`) is not checked.
-    """
-    if "deepspeed" in config.trainer and find_spec("deepspeed") is None:
-        raise UserError("distill.trainer.deepspeed needs the package deepspeed: pip install deepspeed")
-    alone = config.model_copy(update={"trainer": {k: v for k, v in config.trainer.items() if k not in _LAUNCHED}})
-    try:
-        with TemporaryDirectory() as folder:
-            arguments = _arguments(nn.Linear(1, 1, device=device), alone, 0, Path(folder), one_round=False)
-        Trainer.get_optimizer_cls_and_kwargs(arguments)
-        for callback in get_reporting_integration_callbacks(arguments.report_to):
-            callback()
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:
-        raise UserError(f"distill.trainer or distill.report_to: {first_line(error)}") from error
-
-
-def _arguments(
-    model: nn.Module, config: DistillConfig, seed: int, folder: Path, *, one_round: bool
-) -> TrainingArguments:
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "num_train_epochs": 1 if one_round else config.epochs,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1 if config.batch_tokens else config.batch // processes(),
-        "learning_rate": config.lr,
-        "lr_scheduler_type": "linear",
-        "weight_decay": 0.0,
-        "max_grad_norm": config.max_grad_norm,
-        "optim": "adamw_torch",
-        "seed": seed,
-        "data_seed": seed,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "save_strategy": "steps" if config.save_steps else "no",
-        "save_steps": config.save_steps or 1,
-        "save_total_limit": 1,
-        "report_to": list(config.report_to) or "none",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "use_cpu": next(model.parameters()).device.type == "cpu",
-    }
-    return _Arguments(**arguments | config.trainer)

@@ -33,10 +33,10 @@ from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, Tr
 from internalize.runs.store import read_jsonl
 
 from .adapter import new_adapter
+from .arguments import require_arguments
 from .checkpoint import checkpoint_id, load_checkpoint, save_checkpoint, trained_state
 from .distill import distill
 from .drift import drift
-from .hf_trainer import require_arguments
 from .selection import SCORERS, EngineMaker, engines_of, select_paths
 from .teachers import References
 from .weights import State, snapshot, trained

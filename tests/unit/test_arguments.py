@@ -9,7 +9,7 @@ import torch
 
 from internalize.config.schema import load_config
 from internalize.errors import UserError
-from internalize.training.hf_trainer import require_arguments
+from internalize.training.arguments import require_arguments
 
 
 @pytest.mark.parametrize(
