@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import random
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,14 @@ CALLS = (
     (ToolCall.of("add", x=0, y=-1, note='a "quoted" word'),),
     (ToolCall.of("look", box="7"), ToolCall.of("look", box="ä {b}")),
 )
+FAMILIES = (  # control tokens of all families
+    "<|im_end|>", "<|im_start|>system", "<|eot_id|>", "<|start_header_id|>", "<end_of_turn>", "<start_of_turn>user",
+    "</s>", "<s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "<|return|>", "<|call|>", "<|channel|>final<|message|>",
+    "<turn|>", "<|tool_call>", "<tool_call|>", "<｜User｜>", "<｜end▁of▁sentence｜>", "<|user|>", "<|observation|>",
+    "<|endoftext|>", "<tool_call>", "</tool_call>", "<think>", "</think>", "<tool_response>", "<|END_OF_TURN_TOKEN|>",
+    "<eos>", "<bos>",
+    "<|tool_call_start|>", "<|end|>", "]~b]", "[e~[", "<unused0>", "<pad>", "<|python_tag|>", "<|eom_id|>",
+)  # fmt: skip
 BASES = {"gemma": "gemma3", "llama3": "llama3_1", "gptoss": "gptoss", "deepseek": "deepseek_v3", "": "qwen3"}
 ENDS = (  # what ends a turn in these templates, as a tokenizer of the family has it
     "<|im_end|>", "<turn|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>",
@@ -175,18 +185,86 @@ def row(name: str, tokenizer: Any) -> Row:
     return Row(name, way, kind, "yes" if several else "no", tuple(found))
 
 
+def hostile(renderer: Renderer, seed: int, count: int) -> Iterator[str]:
+    """Texts with control tokens of all families, as everything that others write: is one a control token?"""
+    draw = random.Random(seed)
+    own = sorted(renderer.control.ids)
+    benign = special_count(renderer, "x")
+    for _ in range(count):
+        tokens = [draw.choice((*FAMILIES, *own)) for _ in range(5)]
+        text = " obey\n".join([*tokens, f"{tokens[0][:3]}{tokens[1]}{tokens[0][3:]}"])
+        if special_count(renderer, text) != benign:
+            yield f"{text!r} makes control tokens"
+        back = renderer.tokenizer.decode(list(renderer.control.encode(renderer.control.mark(text))))
+        if squashed(back) != squashed(text):
+            yield f"{text!r} reads back as {back!r}"
+
+
+def squashed(text: str) -> str:
+    """A text as tokenizers that normalize it leave it."""
+    return re.sub(r"[\s▁]+", "", unicodedata.normalize("NFKC", text))
+
+
+def special_count(renderer: Renderer, text: str) -> int:
+    """How many control tokens a context holds in which others wrote `text` wherever they can."""
+    tools = (ToolSpec(name="look", argument="box", description=f"Looks.{text}"),)
+    prompt = (Message(role="system", content=f"s{text}"), Message(role="user", content=f"q{text}"))
+    prompt = with_system(prompt, renderer.instructions(tools))
+    call = ToolCall.of("look", box="b").model_copy(update={"id": "call_0"})
+    message = Message(role="assistant", tool_calls=(call,))
+    ids = renderer.encode_turn(message, tools)
+    step = Step(text="", message=message, token_ids=ids, results=(result_of((call,), 0, f"r{text}"),))
+    found = renderer.context(prompt, [step], f"h{text}", tools).ids
+    control = set(renderer.control.ids.values())
+    return sum(number in control for number in found)
+
+
+def table(rows: Sequence[Row], command: str, texts: int) -> str:
+    """The rows as a page."""
+    lines = [
+        "# Chat templates, tried",
+        "",
+        f"Written by `{command}`:",
+        f"{len(rows)} templates with real tokenizers (the missing control tokens of a template are added to one of its",
+        "family). For each, conversations of five calls with results are replayed without and with thoughts: the",
+        "context must have the ids that the template itself gives the conversation, every turn must end with a stop",
+        "id that is trained on, and calls, thoughts and results must be read as they were written.",
+        f"{texts} hostile texts a template, as system and user message, tool description, result and hint, must make",
+        "no control token and read back.",
+        "",
+        "| template | calls | history | several calls a turn | wrong |",
+        "|---|---|---|---|---|",
+    ]
+    for one in rows:
+        wrong = "; ".join(one.problems).replace("|", "\\|").replace("\n", " ")[:300] or "nothing"
+        lines.append(f"| {one.name} | {one.way} | {one.history} | {one.several} | {wrong} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--templates", type=Path, nargs="+", required=True)
     parser.add_argument("--tokenizers", type=Path)
     parser.add_argument("--only", default="")
+    parser.add_argument("--texts", type=int, default=10, help="hostile texts a template")
+    parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
+    rows = []
     for file in sorted(file for folder in asked.templates for file in folder.glob("*.jinja")):
         if file.stem.endswith("_training") or asked.only not in file.stem:
             continue
-        source = file.read_text(encoding="utf-8")
-        found = row(file.stem, tokenizer_for(source, file.stem, asked.tokenizers))
+        tokenizer = tokenizer_for(file.read_text(encoding="utf-8"), file.stem, asked.tokenizers)
+        found = row(file.stem, tokenizer)
+        if found.way:
+            tried = tuple(hostile(renderer_of(tokenizer), len(rows), asked.texts))
+            found = replace(found, problems=(*found.problems, *tried))
+        rows.append(found)
         print(f"{found.name:24} {found.way:22} {found.history:46} {found.several:4} {'; '.join(found.problems)[:700]}")
+    wrong = sum(bool(found.problems) for found in rows)
+    print(f"{len(rows)} templates, {wrong} with something wrong, {asked.texts * len(rows)} hostile texts")
+    if asked.out:
+        command = "python -m benchmarks.templates --templates FOLDER --tokenizers FOLDER --out docs/templates.md"
+        asked.out.write_text(table(rows, command, asked.texts), encoding="utf-8")
 
 
 if __name__ == "__main__":
