@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 from internalize.errors import UserError, first_line
 from internalize.runs.cache import built, cache_folder
@@ -63,9 +63,13 @@ def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedMo
     transformers initializes missing tensors at random and ignores unexpected ones. Its report leaves out tied weights
     and tensors that the model class declares ignorable.
     """
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True, **OWN_CODE, **options
-    )
+    wanted = {"output_loading_info": True, "ignore_mismatched_sizes": True, **OWN_CODE, **options}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(folder, **wanted)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        model, report = AutoModelForImageTextToText.from_pretrained(folder, **wanted)  # its text part is what acts
     for kind, names in (
         ("missing from its files", report["missing_keys"]),
         ("of another shape in its files than its config says", [name for name, *_ in report["mismatched_keys"]]),

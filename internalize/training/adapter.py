@@ -23,6 +23,8 @@ from transformers.pytorch_utils import Conv1D
 
 from internalize.errors import UserError, first_line
 
+from .head import backbone
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,15 +63,17 @@ def new_adapter(model: nn.Module, r: int, seed: int, *, experts: bool = True) ->
 
 
 def targets_of(model: nn.Module) -> Targets:
-    """Every layer and stacked weight that could be adapted."""
-    output = getattr(model, "get_output_embeddings", lambda: None)()
+    """Every layer and stacked weight that could be adapted: of the text part, where a model has others."""
+    text: Any = backbone(model)
+    text = getattr(text, "language_model", text)
+    inside = tuple(f"{name}." if name else "" for name, module in model.named_modules() if module is text)
     layers = [
         name
         for name, module in model.named_modules()
-        if module is not output and _is_linear(module) and not _is_router(model, name, module)
+        if name.startswith(inside) and _is_linear(module) and not _is_router(model, name, module)
     ]
     stacks = [name for name, weight in model.named_parameters() if weight.dim() == 3 and "experts" in name.split(".")]
-    return Targets(tuple(layers), tuple(stacks))
+    return Targets(tuple(layers), tuple(name for name in stacks if name.startswith(inside)))
 
 
 @torch.no_grad()
