@@ -164,6 +164,8 @@ class _Run:
             )
             turn = await self.agent.act(request)
             if turn is None:
+                if not self.steps:  # nothing was decided: a long description or question is no failure of the policy
+                    raise InfrastructureError("the prompt alone leaves no room for an answer (model.max_context)")
                 return "context_full"
             # Call ids count over the whole episode.
             calls = tuple(c.model_copy(update={"id": f"call_{next(self.calls)}"}) for c in turn.message.tool_calls)

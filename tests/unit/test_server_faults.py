@@ -182,14 +182,16 @@ def _always(status: int, words: str) -> Callable[..., tuple[int, dict[str, str],
     return lambda *_: (status, {}, b'{"error": {"message": "%s"}}' % words.encode())
 
 
-def test_a_prompt_that_is_too_long_ends_the_episode_and_not_the_run(tmp_path: Path) -> None:
+def test_a_prompt_that_leaves_no_room_from_the_start_is_no_score_of_zero(tmp_path: Path) -> None:
     words = "This model's maximum context length is 64 tokens"
     with FaultyServer(plays_well) as server:
         server._good = _always(400, words)  # type: ignore[method-assign]
         with pytest.raises(ContextError, match="too long for m"):
             complete(client_to(server))
-        found = play(Toy(size=3), agent(ServerChat(client_to(server))), tmp_path / "a.jsonl")
-    assert [(t.termination, t.score, t.failure) for t in found] == [("context_full", 0.0, None)] * 3
+        with pytest.raises(Incomplete, match=r"3 of 3 episodes failed \(the prompt alone leaves no room"):
+            play(Toy(size=3), agent(ServerChat(client_to(server))), tmp_path / "a.jsonl")
+    found = read_jsonl(tmp_path / "a.jsonl", Trajectory)
+    assert [(t.termination, t.score) for t in found] == [("failed", None)] * 3
 
 
 def test_the_key_is_in_no_record_message_repr_or_log(

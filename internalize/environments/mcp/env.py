@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -22,6 +23,7 @@ from internalize.environments.callables import load_function
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Columns, Row, tasks_of
 from internalize.errors import DataError, TaskError, UserError
+from internalize.experience.extract.injection_filter import addresses_model
 from internalize.inference import tool_schema
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
@@ -32,6 +34,8 @@ from .session import Server, Session
 Steps = tuple[tuple[ToolCall, str], ...]  # the calls of an episode and their results
 Verifier = Callable[[Task, str, Steps], float | None]
 _LOG = logging.getLogger(__name__)
+_NAME = re.compile(r"[\w./:-]{1,128}")
+_LONGEST = 4000  # characters of a description that the policy is shown
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
 
 
@@ -121,11 +125,15 @@ class Mcp(SplitTasks):
         if _ANSWER.name in wanted:
             raise TaskError("mcp: the server's tool 'answer' would hide ours; leave it out of env.options.tools")
         for name in wanted:
+            if not _NAME.fullmatch(name):  # it stands in the system message, as the server wrote it
+                raise TaskError(f"mcp: the server calls a tool {name[:80]!r}, which is no name")
             if reason := tool_schema.defect(found[name].parameters or {}):
                 _LOG.warning(
                     "mcp: the schema of the tool %r is invalid (%s); only the server checks its calls", name, reason
                 )
-        return tuple(found[name] for name in wanted)
+            if reason := addresses_model(found[name].description):
+                _LOG.warning("mcp: the description of the tool %r %s; it is shown to the policy as it is", name, reason)
+        return tuple(_bounded(found[name]) for name in wanted)
 
     def session(self) -> Session:
         """A new session."""
@@ -146,6 +154,10 @@ class Mcp(SplitTasks):
     def close(self) -> None:
         """End every session."""
         self._loop.close()
+
+
+def _bounded(tool: ToolSpec) -> ToolSpec:
+    return tool.model_copy(update={"description": tool.description[:_LONGEST]})
 
 
 def _row_task(row: Row, split: str) -> Task:
