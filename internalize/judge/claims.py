@@ -80,7 +80,8 @@ def _claims(path: Path, config: Config) -> dict[str, ClaimLine]:
     settings = [config.judge.model_dump(mode="json")]
     if config.judge.asks_model and config.judge.endpoint in config.endpoints:
         endpoint = config.endpoints[config.judge.endpoint]
-        settings.append({"base_url": endpoint.base_url, "model": endpoint.model})
+        asked = endpoint.model_dump(mode="json", include={"base_url", "model", "body", "answer_tokens"})
+        settings.append({key: value for key, value in asked.items() if value})
     lines: dict[str, ClaimLine] = {}
     before: Counter[Claim] = Counter()
     for line in read_jsonl(path, ClaimLine):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from internalize.cli.main import main
 from internalize.judge.claims import Verdict
 from internalize.runs.store import read_jsonl
-from tests.faulty_server import NO_ANSWER, FaultyServer
+from tests.faulty_server import NO_ANSWER, Answer, FaultyServer
 
 CLAIMS = [("Paris", "paris."), ("Paris", "Rome"), ("1,000", "1000"), ("x", "y")]
 
@@ -120,6 +121,33 @@ def test_no_failure_of_a_server_becomes_a_score(tmp_path: Path, capsys: pytest.C
         assert code == 0, error
         assert server.answered == 2 * len(ROWS)
     assert [verdict.score for verdict in read_jsonl(tmp_path / "w.jsonl", Verdict)] == wanted
+
+
+def refuses(body: dict[str, Any]) -> Answer:
+    """Answers by the claim: refuses R1, says nothing to R3, gives the wrong type to R5, and else accepts."""
+    content = str(body["messages"])
+    message: dict[str, object] = {"content": json.dumps({"reason": "", "correct": True})}
+    if "R1" in content:
+        message = {"content": None, "refusal": "I cannot grade that."}
+    elif "R3" in content:
+        message = {"content": ""}
+    elif "R5" in content:
+        message = {"content": '{"reason": "", "correct": "yes"}'}
+    return 200, {}, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+
+
+@pytest.mark.server
+def test_answers_that_are_no_verdict_are_counted_by_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openai")
+    claims = write(tmp_path / "c.jsonl", [("Paris", f"R{n}x") for n in (1, 1.5, 3, 5, 7)])
+    with FaultyServer(grades, extra={"POST /v1/chat/completions": refuses}) as server:
+        settings = recipe(tmp_path / "r.toml", server.base_url, tries=1)
+        code, said, _ = run(capsys, claims, "--out", tmp_path / "v.jsonl", "--recipe", settings)
+    assert code == 3
+    assert "5 answers, 100.0% accepted" in said
+    assert "4 unscored (2 refused, 1 empty, 1 invalid)" in said
+    reasons = [verdict.reason.partition(":")[0] for verdict in read_jsonl(tmp_path / "v.jsonl", Verdict)]
+    assert reasons == ["refused", "refused", "empty", "invalid", ""]
 
 
 @pytest.mark.server
