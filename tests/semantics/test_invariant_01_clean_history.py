@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 
 from internalize.config.schema import RolloutConfig
@@ -21,7 +19,6 @@ from internalize.records import Experience, Pattern
 from internalize.rollout.episode import Label
 from internalize.rollout.record import rollout
 from internalize.serve.history import trajectories_of
-from tests.served import Served
 from tests.tiny import tiny_tokenizer
 from tests.toy import Toy
 
@@ -66,10 +63,14 @@ def test_without_experience_the_prompt_is_the_students(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("dialect", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("dialect", ["openai-chat", "openai-responses", "anthropic-messages"])
 @pytest.mark.parametrize("pattern", ["stepwise", "global"])
 def test_through_the_endpoint_the_history_of_agent_and_record_stays_clean(dialect: str, pattern: Pattern) -> None:
     """Experience is in what the model reads, once, and in nothing that the agent or the record holds."""
+    pytest.importorskip("starlette", reason="needs the extra 'serve'")
+    pytest.importorskip(dialect.partition("-")[0], reason="needs the extra 'serve'")
+    from tests.served import Served  # noqa: PLC0415
+
     injector = Injector(pattern, (ITEM,), 1)
     with Served(["look[100]", "look[7]", "answer[2]"], injector=injector, protocol="bracket") as served:
         seen = AGENTS[dialect](served.url)
@@ -98,6 +99,8 @@ SCHEMA = {"type": "object", "properties": {"box": {"type": "string"}}, "required
 
 def over_chat(url: str) -> Any:
     """A loop of three turns; its own history at the end."""
+    import openai  # noqa: PLC0415 - an extra
+
     client, messages = openai.OpenAI(base_url=f"{url}/v1", api_key="x"), list[Any]()
     messages += [{"role": "system", "content": "Boxes."}, {"role": "user", "content": QUESTION}]
     tools: Any = [
@@ -113,6 +116,8 @@ def over_chat(url: str) -> Any:
 
 
 def over_responses(url: str) -> Any:
+    import openai  # noqa: PLC0415 - an extra
+
     client, items = openai.OpenAI(base_url=f"{url}/v1", api_key="x"), list[Any]()
     items.append({"role": "user", "content": QUESTION})
     tools: Any = [
@@ -128,6 +133,8 @@ def over_responses(url: str) -> Any:
 
 
 def over_messages(url: str) -> Any:
+    import anthropic  # noqa: PLC0415 - an extra
+
     client, messages = anthropic.Anthropic(base_url=url, api_key="x"), list[Any]()
     messages.append({"role": "user", "content": QUESTION})
     tools: Any = [{"name": name, "input_schema": SCHEMA} for name in ("look", "answer")]
@@ -143,4 +150,4 @@ def over_messages(url: str) -> Any:
     return messages
 
 
-AGENTS = {"chat": over_chat, "responses": over_responses, "messages": over_messages}
+AGENTS = {"openai-chat": over_chat, "openai-responses": over_responses, "anthropic-messages": over_messages}

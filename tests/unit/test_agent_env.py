@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("anthropic", reason="needs the extra 'serve'")
+pytest.importorskip("starlette", reason="needs the extra 'serve'")
+
 from internalize.config.schema import Config, RolloutConfig
 from internalize.config.specs import RolloutSpec
 from internalize.environments import registry

@@ -6,6 +6,10 @@ import json
 from typing import Any
 
 import pytest
+
+pytest.importorskip("anthropic", reason="needs the extra 'serve'")
+pytest.importorskip("starlette", reason="needs the extra 'serve'")
+
 from anthropic.types import Message as AnthropicMessage
 from anthropic.types import RawMessageStreamEvent
 from hypothesis import given, settings

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import openai
 import pytest
+
+pytest.importorskip("anthropic", reason="needs the extra 'serve'")
+pytest.importorskip("starlette", reason="needs the extra 'serve'")
+
+import openai
 
 from internalize.records import Message
 from internalize.serve.history import trajectories_of

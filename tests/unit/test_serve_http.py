@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
+
+pytest.importorskip("anthropic", reason="needs the extra 'serve'")
+pytest.importorskip("starlette", reason="needs the extra 'serve'")
+
+import openai
 from anthropic import Anthropic
 
 from internalize.config.schema import EndpointConfig
