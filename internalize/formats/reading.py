@@ -111,7 +111,7 @@ def episodes(
 
     Raises DataError naming file, line and field, also for an episode id that occurs twice.
     """
-    for where, value in values(path):
+    for where, value in _to_the_end(values(path), session):
         try:
             if isinstance(value, DataError):
                 raise value
@@ -124,6 +124,16 @@ def episodes(
             session.places[trajectory.id] = _place(path, where)
             session.attempts[trajectory.task_id] += 1
             yield trajectory
+
+
+def _to_the_end(values: Iterator[Located], session: Session) -> Iterator[Located]:
+    """The values up to where a file cannot be read on. Raises DataError if that is not to be skipped."""
+    try:
+        yield from values
+    except DataError as error:
+        if not session.skip:
+            raise
+        session.notes.dropped[f"rest of a file ({error})"] += 1
 
 
 def json_values(path: Path) -> Iterator[Located]:

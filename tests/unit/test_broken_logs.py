@@ -144,3 +144,7 @@ def test_what_cannot_be_read_is_skipped_and_counted_if_that_is_asked(tmp_path: P
     session = Session(Reading(), skip=True)
     assert len(read_file(tmp_path / "log.jsonl", session)) == 2
     assert sum(session.notes.dropped.values()) == 2
+    (tmp_path / "log.json").write_bytes(b"[" + GOOD + b"," + GOOD[:50])
+    session = Session(Reading(), skip=True)
+    assert len(read_file(tmp_path / "log.json", session)) == 1
+    assert sum(session.notes.dropped.values()) == 1
