@@ -21,7 +21,7 @@ from internalize.config.compute import ComputeConfig
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec
 from internalize.environments.registry import Environments
-from internalize.errors import Incomplete, InternalizeError, UserError, first_line
+from internalize.errors import Incomplete, InfrastructureError, InternalizeError, UserError, first_line
 from internalize.inference.client import Usage
 from internalize.inference.endpoints import Endpoints
 from internalize.interfaces import RolloutBackend
@@ -286,12 +286,23 @@ _COUNTS = tuple(Usage.model_fields)
 
 
 def start(compute: ComputeConfig) -> None:
-    """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+    """Join the cluster that RAY_ADDRESS names, or start one on this machine.
+
+    Raises UserError if there is no such cluster, InfrastructureError if none can be started.
+    """
     import ray  # noqa: PLC0415 - an extra
 
     if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "")
         alone = {"num_cpus": compute.replicas, "include_dashboard": False}
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else alone), log_to_driver=False, logging_level="ERROR")
+        try:
+            ray.init(**({} if address else alone), log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # Ray raises the bare class
+            if address:
+                raise UserError(
+                    f"RAY_ADDRESS = {address!r}: no cluster of Ray answers ({first_line(error)})"
+                ) from error
+            raise InfrastructureError(f"Ray cannot be started on this machine: {first_line(error)}") from error
     if compute.gpus > (there := ray.cluster_resources().get("GPU", 0)):
         _LOG.warning("compute.gpus = %g: the cluster has %g GPUs, so workers wait for more", compute.gpus, there)
 
