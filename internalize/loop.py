@@ -13,6 +13,7 @@ from pathlib import Path
 from internalize.config.schema import Config
 from internalize.environments.loop_thread import finish
 from internalize.environments.registry import Environments
+from internalize.experience.redact import require_no_secrets
 from internalize.runs.names import MODES
 from internalize.runs.progress import Report
 from internalize.runs.store import RunStore, check
@@ -39,6 +40,7 @@ def run(
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
     require_packages(config.track)
+    require_no_secrets(config)
     check(Path(out), config, resume=resume)
     if backends is local:
         require(config)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from internalize.config.schema import RedactConfig
+from internalize.config.schema import Config, RedactConfig
+from internalize.errors import ConfigError
 from internalize.records import Injection, Message, Record, Step, Trajectory, json_value
 from internalize.runs.readers import record
 from internalize.runs.store import write_json
@@ -110,6 +111,32 @@ def without_secrets(
     kept, counts, dropped = Redactor.of(config).trainable(weighted)
     note(path, stage, RedactionCount(removed=dict(counts), dropped=dropped), write)
     return kept
+
+
+def require_no_secrets(config: Config) -> None:
+    """Raises ConfigError naming the key of a recipe that holds a secret: run.json and the report hold whole recipes."""
+    redactor = Redactor.of(RedactConfig())
+    for key, text in _recipe_texts(
+        "", config.model_dump(mode="json", include={"env", "evaluate", "endpoints", "model"})
+    ):
+        if kinds := sorted(set(redactor.text(text)[1]) - {"email"}):
+            raise ConfigError(
+                f"{key}: holds a secret ({kinds[0]}), and recipes are stored in run.json and shown by the report; "
+                "put it into an environment variable (key_env, env)"
+            )
+
+
+def _recipe_texts(key: str, value: object) -> Iterator[tuple[str, str]]:
+    """The texts of a section by their keys; a list of them, such as a command, as one."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _recipe_texts(f"{key}.{name}".lstrip("."), inner)
+    elif isinstance(value, list):
+        yield key, " ".join(one for one in value if isinstance(one, str))
+        for inner in value:
+            yield from _recipe_texts(key, inner if isinstance(inner, dict | list) else None)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import internalize
 from benchmarks.secrets import FORMATS, false_alarms, missed
 from internalize.config.schema import RedactConfig, load_config
 from internalize.errors import ConfigError
-from internalize.experience.redact import RedactionCount, Redactions, Redactor, note, without_secrets
+from internalize.experience.redact import (
+    RedactionCount,
+    Redactions,
+    Redactor,
+    note,
+    require_no_secrets,
+    without_secrets,
+)
 from internalize.records import Injection, Message, ToolCall, Trajectory
 from internalize.runs.names import REDACTIONS
 from tests.steps import act, step
@@ -147,3 +155,26 @@ def test_formats_of_many_makers_are_removed_and_harmless_lines_stay() -> None:
 def test_text_that_patterns_could_backtrack_over_is_redacted_like_any_other(text: str) -> None:
     once, _ = REDACTOR.text(text)  # 48 KB took 15 seconds where a pattern went back and forth
     assert REDACTOR.text(once)[0] == once
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("env.options.url='https://bob:pw123secret@host/mcp'", "env.options.url"),
+        ("env.options.command=['npx', 'server', '--token', 'a8f3k2j4h5g6']", "env.options.command"),
+        ("endpoints.e.base_url='https://host/v1?api_key=a8f3k2j4h5g6d7'", "endpoints.e.base_url"),
+        ("evaluate.further.x.env.options.headers={a='Bearer abcdefghijklmnop12'}", "evaluate.further.x.env.options"),
+    ],
+)
+def test_a_secret_in_a_recipe_is_refused_by_its_key(change: str, key: str) -> None:
+    config = load_config(None, [change, *(["endpoints.e.model=m"] if "endpoints" in change else [])])
+    with pytest.raises(ConfigError, match=rf"^{key}.*: holds a secret \(.*environment variable") as caught:
+        require_no_secrets(config)
+    assert "a8f3" not in str(caught.value)
+
+
+def test_recipes_of_the_package_and_names_of_variables_hold_none() -> None:
+    for file in Path(internalize.__file__).parent.glob("config/recipes/*.toml"):
+        require_no_secrets(load_config(file))
+    require_no_secrets(load_config(None, ["env.name=web", "endpoints.e.key_env=OPENAI_API_KEY", "endpoints.e.model=m",
+                                          "endpoints.e.base_url=http://127.0.0.1:8000/v1"]))  # fmt: skip
