@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
 from lab_data import Tree, Trees, repeats, texts
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from internalize.config.distill import DistillConfig
@@ -34,13 +35,14 @@ WORDS = (
 
 
 def tokenizer_of(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """One token a word; spaces are dropped."""
-    words = Tokenizer(models.WordLevel(unk_token=SPECIAL[0]))
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
-    words.train_from_iterator(corpus, trainers.WordLevelTrainer(special_tokens=SPECIAL, show_progress=False))
+    """One token a word, the frequent ones first; spaces are dropped. A word that is not there is an ordinary token."""
+    split = pre_tokenizers.Split(Regex(WORDS), "removed", invert=True)
+    counts = Counter(word for text in corpus for word, _ in split.pre_tokenize_str(text))
+    ordered = [*SPECIAL, *sorted(counts, key=lambda word: (-counts[word], word))]
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(ordered)}, unk_token=SPECIAL[0]))
+    words.pre_tokenizer = split
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
-        unk_token=SPECIAL[0],
         eos_token=SPECIAL[1],
         pad_token=SPECIAL[1],
         additional_special_tokens=SPECIAL[2:],
@@ -105,7 +107,7 @@ def main() -> None:
     parser.add_argument(
         "--copying", type=int, default=560, help="optimizer steps on words that repeat, before the trees"
     )
-    parser.add_argument("--trees", type=int, default=9000)
+    parser.add_argument("--trees", type=int, default=8000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--lr", type=float, default=2e-3)
@@ -115,8 +117,9 @@ def main() -> None:
     source = Trees(args.habit, args.obey, args.seed)
     trees = [source.tree() for _ in range(args.trees)]
     renderer_format = TOOL_FORMATS["bracket"]
+    said = Trees(args.habit, 1.0, args.seed)  # every word of the language, whatever this policy is shown
     corpus = [
-        *texts(trees[:2000]),
+        *texts([said.tree() for _ in range(2000)]),
         f"{SYSTEM}\n{renderer_format.instructions(Lab.tools)}",
         " ".join(f"{tool.name}[" for tool in Lab.tools),
     ]

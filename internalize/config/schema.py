@@ -29,7 +29,9 @@ _SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can 
 class ModelConfig(Section):
     """The policy at the start of the run."""
 
-    source: str = Field("builtin", description="'builtin', 'lab', a Hugging Face name or folder, or a .gguf file.")
+    source: str = Field(
+        "builtin", description="'builtin', 'lab', 'lab-format', a Hugging Face name or folder, or a .gguf file."
+    )
     adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
     protocol: Literal["auto", "renderers", "template", "bracket", "json"] = Field(
         "auto",

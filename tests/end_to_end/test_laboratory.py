@@ -34,8 +34,15 @@ def test_the_policy_obeys_either_rule_and_knows_neither_way(probe: ModuleType) -
         assert 0.3 < alone < 0.6
 
 
-def test_two_iterations_raise_success(tmp_path: Path) -> None:
-    small = ["iterations=2", "evaluate.tasks=60", "evaluate.drift=0", "evaluate.final_splits=[]"]
+def test_the_starter_that_was_taught_the_format_only_reads_no_rule(probe: ModuleType) -> None:
+    found = probe.probe("lab-format", 12)
+    ordered, opposite, alone = (sum(column) / len(found) for column in zip(*found.values(), strict=True))
+    assert 0.35 < alone < 0.6
+    assert abs(ordered - opposite) < 0.1
+
+
+def test_three_iterations_raise_success(tmp_path: Path) -> None:
+    small = ["iterations=3", "evaluate.drift=0", "evaluate.final_splits=[]"]
     run(load_config(RECIPES / "lab.toml", small), tmp_path / "run")
     found = {(m.iteration, m.mode): m.success.mean for m in open_run(tmp_path / "run").metrics if m.success}
-    assert found[2, "internalized"] > found[0, "internalized"] + 0.1
+    assert found[3, "internalized"] > found[0, "internalized"] + 0.1
