@@ -53,7 +53,11 @@ class PackagedRenderer(TemplateRenderer):
         for name in _names():
             try:
                 self._package = _made(name, encoder, {})
-                fits = self.template_ids(_PROMPT, steps, _TOOLS) == plain.template_ids(_PROMPT, steps, _TOOLS)
+                histories = [steps[:number] for number in range(len(steps) + 1)]
+                fits = all(
+                    self.template_ids(_PROMPT, history, _TOOLS) == plain.template_ids(_PROMPT, history, _TOOLS)
+                    for history in histories
+                )
                 self._package = _made(name, encoder, template.arguments)
                 start = self.template_ids(_PROMPT, (), _TOOLS)
             except Exception:  # noqa: BLE001, S112 - code of another family, which may fail on these tokens in any way
@@ -109,7 +113,10 @@ class PackagedRenderer(TemplateRenderer):
 
     def _probe(self) -> list[Step]:
         """A conversation of thoughts, calls, results and text."""
-        calls = [ToolCall.of("look_up", word=word).model_copy(update={"id": f"call_{word}"}) for word in "123"]
+        calls = [
+            ToolCall.of("look_up", word=word, more=[1, True, {"é": 2.5}]).model_copy(update={"id": f"call_{word}"})
+            for word in "123"
+        ]
         thought, both = calls[:1], calls[1:] if self.parallel else calls[1:2]
         turns = [
             Message(role="assistant", reasoning="Let me see.", tool_calls=tuple(thought)),
