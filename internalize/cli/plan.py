@@ -11,25 +11,24 @@ import click
 from internalize.config.schema import load_config
 from internalize.errors import InfrastructureError, UserError
 
+from .options import FILE, FOLDER, recipe_argument, set_option
 from .output import echo
 
 if TYPE_CHECKING:
     from internalize.stages.estimate import Estimate
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _rate = click.FloatRange(min=0, min_open=True)
 
 
 @click.command("plan")
-@click.argument("recipe", type=_FILE)
-@click.option("--like", type=_FOLDER, help="Run whose episodes are taken as typical (default: the recipe's limits).")
-@click.option("--architecture", type=_FILE, help="The model's config.json, where the model is not on this machine.")
+@recipe_argument
+@click.option("--like", type=FOLDER, help="Run whose episodes are taken as typical (default: the recipe's limits).")
+@click.option("--architecture", type=FILE, help="The model's config.json, where the model is not on this machine.")
 @click.option("--sampling", type=_rate, help="Tokens a second that rollouts sample, for the time they take.")
 @click.option("--training", type=_rate, help="Tokens a second that training reads, for the time it takes.")
 @click.option("--memory", type=_rate, help="Memory of the device, GiB; a recipe that needs more is refused.")
-@click.option("--out", type=_FOLDER, help="Run directory to be; refused if its disk has no room.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value.")
+@click.option("--out", type=FOLDER, help="Run directory to be; refused if its disk has no room.")
+@set_option
 def plan_command(  # noqa: PLR0913 - an option each
     recipe: Path,
     *,
