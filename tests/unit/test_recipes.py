@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_recipe_is_listed_and_shown(call: Call) -> None:
     listed = call("recipe", "list").out.splitlines()
-    files = {*ROOT.glob("recipes/*.toml"), *ROOT.glob("recipes/studies/*.toml")}
+    files = {*ROOT.glob("recipes/*.toml"), *ROOT.glob("recipes/*/*.toml")}
     assert {line.split()[0] for line in listed} == {str(f.relative_to(ROOT / "recipes").with_suffix("")) for f in files}
     assert all(len(line.split()) > 4 for line in listed), "a recipe begins with a comment that says what it is"
     assert call("recipe", "show", "demo").out == (ROOT / "recipes" / "demo.toml").read_text()
