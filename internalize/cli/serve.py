@@ -37,7 +37,10 @@ def serve_command(
     *,
     no_pool: bool,
 ) -> None:
-    """Let agents talk to the policy of a recipe or a run as to OpenAI or Anthropic, and record what they do."""
+    """Serve a policy to agents and record what they do.
+
+    SOURCE is a recipe or a run; agents talk to it as to OpenAI or Anthropic.
+    """
     if missing := [name for name in ("openai", "anthropic", "starlette", "uvicorn") if find_spec(name) is None]:
         raise UserError(f"serve needs the extra 'serve' (no {missing[0]}): pip install 'internalize[serve]'")
     from internalize.stages.recorded import open_run
@@ -73,7 +76,7 @@ async def _serve(config: Config, sources: Sources, out: Path, *, pool: bool) -> 
 def episodes_command(
     folder: Path, out: Path, scores: Path | None, recipe: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Turn what an endpoint recorded into trajectories that `extract` and `distill` read."""
+    """Turn what `serve` recorded into trajectories."""
     from internalize.runs.store import require_folder, write_jsonl
     from internalize.stages.served import served_episodes, summary
 
