@@ -119,6 +119,7 @@ def _command(arguments: list[str], said: Path, begun: multiprocessing.synchroniz
     with said.open("w") as log:
         os.dup2(log.fileno(), 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")  # a test may have put others in their place
     stop_on_signals()
     begun.set()
     command_line(arguments)
