@@ -212,6 +212,11 @@ class Renderer(Protocol):
         """Whether the generation prompt ends with the opening mark of a thought."""
         ...
 
+    @property
+    def way(self) -> str:
+        """How tool calls are written, for people."""
+        ...
+
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
         """What the system message says about the tools; "" if they are passed to the template."""
         ...

@@ -40,13 +40,14 @@ class Packed:
 
 
 class SelfCheck(Record):
-    """Which engine and scorer the policy got at load, and how far they were from plain forward passes of it.
+    """Which engine, scorer and form of calls a policy got at load, and how far it was from plain forward passes.
 
     Log-probabilities of sampled tokens in nats, scores and gradients relative; the largest differences in float32.
     """
 
     engine: str = ""
     scorer: str = ""
+    calls: str = ""  # how tool calls are written: a text format, or whose template
     logprobs: float
     scores: float
     gradients: float

@@ -119,6 +119,7 @@ class LocalPolicy:
         """
         ids = ordinary_ids(self.model, self.renderer.tokenizer)
         found = select_paths(self.model, self.renderer, self.config, ids, self._engines, self._scorers)
+        found = found.model_copy(update={"calls": self.renderer.way})
         self.engine = self._engines[found.engine](self.model, self.renderer, self.config)
         self.scorer, self.self_check = self._scorers[found.scorer], found
         return found
