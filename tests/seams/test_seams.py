@@ -100,7 +100,7 @@ def test_a_second_engine_gives_the_same_run(config: Config, first: Path, tmp_pat
         return made[-1]
 
     require_equal(run(config, tmp_path / "run", lambda backends: backends, engine), first)
-    assert made[0].passes > 100
+    assert made[-1].passes > 100, "the one that was made after the self-check acts"
 
 
 @pytest.mark.slow
