@@ -89,7 +89,7 @@ class ControlTokens:
         for number in ids:
             if number in self._real:
                 found.append(self._real[number])
-            elif number in self._texts:
+            elif number in self._texts and number != self._tokenizer.unk_token_id:  # an unknown word stays unknown
                 text = self._texts[number]
                 for part in (text[:1], text[1:]):
                     found += self._numbered(self._renamed.encode(part, add_special_tokens=False).ids)
