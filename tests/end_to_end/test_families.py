@@ -30,6 +30,7 @@ SET = (
     "iterations=1", "env.name=toy", "rollout.tasks=2", "rollout.max_steps=2", "rollout.max_action_tokens=5",
     "distill.tasks=2", "distill.epochs=1", "distill.filter=none", "distill.lr=1e-3", "evaluate.tasks=1",
     "evaluate.final_tasks=1", "evaluate.drift=1", "compute.batch=4", "model.max_context=600",
+    "rollout.temperature=0.3",  # so that actions are likelier than a guess, which random weights hardly are
 )  # fmt: skip
 
 
