@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urljoin
 
 _SPACES = re.compile(r"[ \t\n\r\f\v]+")
-_TAG = re.compile(r"<(/?)([a-z][^\s<>/]*)[^<>]*>", re.IGNORECASE)
+# Possessive: else the time for a tag that has no end grows with the square of its length.
+_TAG = re.compile(r"<(/?)([a-z][^\s<>/]*+)[^<>]*+>", re.IGNORECASE)
 _XHTML_EMPTY = re.compile(r"<(script|style|title|textarea|iframe|noscript)\b([^<>]*)/>", re.IGNORECASE)
 _WRAPPED = re.compile(r"</?(?:noscript|noframes|frameset|frame|template|iframe)\b[^<>]*>", re.IGNORECASE)
 _DEEPEST = 500  # open elements, as browsers keep about; the time of the parser grows with their number
@@ -99,11 +100,13 @@ def _plain(text: str) -> str:
 def _links(root: Any, base: str) -> dict[str, str]:
     """What the links below `root` say, by their address."""
     found: dict[str, str] = {}
+    around = {link.mem_id for link in root.css("a:has(a)")}  # as in SVG alone: inner ones would be read again and again
     for link in root.css("a[href], area[href], iframe[src], frame[src]"):
         if address := _address(link, base):
-            pictures = " ".join(image.attributes["alt"] or "" for image in link.css("img[alt]"))
-            others = (link.attributes.get(name) or "" for name in ("aria-label", "title", "alt", "name"))
-            said = (_plain(text) for text in (link.text(), pictures, *others))
+            others = [link.attributes.get(name) or "" for name in ("aria-label", "title", "alt", "name")]
+            if link.mem_id not in around:
+                others[:0] = [link.text(), " ".join(image.attributes["alt"] or "" for image in link.css("img[alt]"))]
+            said = map(_plain, others)
             found[address] = found.get(address) or next(filter(None, said), "")
     return found
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.html_text import PAGES, Page, holds
+from internalize.environments import bounded_html
 from internalize.environments.docs.corpus import folder_pages
 from internalize.environments.html import Html, read
 from internalize.environments.site import Site, decoded, plain, unreadable
@@ -290,3 +291,26 @@ def test_characters_that_cannot_be_read_are_counted(data: bytes, label: str, cou
 
 def test_plain_text_keeps_its_columns() -> None:
     assert plain("a\r\n\r\n    b   c \n") == "a\n    b   c"
+
+
+@pytest.mark.parametrize("text", ["<" + "a" * 300_000, "<svg>" + "<a href=x>" * 30_000], ids=["no end", "nested links"])
+def test_no_part_of_a_page_is_read_again_and_again(text: str) -> None:
+    """Each of these took minutes or hours, in proportion to the square of its length."""
+    assert read(text, URL).text == ""
+
+
+def test_a_link_around_another_says_nothing_itself() -> None:
+    assert read("<svg><a href=c><g><a href=d>x</a></g></a></svg><a href=e>y</a>", URL).links == (
+        ("y", "http://x.example/a/e"),
+        ("http://x.example/a/c", "http://x.example/a/c"),
+        ("x", "http://x.example/a/d"),
+    )
+
+
+def test_a_page_that_takes_a_parser_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own, which the system ends at its limit of processor time."""
+    monkeypatch.setattr(bounded_html, "_SECONDS", 1)
+    page = "<p>" + "<a href=x>one</a> words " * 10_000
+    assert bounded_html.read_bounded(page, URL) == read(page, URL)
+    with pytest.raises(bounded_html.CostlyPageError):
+        bounded_html.read_bounded("<p " + " ".join(f"a{n}" for n in range(200_000)) + ">", URL)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import quote, unquote, urljoin, urlsplit
 from urllib.robotparser import RobotFileParser
 
-from internalize.environments.html import read
+from internalize.environments.bounded_html import CostlyPageError, read_bounded
 from internalize.environments.site import Site, decoded, plain, unreadable
 from internalize.errors import InfrastructureError, UserError
 from internalize.inference.retries import Retries, TransientError, retry_after
@@ -231,7 +231,10 @@ def _page(url: str, found: Response) -> Page:
     kind = found.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
     text = decoded(found.body, found.charset)
     if kind in {"text/html", "application/xhtml+xml"}:
-        title, shown, links = read(text, url)
+        try:
+            title, shown, links = read_bounded(text, url)
+        except CostlyPageError as error:
+            raise Unreadable("The page takes too long to be read.") from error
     elif kind.startswith("text/") or kind.endswith(("json", "xml")):
         title, shown, links = "", plain(text), ()
     else:
