@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile # a file's tests stay in one process: they share servers and runs
 DEMO := .venv/.installed
 ALL := .venv/.installed-all
-EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,textarena,serving,track,logs,ray,docs,dev,serve,agents
+EXTRAS := train,plot,server,embedding,maths,web,mcp,tau2,textgames,inspect,textarena,serving,track,logs,ray,docs,dev,serve,agents
 
 .PHONY: demo test test-fast test-vllm check docs clean
 

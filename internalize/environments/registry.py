@@ -66,6 +66,7 @@ BUILTIN = {
 
 # Sources of many environments; what stands after the colon of a name is the first argument.
 ADAPTERS = {
+    "inspect": Builtin(".adapters.inspect_ai", "InspectTask", "tasks of inspect_ai", "inspect", ("inspect_ai",)),
     "textarena": Builtin(
         ".adapters.textarena", "TextArena", "single-player games of TextArena", "textarena", ("textarena",)
     ),
