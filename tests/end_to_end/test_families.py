@@ -24,7 +24,8 @@ from internalize.runs.store import read_run
 from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_tokenizer
 
-FEW = NAMED[:3]
+ALL, FEW = os.environ.get("FAMILIES") == "all", NAMED[:3]
+WAYS = [(4, "teacher"), (0, "student"), *([(4, "student"), (0, "teacher")] if ALL else [])]
 IDS = torch.arange(5, 40)[None]
 SET = (
     "iterations=1", "env.name=toy", "rollout.tasks=2", "rollout.max_steps=2", "rollout.max_action_tokens=5",
@@ -35,13 +36,13 @@ SET = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora_r", [4, 0])
-@pytest.mark.parametrize("kind", NAMED if os.environ.get("FAMILIES") == "all" else FEW)
-def test_a_family_learns_and_is_exported(kind: str, lora_r: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lora_r", "generator"), WAYS)
+@pytest.mark.parametrize("kind", NAMED if ALL else FEW)
+def test_a_family_learns_and_is_exported(kind: str, lora_r: int, generator: str, tmp_path: Path) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
     tiny(kind, len(tiny_tokenizer())).save_pretrained(base)
     tiny_tokenizer().save_pretrained(base)
-    who = ["distill.generator=teacher", "distill.divergence=forward"] if lora_r else ["distill.generator=student"]
+    who = [f"distill.generator={generator}", *(["distill.divergence=forward"] if generator == "teacher" else [])]
     config = load_config(None, [*SET, *who, f"distill.lora_r={lora_r}", f"model.source={base}"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry.BUILTIN, "toy", registry.Builtin("tests.toy", "Toy", "boxes"))
