@@ -6,6 +6,8 @@ import click
 
 from internalize.runs import cache
 
+from .output import echo
+
 
 @click.group("cache")
 def cache_group() -> None:
@@ -16,11 +18,9 @@ def cache_group() -> None:
 def show() -> None:
     """List what the cache holds, with sizes."""
     found = cache.entries()
-    click.echo(
-        f"{cache.cache_folder()}: {sum(entry.size for entry in found) / 1e6:.0f} MB (INTERNALIZE_CACHE moves it)"
-    )
+    echo(f"{cache.cache_folder()}: {sum(entry.size for entry in found) / 1e6:.0f} MB (INTERNALIZE_CACHE moves it)")
     for entry in found:
-        click.echo(f"{entry.size / 1e6:8.1f} MB  unused for {entry.idle / 86400:4.0f} days  {entry.path.name}")
+        echo(f"{entry.size / 1e6:8.1f} MB  unused for {entry.idle / 86400:4.0f} days  {entry.path.name}")
 
 
 @cache_group.command("clean")
@@ -30,4 +30,4 @@ def clean(days: float) -> None:
     old = [entry for entry in cache.entries() if entry.idle >= days * 86400]
     for entry in old:
         cache.remove(entry)
-    click.echo(f"{cache.cache_folder()}: deleted {len(old)} entries, {sum(entry.size for entry in old) / 1e6:.0f} MB")
+    echo(f"{cache.cache_folder()}: deleted {len(old)} entries, {sum(entry.size for entry in old) / 1e6:.0f} MB")

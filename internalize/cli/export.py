@@ -33,7 +33,7 @@ def export_command(
 
     if starter:
         export_starter(source, out, overrides)
-        click.echo(f"{out}: the model that {source} starts from")
+        echo(f"{out}: the model that {source} starts from")
         return
     checkpoint = find(source, recipe, overrides)
     kind = export(checkpoint, out, merged=merged)

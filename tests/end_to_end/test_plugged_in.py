@@ -88,9 +88,8 @@ def test_the_policy_itself_is_asked_and_its_noise_is_never_served(tmp_path: Path
     found = play(load_config(None, [*SET, "rollout.max_steps=1"]), tmp_path / "e.jsonl", tasks=1)
     lines = read_jsonl(tmp_path / "e.selections.jsonl", CachedReply)
     replies = [line for line in lines if line.reply]
-    assert replies
-    assert len(replies) % 3 == 0, "three tries a selection"
-    assert {line.key for line in lines if line.rejected} == {line.key for line in replies}
+    assert 1 <= len(replies) <= 3, "one selection; a try that would not fit into the context is not made"
+    assert {line.key for line in lines if line.rejected} >= {line.key for line in replies}
     served = {step.injection.served_by for t in found for step in t.steps if step.injection}
     assert served <= {"lexical after llm failed: invalid"}
 

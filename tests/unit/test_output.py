@@ -87,6 +87,7 @@ WAITS = {"plain": "time.sleep(60)", "loop": "import asyncio; asyncio.run(asyncio
 )  # fmt: skip
 def test_a_signal_ends_a_command_in_one_sentence(waits: str, number: signal.Signals, interrupts: Any) -> None:
     held = signal.signal(signal.SIGINT, interrupts)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD.format(waits=waits)],
@@ -94,6 +95,7 @@ def test_a_signal_ends_a_command_in_one_sentence(waits: str, number: signal.Sign
         )  # fmt: skip
     finally:
         signal.signal(signal.SIGINT, held)
+        signal.signal(signal.SIGHUP, hung_up)
     with child:
         assert child.stdout
         assert child.stdout.readline() == "begun\n"
