@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from internalize.errors import InternalizeError
+from internalize.inference.control_tokens import inert
 from internalize.inference.tool_formats import as_text
 from internalize.records import ActionTurn
 
@@ -40,7 +41,7 @@ async def relay(
         model = await stack.enter_async_context(service.using())
         located = await service.locate(model, episode, call)
         shown = model.injector.global_injection()
-        hint, system = located.injection.text if located.injection else "", shown.text if shown else ""
+        hint, system = inert(located.injection.text if located.injection else ""), inert(shown.text if shown else "")
         assert model.relay
         sent = dialect.hinted(body, hint, system) if hint or system else body
         sent = sent | model.relay.config.body | {"model": model.relay.config.model}

@@ -12,12 +12,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+_MOST_BLOCKS = 1000  # of a result that are shown
 _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/javascript")
 
 
 def shown(result: Any) -> str:
     """The content blocks of a `CallToolResult`, then its structured content if they do not say all of it."""
-    parts = [_block(block) for block in result.content]
+    parts = [_block(block) for block in result.content[:_MOST_BLOCKS]]
+    if (count := len(result.content)) > _MOST_BLOCKS:
+        parts.append(f"(cut: {count} blocks)")
     text = "\n".join(part for part in parts if part)
     structured = result.structured_content
     if structured is not None and not all(_says(text, leaf) for leaf in _leaves(structured)):

@@ -36,6 +36,7 @@ Verifier = Callable[[Task, str, Steps], float | None]
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[\w./:-]{1,128}")
 _LONGEST = 4000  # characters of a description that the policy is shown
+_WITHHELD = "(no description)"  # in place of one that speaks to the model
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
 
 
@@ -132,7 +133,8 @@ class Mcp(SplitTasks):
                     "mcp: the schema of the tool %r is invalid (%s); only the server checks its calls", name, reason
                 )
             if reason := addresses_model(found[name].description):
-                _LOG.warning("mcp: the description of the tool %r %s; it is shown to the policy as it is", name, reason)
+                _LOG.warning("mcp: the description of the tool %r %s; the policy does not see it", name, reason)
+                found[name] = found[name].model_copy(update={"description": _WITHHELD})
         return tuple(_bounded(found[name]) for name in wanted)
 
     def session(self) -> Session:
