@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
+from tempfile import mkdtemp
 from typing import Protocol
 
 from pydantic import BaseModel
@@ -115,8 +116,11 @@ class ServerPolicy:
 
         Raises UserError if it cannot be loaded.
         """
-        folder, rank = root.resolve() / ".rehearsal", self._config.distill.lora_r
-        with own.rehearsal(folder) as adapter:
+        rank = self._config.distill.lora_r
+        # Workers rehearse at the same time: with one name, the first to end would take the others' adapter away.
+        folder = Path(mkdtemp(prefix=".rehearsal-", dir=root.resolve()))
+        adapter = folder.name.removeprefix(".")
+        with own.rehearsal(folder):
             try:
                 await self._adapters.load(adapter, folder)
                 return await self._difference(own, adapter)

@@ -115,6 +115,23 @@ def test_a_rank_above_the_servers_is_final_and_told_before_anything_is_trained(t
         asyncio.run(full.load(full.starter, tmp_path))
 
 
+@pytest.mark.parametrize("with_resolver", [False, True])
+def test_workers_that_rehearse_at_the_same_time_do_not_meet(tmp_path: Path, with_resolver: bool) -> None:  # noqa: FBT001
+    folder = tmp_path / "adapters"
+    folder.mkdir()
+    options = {"adapters": str(folder)} if with_resolver else {}
+    with AdapterServer(resolver=folder if with_resolver else None) as server:
+        policies = [policy_on(server, **options) for _ in range(3)]
+
+        async def begin() -> None:
+            await asyncio.gather(*(policy.load(policy.starter, tmp_path) for policy in policies))
+
+        asyncio.run(begin())
+        assert len(set(server.loads)) == len(server.loads) == 3, "each under a name of its own, loaded once"
+        assert with_resolver or server.adapters == {}, "unloaded"
+    assert [[*path.iterdir()] for path in tmp_path.iterdir()] == [[]]
+
+
 def test_a_resolver_that_reads_another_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
