@@ -46,6 +46,8 @@ class InspectTask(SplitTasks):
         self._samples = {
             str(n if sample.id is None else sample.id): sample for n, sample in enumerate(self.task.dataset)
         }
+        if len(self._samples) < len(self.task.dataset):
+            raise TaskError(f"{self.name}: two samples have the same id")
         self.tools: tuple[ToolSpec, ...] = ()
         self.tools = self._started(next(iter(self._samples))).tools
         own = {tool.name for tool in self.tools}
