@@ -109,10 +109,12 @@ _VLLM = {
 
 
 @contextmanager
-def vllm_server(folder: Path, port: int, *, rank: int = 8, resolver: Path | None = None) -> Iterator[str]:
+def vllm_server(
+    folder: Path, port: int, *, rank: int = 8, resolver: Path | None = None, context: int = 1024
+) -> Iterator[str]:
     """vLLM on the CPU in the environment that tests/install_vllm.py makes; its base URL."""
     options = ["--model", str(folder), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    options += ["--max-model-len", "1024", "--enable-lora", "--max-lora-rank", str(rank), "--enforce-eager"]
+    options += ["--max-model-len", str(context), "--enable-lora", "--max-lora-rank", str(rank), "--enforce-eager"]
     more = {"PATH": f"{VLLM.parent}:{os.environ['PATH']}"}  # its compiler helpers
     if resolver:
         more |= {"VLLM_PLUGINS": "lora_filesystem_resolver", "VLLM_LORA_RESOLVER_CACHE_DIR": str(resolver)}
