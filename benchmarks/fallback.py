@@ -1,7 +1,8 @@
 """The forked scorer beside one pass a step, the plain engine beside `generate` that reads every turn's prompt again.
 
 `python -m benchmarks.fallback` prints processor seconds on one thread, and ratios: what stands on top costs so many
-times as much. Small random models: one with full attention, one with a window, one with recurrent layers.
+times as much. Small random models: one with full attention, one with a window, one with recurrent layers, and a larger
+one of these, since the overhead of every pass hides the tokens it saves on the smallest.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ MODELS = {
     "window": ("gemma3_text", SIZE | {"sliding_window": 128}),
     "hybrid": ("qwen3_5_text", SIZE | {"linear_key_head_dim": 32, "linear_value_head_dim": 32}),
 }
+WIDE = {"hidden_size": 768, "intermediate_size": 1536, "head_dim": 64, "num_attention_heads": 12} | {
+    "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+}  # fmt: skip
 PROMPT, OBSERVATION, HINT, ACTION, CONVERSATIONS = 120, 50, 25, 12, 8
 
 
@@ -126,3 +130,4 @@ if __name__ == "__main__":
         made = tiny(family, WORDS, **sizes)
         scorers(kind, made)
         engines(kind, made)
+    scorers("hybrid, 19M weights", tiny("qwen3_5_text", WORDS, **WIDE))
