@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from internalize.errors import Incomplete
 
@@ -34,19 +34,7 @@ def going_on_by(advice: str) -> Iterator[None]:
         raise Incomplete(f"{error}; to go on, {advice}") from error
 
 
-class Shown(Protocol):
-    """What `progress` gives: a `Report`, and a way to print a line above the bars."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` of a stage."""
-        ...
-
-    def line(self, text: str) -> None:
-        """Print a sentence."""
-        ...
-
-
-class _Bars:
+class Bars:
     """A bar for the stage at work on a terminal, where a finished one makes room; one line for each stage elsewhere."""
 
     def __init__(self) -> None:
@@ -61,6 +49,7 @@ class _Bars:
         self._tasks: dict[str, Any] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` of a stage."""
         if not self._tasks:  # not earlier: a command that is refused must print its one sentence and no empty line
             self.bars.start()
         if stage not in self._tasks:
@@ -73,6 +62,7 @@ class _Bars:
             self.console.print(f"{visible(stage)}: {done} of {total} done", highlight=False, markup=False)
 
     def line(self, text: str) -> None:
+        """Print a sentence above the bars."""
         self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
@@ -82,9 +72,9 @@ class _Bars:
 
 
 @contextmanager
-def progress() -> Iterator[Shown]:
+def progress() -> Iterator[Bars]:
     """Progress of a command on standard error, and what a server or a worker is told about."""
-    bars = _Bars()
+    bars = Bars()
     notes = _Notes(bars)
     for name in _TOLD:
         logging.getLogger(name).addHandler(notes)
@@ -100,7 +90,7 @@ def progress() -> Iterator[Shown]:
 class _Notes(logging.Handler):
     """Prints notes above the progress bars, a line each."""
 
-    def __init__(self, bars: _Bars) -> None:
+    def __init__(self, bars: Bars) -> None:
         super().__init__(logging.INFO)
         self._bars = bars
 

@@ -120,7 +120,7 @@ class TextArenaEpisode(SingleUseEpisode):
 
     def __init__(self, env: str, play: _Play, best: float) -> None:
         super().__init__(env, _SYSTEM, play.first)
-        self._play, self._best = play, best
+        self._play, self._best, self._over = play, best, False
 
     def observe(self, call: ToolCall | None) -> str | None:
         """The answer of the game to a move, in brackets if the policy gave none; None when it is over."""
@@ -131,11 +131,17 @@ class TextArenaEpisode(SingleUseEpisode):
             answer, over = self._play.send(text if "[" in text else f"[{text}]")
         except Exception as error:  # a game may raise anything
             raise InfrastructureError(f"{self._env}: {type(error).__name__}: {first_line(error)}") from error
+        self._over = over
         return None if over else answer or "Nothing happens."
 
-    def score(self) -> float:
-        """The reward over `best`, 0 for a lost or unfinished game. Raises InfrastructureError for one above `best`."""
-        reward = self._play.reward() or 0.0
+    def score(self) -> float | None:
+        """The reward over `best`: 0 for a lost or unfinished game, None for one that ended without a reward.
+
+        Raises InfrastructureError for a reward above `best`.
+        """
+        reward = self._play.reward()
+        if reward is None:
+            return None if self._over else 0.0
         if reward > self._best:
             raise InfrastructureError(f"{self._env}: the reward {reward:g} is above env.options.best = {self._best:g}")
         return max(0.0, reward / self._best)
