@@ -8,13 +8,15 @@ The page says where a table belongs; what stands between the two marks is replac
     <!-- compare: b-0 b-1 : a-0 a-1 --> ... <!-- end -->    before and after, NAME.results.jsonl of a seed each, which
                                                             `internalize evaluate --out NAME.jsonl` writes
 
-Names are relative to `--root`. A table whose files are not there stays as it is, and is named. Figures go to `figures/`
-beside the page. Left out: any number that is not in those files.
+Names are relative to `--root`; a study that is not there may lie packed in `records/NAME` beside the page, as
+`internalize study --records` writes it. A table whose files are not there stays as it is, and is named. Figures go to
+`figures/` beside the page. Left out: any number that is not in those files.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from internalize.report.publish import diagnoses
 from internalize.report.run_page import iterations_table, run_page, suites_table
 from internalize.report.run_report import load
 from internalize.report.signs import diagnose, leads_table, verdict
+from internalize.report.slim import unpack_study
 from internalize.report.study_page import cells_table, study_page, versus_table
 from internalize.report.text import count, percent, points, share
 from internalize.runs.store import read_jsonl, write_atomic
@@ -46,11 +49,16 @@ BLOCK = re.compile(r"(<!-- (run|study|diagnose|compare): ([^\n]*?) -->\n).*?(<!-
 def main(page: Path, root: Path) -> None:
     def fill(found: re.Match[str]) -> str:
         opening, kind, names, closing = found.groups()
-        missing = [path for path in needed(kind, names, root) if not path.exists()]
-        if missing:
-            click.echo(f"left as it is: {kind} {names} (there is no {missing[0]})", err=True)
-            return found.group()
-        return f"{opening}\n{WRITERS[kind](root, names, page.parent / 'figures')}\n\n{closing}"
+        packed = page.parent / "records" / names
+        with tempfile.TemporaryDirectory() as place:
+            of = root
+            if kind == "study" and not (root / names).exists() and packed.is_dir():
+                unpack_study(packed, (of := Path(place)) / names)
+            missing = [path for path in needed(kind, names, of) if not path.exists()]
+            if missing:
+                click.echo(f"left as it is: {kind} {names} (there is no {missing[0]})", err=True)
+                return found.group()
+            return f"{opening}\n{WRITERS[kind](of, names, page.parent / 'figures')}\n\n{closing}"
 
     write_atomic(page, BLOCK.sub(fill, page.read_text(encoding="utf-8")))
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a value of every cell.")
 @click.option("--cell", "cells", multiple=True, help="Run only this cell (repeatable; default: all).")
 @click.option("--seed", "seeds", multiple=True, type=int, help="Run only this seed (repeatable; default: all).")
+@click.option(
+    "--records",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that keeps every finished run packed, without episodes and weights; those in it are not run again.",
+)
 @click.option("--report-only", is_flag=True, help="Run nothing; compare the finished runs.")
 def study_command(
     grid: Path,
@@ -27,6 +32,7 @@ def study_command(
     overrides: tuple[str, ...],
     cells: tuple[str, ...],
     seeds: tuple[int, ...],
+    records: Path | None,
     *,
     report_only: bool,
 ) -> None:
@@ -37,22 +43,34 @@ def study_command(
     Several processes may work on one study: start the command once on each machine.
     """
     from internalize.report.publish import publish_study
+    from internalize.report.slim import unpack_study
     from internalize.stages.study import STUDY
 
+    if records:
+        unpack_study(records, out)
     try:
         if not report_only:
-            _run(grid, out, overrides, cells, seeds)
+            _run(grid, out, overrides, cells, seeds, records)
     finally:  # also compare what is there when the study was interrupted or runs of it failed
         if (out / STUDY).exists():
             publish_study(out)
 
 
-def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], seeds: Sequence[int]) -> None:
+def _run(
+    grid: Path,
+    out: Path,
+    overrides: Sequence[str],
+    cells: Sequence[str],
+    seeds: Sequence[int],
+    records: Path | None,
+) -> None:
     from rich.console import Console
 
     from internalize.loop import run as run_loop
     from internalize.report.publish import write_run
+    from internalize.report.slim import is_slim, pack_member
     from internalize.report.terminal import plain_text
+    from internalize.runs.store import require_same
     from internalize.stages.study import StudyPart, study
 
     def note(message: str) -> None:
@@ -61,9 +79,14 @@ def _run(grid: Path, out: Path, overrides: Sequence[str], cells: Sequence[str], 
     with going_on_by("run the same command again"), progress() as show:
 
         def play(config: Config, folder: Path) -> None:
+            if is_slim(folder):
+                require_same(folder, config)
+                return
             name = f"{folder.parent.name} {folder.name}"
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
             write_run(folder)
+            if records:
+                pack_member(out, folder, records)
 
         study(grid, out, play, overrides, note, StudyPart(cells, seeds))
 

@@ -241,11 +241,12 @@ def _iteration(
     training = record(folder / names.TRAINING, TrainSummary)
     milder = record(folder / names.SECOND_TRAINING, TrainSummary)
     trained = Costs(trained=sum(one.action_tokens for one in (training, milder) if one))
+    held = record(folder / names.COSTS, Costs)
     read = {
         "pool": pool.items if pool else None,
         "training": training,
         "milder": milder,
-        "costs": Costs.total([files.costs[k], trained, *noted]),
+        "costs": held or Costs.total([files.costs[k], trained, *noted]),
         "decision": record(folder / names.GATE, Decision),
         "drift": record(folder / names.DRIFT, Drift),
         "redactions": record(folder / names.REDACTIONS, Redactions) or Redactions(),

@@ -15,6 +15,7 @@ EXTRACTION, REDACTIONS, SELECTIONS = "extraction.jsonl", "redactions.json", "sel
 EXAMPLES, TRAINING, CHECKPOINT = "train.jsonl", "train.json", "checkpoint.json"
 TRAINER_INPUT = "train-input.jsonl"  # during a training: its examples and those of earlier iterations
 EVALUATIONS, DIAGNOSTICS, DRIFT, GATE = "evaluations.jsonl", "diagnostics.jsonl", "drift.json", "gate.json"
+COSTS = "costs.json"  # in place of the episodes, where a run was packed without them (report/slim.py)
 FIRST_EVALUATIONS, FIRST_GATE = "evaluations-first.jsonl", "gate-first.json"  # of the first candidate if it lost
 SECOND_TRAINING = "train-second.json"  # of the milder candidate trained after that
 WEIGHTS, SECOND_WEIGHTS = "checkpoint", "second"

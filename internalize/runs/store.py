@@ -250,13 +250,23 @@ def check(path: Path, config: Config | None, *, resume: bool = True) -> None:
         _require_empty(path)
         _require_writable(path)
         return
-    info = read_run(path)
-    if config is not None and config.digest != info.digest and (changed := config.changed_from(info.config)):
-        raise ConfigError(f"{path}: the run was started with another config; changed: {', '.join(changed)}")
+    if config is None:
+        read_run(path)
+    else:
+        require_same(path, config)
+    if (path / names.iteration(0) / names.COSTS).exists():
+        raise UserError(f"{path}: was unpacked from records without episodes and weights; nothing can go on from it")
     _require_writable(path)
     if is_locked(path / LOCK):
         raise Busy(f"{path}: another process is working in this run directory")
     require_sound(path)
+
+
+def require_same(path: Path, config: Config) -> None:
+    """Raises ConfigError naming the fields if the run in `path` was started with another config."""
+    info = read_run(path)
+    if config.digest != info.digest and (changed := config.changed_from(info.config)):
+        raise ConfigError(f"{path}: the run was started with another config; changed: {', '.join(changed)}")
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """A study: its cells, what they share, what is refused, and what the comparison says."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from internalize.records import EvalResult, Stage
 from internalize.report import html, markdown
 from internalize.report.comparison import Comparison, Versus, compare
 from internalize.report.publish import publish_study, write_run
+from internalize.report.slim import pack_member
 from internalize.report.study_page import study_page
 from internalize.runs.store import RunStore, read_jsonl, read_marks, write_json
 from internalize.stages.backends import in_process
@@ -123,6 +125,32 @@ def test_a_study_runs_shares_what_is_the_same_and_is_compared(grid: Path, tmp_pa
     before = {p: p.stat().st_mtime_ns for p in out.rglob("evaluations.jsonl")}
     assert study(grid, out, play) == manifest  # nothing is left to do
     assert {p: p.stat().st_mtime_ns for p in out.rglob("evaluations.jsonl")} == before
+
+
+def test_a_study_goes_on_from_packed_records(grid: Path, tmp_path: Path, call: Call) -> None:
+    out, records = tmp_path / "study", tmp_path / "records"
+    study(grid, out, play)
+    found = compare(out)
+    for run in out.glob("*/seed-*"):
+        pack_member(out, run, records)
+    assert sum(file.stat().st_size for file in records.iterdir()) < 40_000
+    shutil.rmtree(out)
+    again = call("study", grid, "--out", "study", "--records", "records")
+    assert (again.code, list(out.rglob("rollouts.jsonl"))) == (0, [])  # nothing is played again
+    assert compare(out) == found
+    refused = call("run", tmp_path / "recipe.toml", "--out", next(out.glob("stepwise-*/seed-0")), "--resume")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "nothing can go on from it" in refused.err
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("attempts = 1", "attempts = 2"))
+    other = call("study", grid, "--out", "study", "--records", "records")
+    assert other.code == 2
+    assert "rollout.attempts" in other.err
+    shutil.rmtree(out)
+    archive = next(records.glob("bolder-*"))
+    archive.write_bytes(archive.read_bytes()[:-200])
+    damaged = call("study", grid, "--out", "study", "--records", "records", "--report-only")
+    assert (damaged.code, damaged.err.count("\n")) == (2, 1)
+    assert archive.name in damaged.err
 
 
 def test_a_shared_start_gives_the_records_of_a_run_of_its_own(grid: Path, tmp_path: Path) -> None:

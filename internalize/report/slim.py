@@ -1,0 +1,115 @@
+"""A finished run without its episodes, examples and weights: what reports and studies read, some ten kilobytes packed.
+
+Such archives can be kept in a repository, so that a study goes on elsewhere and its tables are made again from them.
+They hold every evaluated task, the pool, the gate and what each iteration cost; the marks of the stages are written
+anew, with the digests of what is left. Nothing can go on from a run that was unpacked.
+"""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from internalize.errors import DataError
+from internalize.records import EvalResult, StageMark
+from internalize.runs import names
+from internalize.runs.files import read_jsonl, write_atomic, write_json, write_jsonl
+from internalize.runs.marks import PROGRESS, digests, line_of, read_marks
+from internalize.runs.store import RUN
+from internalize.stages.study import STUDY
+
+from .run_report import load
+
+ENDING, BETWEEN = ".tar.xz", "--"  # of an archive's name: that of the cell's folder and that of the seed's
+DIGITS = 3  # of each task's mean -log p: its digits make most of an archive, and the means have their own line
+KEPT = frozenset({
+    RUN, names.METRICS, names.POOL, names.EDITS, names.TRAINING, names.SECOND_TRAINING, names.CHECKPOINT,
+    names.EVALUATIONS, names.DIAGNOSTICS, names.DRIFT, names.GATE, names.REDACTIONS, names.COSTS,
+})  # fmt: skip
+
+
+def pack(run: Path, archive: Path) -> None:
+    """Write the records of the run into `archive`. Raises DataError if the run is damaged."""
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix=".") as place:
+        target, made = Path(place) / "run", Path(place) / archive.name
+        slim(run, target)
+        with tarfile.open(made, "w:xz") as packed:
+            for file in sorted(target.rglob("*")):
+                packed.add(file, file.relative_to(target).as_posix(), recursive=False, filter=_without_owner)
+        made.replace(archive)
+
+
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The same records make the same archive, whoever packs them and when."""
+    member.uid = member.gid = member.mtime = 0
+    member.uname = member.gname = ""
+    return member
+
+
+def unpack(archive: Path, run: Path) -> None:
+    """Put the records of `archive` into the folder `run`, which must not exist. Raises DataError for a bad archive."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=run.parent, prefix=".") as place:
+        target = Path(place) / "run"
+        try:
+            with tarfile.open(archive) as packed:
+                packed.extractall(target, filter="data")
+        except (OSError, tarfile.TarError, EOFError, lzma.LZMAError) as error:
+            raise DataError(f"{archive}: no archive of a run's records ({error})") from error
+        load(target)  # names a file that is not as it was packed
+        target.rename(run)
+
+
+def unpack_study(archives: Path, out: Path) -> None:
+    """Put a study's runs that lie packed in the folder `archives` into its folder `out`, those that are not there."""
+    if (archives / STUDY).is_file() and not (out / STUDY).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(archives / STUDY, out / STUDY)
+    for archive in sorted(archives.glob(f"*{ENDING}")):
+        cell, _, seed = archive.name.removesuffix(ENDING).partition(BETWEEN)
+        if not (out / cell / seed / RUN).exists():
+            unpack(archive, out / cell / seed)
+
+
+def pack_member(out: Path, run: Path, archives: Path) -> None:
+    """Pack one finished run of the study in `out` into the folder `archives`, with the list of the study's runs."""
+    archives.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / STUDY, archives / STUDY)
+    pack(run, archives / f"{run.parent.name}{BETWEEN}{run.name}{ENDING}")
+
+
+def slim(run: Path, target: Path) -> None:
+    """Copy what reports read of `run` to the new folder `target`."""
+    report = load(run)
+    target.mkdir(parents=True)
+    for file in (path for path in run.rglob("*") if path.name in KEPT and path.is_file()):
+        copy = target / file.relative_to(run)
+        copy.parent.mkdir(exist_ok=True)
+        if file.name == names.EVALUATIONS:
+            results = read_jsonl(file, EvalResult)
+            write_jsonl(copy, [one.model_copy(update={"nll": round(one.nll, DIGITS)}) for one in results])
+        else:
+            shutil.copyfile(file, copy)
+    for iteration in report.iterations:
+        write_json(target / names.iteration(iteration.number) / names.COSTS, iteration.costs)
+    _mark(read_marks(run), target)
+
+
+def _mark(marks: Iterable[StageMark], target: Path) -> None:
+    """Write the mark of each stage that was the last to write a kept file, with the digests of the copies."""
+    last = {name: mark.stage for mark in marks for name in mark.files if (target / name).is_file()}
+    chain, lines = "", b""
+    for stage in dict.fromkeys(last.values()):
+        own = digests(target, [target / name for name, of in last.items() if of == stage])
+        line, chain = line_of(StageMark(stage=stage, files=own), chain)
+        lines += line
+    write_atomic(target / PROGRESS, lines)
+
+
+def is_slim(run: Path) -> bool:
+    """Whether the folder holds a run's records only."""
+    return (run / names.iteration(0) / names.COSTS).is_file()
