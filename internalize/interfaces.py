@@ -251,6 +251,10 @@ class Renderer(Protocol):
         """How many ids of a sampled turn belong to its thought, the closing mark included."""
         ...
 
+    def closing(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids that close the thought which these ids of a turn are still inside of; () if they are in none."""
+        ...
+
 
 class Agent(Protocol):
     """Who acts in episodes. `wave` episodes run together; `independent` ones are no part of one batch.

@@ -68,7 +68,7 @@ class RolloutConfig(Section):
         0,
         ge=0,
         le=131_072,
-        description="Longest thought before an action, tokens; 0 = it counts as action.",
+        description="Longest thought before an action, tokens; then it is closed. 0 = it counts as action.",
     )
     temperature: float = Field(1.0, ge=0, le=2, description="Sampling temperature; 0 = greedy.")
     require_success: bool = Field(default=True, description="Whether a run ends if its first rollouts teach nothing.")

@@ -81,7 +81,7 @@ def figures(line: SuiteMetrics) -> dict[str, float]:
 def eval_result(trajectory: Trajectory, suite: str, mode: Mode, environment: ActionSets) -> EvalResult:
     """The result of one episode. It is premature if a final action comes before any evidence-gathering action."""
     steps = trajectory.steps
-    nats = [-logprob for step in steps for logprob in step.logprobs]
+    nats = [-logprob for step in steps for logprob in step.logprobs[: step.forced[0]] + step.logprobs[step.forced[1] :]]
     return EvalResult(
         suite=suite,
         mode=mode,

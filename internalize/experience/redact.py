@@ -300,5 +300,5 @@ def _step(step: Step, clean: Callable[[str], str]) -> Step:
         "shown": step.shown and _message(step.shown, clean),
     }
     if text != step.text or message != step.message:
-        update |= {"token_ids": (), "logprobs": ()}
+        update |= {"token_ids": (), "logprobs": (), "forced": (0, 0)}
     return step.model_copy(update=update)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from internalize.config.schema import RolloutConfig
 from internalize.errors import ContextError
 from internalize.interfaces import ChatModel, Engine, Judge, Renderer, ToolFormat
-from internalize.records import ActionRequest, ActionTurn, ChatRequest, Generation, Message, Sampling, ToolSpec
+from internalize.records import ActionRequest, ActionTurn, ChatRequest, Generation, Message, Reply, Sampling, ToolSpec
 
+from .call_formats import check_all
 from .token_estimate import estimated_tokens
-from .tool_formats import as_text, as_user
+from .tool_formats import TOOL_FORMATS, as_text, as_user, assistant
 
 
 @dataclass(frozen=True)
@@ -38,33 +39,48 @@ class TokenAgent:
         ids = self.renderer.context(request.prompt, request.steps, request.hint, request.tools).ids
         if len(ids) + self.limits.max_turn_tokens > self.max_context:
             return None
-        generation = await self._sampled(ids, request)
+        generation, forced = await self._sampled(ids, request)
         message, problem = self.renderer.parse(generation.token_ids, request.tools)
-        return ActionTurn(message=message, problem=problem, **dict(generation))
+        return ActionTurn(message=message, problem=problem, forced=forced, **dict(generation))
 
-    async def _sampled(self, ids: Sequence[int], request: ActionRequest) -> Generation:
-        """A turn whose thought and action each keep to their own limit."""
+    async def _sampled(self, ids: Sequence[int], request: ActionRequest) -> tuple[Generation, tuple[int, int]]:
+        """A turn whose thought and action each keep to their own limit, and which of its ids close the thought.
+
+        A thought that reaches its limit is closed in the words of the model, and the action follows.
+        """
         action = min(self.limits.max_action_tokens, request.max_tokens or self.limits.max_action_tokens)
         thinking = self.limits.max_thinking_tokens
         first = await self._continued(ids, request, max(thinking, action), request.seed)
-        if not thinking or first.finish == "stop":
-            return first
-        thought = self.renderer.thought_length(first.token_ids)
-        if not thought and self.renderer.parse(first.token_ids, request.tools)[0].reasoning:
-            return first  # the thought is cut off, and there is no action
-        left = thought + action - len(first.token_ids)
-        if left <= 0:
-            kept = first.token_ids[: thought + action]
-            update = {"token_ids": kept, "logprobs": first.logprobs[: len(kept)], "text": self.renderer.decode(kept)}
-            return first.model_copy(update=update)
+        if not thinking:
+            return first, (0, 0)
+        over = len(first.token_ids) - (first.finish == "stop") >= thinking
+        forced = (0, 0)
+        if over and (closing := self.renderer.closing(first.token_ids[:thinking])):
+            put_in = Generation(token_ids=closing, logprobs=(0.0,) * len(closing), text="", finish="length")
+            first, left = self._joined(self._cut(first, thinking), put_in), action
+            forced = (thinking, len(first.token_ids))
+        elif first.finish == "stop":
+            return first, forced
+        else:
+            thought = self.renderer.thought_length(first.token_ids)
+            left = thought + action - len(first.token_ids)
+            if left <= 0:
+                return self._cut(first, thought + action), forced
         rest = await self._continued((*ids, *first.token_ids), request, left, request.seed + 1)
+        return self._joined(first, rest), forced
+
+    def _cut(self, sampled: Generation, most: int) -> Generation:
+        """The first `most` ids of what was sampled."""
+        kept = sampled.token_ids[:most]
+        update = {"token_ids": kept, "logprobs": sampled.logprobs[:most], "text": self.renderer.decode(kept)}
+        return sampled.model_copy(update=update)
+
+    def _joined(self, first: Generation, rest: Generation) -> Generation:
+        """Both as one, without log-probabilities if those of a part are not known."""
         whole = first.token_ids + rest.token_ids
-        return Generation(
-            token_ids=whole,
-            logprobs=first.logprobs + rest.logprobs if len(first.logprobs) == len(first.token_ids) else (),
-            text=self.renderer.decode(whole),
-            finish=rest.finish,
-        )
+        known = all(len(part.logprobs) == len(part.token_ids) for part in (first, rest))
+        logprobs = first.logprobs + rest.logprobs if known else ()
+        return Generation(token_ids=whole, logprobs=logprobs, text=self.renderer.decode(whole), finish=rest.finish)
 
     async def _continued(self, ids: Sequence[int], request: ActionRequest, most: int, seed: int) -> Generation:
         sampling = Sampling(max_tokens=most, temperature=self.limits.temperature)
@@ -81,7 +97,11 @@ class TokenAgent:
 
 @dataclass(frozen=True)
 class ChatAgent:
-    """A chat model that reads about its tools in the prompt. Its turns have text and no token ids."""
+    """A chat model. Its turns have text and no token ids.
+
+    It reads about its tools in the prompt and its calls are text; if `native`, its server is passed the tools, and the
+    calls that the server reads are the turn's.
+    """
 
     chat: ChatModel
     tool_format: ToolFormat
@@ -90,21 +110,23 @@ class ChatAgent:
     wave: int
     judge: Judge | None = None
     independent: bool = True
+    native: bool = False
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """The tool format's description of the tools."""
-        return self.tool_format.instructions(tools)
+        """The tool format's description of the tools; "" where the server is passed them."""
+        return "" if self.native else self.tool_format.instructions(tools)
 
     async def act(self, request: ActionRequest) -> ActionTurn | None:
         """Request the next message. The context is full by its estimated length, or when the server says so."""
-        messages = chat_messages(request, self.tool_format)
-        tokens = sum(estimated_tokens(message.text) for message in messages)
+        messages = called_messages(request) if self.native else chat_messages(request, self.tool_format)
+        tokens = sum(estimated_tokens(as_text(message, self.tool_format)) for message in messages)
         if tokens + self.limits.max_turn_tokens > self.max_context:
             return None
         try:
             reply = await self.chat.complete(
                 ChatRequest(
                     messages=tuple(messages),
+                    tools=tuple(request.tools) if self.native else (),
                     max_tokens=min(self.limits.max_turn_tokens, request.max_tokens or self.limits.max_turn_tokens),
                     temperature=self.limits.temperature,
                     seed=request.seed,
@@ -112,12 +134,21 @@ class ChatAgent:
             )
         except ContextError:
             return None
-        message = self.tool_format.parse(reply.text, request.tools)
-        problem = self.tool_format.problem(reply.text, request.tools)
+        return self._turn(reply, request.tools)
+
+    def _turn(self, reply: Reply, tools: Sequence[ToolSpec]) -> ActionTurn:
+        """The turn in a reply. Calls that a model writes as text although it was passed tools are read all the same."""
+        if reply.tool_calls:
+            found = check_all(reply.tool_calls, tools)
+            message, problem = assistant(reply.text, "", *found.calls), found.problem
+            text = as_text(message.model_copy(update={"tool_calls": reply.tool_calls}), TOOL_FORMATS["json"])
+        else:
+            form, text = TOOL_FORMATS["json"] if self.native else self.tool_format, reply.text
+            message, problem = form.parse(text, tools), form.problem(text, tools)
         if reply.reasoning:
             message = message.model_copy(update={"reasoning": reply.reasoning})
         finish = "length" if reply.finish == "length" else "stop"  # a refusal is a turn of the model's own
-        return ActionTurn(text=reply.text, message=message, problem=problem, finish=finish)
+        return ActionTurn(text=text, message=message, problem=problem, finish=finish)
 
     def release(self, episode: str) -> None:
         """Do nothing: a chat endpoint keeps no state of an episode."""
@@ -132,7 +163,26 @@ def chat_messages(request: ActionRequest, tool_format: ToolFormat) -> list[Messa
     for step in request.steps:
         text = as_text(step.shown, tool_format) if step.shown else step.text
         messages += [Message(role="assistant", content=text), as_user(step.results)]
+    return _hinted(messages, request.hint)
+
+
+def called_messages(request: ActionRequest) -> list[Message]:
+    """The same for a server that is passed the tools: calls stay calls, each with its result.
+
+    A turn whose calls were all invalid has no result of a call: it is shown as the text that it was.
+    """
+    messages = list(request.prompt)
+    for step in request.steps:
+        turn = step.shown or step.message
+        if not turn.tool_calls:
+            turn = Message(role="assistant", content=turn.text or step.text)
+        messages += [turn.model_copy(update={"reasoning": ""}), *step.results]
+    return _hinted(messages, request.hint)
+
+
+def _hinted(messages: list[Message], hint: str) -> list[Message]:
+    """The messages as text alone, with the hint on a new line at the end of the last one."""
     texts = [message.text for message in messages]
-    if request.hint:
-        texts[-1] += f"\n{request.hint}"
+    if hint:
+        texts[-1] += f"\n{hint}"
     return [message.model_copy(update={"content": text}) for message, text in zip(messages, texts, strict=True)]

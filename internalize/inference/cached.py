@@ -70,7 +70,8 @@ class CachedChat:
             await self._store([CachedReply(key=key, rejected=reason) for key in keys])
 
     def _key(self, request: ChatRequest) -> str:
-        return content_hash([self.name, self._checkpoint, request.model_dump(mode="json")])
+        exclude = None if request.tools else {"tools"}  # replies of before are found again
+        return content_hash([self.name, self._checkpoint, request.model_dump(mode="json", exclude=exclude)])
 
     def _usable(self, key: str) -> bool:
         return key in self._known and (self._replay_rejected or key not in self._rejected)

@@ -257,6 +257,17 @@ def json_value(text: str) -> Any:
     raise ValueError(f"not valid JSON: {reason}")
 
 
+def check_all(calls: Sequence[ToolCall], tools: Sequence[ToolSpec]) -> Calls:
+    """Calls that a server has read: the valid ones, and what is wrong with the first of the others."""
+    found, problems = [], []
+    for call in calls:
+        try:
+            found.append(checked(Written(call.name, call.arguments), tools))
+        except ValueError as error:
+            problems.append(str(error))
+    return Calls("", tuple(found), problems[0] if problems else "")
+
+
 def checked(call: Written, tools: Sequence[ToolSpec]) -> ToolCall:
     """The call if its tool is known and its arguments fit. Raises ValueError with what is wrong."""
     tool = next((tool for tool in tools if tool.name == call.name), None)

@@ -10,12 +10,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from internalize.records import ChatRequest, Message, Record, Reply
+from internalize.errors import EmptyAnswer
+from internalize.records import ChatRequest, Message, Record, Reply, ToolSpec, result_of
 
 from .client import Body, EndpointClient, MalformedError, Refused
-from .server import ServerChat, TokenApi, VllmAnswer, read_ids
+from .server import UNKNOWN_FIELD, ServerChat, TokenApi, VllmAnswer, read_ids
 
 SHORT_ANSWER = 256  # tokens that judges and selectors ask for
+TOOL = ToolSpec(name="look_up", argument="word", description="Looks a word up in the dictionary.")
 
 
 class _Schema(BaseModel):
@@ -41,6 +43,7 @@ class Abilities(Record):
     tokens: Literal["", "vllm", "llama.cpp"] = ""
     schemas: bool = False  # its answers obey a JSON schema
     prompt_logprobs: bool = False  # it scores given tokens
+    tools: bool = False  # it is passed tools, reads its model's calls, and takes their results
     adapters: bool = False  # it loads LoRA adapters while it runs
     reasons: bool = False  # it sends reasoning before its answers
     cut_off: bool = False  # an answer of one line did not fit into SHORT_ANSWER tokens
@@ -53,6 +56,7 @@ class Abilities(Record):
         more = [
             "JSON schemas" if self.schemas else "no JSON schemas",
             *(["prompt logprobs"] if self.prompt_logprobs else []),
+            *(["tool calls"] if self.tools else []),
             *(["loads adapters"] if self.adapters else []),
             *(["reasons before it answers"] if self.reasons else []),
             *([f"takes no {' and no '.join(self.left_out)}"] if self.left_out else []),
@@ -62,7 +66,7 @@ class Abilities(Record):
 
 
 async def probe(client: EndpointClient) -> Abilities:
-    """Send four to nine small requests. Raises UserError if the server refuses the key or the model, or does not exist.
+    """Send five to eleven small requests. Raises UserError if the server refuses the key or model, or does not exist.
 
     Raises InfrastructureError when it is out of reach.
     """
@@ -75,6 +79,7 @@ async def probe(client: EndpointClient) -> Abilities:
         tokens=tokens,
         schemas=schemas,
         prompt_logprobs=prompt_logprobs,
+        tools=await _takes_tools(chat),
         adapters=await _loads_adapters(client),
         reasons=bool(reply.reasoning),
         cut_off=reply.finish == "length" and not reply.text.strip(),
@@ -99,6 +104,30 @@ async def _obeys_schemas(chat: ServerChat) -> tuple[bool, Reply]:
     except ValidationError:
         return False, reply
     return chat.schemas, reply
+
+
+async def _takes_tools(chat: ServerChat) -> bool:
+    """Whether a model that is told to calls a tool, as a call that the server has read, and its result is taken.
+
+    A model that only writes about it gets its tools in the prompt, as does one whose server does not read its calls.
+    """
+    asked = Message(role="user", content=f"Call the tool {TOOL.name} with the word tea. Do nothing else.")
+    try:
+        reply = await chat.complete(ChatRequest(messages=(asked,), tools=(TOOL,), max_tokens=SHORT_ANSWER))
+        if {call.name for call in reply.tool_calls} != {TOOL.name}:
+            return False
+        calls = tuple(c.model_copy(update={"id": f"call_{n}"}) for n, c in enumerate(reply.tool_calls))
+        results = [result_of(calls, number, "A drink made of leaves.") for number in range(len(calls))]
+        called = Message(role="assistant", content=reply.text, tool_calls=calls)
+        more = ChatRequest(messages=(asked, called, *results), tools=(TOOL,), max_tokens=1)
+        await chat.complete(more)
+    except EmptyAnswer:  # it took the messages
+        return True
+    except Refused as error:
+        if error.status not in UNKNOWN_FIELD:
+            raise
+        return False
+    return True
 
 
 async def _token_api(client: EndpointClient) -> tuple[TokenApi | Literal[""], bool]:

@@ -1,14 +1,18 @@
 """Text of others on its way to a server, in which no model family finds a control token of its chat template.
 
 A server encodes the whole rendered prompt, so that `<|im_end|>` in a page ends the turn the page stands in. What is
-stored stays as it was: only what is sent is changed, by a space after the first character of a token.
+stored stays as it was: only what is sent is changed, by a space after the first character of a token, and where a reply
+quotes what was sent so, the space is taken out again before anybody reads it.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from internalize.records import Message
+from pydantic import JsonValue
+
+from internalize.records import Message, Reply, ToolCall, ToolSpec
 
 _WORDS = (  # between < and >, with or without a slash
     r"s|bos|eos|pad|unk|cls|sep|mask|sop|eop|eoa|eoh|BOS_TOKEN|EOS_TOKEN|PAD_TOKEN|endoftext|(?:start|end)_of_\w{1,20}|"
@@ -23,6 +27,8 @@ _CONTROL = re.compile(
     rf"<(?=[|\uff5c]|/?(?:{_WORDS})>|<\s*/?\s*SYS|[a-z_]{{1,30}}\|>|\[\w{{1,60}}\]?>)"
     rf"|\[(?=\||/?(?:{_BRACKETED})\]|e~\[)|\](?=~!?b[\[\]]|<\]|!p~\[|!d~\[)"
 )
+# A token to its end, as far as one can tell.
+_WHOLE = re.compile(rf"(?:{_CONTROL.pattern}).[^\s<>\[\]]{{0,64}}[>\]\[]?", re.DOTALL)
 
 
 def inert(text: str) -> str:
@@ -32,8 +38,51 @@ def inert(text: str) -> str:
 
 def inert_message(message: Message) -> Message:
     """The message with its text, its calls and their names so."""
-    calls = tuple(
-        call.model_copy(update={"name": inert(call.name), "arguments": inert(call.arguments)})
-        for call in message.tool_calls
-    )
+    calls = tuple(_call(call, inert) for call in message.tool_calls)
     return message.model_copy(update={"content": inert(message.text), "tool_calls": calls})
+
+
+def inert_tool(tool: ToolSpec) -> ToolSpec:
+    """The tool with all that its server or its author wrote so."""
+    parameters = tool.parameters and {inert(key): _value(value) for key, value in tool.parameters.items()}
+    texts = {name: inert(getattr(tool, name)) for name in ("name", "argument", "description")}
+    return tool.model_copy(update={**texts, "parameters": parameters})
+
+
+def restored(reply: Reply, messages: Sequence[Message]) -> Reply:
+    """A reply to these messages, quoting control tokens as they stand there and not as they were sent.
+
+    One that stands there in both forms is left as the model wrote it.
+    """
+    texts = [text for message in messages for text in _texts(message)]
+    tokens = {found[0] for text in texts for found in _WHOLE.finditer(text)}
+    sent = {inert(token): token for token in sorted(tokens, key=len, reverse=True)}
+    known = {form: token for form, token in sent.items() if not any(form in text for text in texts)}
+    if not known:
+        return reply
+
+    def back(text: str) -> str:
+        for form, token in known.items():
+            text = text.replace(form, token)
+        return text
+
+    calls = tuple(_call(call, back) for call in reply.tool_calls)
+    return reply.model_copy(update={"text": back(reply.text), "reasoning": back(reply.reasoning), "tool_calls": calls})
+
+
+def _texts(message: Message) -> Iterable[str]:
+    yield message.text
+    for call in message.tool_calls:
+        yield from (call.name, call.arguments)
+
+
+def _call(call: ToolCall, change: Callable[[str], str]) -> ToolCall:
+    return call.model_copy(update={"name": change(call.name), "arguments": change(call.arguments)})
+
+
+def _value(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return inert(value)
+    if isinstance(value, Mapping):
+        return {inert(key): _value(one) for key, one in value.items()}
+    return [_value(one) for one in value] if isinstance(value, list) else value

@@ -142,6 +142,10 @@ class TemplateRenderer:
         start = next(n for n in range(len(ids), -1, -1) if mark in self.decode(ids[n:]))
         return next(n for n in range(start + 1, len(ids) + 1) if mark in self.decode(ids[start:n]))
 
+    def closing(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids that close the thought which these ids of a turn are still inside of; () if they are in none."""
+        return self.control.encode(self.turns.closing(self.decode(ids)))
+
     # -- contexts -------------------------------------------------------------------------------------------------
 
     def _state(self, prompt: Sequence[Message], steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> State:

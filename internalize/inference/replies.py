@@ -75,8 +75,10 @@ class _Answer(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
 
 
-def read_reply(answer: Body) -> Reply:
+def read_reply(answer: Body, *, calls: bool = False) -> Reply:
     """The text of a chat completion and its reasoning; tool calls that the server has parsed are text again.
+
+    With `calls`, of a request with tools, they stay calls.
 
     Raises MalformedError or ValidationError if there is neither. An empty text is valid only if it was cut off, or if
     the server reports sampled tokens: then it is the model's own choice. A refusal is a reply that says so.
@@ -87,8 +89,8 @@ def read_reply(answer: Body) -> Reply:
         raise MalformedError(f"an error in an answer ({str(choice.error)[:240]})")
     content = message.content if isinstance(message.content, list) else [_Part(text=message.content or "")]
     said = _joined(content)
-    calls = [ToolCall(name=c.function.name, arguments=c.function.arguments) for c in message.tool_calls or ()]
-    text = "\n".join([*([said["text"]] if said["text"] else []), *map(TOOL_FORMATS["json"].format, calls)])
+    called = tuple(map(_called, message.tool_calls or ()))
+    text = "\n".join([*([said["text"]] if said["text"] else []), *map(TOOL_FORMATS["json"].format, called)])
     reasoning = message.reasoning_content or message.reasoning or said["reasoning"]
     refusal = message.refusal or said["refusal"]
     finish: Literal["stop", "length", "refused"] = "length" if reason in _CUT_OFF else "stop"
@@ -98,9 +100,18 @@ def read_reply(answer: Body) -> Reply:
         raise SaysNothingError(f"an answer without content (finish_reason {choice.finish_reason})")
     elif reason == "model_context_window_exceeded" and not text.strip():
         raise ContextError("the prompt leaves no room for an answer (finish_reason model_context_window_exceeded)")
+    if calls and called and finish != "refused":
+        text = said["text"]
     if not reasoning:
         reasoning, text = split_thought(text)
-    return Reply(text=text, reasoning=reasoning, finish=finish, **counts.model_dump())
+    kept = called if calls else ()
+    return Reply(text=text, reasoning=reasoning, tool_calls=kept, finish=finish, **counts.model_dump())
+
+
+def _called(call: _ToolCall) -> ToolCall:
+    """A call with its arguments as canonical JSON where they are an object; some servers escape what others do not."""
+    found = ToolCall(name=call.function.name, arguments=call.function.arguments)
+    return ToolCall.of(found.name, **found.values) if found.values else found
 
 
 def _is_empty(message: _Message, text: str, reasoning: str, counts: TokenCounts) -> bool:

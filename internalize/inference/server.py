@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue
@@ -19,16 +20,17 @@ from internalize.interfaces import Renderer
 from internalize.records import ChatRequest, Generation, Reply, Sampling, content_hash
 
 from .client import Body, MalformedError, Refused
-from .control_tokens import inert_message
+from .control_tokens import inert_message, inert_tool, restored
 from .renderer import chat_dict
 from .replies import read_reply
 from .server_errors import ServerError
+from .tool_schema import tool_dict
 
 T = TypeVar("T")
 TokenApi = Literal["vllm", "llama.cpp"]
 _CHAT = "/chat/completions"
 _SEEDS = 2**31  # seeds are sent modulo this: some servers store them in 32 bits
-_UNKNOWN_FIELD = (400, 404, 415, 422, 501)  # statuses of servers for a field they do not support
+UNKNOWN_FIELD = (400, 404, 415, 422, 501)  # statuses of servers for a field they do not support
 _NEW_LIMIT = "max_completion_tokens"  # what some servers call max_tokens
 _SCHEMA = "response_format"
 _OPTIONAL = ("temperature", "seed")  # a server answers without them by its own default
@@ -92,7 +94,8 @@ class Asked(Protocol):
 class ServerChat:
     """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter).
 
-    A field that the server refuses by name is left out from then on, or sent under the name it asks for.
+    Nothing that is sent holds a control token; a reply that quotes one has it as it stood in the request. A field that
+    the server refuses by name is left out from then on, or sent under the name it asks for.
     """
 
     def __init__(self, client: Asked, model: str = "") -> None:
@@ -119,13 +122,15 @@ class ServerChat:
             "temperature": request.temperature,
             "seed": request.seed % _SEEDS,
         }
+        if request.tools:
+            body["tools"] = [tool_dict(inert_tool(tool)) for tool in request.tools]
         if request.response_schema is not None:
             body[_SCHEMA] = response_format(request.response_schema)
-        changes = dict(self.changes)
+        read, changes = partial(read_reply, calls=bool(request.tools)), dict(self.changes)
         while True:
             sent = {changes.get(name, name): value for name, value in body.items() if changes.get(name, name)}
             try:
-                reply = await self.client.request(_CHAT, sent | self.client.config.body, read_reply, final=(501,))
+                reply = await self.client.request(_CHAT, sent | self.client.config.body, read, final=(501,))
             except Refused as error:
                 change = self._change(error.said, sent)
                 if change is None:
@@ -133,11 +138,11 @@ class ServerChat:
                 changes |= change
                 continue
             self._learn(changes)  # only now: the request was served with these changes, so they were what it needed
-            return reply
+            return restored(reply, request.messages)
 
     def _change(self, said: ServerError, sent: Body) -> dict[str, str] | None:
         """What to change about a request that was refused; None if the refusal names nothing that can be changed."""
-        if said.status not in _UNKNOWN_FIELD:
+        if said.status not in UNKNOWN_FIELD:
             return None
         free = sent.keys() - self.client.config.body.keys()
         for name, instead in (("max_tokens", _NEW_LIMIT), (_NEW_LIMIT, "")):

@@ -26,10 +26,10 @@ from internalize.records import Sampling
 
 from .adapters import AdapterClient, Adapters
 from .agent import ChatAgent, TokenAgent
-from .capabilities import Abilities, probe
+from .capabilities import TOOL, Abilities, probe
 from .client import Body, EndpointClient, Refused
 from .server import ServerChat, ServerEngine
-from .tool_formats import text_format
+from .tool_formats import text_format, text_name
 
 SAME = 0.05  # nats: what another precision makes of the same weights on average; other weights differ by more than 0.5
 _LOG = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class ServerPolicy:
         self._client, self._config, self._renderer, self.abilities = client, config, renderer, abilities
         self._starter = starter
         self._adapters = Adapters(client)
+        # Only where a model of the same words learns from it: its prompts have no description of the tools either.
+        self.native = abilities.tools and not renderer.instructions((TOOL,))
         self._told = False
 
     @classmethod
@@ -76,8 +78,15 @@ class ServerPolicy:
             )
             abilities = abilities.model_copy(update={"tokens": ""})
         served = cls(client, config, renderer, starter, abilities)
-        _LOG.info("%s; %s", abilities.text, await served.compare(own, root))
+        _LOG.info("%s; %s; calls: %s", abilities.text, await served.compare(own, root), served.way)
         return served
+
+    @property
+    def way(self) -> str:
+        """How calls are written there, for people."""
+        if self.abilities.tokens:
+            return self._renderer.way
+        return "by the server" if self.native else text_name(self._config.model.protocol)
 
     async def compare(self, own: OwnModel, root: Path) -> str:
         """How far the server's log-probabilities are from those of the model here, in words. Raises as `connect`."""
@@ -178,7 +187,8 @@ class ServerPolicy:
         if chat is None:
             return None
         if not self.abilities.tokens:
-            return ChatAgent(chat, text_format(settings.protocol), limits, settings.max_context, wave, judge)
+            form, context = text_format(settings.protocol), settings.max_context
+            return ChatAgent(chat, form, limits, context, wave, judge, native=self.native)
         engine = self._engine(checkpoint)
         return TokenAgent(engine, self._renderer, limits, settings.max_context, wave, judge, independent=True)
 

@@ -18,6 +18,7 @@ from internalize.records import Message, ToolCall, ToolSpec
 
 from .call_formats import THOUGHTS
 from .encoding import ControlTokens
+from .tool_schema import tool_dict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,8 +130,8 @@ class ChatTemplate:
 
     def tool(self, tool: ToolSpec) -> Chat:
         """A tool in the OpenAI format, marked."""
-        function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.argument_schema)}
-        return {"type": "function", "function": _marked(function, self.control)}
+        shown: Chat = _marked(tool_dict(tool), self.control)
+        return shown
 
     def thought(self, text: str, content: str | None) -> Chat:
         """The fields of a turn with a thought."""

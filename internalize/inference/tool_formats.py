@@ -190,6 +190,11 @@ def as_user(results: Sequence[Message]) -> Message:
 TOOL_FORMATS: dict[str, ToolFormat] = {"bracket": BracketFormat(), "json": JsonFormat()}
 
 
+def text_name(protocol: str) -> str:
+    """The format in which calls are written where a model reads about its tools in the prompt."""
+    return protocol if protocol in TOOL_FORMATS else "bracket"
+
+
 def text_format(protocol: str) -> ToolFormat:
     """How calls are written where a model reads about its tools in the prompt, whatever its own way is."""
-    return TOOL_FORMATS.get(protocol, TOOL_FORMATS["bracket"])
+    return TOOL_FORMATS[text_name(protocol)]

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from internalize.records import ToolSpec
+
 Schema = Mapping[str, Any]
 _DEEPEST = 4  # levels of nested objects and references that are spelled out
 _LONGEST = 200  # characters of a reason
@@ -33,6 +35,12 @@ def problem(schema: Schema, arguments: Mapping[str, Any]) -> str | None:
     except (SchemaError, Unresolvable, RecursionError, ValueError, ArithmeticError):
         return None
     return None
+
+
+def tool_dict(tool: ToolSpec) -> dict[str, Any]:
+    """A tool in the OpenAI chat format."""
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.argument_schema)}
+    return {"type": "function", "function": function}
 
 
 def defect(schema: Schema) -> str | None:

@@ -163,6 +163,25 @@ class Turns:
                 return closing
         return ""
 
+    def closing(self, text: str) -> str:
+        """What closes the thought that a turn's text is still inside of, as the template writes it; "" if in none."""
+        start = text.lstrip()
+        pair = self.opened or next((pair for pair in THOUGHTS if start.startswith(pair[0])), None)
+        if pair is None or pair[1] in text:
+            return ""
+        turn = self.placed(0, (), thought=True)
+        try:
+            shown = self.template.render([self.template.chat(ASK), turn], generation_prompt=False)
+        except Unrenderable:
+            shown = ""
+        between = shown.partition(place(0, "r"))[2].partition(place(0, "c"))[0]
+        before, mark, rest = between.partition(pair[1])
+        if not mark or before.strip():  # the template writes no thoughts
+            before, mark, rest = "\n", pair[1], "\n\n"
+        elif self.header and rest.startswith(self.header):  # the thought is a message, and the action another
+            rest = self.header
+        return ("" if text.endswith("\n") else before) + mark + (rest if rest == self.header else _blank(rest))
+
     # -- where turns are ------------------------------------------------------------------------------------------
 
     def controls(self, text: str, start: int, end: int) -> list[Control]:
@@ -273,6 +292,11 @@ def _numbered(calls: Sequence[ToolCall]) -> list[tuple[int, ToolCall]]:
     """The calls with their numbers in the episode, as far as their ids say."""
     digits = ["".join(filter(str.isdigit, call.id))[-9:] for call in calls]
     return [(int(found) if found else n, call) for n, (found, call) in enumerate(zip(digits, calls, strict=True))]
+
+
+def _blank(text: str) -> str:
+    """The white space that a text starts with."""
+    return text[: len(text) - len(text.lstrip())]
 
 
 def turn_start(prompt: str, text: str) -> int:

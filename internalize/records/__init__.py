@@ -85,13 +85,15 @@ class ActionTurn(Record):
 
     `text` is the turn as it was sampled, `message` the same as it was read: content, reasoning, tool calls in order
     (none if nothing in it is a valid call). `token_ids` and `logprobs` are as sampled (raw, temperature 1), the end
-    of the turn included; a chat endpoint or an imported log has none.
+    of the turn included; a chat endpoint or an imported log has none. Of them those in `[forced[0], forced[1])` were
+    put in and not sampled, with a log-probability of 0: what closed a thought that had spent its budget.
     """
 
     text: str
     message: Message
     token_ids: tuple[Count, ...] = ()
     logprobs: tuple[Finite, ...] = ()
+    forced: tuple[Count, Count] = (0, 0)
     finish: Literal["stop", "length"] = "stop"
     problem: str = ""  # what is wrong with a call that the turn tried to make ("" = nothing)
 

@@ -153,10 +153,12 @@ class ToolSpec(Record):
 class ChatRequest(Record):
     """What a chat model is asked. Temperature 0 = greedy.
 
-    A server is asked to obey `response_schema` if it can; the caller validates the answer all the same.
+    A server is asked to obey `response_schema` if it can; the caller validates the answer all the same. `tools` are
+    passed to a server that takes them, for its model to call; where the prompt describes the tools there are none.
     """
 
     messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
     response_schema: dict[str, JsonValue] | None = None
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(0.0, ge=0)
@@ -167,10 +169,12 @@ class Reply(Record):
     """What a chat model answers, `reasoning` kept apart from `text`. Token counts are the server's own (0: unknown).
 
     `finish` "refused": the model, or a filter of its server, declined to answer; `text` is what it said, if anything.
+    `tool_calls` are those of a request with tools, as they came: nobody has checked them.
     """
 
     text: str
     reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     finish: Literal["stop", "length", "refused"] = "stop"
     prompt_tokens: int = 0
     cached_tokens: int = 0

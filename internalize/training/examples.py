@@ -90,7 +90,7 @@ def build_example(
     prompt, tools = trajectory.prompt, trajectory.tools
     contexts = [renderer.context(prompt, steps[:number], "", tools).ids for number in range(len(steps))]
     masked = [thought_ids(step, renderer) if thoughts == "mask" else 0 for step in steps]
-    if not any(length < len(step.token_ids) for length, step in zip(masked, steps, strict=True) if not step.left_out):
+    if not any(learnt_parts(step, length) for length, step in zip(masked, steps, strict=True) if not step.left_out):
         return None
     sides = _Sides(prompt, tools, shown.text if shown else "", steps, hints, contexts, masked)
     example = sides.in_one_sequence(renderer) if sides.is_append_only() else sides.with_all_contexts(renderer)
@@ -103,6 +103,13 @@ def thought_ids(step: Step, renderer: Renderer) -> int:
     return length if length or not step.message.reasoning else len(step.token_ids)
 
 
+def learnt_parts(step: Step, masked: int) -> list[tuple[int, int]]:
+    """The parts of an action that are learnt: what was sampled behind its first `masked` ids."""
+    (start, end), length = step.forced, len(step.token_ids)
+    parts = [(masked, start), (max(masked, end), length)]
+    return [(first, last) for first, last in parts if first < last]
+
+
 def without_thoughts(trajectory: Trajectory, renderer: Renderer) -> Trajectory:
     """The trajectory as if no turn had had a thought; a turn that was nothing else is left out."""
     steps = []
@@ -112,6 +119,7 @@ def without_thoughts(trajectory: Trajectory, renderer: Renderer) -> Trajectory:
             rest = rest[1:]
         message = step.message.model_copy(update={"reasoning": ""})
         update = {"message": message, "token_ids": rest, "text": renderer.decode(rest) if rest else step.text}
+        update |= {"forced": (0, 0)}
         empty = bool(step.token_ids) and not rest
         steps.append(step.model_copy(update=update | ({"left_out": "nothing but a thought"} if empty else {})))
     return trajectory.model_copy(update={"steps": tuple(steps)})
@@ -148,11 +156,9 @@ class _Sides:
             hinted = renderer.context(self.prompt, self.steps[:number], hint, self.tools)
             branch = hinted.ids[hinted.fork :]
             fork = hinted.fork if branch else 0
-            thought = step.token_ids[: self.masked[number]]
-            if len(thought) == len(step.token_ids):
-                continue
-            start, end = len(clean + thought), len(clean + step.token_ids)
-            spans.append(ActionSpan(start=start, end=end, fork=fork, branch=branch + thought if branch else ()))
+            for first, last in learnt_parts(step, self.masked[number]):
+                start, end, before = len(clean) + first, len(clean) + last, step.token_ids[:first]
+                spans.append(ActionSpan(start=start, end=end, fork=fork, branch=branch + before if branch else ()))
         prompt = with_system(self.prompt, self.global_text)
         return DistillExample(
             trajectory_id="",
@@ -168,16 +174,19 @@ class _Sides:
         ids: tuple[int, ...] = ()
         spans = []
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
-            thought = step.token_ids[: self.masked[number]]
-            if step.left_out or len(thought) == len(step.token_ids):
+            parts = learnt_parts(step, self.masked[number])
+            if step.left_out or not parts:
                 continue
-            origin, start = len(ids), len(ids) + len(clean + thought)
+            origin, action = len(ids), len(ids) + len(clean)
             ids += clean + step.token_ids
             hinted = renderer.context(prompt, self.steps[:number], hint, self.tools).ids
             same = common_prefix(clean, hinted)
-            branch: tuple[int, ...] = () if hinted == clean else hinted[same:] + thought
-            fork = origin + same if branch else 0
-            spans.append(ActionSpan(start=start, end=len(ids), fork=fork, branch=branch, origin=origin))
+            for first, last in parts:
+                branch: tuple[int, ...] = () if hinted == clean else hinted[same:] + step.token_ids[:first]
+                fork = origin + same if branch else 0
+                spans.append(
+                    ActionSpan(start=action + first, end=action + last, fork=fork, branch=branch, origin=origin)
+                )
         return DistillExample(trajectory_id="", token_ids=ids, spans=tuple(spans), prompt_length=spans[0].start)
 
 

@@ -33,7 +33,7 @@ from internalize.records import (
 )
 from internalize.rollout.episode import Label, run_episode
 from internalize.training.examples import build_example
-from tests.tiny import CHATML, tiny_tokenizer
+from tests.tiny import CHATML, STRIPS_THINKING, tiny_tokenizer
 from tests.toy import Toy
 
 TOOLS = (
@@ -299,9 +299,106 @@ def test_a_thought_and_an_action_keep_to_limits_of_their_own(renderer: TemplateR
     short = turn(thought, 3)
     assert short
     assert (short.token_ids, short.finish) == (whole[: thought + 3], "length")
-    unfinished = turn(thought - 3, 3)
-    assert unfinished
-    assert (unfinished.token_ids, unfinished.message.tool_calls) == (whole[: thought - 3], ())
+
+
+class Scripted:
+    """An engine with a script of answers, each cut to what it is asked for; it keeps what it was given."""
+
+    def __init__(self, *answers: tuple[int, ...]) -> None:
+        self.answers, self.given = list(answers), list[tuple[int, ...]]()
+
+    async def generate(
+        self, prompt_ids: Sequence[int], *, conversation: str, seed: int, sampling: Sampling | None = None
+    ) -> Generation:
+        assert sampling
+        self.given.append(tuple(prompt_ids))
+        answer = self.answers.pop(0)
+        found = answer[: sampling.max_tokens]
+        finish = "stop" if found == answer else "length"
+        return Generation(token_ids=found, logprobs=(-0.5,) * len(found), text="", finish=finish)
+
+    def release(self, conversation: str) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+@pytest.mark.parametrize("action", [60, 200])  # less and more than the thought may take
+@pytest.mark.parametrize("protocol", ["template", "json"])
+def test_a_thought_that_has_spent_its_budget_is_closed_and_the_action_follows(protocol: str, action: int) -> None:
+    """In the template's own words; what was put in is known by its place, and is not learnt."""
+    renderer = renderer_of(tiny_tokenizer(NATIVE), protocol)
+    call = ToolCall.of("look", box="b")
+    said = renderer.encode_call(call, TOOLS)
+    assert len(said) <= 60
+    endless = renderer.encode_text("<think>\n" + "so it goes on and on " * 20)
+    engine = Scripted(endless, said)
+    limits = RolloutConfig(max_thinking_tokens=80, max_action_tokens=action)
+    request = ActionRequest(episode="e", prompt=PROMPT, tools=TOOLS)
+    turn = asyncio.run(TokenAgent(engine, renderer, limits, 4000, 4).act(request))
+    assert turn
+    closing = renderer.control.encode("\n</think>\n\n")
+    assert turn.token_ids == endless[:80] + closing + said
+    assert turn.forced == (80, 80 + len(closing))
+    assert engine.given[1] == engine.given[0] + endless[:80] + closing  # the action is sampled behind the mark
+    assert turn.finish == "stop"
+    assert turn.logprobs == (-0.5,) * 80 + (0.0,) * len(closing) + (-0.5,) * len(said)
+    assert [found.key for found in turn.message.tool_calls] == [call.key]
+    assert turn.message.reasoning.startswith("so it goes on")
+
+    step = Step(**dict(turn)).model_copy(update={"results": (Message(role="tool", content="4", tool_call_id="c"),)})
+    last = Step(**dict(turn))
+    hint = Injection(item_ids=("i",), text="Look twice.", served_by="lexical")
+    trajectory = Trajectory(
+        id="t", task_id="t", env="e", split="s", iteration=0, seed=0, checkpoint="c", termination="max_steps",
+        tools=TOOLS if protocol == "template" else (), prompt=PROMPT, score=1.0,
+        steps=(step.model_copy(update={"injection": hint}), last),
+    )  # fmt: skip
+    example = build_example(trajectory, renderer)
+    assert example
+    learnt = [example.token_ids[span.start : span.end] for span in example.spans]
+    assert learnt == [endless[:80], said] * 2
+    thought, answer = example.spans[:2]
+    assert answer.start - thought.end == len(closing)
+    assert answer.branch == thought.branch + endless[:80] + closing  # the teacher reads it too
+    assert answer.fork == thought.fork
+    masked = build_example(trajectory, renderer, thoughts="mask")
+    assert masked
+    assert [masked.token_ids[span.end - len(said) : span.end] for span in masked.spans] == [said] * 2
+    dropped = build_example(trajectory, renderer, thoughts="drop")
+    assert dropped
+    assert [dropped.token_ids[span.start : span.end] for span in dropped.spans] == [said] * 2
+
+
+def test_what_is_put_in_is_not_learnt_where_a_template_cuts_earlier_thoughts() -> None:
+    renderer = renderer_of(tiny_tokenizer(STRIPS_THINKING), "bracket")
+    said, endless = renderer.encode_text("look[b]"), renderer.encode_text("<think>\n" + "on and on " * 20)
+    limits = RolloutConfig(max_thinking_tokens=20, max_action_tokens=40)
+    request = ActionRequest(episode="e", prompt=PROMPT, tools=TOOLS)
+    turns = []
+    for _ in range(2):
+        turn = asyncio.run(TokenAgent(Scripted(endless, said), renderer, limits, 4000, 4).act(request))
+        assert turn
+        turns.append(Step(**dict(turn), results=(Message(role="user", content="4"),)))
+    closing = turns[0].token_ids[20 : turns[0].forced[1]]
+    assert renderer.tokenizer.decode(list(closing)) == "\n</think>\n\n"
+    trajectory = Trajectory(
+        id="t", task_id="t", env="e", split="s", iteration=0, seed=0, checkpoint="c", termination="max_steps",
+        prompt=PROMPT, steps=tuple(turns), score=1.0,
+    )  # fmt: skip
+    example = build_example(trajectory, renderer)
+    assert example
+    assert example.rewritten
+    assert [example.token_ids[span.start : span.end] for span in example.spans] == [endless[:20], said] * 2
+    assert len({span.origin for span in example.spans}) == 2
+
+
+def test_a_thought_within_its_budget_is_left_alone(renderer: TemplateRenderer) -> None:
+    step = played(renderer, ToolCall.of("look", box="b"), thought="one two")
+    limits = RolloutConfig(max_thinking_tokens=100, max_action_tokens=100)
+    request = ActionRequest(episode="e", prompt=PROMPT, tools=TOOLS)
+    turn = asyncio.run(TokenAgent(Scripted(step.token_ids), renderer, limits, 4000, 4).act(request))
+    assert turn
+    assert (turn.token_ids, turn.forced) == (step.token_ids, (0, 0))
 
 
 def test_the_policy_is_told_what_is_wrong_with_its_call(renderer: TemplateRenderer) -> None:
