@@ -1,4 +1,4 @@
-"""Fill the tables of a Markdown page from run directories: `python -m benchmarks.results docs/results.md --root runs`.
+"""Fill the tables of a Markdown page from run directories: `python -m benchmarks.results PAGE.md --root runs`.
 
 The page says where a table belongs; what stands between the two marks is replaced, all other text is left alone.
 
