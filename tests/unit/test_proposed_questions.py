@@ -80,10 +80,26 @@ def test_few_a_page_are_of_all_kinds(folder: Path) -> None:
 
 
 def test_a_question_with_two_answers_in_the_folder_is_dropped(folder: Path) -> None:
-    (folder / "other.md").write_text("# Valve V2\n\nMaterial: steel\n")
+    (folder / "other.md").write_text("# Valve V3\n\nMaterial: steel\n\nMaterial: brass\n")
     found, dropped = by_rules(folder, 10)
-    assert not any("Material" in p.question for p in found)
+    assert not any("Valve V3" in p.question for p in found)
     assert dropped["it has several answers in the folder"] == 2
+
+
+def test_a_heading_of_several_pages_gives_way_to_the_name_of_the_page(folder: Path) -> None:
+    for name, kind in (("order", "Number"), ("invoice", "String")):
+        table = f"Field | Type | Notes\n---|---|---\n**id** | [**{kind}**]({kind}.md) | \n**`tag`** | Tag{kind} | "
+        (folder / f"{name}.md").write_text(f"## Properties\n{table}\n\nOwner: {name} office\n")
+    found, _ = by_rules(folder, 10)
+    asked = {p.question: p.answer for p in found if p.pages[0] in {"order.md", "invoice.md"}}
+    assert asked == {
+        "What is the Type of id in order.md?": "Number",
+        "What is the Type of tag in order.md?": "TagNumber",
+        "What is the Owner of order.md?": "order office",
+        "What is the Type of id in invoice.md?": "String",
+        "What is the Type of tag in invoice.md?": "TagString",
+        "What is the Owner of invoice.md?": "invoice office",
+    }
 
 
 @pytest.mark.parametrize(

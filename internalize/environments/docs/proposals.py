@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,6 +24,7 @@ _LABEL_WORDS, _VALUE_WORDS = 4, 8
 _HEADING = re.compile(r"#{1,6} +(?P<text>\S.*)")
 _LABEL = re.compile(r"(?:[-*+] +)?\**(?P<label>[^\W\d][\w /()-]{1,39}?)\**(?: *\**[:=]\**) +(?P<value>\S.{0,79})")
 _RULE = re.compile(r"[\s|:=-]+")
+_LINK = re.compile(r"\[(?P<text>[^|\n]+?)\]\([^)\n]*\)")
 _TERM = re.compile(
     r"(?:[-*+] +)?\**(?:An? |The )?(?P<term>[^\W\d][\w -]{2,39}?)\** "
     r"(?P<said>(?:is|are) (?:an? |the |any |every )[^.]{20,200}\.)"
@@ -100,7 +101,20 @@ class Documents:
 def by_rules(folder: Path, per_page: int) -> tuple[list[Proposal], Counter[str]]:
     """At most `per_page` proposals a page, and how many drafts were dropped for which reason. Raises TaskError."""
     documents = Documents(folder)
-    return chosen(documents, {path: list(_drafts(path, text)) for path, text in documents.texts.items()}, per_page)
+    pages = Counter(heading for text in documents.texts.values() for heading in _headings(text))
+    shared = {heading for heading, count in pages.items() if count > 1}
+    drafts = {path: list(_drafts(path, text, shared)) for path, text in documents.texts.items()}
+    return chosen(documents, drafts, per_page)
+
+
+def _headings(text: str) -> set[str]:
+    return {heading for line in text.split("\n") if (heading := _heading(line))}
+
+
+def _heading(line: str) -> str:
+    """The text of a heading, or ""."""
+    found = _HEADING.fullmatch(line.strip())
+    return found["text"].strip("# *") if found else ""
 
 
 def chosen(
@@ -155,17 +169,20 @@ def _without_easy_guesses(proposals: Sequence[Proposal], dropped: Counter[str]) 
     return kept
 
 
-def _drafts(path: str, text: str) -> Iterator[Draft]:
-    """What the marks of a page let one ask; code in Markdown has no such marks."""
+def _drafts(path: str, text: str, shared: Set[str]) -> Iterator[Draft]:
+    """What the marks of a page let one ask; code in Markdown has no such marks.
+
+    A heading that other pages have too says nothing about the place: the name of the page stands for it.
+    """
     lines, place, code = text.split("\n"), path, False
     html = path.lower().endswith(HTML)
     for number, line in enumerate(lines):
         code = code != line.strip().startswith("```")
         if code or (line.startswith("    ") and not html):
             continue
-        if heading := _HEADING.fullmatch(line.strip()):
-            place = heading["text"].strip("# *")
-            yield from _under(place, "\n".join(lines[number : number + 2]))
+        if heading := _heading(line):
+            place = path if heading in shared else heading
+            yield from _under(heading, "\n".join(lines[number : number + 2]))
         elif (label := _LABEL.fullmatch(line.strip())) and len(label["label"].split()) <= _LABEL_WORDS:
             if len(label["value"].split()) <= _VALUE_WORDS:
                 yield _value(label["label"], label["value"], place, line.strip())
@@ -174,7 +191,7 @@ def _drafts(path: str, text: str) -> Iterator[Draft]:
         elif term := _TERM.match(line.strip()):
             question = f'Which term is explained with: "{term["said"]}"?'
             yield Draft("term", question, term["term"].strip("* "), term[0])
-    yield from _tables(path, lines)
+    yield from _tables(path, lines, shared)
 
 
 def _value(label: str, value: str, place: str, evidence: str) -> Draft:
@@ -188,19 +205,32 @@ def _under(heading: str, evidence: str) -> Iterator[Draft]:
         yield Draft("heading", f'Under which heading does it say: "{first[0]}"?', heading, evidence)
 
 
-def _tables(path: str, lines: Sequence[str]) -> Iterator[Draft]:
+def _tables(path: str, lines: Sequence[str], shared: Set[str]) -> Iterator[Draft]:
     """A question for each row: the value of one column, which the first column and a heading name."""
     place = path
     table: list[tuple[str, list[str]]] = []
     for line in (*lines, ""):
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if "|" in line else []
+        cells = _cells(line, len(table[0][1]) if table else 0)
         if cells and (not table or len(table[0][1]) == len(cells)):
             table.append((line, cells))
             continue
         yield from _rows(place, [row for row in table if not _RULE.fullmatch(row[0])])
         table = [(line, cells)] if cells else []
-        if heading := _HEADING.fullmatch(line.strip()):
-            place = heading["text"].strip("# *")
+        if heading := _heading(line):
+            place = path if heading in shared else heading
+
+
+def _cells(line: str, width: int) -> list[str]:
+    """The cells of a row of a table that is `width` wide, 0 for its first row; a bar around the row is no cell."""
+    if "|" not in line:
+        return []
+    cells = [_cell(cell) for cell in line.strip().removeprefix("|").split("|")]
+    return cells if cells[-1] or len(cells) == width else cells[:-1]
+
+
+def _cell(text: str) -> str:
+    """A cell without the marks of links, code and emphasis around it."""
+    return _LINK.sub(lambda link: link["text"].strip("*`[]"), text).strip("*` ")
 
 
 def _rows(place: str, table: Sequence[tuple[str, list[str]]]) -> Iterator[Draft]:
