@@ -371,8 +371,12 @@ class Scorer(Protocol):
 class Tracker(Protocol):
     """Receives the figures of a run while it works: a dashboard, say."""
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Figures of one iteration by name."""
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """What the run is: the keys of its recipe by name, later the checkpoints with their parents."""
+        ...
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Figures by name at an iteration, or at an optimizer step if their names begin with "train/"."""
         ...
 
     def figure(self, name: str, path: Path) -> None:

@@ -24,6 +24,7 @@ from internalize.stages.plan import plan_tasks
 from internalize.stages.promote import gate
 from internalize.stages.run import Backends, Run, silent
 from internalize.stages.story import sentence
+from internalize.stages.tracked import recipe_facts, track_iteration
 
 
 def run(
@@ -49,6 +50,7 @@ def run(
     made = backends(config, environments)
     with RunStore.open(Path(out), config, resume=resume) as store, tracking(config.track, store.path) as tracker:
         store.keep_check(made.self_check)
+        tracker.describe(recipe_facts(config))
         finish(iterate(Run(config, store, made, plan, report, tracker), story))
 
 
@@ -72,5 +74,6 @@ async def iterate(run: Run, story: Callable[[str], None]) -> None:
         policy = await gate(run, policy, candidate, pool, k)
         if policy.iteration == k and further:
             await run.evaluate(policy, further, ("internalized",), pool, k)
+        track_iteration(run, k)
         story(sentence(run, k, time.monotonic() - began))
     await run.evaluate(policy, finals, MODES, pool, policy.iteration)

@@ -9,7 +9,18 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from .algorithms import ALGORITHMS
 from .overrides import filled_in
-from .regime import Divergence, Filter, ForwardKL, FrozenTeacher, Generator, Section, Teacher, TeacherPlays, Thoughts
+from .regime import (
+    Divergence,
+    Filter,
+    ForwardKL,
+    FrozenTeacher,
+    Generator,
+    Section,
+    Teacher,
+    TeacherPlays,
+    Thoughts,
+    listed,
+)
 
 # Arguments of transformers' TrainingArguments that may stand in [distill.trainer]: those that change how fast or on
 # what it trains, or how the optimizer moves, and nothing that this package decides itself.
@@ -60,6 +71,8 @@ class DistillConfig(Section):
     save_steps: int = Field(0, ge=0, le=100_000, description="Optimizer steps between resumable states; 0 = none.")
     report_to: tuple[str, ...] = Field((), description="Logging back-ends of transformers, such as 'tensorboard'.")
     trainer: dict[str, JsonValue] = Field(default_factory=dict, description="Further TrainingArguments.")
+
+    _one = field_validator("report_to", mode="before")(listed)
 
     @property
     def on_policy(self) -> bool:

@@ -18,6 +18,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def listed(value: object) -> object:
+    """A list of one for a single string, which a recipe may have in its place."""
+    return (value,) if isinstance(value, str) else value
+
+
 class TeacherPlays(Section):
     """Off-policy: the policy plays the training episodes with experience in its prompt."""
 

@@ -19,7 +19,7 @@ from . import overrides
 from .compute import ComputeConfig, moved
 from .distill import DistillConfig
 from .endpoint import EndpointConfig
-from .regime import Section
+from .regime import Section, listed
 from .serve import ServeConfig
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -205,6 +205,8 @@ class TrackConfig(Section):
         "internalize", pattern=r"^[\w.-]+$", description="Name under which the dashboards group their runs."
     )
 
+    _one = field_validator("to", mode="before")(listed)
+
 
 class Config(Section):
     """A whole recipe."""
@@ -247,6 +249,9 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _moved(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "report_to" in data and "track" not in data:  # transformers' name for it
+            data = {("track" if key == "report_to" else key): value for key, value in data.items()}
+            data["track"] = {"to": data["track"]}
         return moved(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")

@@ -67,11 +67,16 @@ class SuiteMetrics(Record):
 
 
 def figures(line: SuiteMetrics) -> dict[str, float]:
-    """The numbers of a line by names such as "dev/internalized/success", for dashboards."""
+    """The numbers of a line by names such as "dev/internalized/success", for dashboards.
+
+    What has an interval gives its ends too, as "success low" and "success high".
+    """
     numbers: dict[str, float] = {}
     for name in line.__class__.model_fields.keys() - {"iteration"}:
         value = getattr(line, name)
-        value = value.mean if isinstance(value, Interval) else value.value if isinstance(value, Share) else value
+        if isinstance(value, Interval | Share):
+            numbers |= {f"{name} low": value.low, f"{name} high": value.high}
+            value = value.mean if isinstance(value, Interval) else value.value
         if isinstance(value, int | float):
             numbers[name] = float(value)
     families = {f"success of {name}": found.mean for name, found in line.families.items()}

@@ -29,13 +29,18 @@ class RecordingTracker:
     """A public fake: keeps what it is told."""
 
     def __init__(self) -> None:
+        self.facts: dict[str, str] = {}
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.figures: list[tuple[str, Path]] = []
         self.closed = False
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """Keep the facts."""
+        self.facts.update(facts)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep the figures."""
-        self.logged.append((iteration, dict(metrics)))
+        self.logged.append((step, dict(metrics)))
 
     def figure(self, name: str, path: Path) -> None:
         """Keep where the picture is."""
@@ -53,10 +58,16 @@ class TensorBoardTracker:
         tensorboard: Any = importlib.import_module("torch.utils.tensorboard")
         self._writer = tensorboard.SummaryWriter(str(run / FOLDER / "tensorboard"))
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """A text a fact, of which TensorBoard keeps one a name."""
+        for name, fact in facts.items():
+            self._writer.add_text(name, fact)
+        self._writer.flush()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One scalar a figure."""
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, iteration)
+            self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def figure(self, name: str, path: Path) -> None:
@@ -87,10 +98,15 @@ class MlflowTracker:
         started = found[0] if found else self._client.create_run(experiment, run_name=_id(run))
         self._run = started.info.run_id
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """A tag a fact: parameters may not change, and a resumed run may have other dashboards."""
+        for name, fact in facts.items():
+            self._client.set_tag(self._run, name, fact)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One metric a figure."""
         for name, value in metrics.items():
-            self._client.log_metric(self._run, name, value, step=iteration)
+            self._client.log_metric(self._run, name, value, step=step)
 
     def figure(self, name: str, path: Path) -> None:
         """An artifact in the folder `name`."""
@@ -109,11 +125,15 @@ class WandbTracker:
         (run / FOLDER).mkdir(exist_ok=True)
         given = {"project": project, "name": run.resolve().name, "id": _id(run), "dir": str(run / FOLDER)}
         self._run = self._wandb.init(**given, mode="offline", resume="allow")
-        self._run.define_metric("*", step_metric="iteration")  # its own steps may not go back
+        self._run.define_metric("*", step_metric="step")  # its own steps may not go back
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """Its config."""
+        self._run.config.update(dict(facts), allow_val_change=True)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row."""
-        self._run.log({"iteration": iteration, **metrics})
+        self._run.log({"step": step, **metrics})
 
     def figure(self, name: str, path: Path) -> None:
         """An image."""
@@ -125,15 +145,27 @@ class WandbTracker:
 
 
 class TrackioTracker:
-    """A local run of trackio; look at it with `trackio show`. Its files are where TRACKIO_DIR says."""
+    """A local run of trackio; look at it with `trackio show`. Its files are where TRACKIO_DIR says.
+
+    Its config goes with the first figures; facts that come later are a text among the figures.
+    """
 
     def __init__(self, run: Path, project: str) -> None:
+        self._began = False
         self._trackio: Any = importlib.import_module("trackio")
         self._run = self._trackio.init(project=project, name=_id(run), resume="allow", embed=False)
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """Its config, or texts."""
+        if self._began:
+            self._run.log({name: self._trackio.Markdown(fact) for name, fact in facts.items()})
+        else:
+            self._run.config.update(facts)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row."""
-        self._run.log(dict(metrics), step=iteration)
+        self._began = True
+        self._run.log(dict(metrics), step=step)
 
     def figure(self, name: str, path: Path) -> None:
         """An image."""
@@ -158,9 +190,13 @@ class Trackers:
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self._working = dict(trackers)
 
-    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Figures of one iteration."""
-        self._each(lambda tracker: tracker.log(iteration, metrics))
+    def describe(self, facts: Mapping[str, str]) -> None:
+        """What the run is."""
+        self._each(lambda tracker: tracker.describe(facts))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Figures of one iteration or optimizer step."""
+        self._each(lambda tracker: tracker.log(step, metrics))
 
     def figure(self, name: str, path: Path) -> None:
         """A picture that was written."""

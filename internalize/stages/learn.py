@@ -109,7 +109,13 @@ async def train(
         part=part,
         shrink=shrink,
     )
-    found = await run.backends.trainer.train(spec, lambda done, total, _: run.report(title, done, total))
+
+    def stepped(done: int, total: int, loss: float) -> None:
+        run.report(title, done, total)
+        if run.tracker:
+            run.tracker.log(done, {f"train/{title}/loss": loss})
+
+    found = await run.backends.trainer.train(spec, stepped)
     file.unlink()
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +66,33 @@ def test_every_figure_is_told_once_and_the_tracker_is_closed(tmp_path: Path, rec
     assert recording.closed
 
 
+def test_the_work_of_an_iteration_is_told_with_the_recipe_and_where_checkpoints_come_from(
+    tmp_path: Path, recording: RecordingTracker
+) -> None:
+    """Also by a string in place of a list, under the name that transformers has for it."""
+    run(tmp_path / "run", "report_to=tensorboard", "rollout.tasks=3")
+    found = {name: value for iteration, metrics in recording.logged for name, value in metrics.items() if iteration == 1}
+    assert {"pool/items", "pool/add", "training/steps", "gate/kept", "seconds/rollout", "seconds/evaluate",
+            "cost/sampled tokens", "cost/peak memory", "dev/internalized/success low"} <= found.keys()  # fmt: skip
+    assert found["cost/episodes"] == 3 * 2, "two attempts at each task"
+    assert (recording.facts["rollout.tasks"], recording.facts["track.to"]) == ("3", "['tensorboard']")
+    made, starter = (read_checkpoint(tmp_path / "run", k) for k in (1, 0))
+    assert recording.facts["checkpoint 1"].startswith(f"{made} from {starter}, pool ")
+    assert recording.facts["checkpoint 1"].endswith(", kept")
+
+
+def read_checkpoint(run: Path, k: int) -> str:
+    """The id of the checkpoint of iteration 1, or of its parent."""
+    found = json.loads((run / "iter-1" / "checkpoint.json").read_text())
+    return str(found["id"] if k else found["parent"])
+
+
+def test_a_loss_is_told_at_its_optimizer_step(tmp_path: Path, recording: RecordingTracker) -> None:
+    run(tmp_path / "run", "track.to=tensorboard")
+    curve = [(step, *metrics) for step, metrics in recording.logged if any(n.startswith("train/") for n in metrics)]
+    assert curve == [(1, "train/iteration 1: distil/loss")]
+
+
 def test_tracking_changes_no_result_and_may_change_on_resume(tmp_path: Path, recording: RecordingTracker) -> None:
     plain = run(tmp_path / "plain")
     tracked = run(tmp_path / "tracked", 'track.to=["tensorboard"]')
@@ -101,6 +129,9 @@ def test_a_missing_package_is_refused_before_anything_is_written(
         load_config(None, ['track.to=["elsewhere"]'])
 
 
+FACTS = {"rollout.tasks": "64", "checkpoint 1": "b from a"}
+
+
 def told(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two iterations and a picture, told in two parts, as by a run that was resumed."""
     monkeypatch.setenv("TRACKIO_DIR", str(out / FOLDER / "trackio"))
@@ -113,7 +144,10 @@ def told(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image.imsave(out / "figure.png", [[0.0, 1.0], [1.0, 0.0]])
     for iteration in (0, 1):
         with tracking.tracking(TrackConfig(to=(name,)), out) as tracker:
+            tracker.describe({"rollout.tasks": "64"})
             tracker.log(iteration, {"dev/internalized/success": 0.25 + iteration / 2})
+            tracker.log(7, {"train/iteration 1/loss": 0.5})
+            tracker.describe({"checkpoint 1": "b from a"})
             tracker.figure("success", out / "figure.png")
             assert tracker._working  # nothing failed
 
@@ -124,6 +158,8 @@ def of_tensorboard(out: Path) -> list[tuple[int, float]]:
     events = EventAccumulator(str(out / FOLDER / "tensorboard"))
     events.Reload()
     assert events.Tags()["images"] == ["success"]
+    assert {name.removesuffix("/text_summary") for name in events.Tags()["tensors"]} == FACTS.keys()
+    assert [event.step for event in events.Scalars("train/iteration 1/loss")] == [7, 7]
     return [(event.step, event.value) for event in events.Scalars("dev/internalized/success")]
 
 
@@ -134,11 +170,27 @@ def of_mlflow(out: Path) -> list[tuple[int, float]]:
     experiment = client.get_experiment_by_name("internalize")
     (one,) = client.search_runs([experiment.experiment_id])
     assert [file.path for file in client.list_artifacts(one.info.run_id, "success")] == ["success/figure.png"]
+    assert FACTS.items() <= one.data.tags.items()
+    assert one.data.metrics["train/iteration 1/loss"] == 0.5
     return [(m.step, m.value) for m in client.get_metric_history(one.info.run_id, "dev/internalized/success")]
 
 
+def of_trackio(out: Path) -> list[tuple[int, float]]:
+    from trackio.sqlite_storage import SQLiteStorage  # noqa: PLC0415
+
+    (name,) = [run for run in SQLiteStorage.get_runs("internalize") if run.startswith(out.name)]
+    rows = SQLiteStorage.get_logs("internalize", name)
+    assert SQLiteStorage.get_run_config("internalize", name)["rollout.tasks"] == "64"
+    assert [row["checkpoint 1"]["_value"] for row in rows if "checkpoint 1" in row] == ["b from a"] * 2
+    assert [row["step"] for row in rows if "train/iteration 1/loss" in row] == [7, 7]
+    found = [row for row in rows if "dev/internalized/success" in row]
+    return [(row["step"], row["dev/internalized/success"]) for row in found]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "read"), [("tensorboard", of_tensorboard), ("mlflow", of_mlflow)])
+@pytest.mark.parametrize(
+    ("name", "read"), [("tensorboard", of_tensorboard), ("mlflow", of_mlflow), ("trackio", of_trackio)]
+)
 def test_what_a_dashboard_holds(
     name: str, read: Callable[[Path], list[tuple[int, float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,9 +198,8 @@ def test_what_a_dashboard_holds(
     assert read(tmp_path) == [(0, 0.25), (1, 0.75)]
 
 
-@pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_a_dashboard_takes_figures_and_a_picture(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told(name, tmp_path, monkeypatch)
+def test_wandb_takes_figures_facts_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told("wandb", tmp_path, monkeypatch)
     assert any((tmp_path / FOLDER).rglob("*"))
 
 
