@@ -8,12 +8,17 @@ import click
 
 from .output import echo
 
-_FOLDER = click.Path(path_type=Path, file_okay=False)
+_GGUF = ".gguf"
 
 
 @click.command("export")
 @click.argument("source", metavar="RUN_OR_CHECKPOINT", type=click.Path(path_type=Path))
-@click.option("--out", type=_FOLDER, required=True, help="Folder to write to; it must be new or empty.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write to, new or empty; or a new file NAME.gguf, made by llama.cpp's converter.",
+)
 @click.option("--starter", is_flag=True, help="Write what a run or a recipe starts from, to be served.")
 @click.option("--merged", is_flag=True, help="Write the whole model instead of only the adapter.")
 @click.option(
@@ -36,5 +41,11 @@ def export_command(
         echo(f"{out}: the model that {source} starts from")
         return
     checkpoint = find(source, recipe, overrides)
+    if out.suffix == _GGUF:
+        from internalize.report.gguf import export_gguf
+
+        export_gguf(checkpoint, out)
+        echo(f"{out}: the model of {checkpoint.weights}; llama-server -m {out} serves it")
+        return
     kind = export(checkpoint, out, merged=merged)
     echo(f"{out}: the {kind} of {checkpoint.weights}; its model card is README.md")

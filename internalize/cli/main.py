@@ -7,8 +7,10 @@ commands, because `--help` has to answer at once.
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -17,7 +19,7 @@ import click
 
 from internalize.config.schema import load_config
 from internalize.errors import InternalizeError, NothingLearnt, UserError
-from internalize.runs.progress import going_on_by, progress
+from internalize.runs.progress import QUIET, going_on_by, progress
 from internalize.runs.store import versions
 
 from .cache import cache_group
@@ -26,7 +28,7 @@ from .export import export_command
 from .judge import judge_command
 from .logs import logs_group
 from .options import FOLDER, json_option, print_figures, recipe_argument, require_source, set_option
-from .output import echo, log_to_terminal, stop_on_signals
+from .output import echo, is_verbose, log_to_terminal, stop_on_signals
 from .plan import plan_command
 from .pool import pool_group
 from .questions import questions_group
@@ -52,8 +54,16 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:  
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
-def cli() -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no warnings.")
+@click.option("-v", "--verbose", is_flag=True, help="Print notes too, and where in the program an error arose.")
+@click.pass_context
+def cli(context: click.Context, *, quiet: bool, verbose: bool) -> None:
     """Train LLM agents on their own experience, over many iterations."""
+    log_to_terminal(logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING)
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other")
+    before = QUIET.set(quiet)
+    context.call_on_close(lambda: QUIET.reset(before))
 
 
 @cli.command()
@@ -172,7 +182,6 @@ def _report(run_dir: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error becomes one sentence and an exit code. `arguments` None = sys.argv."""
     stop_on_signals()
-    log_to_terminal()
     try:
         cli.main(arguments, standalone_mode=False)
     except click.ClickException as error:
@@ -198,5 +207,7 @@ def _usage_message(error: click.ClickException) -> str:
 
 
 def _stop(message: str, code: int) -> NoReturn:
+    if is_verbose():
+        traceback.print_exc()
     echo(f"internalize: {' '.join(message.split())}", err=True)
     sys.exit(code)

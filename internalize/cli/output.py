@@ -34,12 +34,21 @@ class _OneLine(logging.Formatter):
         return " ".join(visible(record.getMessage()).split())[:1000]
 
 
-def log_to_terminal() -> None:
-    """Print warnings as one line each, without tracebacks and escape sequences."""
+def log_to_terminal(level: int = logging.WARNING) -> None:
+    """Print what is logged as one line each, without tracebacks and escape sequences.
+
+    Below WARNING only this package speaks: libraries log every request.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
-    handler.setLevel(logging.WARNING)
+    handler.setLevel(level)
     logging.lastResort = handler  # used where nothing else was set up
+    logging.getLogger("internalize").setLevel(min(level, logging.WARNING))
+
+
+def is_verbose() -> bool:
+    """Whether details are asked for: what is logged for information, and where in the program an error arose."""
+    return logging.getLogger("internalize").isEnabledFor(logging.INFO)
 
 
 def stop_on_signals() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from internalize.errors import Incomplete
@@ -17,6 +18,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Whose notes are for the user: what a server can do and how far it is off, workers that were lost.
 _TOLD = ("internalize.inference.server_policy", "internalize.rollout.ray")
 Report = Callable[[str, int, int], None]  # stage, number done, total
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)  # no progress is shown
 
 
 @contextmanager
@@ -44,7 +46,7 @@ class Bars:
         rate = TextColumn("{task.fields[rate]}")
         name = TextColumn("{task.description:38}", markup=False)
         columns = (name, BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn())
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=QUIET.get())
         self.bars = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
         self._tasks: dict[str, Any] = {}
 

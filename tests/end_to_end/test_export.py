@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from internalize import loop
 from internalize.cli.main import cli, main
 from internalize.config.schema import Config, load_config
 from internalize.environments import registry
+from internalize.report.gguf import convert, converter
 from internalize.training.policy import LocalPolicy
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -78,6 +81,52 @@ def test_merged_weights_load_with_transformers_alone(made: tuple[Path, Config], 
         )
     card = (tmp_path / "out" / "README.md").read_text()
     assert "This is the checkpoint of iteration 1; the run kept 2." in card
+
+
+CONVERTER = """import pathlib, sys
+model, _, out = sys.argv[1:]
+if not pathlib.Path(model, "tokenizer.json").is_file():
+    sys.exit("no tokenizer")
+pathlib.Path(out).write_bytes(pathlib.Path(model, "model.safetensors").read_bytes())
+"""
+
+
+def test_a_gguf_file_is_made_by_the_converter_of_the_user(
+    made: tuple[Path, Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The converter here copies the weights that it is given; without one nothing is loaded or written."""
+    run, out = made[0], tmp_path / "with spaces" / "mine.gguf"
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path / "llama.cpp"))
+    for problem in ("does not hold it", "could not convert the model (too old)"):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(run), "--out", str(out)])
+        assert (ended.value.code, problem in capsys.readouterr().err) == (2, True)
+        assert not any(out.parent.glob("*"))
+        (tmp_path / "llama.cpp").mkdir(exist_ok=True)
+        (tmp_path / "llama.cpp" / "convert_hf_to_gguf.py").write_text("import sys\nsys.exit('too old')")
+    (tmp_path / "llama.cpp" / "convert_hf_to_gguf.py").write_text(CONVERTER)
+    assert "llama-server -m" in _export(run, "--out", out)
+    _export(run, "--out", tmp_path / "whole", "--merged")
+    assert out.read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert list(out.parent.iterdir()) == [out]
+
+
+@pytest.mark.slow
+@pytest.mark.builtin
+@pytest.mark.skipif(not (os.environ.get("LLAMA_CPP") or shutil.which("convert_hf_to_gguf.py")), reason="no llama.cpp")
+def test_the_converter_of_llama_cpp_keeps_the_probabilities(tmp_path: Path) -> None:
+    """Read back by transformers' own reader of GGUF files; half precision moves log-probabilities a little."""
+    (tmp_path / "recipe.toml").write_text("")
+    _export(tmp_path / "recipe.toml", "--out", tmp_path / "whole", "--starter")
+    convert(converter(), tmp_path / "whole", tmp_path / "mine.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "whole")
+    ids = tokenizer("The capital of France is Paris.", return_tensors="pt")["input_ids"]
+    found = []
+    for folder, more in ((tmp_path / "whole", {}), (tmp_path, {"gguf_file": "mine.gguf"})):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
+        with torch.no_grad():
+            found.append(model(ids).logits.log_softmax(-1))
+    torch.testing.assert_close(found[1], found[0], atol=0.05, rtol=0)
 
 
 def test_the_starter_of_a_run_is_exported_to_be_served(made: tuple[Path, Config], tmp_path: Path) -> None:

@@ -262,6 +262,8 @@ def test_single_stages_go_on_but_never_mix_episodes(recipe: Path, call: Call, tm
     played = call("rollout", recipe, "--out", "r.jsonl")
     assert played.code == 0, played.err
     assert played.out.startswith("r.jsonl: 2 trajectories, 0 unscored, success ")
+    assert "2 of 2 done" in played.err
+    assert call("--quiet", "rollout", recipe, "--out", "again.jsonl").err == ""
     whole = (tmp_path / "r.jsonl").read_bytes()
     (tmp_path / "r.jsonl").write_bytes(whole[: whole.index(b"\n") + 80])  # killed in the second line
     assert call("rollout", recipe, "--out", "r.jsonl").code == 0

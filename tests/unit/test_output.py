@@ -53,6 +53,25 @@ def test_messages_of_errors_and_of_libraries_are_one_visible_line(
     assert capsys.readouterr().err in {"line 1 line 2]52;c;cm0gLXJmIC8=\n", ""}  # "": pytest has its own handler
 
 
+def test_details_are_told_where_they_are_asked_for(call: Call) -> None:
+    plain, quiet, verbose = (call(*word, "plan", "gone.toml") for word in ((), ("--quiet",), ("-v",)))
+    assert plain == quiet
+    assert (verbose.code, verbose.out) == (plain.code, plain.out)
+    assert verbose.err.startswith("Traceback ")
+    assert verbose.err.endswith(plain.err)
+    assert refused(call("-q", "-v", "plan", "gone.toml"), "exclude each other")
+    assert refused(call("plan", "gone.toml"), "gone.toml"), "the next call is as ever"
+
+
+def test_a_shell_completes_commands() -> None:
+    program = "import sys; sys.argv[0] = 'internalize'; from internalize.cli.__main__ import main; main()"
+    asked = {"_INTERNALIZE_COMPLETE": "bash_complete", "COMP_WORDS": "internalize ev", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("plain,evaluate\n", "")
+
+
 def test_nothing_else_of_the_command_line_prints() -> None:
     folder = Path(internalize.cli.__file__).parent
     for file in folder.glob("*.py"):

@@ -71,7 +71,9 @@ def test_the_work_of_an_iteration_is_told_with_the_recipe_and_where_checkpoints_
 ) -> None:
     """Also by a string in place of a list, under the name that transformers has for it."""
     run(tmp_path / "run", "report_to=tensorboard", "rollout.tasks=3")
-    found = {name: value for iteration, metrics in recording.logged for name, value in metrics.items() if iteration == 1}
+    found = {
+        name: value for iteration, metrics in recording.logged for name, value in metrics.items() if iteration == 1
+    }
     assert {"pool/items", "pool/add", "training/steps", "gate/kept", "seconds/rollout", "seconds/evaluate",
             "cost/sampled tokens", "cost/peak memory", "dev/internalized/success low"} <= found.keys()  # fmt: skip
     assert found["cost/episodes"] == 3 * 2, "two attempts at each task"
