@@ -1,50 +1,45 @@
 """Every kind of input file, damaged in ways nobody thought of: a command may refuse it in a sentence, and never break.
 
-    python -m benchmarks.fuzz                       ten seconds for each kind of file
-    python -m benchmarks.fuzz --seconds 600 logs    ten minutes for one
+    python -m benchmarks.fuzz                                ten seconds for each kind of file
+    python -m benchmarks.fuzz --seconds 600 logs             ten minutes for one
+    python -m benchmarks.fuzz --seconds 600 --at-once 4      ten minutes for each, four kinds at a time
 
 Valid files are changed in their values (odd ones in every place), lines and bytes. Whatever reads such files for a
 user then reads them, by the command line where that takes milliseconds. A fault is an exception that is no sentence,
-or a message of several lines; it is printed with the seed that makes the file again. The same seed, the same files.
+a message of several lines, a file that takes a minute or 12 GB, or the end of the process; it is printed with the seed
+that makes the file again. The same seed, the same files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import json
+import os
 import random
+import resource
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-import internalize
-from benchmarks.attacks import attempts
-from internalize.cli.main import main as command_line
-from internalize.config.schema import load_config
-from internalize.environments.html import read as read_html
-from internalize.environments.question_files import tasks_of
-from internalize.environments.site import Site
-from internalize.environments.web.questions import web_task
+from benchmarks.input_files import KINDS
 from internalize.errors import InternalizeError
-from internalize.experience.pool import empty, export_official, save_pool
-from internalize.records import Experience, PoolEdit
-from internalize.report.run_page import run_page
-from internalize.report.run_report import load
-from internalize.stages.study import configs, load_grid
-from tests.unit.report_run import make_run
 
-RECIPES = Path(internalize.__file__).parent / "config" / "recipes"
+LONGEST = 60  # seconds of a file
+MEMORY = 12 << 30  # bytes of address space
+HEAD = 4096  # bytes at the start of a file, where most formats say what follows
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 10**30, -(10**400), 0.5, 1e308, float("nan"), float("inf"), "", " ", "x", "\x00", "\x1b[2J",
     "\ud800", "\u202e", "x" * 20_000, "../../etc/passwd", "{}", "[", "1e999", "2026-13-45", "<|im_end|>", [], {}, [[]],
@@ -52,151 +47,6 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 TOKENS = (b'"', b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\x00", b"\xff", b"\\u0000", b"\\ud800", b"null", b"NaN", b"-", b"1e999",
           b"'''", b"=", b".", b"[[", b"\xef\xbb\xbf", b"[" * 3000, b"{\"a\":" * 3000, b"9" * 5000, b"<a b=\"" * 50, b"a." * 500)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Valid files of one kind, and what reads one."""
-
-    valid: Callable[[Path], list[bytes]]
-    read: Callable[[Path, Path], None]  # the file, and an empty folder
-    suffix: str = ".jsonl"
-
-
-def _cli(*arguments: object) -> None:
-    """The command line; what it printed on standard error has to be one line if it refuses."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
-            command_line([str(one) for one in arguments])
-    except SystemExit as ended:
-        lines = [line for line in said.getvalue().splitlines() if line.startswith("internalize: ")]
-        if ended.code in {2, 3} and len(lines) == 1:
-            return
-        if ended.code not in {0, None}:
-            raise AssertionError(f"exit {ended.code}: {said.getvalue()[:300]}") from ended
-
-
-def _episodes(_: Path) -> list[bytes]:
-    found = [*attempts("a", ("Found:\n1. x", "Always look.")), *attempts("b", ())]
-    return [b"".join(_line(t.model_dump(mode="json")) for t in found)]
-
-
-def _line(value: object) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def _pool(folder: Path) -> list[bytes]:
-    items = [Experience.new(text, "principle", "x", origins=("a",)) for text in ("Look first.", "When lost, stop.")]
-    save_pool(empty(5).apply(PoolEdit(op="ADD", item=item) for item in items), folder / "pool.json")
-    return [(folder / "pool.json").read_bytes()]
-
-
-def _official(_: Path) -> list[bytes]:
-    pool = empty(5).apply([PoolEdit(op="ADD", item=Experience.new("Look first.", "principle", "x"))])
-    return [json.dumps(export_official(pool, style)).encode() for style in ("dict", "list")]
-
-
-def _logs(folder: Path) -> list[bytes]:
-    (folder / "t.jsonl").write_bytes(_episodes(folder)[0])
-    found = []
-    for kind in ("chat", "official-rollout", "official-eval"):
-        _cli("logs", "export", folder / "t.jsonl", "--format", kind, "--out", folder / f"{kind}.out")
-        found.append((folder / f"{kind}.out").read_bytes())
-    anthropic = {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]},
-                              {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}}]},
-                              {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1", "content": "seen"}]},
-                              {"role": "assistant", "content": "done"}], "system": "s", "score": 1}  # fmt: skip
-    return [*found, *(file.read_bytes() for file in sorted(folder.glob("case-*"))), _line(anthropic)]
-
-
-def _claims(_: Path) -> list[bytes]:
-    rows = [{"question": "2+2?", "reference": "4", "answer": "four", "id": str(n)} for n in range(3)]
-    return [b"".join(map(_line, rows))]
-
-
-def _questions(_: Path) -> list[bytes]:
-    rows = [
-        {"question": f"Who is {n}?", "answer": "x", "info": {"type": "easy"}, "root_url": "https://a.example"}
-        for n in range(6)
-    ]
-    return [b"".join(map(_line, rows))]
-
-
-def _run_files(folder: Path) -> list[bytes]:
-    """Which file of a run is changed is part of the input: its name stands in the first line."""
-    run = make_run(folder / "run")
-    files = sorted(path for path in run.rglob("*") if path.suffix in {".json", ".jsonl"})
-    return [path.relative_to(run).as_posix().encode() + b"\n" + path.read_bytes() for path in files]
-
-
-def _read_run(file: Path, folder: Path) -> None:
-    name, _, data = file.read_bytes().partition(b"\n")
-    run = folder / "run"
-    shutil.copytree(file.parent / "valid" / "run", run)
-    target = run / name.decode("ascii", "replace").replace("\x00", "")
-    if len(name) > 200 or ".." in target.parts or not target.is_file():
-        return
-    target.write_bytes(data)
-    for command in ("verify", "diagnose", "view"):
-        _cli(command, run)
-    run_page(load(run))
-
-
-def _recipes(_: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(RECIPES.glob("*.toml"))]
-
-
-def _studies(_: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted((RECIPES / "studies").glob("*.toml"))]
-
-
-def _pages(_: Path) -> list[bytes]:
-    page = ("<!doctype html><html><head><title>A</title><base href='/x/'></head><body><nav>n</nav><h1>T</h1><p>a <b>b</b>"
-            "<a href='y?z#w'>l</a><table><tr><td>1</td><td>2</td></tr></table><pre><code>x\n y</code></pre><ul><li>i</ul>"
-            "<img alt='p' src='data:x'></body></html>")  # fmt: skip
-    return [page.encode(), b"# Title\n\n- a\n- b [l](x.md)\n\n```py\nx\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n"]
-
-
-def _read_page(file: Path, folder: Path) -> None:
-    text = file.read_bytes().decode("utf-8", "replace")
-    read_html(text, "https://a.example/b/")
-    for ending in ("html", "md", "txt"):
-        (folder / f"page.{ending}").write_bytes(file.read_bytes())
-    site = Site(folder)
-    for path, page in site.pages.items():
-        assert site.resolve(path) in {path, None}
-        for _, address in page.links:
-            site.resolve(address)
-
-
-def _read_episodes(file: Path, folder: Path) -> None:
-    _cli("extract", file, "--out", folder / "pool.json")
-    _cli("logs", "export", file, "--out", folder / "chat.jsonl")
-
-
-def _read_pool(file: Path, folder: Path) -> None:
-    for command in ("show", "lint"):
-        _cli("pool", command, file)
-    _cli("pool", "export", file, "--out", folder / "x.json")
-
-
-def _read_study(file: Path, _: Path) -> None:
-    configs(load_grid(file), file)
-
-
-KINDS: dict[str, Kind] = {
-    "recipe": Kind(_recipes, lambda file, _: [load_config(file)].clear(), ".toml"),
-    "study": Kind(_studies, _read_study, ".toml"),
-    "pool": Kind(_pool, _read_pool, ".json"),
-    "official-pool": Kind(_official, lambda f, d: _cli("pool", "import", f, "--out", d / "pool.json"), ".json"),
-    "trajectories": Kind(_episodes, _read_episodes),
-    "logs": Kind(_logs, lambda f, d: _cli("logs", "import", f, "--out", d / "t.jsonl", "--skip")),
-    "claims": Kind(_claims, lambda f, d: _cli("judge", f, "--out", d / "v.jsonl")),
-    "questions": Kind(_questions, lambda f, _: [tasks_of(str(f), web_task)].clear()),
-    "run": Kind(_run_files, _read_run),
-    "page": Kind(_pages, _read_page, ".html"),
-}
 
 
 def changed(data: bytes, draw: random.Random) -> bytes:
@@ -263,7 +113,7 @@ def _odd_inside(value: Any, draw: random.Random) -> Any:
 def _bytes(data: bytes, draw: random.Random) -> bytes:
     if not data:
         return data
-    start = draw.randrange(len(data))
+    start = draw.randrange(draw.choice((len(data), min(len(data), HEAD))))
     end = min(len(data), start + draw.choice((1, 1, 2, 8, 64)))
     part = bytes(draw.randrange(256) for _ in range(draw.choice((0, 1, end - start))))
     return data[:start] + draw.choice((part, data[start:end] * 2, b"")) + data[end:]
@@ -311,16 +161,37 @@ def fuzz(name: str, seeds: Iterator[int], folder: Path) -> Found:
         file.write_bytes(changed(draw.choice(valid), draw))
         found.files += 1
         try:
-            kind.read(file, empty_folder)
+            with _bounded():
+                kind.read(file, empty_folder)
         except InternalizeError as error:
             if len(str(error).splitlines()) != 1:
                 _note(found, f"a message of several lines: {str(error)[:80]!r}", seed, "")
         except Exception as error:  # noqa: BLE001 - finding these is what it is for
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            own = [f for f in traceback.extract_tb(error.__traceback__) if "/internalize/" in f.filename]
-            at = own[-1] if own else last
-            _note(found, f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}", seed, str(error)[:200])
+            _note(found, _where(error), seed, str(error)[:200])
     return found
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Raises TimeoutError if what is inside takes too long."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(LONGEST)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _where(error: Exception) -> str:
+    """The innermost line of the package that an exception passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = [*frames[-1:], *(f for f in frames if "/internalize/" in f.filename)][-1]
+    return f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}"
 
 
 def _note(found: Found, where: str, seed: int, message: str) -> None:
@@ -328,27 +199,48 @@ def _note(found: Found, where: str, seed: int, message: str) -> None:
     found.first.setdefault(where, f"seed {seed}: {message}")
 
 
-def _until(deadline: float, first: int) -> Iterator[int]:
-    seed = first
+def _until(seconds: float, first: int) -> Iterator[int]:
+    """Seeds for so long, from when the first is asked for."""
+    deadline, seed = time.monotonic() + seconds, first
     while time.monotonic() < deadline:
         yield seed
         seed += 1
+
+
+def report(name: str, found: Found) -> str:
+    """One line, and one for each place that a fault came from."""
+    faults = (f"  {count:5} x {where}  ({found.first[where]})" for where, count in found.faults.most_common())
+    return "\n".join((f"{name:14} {found.files:7} files, {found.faults.total():4} faults", *faults))
+
+
+def apart(name: str, seconds: float, seed: int) -> bool:
+    """Fuzz a kind in a process of its own, print what came of it; whether that was nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.fuzz", name, "--seconds", str(seconds), "--seed", str(seed)]
+        ended = subprocess.run([*command, "--here", folder], capture_output=True, text=True, check=False)
+        said = ended.stdout.strip() or f"{name:14} ended by itself: {ended.returncode} {ended.stderr.strip()[-1000:]}"
+        if ended.returncode < 0:
+            kept = shutil.copy(next(Path(folder, "f").glob("input*")), tempfile.mkdtemp())
+            said += f"\n  signal {-ended.returncode} at the file {kept}"
+    print(said, flush=True)
+    return ended.returncode == 0
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(KINDS)))
 @click.option("--seconds", default=10.0, help="For each kind.")
 @click.option("--seed", default=0, help="The first.")
-def main(names: tuple[str, ...], seconds: float, seed: int) -> None:
-    broken = 0
-    for name in names or KINDS:
-        with tempfile.TemporaryDirectory() as folder:
-            found = fuzz(name, _until(time.monotonic() + seconds, seed), Path(folder) / "f")
-        broken += sum(found.faults.values())
-        print(f"{name:14} {found.files:7} files, {sum(found.faults.values()):4} faults", flush=True)
-        for where, count in found.faults.most_common():
-            print(f"  {count:5} x {where}  ({found.first[where]})", flush=True)
-    sys.exit(broken > 0)
+@click.option("--at-once", default=1, help="Kinds at a time, each in a process of its own.")
+@click.option("--here", type=click.Path(path_type=Path), hidden=True)
+def main(names: tuple[str, ...], seconds: float, seed: int, at_once: int, here: Path | None) -> None:
+    if here is None:
+        with ThreadPoolExecutor(at_once) as pool:
+            sound = list(pool.map(lambda name: apart(name, seconds, seed), names or KINDS))
+        sys.exit(not all(sound))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    found = fuzz(names[0], _until(seconds, seed), here / "f")
+    print(report(names[0], found), flush=True)
+    os._exit(bool(found.faults))  # libraries that read models may wait for their threads for ever
 
 
 if __name__ == "__main__":

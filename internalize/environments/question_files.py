@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from internalize.errors import DataError, UserError
+from internalize.errors import DataError, UserError, first_line
 from internalize.records import Task, json_value
 from internalize.runs.files import json_lines
 
@@ -126,8 +126,8 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
         raise UserError("Parquet files need an extra: pip install 'internalize[web]'") from error
     try:
         found: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path}: cannot read the questions ({error})") from error
+    except (OSError, ArrowException, ValueError) as error:  # ValueError: text that is no UTF-8
+        raise DataError(f"{path}: cannot read the questions ({first_line(error)})") from error
     return found
 
 

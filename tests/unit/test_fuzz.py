@@ -7,7 +7,13 @@ import pytest
 from benchmarks.fuzz import KINDS, fuzz
 from internalize.records import Task, content_hash, json_value
 
-SEEDS = {"run": 6, "page": 60}  # a run is read by four commands
+SEEDS = {
+    "run": 6,
+    "page": 60,
+    "model": 6,
+    "adapter": 20,
+    "gguf": 4,
+}  # slow to read
 
 
 @pytest.mark.slow
