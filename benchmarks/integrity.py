@@ -1,7 +1,7 @@
 """What kills, full disks and damaged files do to a run: nothing may be lost, doubled or different without a word.
 
     python -m benchmarks.integrity kills     200 random kills over four recipes, a quarter by SIGTERM and SIGHUP
-    python -m benchmarks.integrity disk      20 sizes of a disk that fills up, then gets room
+    python -m benchmarks.integrity disk      20 sizes of a disk that fills up, then gets room; --start N goes on
     python -m benchmarks.integrity damage    every file of a run deleted, cut, doubled and with a bit flipped
 
 A tiny model plays, learns and is measured by the real command line. A run that was disturbed must end with the records
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -188,6 +189,7 @@ def kills(work: Bench, name: str, most: int, seed: int) -> Tally:
                 return tally
         tally.counts["runs"] += 1
         tally.wrong.extend(f"{name}: {odd} differs" for odd in differences(out, whole))
+        print(f"  {name}: {tally.counts['kills']} kills, {tally.counts['runs']} runs, {tally.wrong}", flush=True)
     return tally
 
 
@@ -231,39 +233,43 @@ def _damages(whole: Path) -> Iterator[tuple[str, str]]:
             yield from ((path.relative_to(whole).as_posix(), kind) for kind in DAMAGES)
 
 
-def disk(work: Bench, name: str, points: int) -> Tally:
+def disk(work: Bench, name: str, points: int, start: int = 1) -> Tally:
     """A run on disks of growing size, each of which fills up, gets room, and the run gone on with."""
     whole, tally = work.undisturbed(name), Tally(Counter(), [])
     size = sum(p.stat().st_size for p in whole.rglob("*") if p.is_file())
-    for number in range(1, points + 1):
-        out = work.folder / f"{name}-disk"
-        command = [sys.executable, "-m", "benchmarks.integrity", "small-disk", str(work.folder), name]
-        room = str(size * number // (points + 1))
-        ended = subprocess.run(
-            ["unshare", "-rm", *command, room, str(out)], capture_output=True, text=True, timeout=2 * LIMIT, check=False
-        )
-        tally.counts[(ended.stdout.strip().splitlines() or ["no answer"])[-1]] += 1
-        if ended.returncode:
-            tally.wrong.append(f"{name}, {room} bytes: {ended.stdout[-1000:]} {ended.stderr[-1000:]}")
+    for number in range(start, points + 1):
+        room = size * number // (points + 1)
+        with _small_disk(work.folder / "mounted") as mount:
+            ended, wrong = _on(mount, work, name, room)
+        tally.counts[ended] += 1
+        tally.wrong.extend(wrong)
+        print(f"  disk {number} of {points}, {room} bytes: {ended}", *wrong, flush=True)
     return tally
 
 
-def small_disk(work: Bench, name: str, room: int, out: Path) -> str:
-    """In a mount namespace of its own: how a run ended whose disk had `room` bytes once it had begun, and then more."""
-    mount = out.with_name(f"{name}-mounted")
+@contextmanager
+def _small_disk(mount: Path) -> Iterator[Path]:
     mount.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(mount)], check=True)
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def _on(mount: Path, work: Bench, name: str, room: int) -> tuple[str, list[str]]:
+    """How a run ended whose disk had `room` bytes once it had begun, and then more; what was wrong."""
     ended = work.run(name, mount / "run", lambda child: _fill(child, mount, room))
     if ended.code == 0:
-        return "had room"
+        return "had room", []
     if ended.code != 3 or "once there is room" not in ended.said.splitlines()[-1] or "Traceback" in ended.said:
-        raise click.ClickException(f"on a full disk: {ended}")
+        return "stopped otherwise", [f"{name}, {room} bytes: on a full disk: {ended}"]
     (mount / "filler").unlink()
     again = work.run(name, mount / "run")
-    odd = differences(mount / "run", work.folder / f"{name}-whole") if again.code == 0 else [again.said[-1000:]]
-    if odd:
-        raise click.ClickException(f"after it got room: {odd}")
-    return "stopped in one sentence, then the same"
+    if again.code:
+        return "could not go on", [f"{name}, {room} bytes: after it got room: {again}"]
+    odd = differences(mount / "run", work.undisturbed(name))
+    return "stopped in one sentence, then the same", [f"{name}, {room} bytes: {one} differs" for one in odd]
 
 
 def _fill(child: multiprocessing.Process, mount: Path, room: int) -> None:
@@ -309,20 +315,16 @@ def damage_command(every: int, names: tuple[str, ...]) -> None:
 
 @main.command("disk")
 @click.option("--points", default=20)
+@click.option("--start", default=1, help="The first point.")
 @click.option("--recipe", "name", default="refresh", type=click.Choice(list(RECIPES)))
-def disk_command(points: int, name: str) -> None:
+@click.option("--apart", is_flag=True, hidden=True)  # in a mount namespace of its own
+def disk_command(points: int, start: int, name: str, *, apart: bool) -> None:
+    if not apart:
+        again = [sys.executable, "-m", "benchmarks.integrity", *sys.argv[1:], "--apart"]
+        os.execvp("unshare", ["unshare", "-rm", *again])  # noqa: S606 - of util-linux
     with tempfile.TemporaryDirectory() as folder:
-        sound = _print("disk", name, disk(bench(Path(folder)), name, points))
+        sound = _print("disk", name, disk(bench(Path(folder)), name, points, start))
     sys.exit(not sound)
-
-
-@main.command("small-disk", hidden=True)
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.argument("name")
-@click.argument("room", type=int)
-@click.argument("out", type=click.Path(path_type=Path))
-def small_disk_command(folder: Path, name: str, room: int, out: Path) -> None:
-    print(small_disk(bench(folder), name, room, out))
 
 
 if __name__ == "__main__":

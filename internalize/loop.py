@@ -20,7 +20,7 @@ from internalize.runs.store import RunStore, check
 from internalize.runs.tracking import require_packages, tracking
 from internalize.stages.backends import local, require
 from internalize.stages.learn import distill, require_success
-from internalize.stages.plan import plan_tasks
+from internalize.stages.plan import plan_tasks, require_room
 from internalize.stages.promote import gate
 from internalize.stages.run import Backends, Run, silent
 from internalize.stages.story import sentence
@@ -48,6 +48,7 @@ def run(
     environments = Environments()
     plan = plan_tasks(config, environments)
     made = backends(config, environments)
+    require_room(config, plan, made.renderer)
     with RunStore.open(Path(out), config, resume=resume) as store, tracking(config.track, store.path) as tracker:
         store.keep_check(made.self_check)
         tracker.describe(recipe_facts(config))

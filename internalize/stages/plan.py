@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from internalize.config.schema import Config, EnvConfig
-from internalize.errors import TaskError
-from internalize.interfaces import Environment
-from internalize.records import Task
+from internalize.errors import TaskError, UserError
+from internalize.interfaces import Environment, Renderer
+from internalize.records import Message, Task
 
 
 class TaskPlan(NamedTuple):
@@ -59,6 +59,21 @@ def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment])
         require_disjoint(suites[final], suites[settings.split], both)
     random.Random(config.seed).shuffle(training)
     return TaskPlan(env, suites, training, others)
+
+
+def require_room(config: Config, plan: TaskPlan, renderer: Renderer | None) -> None:
+    """Raises UserError if what is said of an environment's tools leaves no room for its shortest question."""
+    if renderer is None:
+        return
+    for env, tasks in ((plan.env, plan.training), *((plan.env_of(name), suite) for name, suite in plan.suites.items())):
+        system = Message(role="system", content=renderer.instructions(env.tools))
+        question = Message(role="user", content=min((task.question for task in tasks), key=len))
+        used = len(renderer.context((system, question), (), "", env.tools).ids)
+        if used + config.rollout.max_turn_tokens > config.model.max_context:
+            raise UserError(
+                f"{env.name}: its tools and the shortest question take {used:,} tokens and a turn up to "
+                f"{config.rollout.max_turn_tokens:,}, more than model.max_context = {config.model.max_context:,}"
+            )
 
 
 def require_disjoint(

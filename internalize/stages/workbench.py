@@ -30,7 +30,7 @@ from internalize.runs import names
 from internalize.runs.store import write_json, write_jsonl
 from internalize.training.examples import weighted
 
-from .plan import TaskPlan, plan_tasks
+from .plan import TaskPlan, plan_tasks, require_room
 from .refresh import build_examples
 from .run import Backends
 from .standalone import accepted, short_enough
@@ -75,6 +75,7 @@ def open_workbench(
     environments = Environments()
     plan = plan_tasks(config, environments)
     made = (backends or local)(config, environments)
+    require_room(config, plan, made.renderer)
     path = Path(folder).resolve()
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -13,14 +13,17 @@ from internalize import loop
 from internalize.config.schema import load_config
 from internalize.environments import registry
 from internalize.environments.registry import Environments
+from internalize.errors import UserError
 from internalize.inference.architecture import Architecture
+from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import TrainSummary, Trajectory
 from internalize.runs import names
 from internalize.runs.store import read_jsonl
 from internalize.stages.backends import in_process
 from internalize.stages.estimate import EpisodeSize, estimate
-from internalize.stages.plan import plan_tasks
+from internalize.stages.plan import TaskPlan, plan_tasks, require_room
 from tests.command import Call, refused
+from tests.toy import Toy
 
 SMALL = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -152,3 +155,18 @@ def test_no_tensor_library_is_imported(tmp_path: Path, recipe: str) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / recipe)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_tools_whose_description_fills_the_context_are_refused_before_anything_is_played() -> None:
+    pytest.importorskip("transformers", reason="needs a tokenizer")
+    from internalize.inference.renderer import TemplateRenderer  # noqa: PLC0415 - transformers
+    from tests.tiny import tiny_tokenizer  # noqa: PLC0415
+
+    env, renderer = Toy(), TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["json"])
+    plan = TaskPlan(env, {"dev": env.tasks("dev")}, list(env.tasks("train")))
+    config = load_config(None, ["model.max_context=1000"])
+    require_room(config, plan, renderer)
+    require_room(config, plan, None)
+    env.tools = (env.tools[0].model_copy(update={"description": "x " * 4000}), env.tools[1])  # type: ignore[misc]
+    with pytest.raises(UserError, match=r"^toy: its tools and .* take [48],\d{3} tokens.* = 1,000$"):
+        require_room(config, plan, renderer)

@@ -9,19 +9,61 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 _MOST_BLOCKS = 1000  # of a result that are shown
 _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/javascript")
 
 
+@asynccontextmanager
+async def bounded(transport: AbstractAsyncContextManager[tuple[Any, Any]]) -> AsyncIterator[tuple[Any, Any]]:
+    """A transport whose results have so many blocks at most; each would become an object of kilobytes."""
+    async with transport as (incoming, outgoing):
+        yield _FewBlocks(incoming), outgoing
+
+
+class _FewBlocks:
+    """The stream of what a server sends, with the first blocks of each result and the number of all."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    async def receive(self) -> Any:
+        """The next message."""
+        found = await self._stream.receive()
+        result = getattr(getattr(found, "message", None), "result", None)
+        blocks = result.get("content") if isinstance(result, dict) else None
+        if isinstance(blocks, list) and len(blocks) > _MOST_BLOCKS:
+            count = len(blocks)
+            blocks[_MOST_BLOCKS:] = [{"type": "text", "text": f"(cut: {count} blocks)"}]
+        return found
+
+    def __aiter__(self) -> _FewBlocks:
+        return self
+
+    async def __anext__(self) -> Any:
+        from anyio import EndOfStream  # noqa: PLC0415 - of the extra
+
+        try:
+            return await self.receive()
+        except EndOfStream:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> _FewBlocks:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stream.aclose()
+
+
 def shown(result: Any) -> str:
     """The content blocks of a `CallToolResult`, then its structured content if they do not say all of it."""
-    parts = [_block(block) for block in result.content[:_MOST_BLOCKS]]
-    if (count := len(result.content)) > _MOST_BLOCKS:
-        parts.append(f"(cut: {count} blocks)")
-    text = "\n".join(part for part in parts if part)
+    text = "\n".join(part for block in result.content if (part := _block(block)))
     structured = result.structured_content
     if structured is not None and not all(_says(text, leaf) for leaf in _leaves(structured)):
         text = "\n".join(filter(None, (text, json.dumps(structured, ensure_ascii=False))))

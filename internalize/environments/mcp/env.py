@@ -2,8 +2,9 @@
 
 Tasks come from a file (question, answer, optional split, family and `solve`, a list of {"tool", "arguments"}). Every
 episode has a session of its own, started with its first call: a command is run anew, an HTTP server sees a new session.
-Answers are graded by text, as mathematics, by a model, or by a function of yours. A server that hangs or dies leaves
-its episode unscored. State that a server keeps from one session to the next is not reset.
+With `stateless` all episodes of a process share one. Answers are graded by text, as mathematics, by a model, or by a
+function of yours. A server that hangs or dies leaves its episode unscored. State that a server keeps from one session
+to the next is not reset.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, gr
 from internalize.environments.callables import load_function
 from internalize.environments.loop_thread import LoopThread
 from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Columns, Row, tasks_of
-from internalize.errors import DataError, TaskError, UserError
+from internalize.errors import DataError, InfrastructureError, TaskError, UserError
 from internalize.experience.extract.injection_filter import addresses_model
 from internalize.inference import tool_schema
 from internalize.judge.match import same
 from internalize.judge.maths import MathJudge
 from internalize.records import Task, ToolCall, ToolSpec
 
-from .session import Server, Session
+from .session import Server, Session, Sessions
 
 Steps = tuple[tuple[ToolCall, str], ...]  # the calls of an episode and their results
 Verifier = Callable[[Task, str, Steps], float | None]
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[\w./:-]{1,128}")
-_LONGEST = 4000  # characters of a description that the policy is shown
+_LONGEST = 20_000  # characters of a tool's description and schema
+_NOTES = frozenset({"description", "title", "$comment"})  # what a schema says to people
 _WITHHELD = "(no description)"  # in place of one that speaks to the model
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
 
@@ -53,6 +55,11 @@ class McpOptions(Server):
         description="'exact', 'maths', 'model' (the judge of the recipe), 'module:function' or 'file.py:function'.",
     )
     system: str = Field("You solve tasks with tools.", description="The system message, before the tools.")
+    stateless: bool = Field(
+        default=False,
+        description="Whether the server keeps nothing from one call to the next: one session for all episodes of a "
+        "worker then, in place of one an episode.",
+    )
     characters: int = Field(4000, ge=10, le=1_000_000, description="Characters shown of a result.")
 
 
@@ -69,8 +76,13 @@ class McpEpisode(AnswerEpisode):
         """The result of the tool."""
         if call is None:
             return UNKNOWN
-        self._session = self._session or self._environment.session()
-        result = self._session.call(call.name, call.values) or "(nothing)"
+        sessions = self._environment.sessions
+        self._session = self._session or sessions.take()
+        try:
+            result = self._session.call(call.name, call.values) or "(nothing)"
+        except InfrastructureError:
+            sessions.lose(self._session)
+            raise
         if len(result) > (longest := self._environment.options.characters):
             result = f"{result[:longest]}\n(cut: {len(result)} characters)"
         self._steps.append((call, result))
@@ -86,7 +98,7 @@ class McpEpisode(AnswerEpisode):
         """End the session."""
         session, self._session = self._session, None
         if session:
-            session.close()
+            self._environment.sessions.give(session)
 
 
 class Mcp(SplitTasks):
@@ -109,6 +121,7 @@ class Mcp(SplitTasks):
         self.verifier = _verifier(self.options.verify)
         self._tasks = tasks_of(self.options.tasks, _row_task, Columns(self.options.question, self.options.answer))
         self._loop = LoopThread()
+        self.sessions = Sessions(lambda: Session(self.options, self._loop), shared=self.options.stateless)
         try:
             offered = self._offered()
         except BaseException:  # the thread would outlive an environment that nobody got
@@ -118,7 +131,7 @@ class Mcp(SplitTasks):
         self.evidence_actions = frozenset(self.options.evidence or (tool.name for tool in offered))
 
     def _offered(self) -> tuple[ToolSpec, ...]:
-        with closing(self.session()) as session:
+        with closing(Session(self.options, self._loop)) as session:
             found = {tool.name: tool for tool in session.tools()}
         wanted = self.options.tools or tuple(found)
         if unknown := [name for name in (*wanted, *self.options.evidence) if name not in found]:
@@ -132,14 +145,7 @@ class Mcp(SplitTasks):
                 _LOG.warning(
                     "mcp: the schema of the tool %r is invalid (%s); only the server checks its calls", name, reason
                 )
-            if reason := addresses_model(found[name].description):
-                _LOG.warning("mcp: the description of the tool %r %s; the policy does not see it", name, reason)
-                found[name] = found[name].model_copy(update={"description": _WITHHELD})
-        return tuple(_bounded(found[name]) for name in wanted)
-
-    def session(self) -> Session:
-        """A new session."""
-        return Session(self.options, self._loop)
+        return tuple(_screened(found[name]) for name in wanted)
 
     def episode(self, task: Task) -> McpEpisode:
         """A fresh episode."""
@@ -158,8 +164,37 @@ class Mcp(SplitTasks):
         self._loop.close()
 
 
-def _bounded(tool: ToolSpec) -> ToolSpec:
-    return tool.model_copy(update={"description": tool.description[:_LONGEST]})
+def _screened(tool: ToolSpec) -> ToolSpec:
+    """The tool without texts that speak to a model. Raises TaskError for one that cannot be shown."""
+    said = len(tool.description) + len(json.dumps(tool.parameters or {}))
+    if said > _LONGEST:
+        raise TaskError(
+            f"mcp: the server describes the tool {tool.name!r} in {said:,} characters, of which {_LONGEST:,} may be "
+            "shown; leave it out of env.options.tools"
+        )
+    update: dict[str, Any] = {"parameters": _without_speech(tool.name, tool.parameters)}
+    if reason := addresses_model(tool.description):
+        _LOG.warning("mcp: the description of the tool %r %s; the policy does not see it", tool.name, reason)
+        update["description"] = _WITHHELD
+    return tool.model_copy(update=update)
+
+
+def _without_speech(tool: str, schema: Any) -> Any:
+    """A schema without notes that speak to a model. Raises TaskError if what a call must hold does."""
+    if isinstance(schema, dict):
+        kept = {}
+        for inner, value in schema.items():
+            _without_speech(tool, inner)
+            if inner in _NOTES and isinstance(value, str) and (reason := addresses_model(value)):
+                _LOG.warning("mcp: a note in the schema of the tool %r %s; the policy does not see it", tool, reason)
+            else:
+                kept[inner] = _without_speech(tool, value)
+        return kept
+    if isinstance(schema, list):
+        return [_without_speech(tool, value) for value in schema]
+    if isinstance(schema, str) and (reason := addresses_model(schema)):
+        raise TaskError(f"mcp: the schema of the tool {tool!r} {reason}; leave it out of env.options.tools")
+    return schema
 
 
 def _row_task(row: Row, split: str) -> Task:

@@ -7,10 +7,10 @@ task. A server that cannot be reached, hangs or dies is an InfrastructureError; 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any, TextIO, cast
 
@@ -22,31 +22,13 @@ from internalize.errors import InfrastructureError, TaskError
 from internalize.records import ToolSpec
 from internalize.runs.store import first_problem
 
-from .content import shown
+from .content import bounded, shown
+from .stdio import LONGEST, started
 
 _PAGES = 100  # of the list of tools: some servers never end it
 _CLOSING = 10.0  # seconds a server may take to end
 _LONGEST_QUOTE = 240  # characters of what a server printed
 _MOST_ERRORS = 1 << 20  # bytes that a server's stderr may take on disk
-_LOG = logging.getLogger(__name__)
-
-
-class _StrayLines(logging.Filter):
-    """Tells once, in one sentence, of lines on a server's stdout that are no messages; the client logs tracebacks."""
-
-    told = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Nothing of the client's own record is kept if it is about such a line."""
-        if "parse" not in record.msg:
-            return True
-        if not self.told:
-            self.told = True
-            _LOG.warning("mcp: the server prints lines to its stdout that are no messages; they are passed over")
-        return False
-
-
-_STRAY_LINES = _StrayLines()
 
 
 class Server(Section):
@@ -64,17 +46,15 @@ class Server(Section):
 
     async def client(self, stack: AsyncExitStack, errors: TextIO, failed: Callable[[str], None]) -> Any:
         """A client that is not yet connected; `stack` closes what it uses, and `errors` gets a command's stderr."""
-        from mcp import Client, StdioServerParameters  # noqa: PLC0415 - an extra
-        from mcp.client.stdio import stdio_client  # noqa: PLC0415
+        from mcp import Client  # noqa: PLC0415 - an extra
+        from mcp.client.stdio import get_default_environment  # noqa: PLC0415
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
 
         if self.command:
             seen = {name: os.environ[name] for name in self.pass_env if name in os.environ}
-            logging.getLogger("mcp.client.stdio").addFilter(_STRAY_LINES)  # a second time changes nothing
-            program, *arguments = self.command
-            parameters = StdioServerParameters(command=program, args=arguments, env=seen)
-            return Client(stdio_client(parameters, errlog=errors))
-        return Client(streamable_http_client(self.url, http_client=await stack.enter_async_context(self.http(failed))))
+            return Client(bounded(started(self.command, get_default_environment() | seen, errors, failed)))
+        http = await stack.enter_async_context(self.http(failed))
+        return Client(bounded(streamable_http_client(self.url, http_client=http)))
 
     def http(self, failed: Callable[[str], None]) -> Any:
         """The HTTP client, which tells `failed` of answers to a message that are none themselves.
@@ -86,13 +66,37 @@ class Server(Section):
         bearer = {"Authorization": f"Bearer {os.environ.get(self.key_env, '')}"} if self.key_env else {}
 
         async def check(response: Any) -> None:
+            response.stream = _counted(response.stream, failed)
+            if packed := response.headers.get("content-encoding"):
+                failed(f"its answer is packed ({packed}), which was not asked for")
+                raise httpx2.DecodingError("packed", request=response.request)
             if response.status_code < 400 or response.request.method != "POST":
                 return
             if response.status_code == 404 or b'"jsonrpc"' not in await response.aread():  # 404: the session is lost
                 failed(f"HTTP {response.status_code}")
 
         timeout = httpx2.Timeout(self.starting, read=None)
-        return httpx2.AsyncClient(headers=bearer, timeout=timeout, event_hooks={"response": [check]})
+        headers = {"Accept-Encoding": "identity"} | bearer  # so that what is counted is what is kept
+        return httpx2.AsyncClient(headers=headers, timeout=timeout, event_hooks={"response": [check]})
+
+
+def _counted(stream: Any, failed: Callable[[str], None]) -> Any:
+    """The bytes of an answer over HTTP, up to a limit. `failed` is told of one that is longer, and it ends there."""
+    import httpx2  # noqa: PLC0415 - what mcp itself uses
+
+    class Counted(httpx2.AsyncByteStream):  # type: ignore[misc, unused-ignore]
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = LONGEST
+            async for part in stream:
+                if (left := left - len(part)) < 0:
+                    failed(f"its answer has more than {LONGEST:,} bytes")
+                    raise httpx2.ReadError("too long")
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    return Counted()
 
 
 class Session:
@@ -247,3 +251,38 @@ def _first_error(error: BaseException) -> str:
         error = error.exceptions[0]
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+class Sessions:
+    """Sessions for episodes: one each, or one that they share until it fails."""
+
+    def __init__(self, make: Callable[[], Session], *, shared: bool) -> None:
+        self._make, self._shared = make, shared
+        self._current: Session | None = None
+        self._users: dict[Session, int] = {}
+        self._lock = threading.Lock()
+
+    def take(self) -> Session:
+        """A session; whoever takes it gives it back. Raises InfrastructureError."""
+        if not self._shared:
+            return self._make()
+        with self._lock:
+            self._current = self._current or self._make()
+            self._users[self._current] = self._users.get(self._current, 0) + 1
+            return self._current
+
+    def lose(self, session: Session) -> None:
+        """Have no other episode take a session that failed."""
+        with self._lock:
+            if session is self._current:
+                self._current = None
+
+    def give(self, session: Session) -> None:
+        """Give a session back; one that nobody takes any more is closed by its last user."""
+        with self._lock:
+            left = self._users[session] = self._users.get(session, 1) - 1
+            closing = not left and session is not self._current
+            if closing:
+                del self._users[session]
+        if closing:
+            session.close()
