@@ -103,7 +103,7 @@ class Bench:
         context, said = multiprocessing.get_context("fork"), self.folder / "said"
         begun = context.Event()
         arguments = ["run", str(self.recipe(name)), "--out", str(out), "--resume"]
-        child = context.Process(target=_command, args=(arguments, said, begun))
+        child = context.Process(target=command_in_child, args=(arguments, said, begun))
         child.start()
         if disturb:
             begun.wait(LIMIT)
@@ -115,7 +115,8 @@ class Bench:
         return Ended(int(child.exitcode or 0), said.read_text(errors="replace") if said.exists() else "")
 
 
-def _command(arguments: list[str], said: Path, begun: multiprocessing.synchronize.Event) -> None:
+def command_in_child(arguments: list[str], said: Path, begun: multiprocessing.synchronize.Event) -> None:
+    """The command line in a process that was forked for it, with standard error in the file `said`."""
     registry.BUILTIN["toy"] = registry.Builtin("tests.toy", "Toy", "boxes")
     with said.open("w") as log:
         os.dup2(log.fileno(), 2)

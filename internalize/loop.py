@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from internalize.config.schema import Config
@@ -49,7 +50,11 @@ def run(
     plan = plan_tasks(config, environments)
     made = backends(config, environments)
     require_room(config, plan, made.renderer)
-    with RunStore.open(Path(out), config, resume=resume) as store, tracking(config.track, store.path) as tracker:
+    with (
+        closing(made),
+        RunStore.open(Path(out), config, resume=resume) as store,
+        tracking(config.track, store.path) as tracker,
+    ):
         store.keep_check(made.self_check)
         tracker.describe(recipe_facts(config))
         finish(iterate(Run(config, store, made, plan, report, tracker), story))
@@ -71,7 +76,8 @@ async def iterate(run: Run, story: Callable[[str], None]) -> None:
         examples = await run.collect(policy, pool, k)
         require_success(run, trajectories, pool, examples, k)
         candidate = await distill(run, policy, pool, examples, k)
-        await run.evaluate(candidate, suite, MODES, pool, k)
+        async with run.ahead(candidate, k + 1):
+            await run.evaluate(candidate, suite, MODES, pool, k)
         policy = await gate(run, policy, candidate, pool, k)
         if policy.iteration == k and further:
             await run.evaluate(policy, further, ("internalized",), pool, k)

@@ -24,12 +24,24 @@ def refusal(status: int, message: str) -> Answer:
 
 
 class AdapterServer(FaultyServer):
-    """Serves `base`. `resolver`: a folder in which an adapter is looked for by its name, instead of load requests."""
+    """Serves `base`: the tiny model, or one that was `loaded`, with its tokenizer.
 
-    def __init__(self, *, seed: int = 0, max_rank: int = 8, resolver: Path | None = None) -> None:
-        tokenizer = tiny_tokenizer()
+    `resolver`: a folder in which an adapter is looked for by its name, instead of load requests.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        max_rank: int = 8,
+        resolver: Path | None = None,
+        base: str = "base",
+        port: int = 0,
+        loaded: tuple[Any, Any] | None = None,
+    ) -> None:
+        model, tokenizer = loaded or (tiny_model(seed), tiny_tokenizer())
         renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
-        self.engine = PlainEngine(tiny_model(seed), renderer, load_config(None, []))
+        self.engine, self.base = PlainEngine(model, renderer, load_config(None, [])), base
         self.max_rank, self.resolver = max_rank, resolver
         self.adapters: dict[str, Path] = {}
         self.loads: list[str] = []
@@ -41,7 +53,7 @@ class AdapterServer(FaultyServer):
         }
         if resolver is None:
             extra |= {"POST /v1/load_lora_adapter": self._load, "POST /v1/unload_lora_adapter": self._unload}
-        super().__init__(lambda m, s: '{"ok": true}' if s else "answer[1]", extra=extra)
+        super().__init__(lambda m, s: '{"ok": true}' if s else "answer[1]", extra=extra, port=port)
 
     def restart(self) -> None:
         self.adapters.clear()
@@ -72,9 +84,9 @@ class AdapterServer(FaultyServer):
 
     def _resolved(self, name: str) -> None:
         """The resolver takes an adapter of this base only."""
-        if self.resolver and name not in self.adapters and (self.resolver / name).is_dir():
+        if self.resolver and name not in {self.base, *self.adapters} and (self.resolver / name).is_dir():
             config = json.loads((self.resolver / name / "adapter_config.json").read_text())
-            if config["base_model_name_or_path"] == "base" and config["r"] <= self.max_rank:
+            if config["base_model_name_or_path"] == self.base and config["r"] <= self.max_rank:
                 self.adapters[name] = self.resolver / name
                 self.loads.append(name)
 
@@ -83,17 +95,17 @@ class AdapterServer(FaultyServer):
 
         name = body["model"]
         self._resolved(name)
-        if name != "base" and name not in self.adapters:
+        if name != self.base and name not in self.adapters:
             return refusal(404, f"The model `{name}` does not exist. Valid aliases: base.")
         model, plain = self.engine.model, self.engine.model
-        if name != "base":
+        if name != self.base:
             model = PeftModel.from_pretrained(plain, self.adapters[name]).eval()
         self.engine.model = model
         sampling = Sampling(max_tokens=body["max_tokens"], temperature=body.get("temperature", 1.0))
         turn = _result(
             self.engine.generate(body["prompt"], conversation="", seed=body.get("seed", 0), sampling=sampling)
         )
-        self.engine.model = plain if name == "base" else model.unload()
+        self.engine.model = plain if name == self.base else model.unload()
         choice = {"token_ids": turn.token_ids, "logprobs": {"token_logprobs": turn.logprobs}, "finish_reason": "stop"}
         return self._json({"index": 0, "text": "", **choice}, prompt=len(body["prompt"]), sampled=len(turn.token_ids))
 

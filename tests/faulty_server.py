@@ -67,7 +67,9 @@ class FaultyServer:
         retry_after: str = "0",
         delay: float = 0.0,
         extra: Mapping[str, Callable[[dict[str, Any]], Answer]] | None = None,
+        port: int = 0,
     ) -> None:
+        self.port = port
         self.reply, self.complete, self.share, self.limit = reply, complete, share, limit
         self.kinds, self.schemas, self.usage, self.key = tuple(kinds), schemas, usage, key
         self.retry_after, self.delay, self.extra = retry_after, delay, dict(extra or {})
@@ -99,7 +101,7 @@ class FaultyServer:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
         self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         self._ready.set()
         await self._stop.wait()

@@ -39,7 +39,7 @@ _LLAMA = """
 import signal, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.hostnames, params.port = sys.argv[1], ["127.0.0.1"], int(sys.argv[2])
-params.n_ctx, params.n_parallel = 4096, 2
+params.n_ctx, params.n_parallel = int(sys.argv[3]), int(sys.argv[4])
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
 server = xllamacpp.Server(params)
 signal.pause()
@@ -124,9 +124,10 @@ def vllm_server(
 
 
 @contextmanager
-def llama_cpp_server() -> Iterator[RealServer]:
+def llama_cpp_server(at_once: int = 2, context: int = 4096) -> Iterator[RealServer]:
     from internalize.inference.architecture import builtin_gguf  # noqa: PLC0415
 
     port = free_port()
-    with serving([sys.executable, "-c", _WATCH + _LLAMA, str(builtin_gguf()), str(port)], port) as base_url:
+    given = [str(builtin_gguf()), str(port), str(context), str(at_once)]
+    with serving([sys.executable, "-c", _WATCH + _LLAMA, *given], port) as base_url:
         yield RealServer(base_url, Path(builtin_gguf()).stem)

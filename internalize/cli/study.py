@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +14,9 @@ from internalize.runs.progress import going_on_by, progress
 
 if TYPE_CHECKING:
     from internalize.config.schema import Config
+    from internalize.stages.study import Play, StudyPart
+
+AGAIN = "run the same command again"
 
 
 @click.command("study")
@@ -25,14 +30,18 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder that keeps every finished run packed, without episodes and weights; those in it are not run again.",
 )
+@click.option("--workers", default=0, metavar="N", help="Run N runs at a time, each on a worker of Ray (default: 0).")
+@click.option("--gpus", default=0.0, help="GPUs of each worker.")
 @click.option("--report-only", is_flag=True, help="Run nothing; compare the finished runs.")
-def study_command(
+def study_command(  # noqa: PLR0913, PLR0917 - one option each
     grid: Path,
     out: Path,
     overrides: tuple[str, ...],
     cells: tuple[str, ...],
     seeds: tuple[int, ...],
     records: Path | None,
+    workers: int,
+    gpus: float,
     *,
     report_only: bool,
 ) -> None:
@@ -40,17 +49,17 @@ def study_command(
 
     The same command continues a stopped study.
     A run that fails does not stop the others; the command then ends with an error that names it.
-    Several processes may work on one study: start the command once on each machine.
+    Several processes may work on one study: start the command once on each machine, or give it --workers.
     """
     from internalize.report.publish import publish_study
     from internalize.report.slim import unpack_study
-    from internalize.stages.study import STUDY
+    from internalize.stages.study import STUDY, StudyPart
 
     if records:
         unpack_study(records, out)
     try:
         if not report_only:
-            _run(grid, out, overrides, cells, seeds, records)
+            _run(grid, out, overrides, StudyPart(cells, seeds), records, workers, gpus)
     finally:  # also compare what is there when the study was interrupted or runs of it failed
         if (out / STUDY).exists():
             publish_study(out)
@@ -60,35 +69,64 @@ def _run(
     grid: Path,
     out: Path,
     overrides: Sequence[str],
-    cells: Sequence[str],
-    seeds: Sequence[int],
+    part: StudyPart,
     records: Path | None,
+    workers: int,
+    gpus: float,
 ) -> None:
-    from rich.console import Console
-
-    from internalize.loop import run as run_loop
     from internalize.report.publish import write_run
     from internalize.report.slim import is_slim, pack_member
-    from internalize.report.terminal import plain_text
     from internalize.runs.store import require_same
-    from internalize.stages.study import StudyPart, study
+    from internalize.stages.study import study
 
-    def note(message: str) -> None:
-        Console(stderr=True).print(plain_text(message), soft_wrap=True)
+    one_at_a_time = Lock()  # pages are drawn by one thread
 
-    with going_on_by("run the same command again"), progress() as show:
+    with going_on_by(AGAIN), _playing(workers, gpus) as run_one:
 
         def play(config: Config, folder: Path) -> None:
             if is_slim(folder):
                 require_same(folder, config)
                 return
+            run_one(config, folder)
+            with one_at_a_time:
+                write_run(folder)
+                if records:
+                    pack_member(out, folder, records)
+
+        study(grid, out, play, overrides, _note, part, at_once=max(1, workers))
+
+
+@contextmanager
+def _playing(workers: int, gpus: float) -> Iterator[Play]:
+    """What plays a run: this process, or one of so many workers."""
+    from internalize.loop import run as run_loop
+    from internalize.stages.study_workers import on_ray
+
+    if workers:
+        with on_ray(_in_worker, workers, gpus) as play_there:
+            yield play_there
+        return
+    with progress() as show:
+
+        def play_here(config: Config, folder: Path) -> None:
             name = f"{folder.parent.name} {folder.name}"
             run_loop(config, folder, resume=True, report=lambda stage, a, b: show(f"{name}: {stage}", a, b))
-            write_run(folder)
-            if records:
-                pack_member(out, folder, records)
 
-        study(grid, out, play, overrides, note, StudyPart(cells, seeds))
+        yield play_here
+
+
+def _in_worker(config: Config, folder: Path) -> None:
+    from internalize.loop import run as run_loop
+
+    run_loop(config, folder, resume=True)
+
+
+def _note(message: str) -> None:
+    from rich.console import Console
+
+    from internalize.report.terminal import plain_text
+
+    Console(stderr=True).print(plain_text(message), soft_wrap=True)
 
 
 @click.command("diagnose")

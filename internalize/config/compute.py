@@ -15,28 +15,40 @@ from .regime import Section
 MOVED = ("device", "batch")  # keys that stood in [model] before
 
 
+class VllmConfig(Section):
+    """The servers that a run starts for itself with compute.engine = 'vllm', in an environment of their own."""
+
+    python: str = Field("", description="Python of the environment that holds vLLM; '' = the one of this package.")
+    servers: int = Field(1, ge=1, le=64, description="Servers with the same weights; a conversation stays on its own.")
+    devices: int = Field(1, ge=1, le=64, description="GPUs of a server; on CPUs there are none.")
+    options: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`.")
+    variables: dict[str, str] = Field(default_factory=dict, description="Further environment variables of the servers.")
+    sleep: bool = Field(default=False, description="Whether they give back the memory of their GPUs during a training.")
+    starts_within: float = Field(900.0, gt=0, le=86_400, description="Seconds that a server has to start.")
+
+
 class ComputeConfig(Section):
     """Where a run works: on what it plays and trains, and with which engine."""
 
     rollout: Literal["local", "ray"] = Field("local", description="Who plays: this process, or workers of Ray.")
     engine: Literal["auto", "slots", "plain", "vllm", "endpoint"] = Field(
         "auto",
-        description="What samples: 'slots' or 'plain' here, or an 'endpoint'; 'auto' = the endpoint if one is named, "
-        "else the first of the others that is exact.",
+        description="What samples: 'slots' or 'plain' here, an 'endpoint', or 'vllm' that the run starts; 'auto' = the "
+        "endpoint if one is named, else the first of those here that is exact.",
     )
+    vllm: VllmConfig = Field(VllmConfig(), description="The servers that engine = 'vllm' starts.")
     replicas: int = Field(1, ge=1, le=1024, description="Workers of Ray, each with a copy of the policy.")
     gpus: float = Field(0.0, ge=0, le=64, description="GPUs of a worker of Ray; 0 = none.")
     endpoint: str = Field("", description="Endpoint that samples token ids with the policy's own weights; '' = none.")
+    overlap: bool = Field(
+        default=False,
+        description="Whether the next rollouts begin beside the evaluation, where a server acts; dropped if the gate "
+        "rejects.",
+    )
     train: Literal["local", "accelerate"] = Field("local", description="Who trains: this process, or launched ones.")
     devices: int = Field(1, ge=1, le=1024, description="Processes of a launched training, a device each.")
     device: str = Field("auto", description="'auto', 'cpu', 'cuda' or 'cuda:N'.")
     batch: int = Field(48, ge=1, le=4096, description="Conversations sampled together.")
-
-    def not_there(self) -> str:
-        """The first setting that nothing implements yet, as `key = value`; "" if all exist."""
-        absent = {"engine": {"vllm"}}
-        chosen = {key: getattr(self, key) for key in absent}
-        return next((f"compute.{key} = {value!r}" for key, value in chosen.items() if value in absent[key]), "")
 
 
 def moved(data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,9 @@ class EndpointConfig(Section):
 
     base_url: str = Field(description="Such as https://api.deepseek.com/v1 or http://127.0.0.1:8000/v1.")
     model: str = Field(description="The model's name there.")
+    replicas: tuple[str, ...] = Field(
+        (), description="Addresses of further servers with the same weights: a conversation stays on its own."
+    )
     key_env: str = Field("", description="Environment variable that holds the key; '' = no key.")
     concurrency: int = Field(8, ge=1, le=1024, description="Most requests at once.")
     timeout: float = Field(120.0, gt=0, le=3600, description="Seconds a request may take.")

@@ -13,12 +13,15 @@ import shutil
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TypeVar
 
 from internalize.config.endpoint import EndpointConfig
 from internalize.errors import InfrastructureError
 
 from .client import Body, EndpointClient, Refused
+from .replicas import At, servers_of
+from .server import Asked
 
 T = TypeVar("T")
 _CONFIG, _BASE = "adapter_config.json", "base_model_name_or_path"
@@ -26,10 +29,10 @@ _FINAL = (500, 501)  # what a server answers for an adapter that it will never l
 
 
 class Adapters:
-    """The adapters that one server was given, by checkpoint id; at most one at a time."""
+    """The adapters that the servers of an endpoint were given, by checkpoint id; at most one at a time."""
 
     def __init__(self, client: EndpointClient) -> None:
-        self._client = client
+        self._config, self._servers = client.config, servers_of(client)
         self._folders: dict[str, Path] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self.loads = 0  # how often one was put there
@@ -56,40 +59,48 @@ class Adapters:
     async def unload(self, checkpoint: str) -> None:
         """Take an adapter away, so that no server looks for files that are gone. One that cannot unload keeps it."""
         self._folders.pop(checkpoint, None)
-        with suppress(Refused, InfrastructureError):
-            await self._client.post("/unload_lora_adapter", {"lora_name": checkpoint}, final=_FINAL)
-        if self._client.config.adapters:
-            shutil.rmtree(Path(self._client.config.adapters) / checkpoint, ignore_errors=True)
+        for server in self._servers:
+            with suppress(Refused, InfrastructureError):
+                await server.post("/unload_lora_adapter", {"lora_name": checkpoint}, final=_FINAL)
+        if self._config.adapters:
+            shutil.rmtree(Path(self._config.adapters) / checkpoint, ignore_errors=True)
 
     async def _put(self, checkpoint: str, folder: Path) -> None:
-        if self._client.config.adapters:
-            _copy(folder, Path(self._client.config.adapters) / checkpoint, self._client.config.model)
-            await self._client.post("/completions", {"model": checkpoint, "prompt": [1], "max_tokens": 1}, final=_FINAL)
-        else:
-            body: Body = {"lora_name": checkpoint, "lora_path": str(folder.resolve())}
-            try:
-                await self._client.post("/load_lora_adapter", body, final=_FINAL)
-            except Refused as error:
-                if "already" not in str(error):  # the id is the hash of the weights: one of that name is the same
-                    raise
+        if self._config.adapters:
+            _copy(folder, Path(self._config.adapters) / checkpoint, self._config.model)
+        for server in self._servers:
+            await self._put_on(server, checkpoint, folder)
         self.loads += 1
+
+    async def _put_on(self, server: At, checkpoint: str, folder: Path) -> None:
+        if self._config.adapters:
+            await server.post("/completions", {"model": checkpoint, "prompt": [1], "max_tokens": 1}, final=_FINAL)
+            return
+        body: Body = {"lora_name": checkpoint, "lora_path": str(folder.resolve())}
+        try:
+            await server.post("/load_lora_adapter", body, final=_FINAL)
+        except Refused as error:
+            if "already" not in str(error):  # the id is the hash of the weights: one of that name is the same
+                raise
 
 
 def _copy(folder: Path, target: Path, base: str) -> None:
     """Copy an adapter so that it appears complete; the resolver takes only those of the base that it serves."""
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(folder, part)
+    part = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))  # workers may copy it at the same time
+    shutil.copytree(folder, part, dirs_exist_ok=True)
     config = json.loads((part / _CONFIG).read_text(encoding="utf-8"))
     (part / _CONFIG).write_text(json.dumps(config | {_BASE: base}), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    part.chmod(0o755)
+    try:
+        part.rename(target)
+    except OSError:  # it is there: the name is the hash of the weights
+        shutil.rmtree(part, ignore_errors=True)
 
 
 class AdapterClient:
     """`server.Asked` for one adapter: a request that finds no such model loads it again and is repeated once."""
 
-    def __init__(self, client: EndpointClient, adapters: Adapters, checkpoint: str) -> None:
+    def __init__(self, client: Asked, adapters: Adapters, checkpoint: str) -> None:
         self._client, self._adapters, self._checkpoint = client, adapters, checkpoint
 
     @property

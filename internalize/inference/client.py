@@ -118,10 +118,19 @@ class _Connection:
 
 
 class EndpointClient:
-    """One endpoint. Raises UserError if its address contains a key, or the variable for the key is not set."""
+    """One endpoint. Raises UserError if its address contains a key, or the variable for the key is not set.
 
-    def __init__(self, name: str, config: EndpointConfig, retries: Retries | None = None) -> None:
-        if "@" in urlsplit(config.base_url).netloc:
+    `require` is called before each try, and raises if no try can help.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: EndpointConfig,
+        retries: Retries | None = None,
+        require: Callable[[], None] = lambda: None,
+    ) -> None:
+        if any("@" in urlsplit(address).netloc for address in (config.base_url, *config.replicas)):
             raise ConfigError(f"endpoints.{name}.base_url holds a user or key; name a variable in key_env instead")
         variables = {"key_env": config.key_env}
         variables |= {f"headers.{header}": value[1:] for header, value in config.headers.items() if value[:1] == "$"}
@@ -131,7 +140,7 @@ class EndpointClient:
                     f"endpoint {name!r}: the environment variable {variable} is not set (endpoints.{name}.{key})"
                 )
         self.name, self.config, self.retries = name, config, replace(retries or Retries(), tries=config.tries)
-        self.usage = Usage()
+        self.usage, self._require = Usage(), require
         self._connection: _Connection | None = None
         self._paused_until = 0.0  # by time.monotonic(): a Retry-After holds for every request
 
@@ -232,6 +241,7 @@ class EndpointClient:
         try:
             async with connection.slots:
                 await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
+                self._require()
                 self._check_budget()  # only now: other requests have spent some of it while this one waited
                 self._count(requests=1)
                 async with asyncio.timeout(self.config.timeout):

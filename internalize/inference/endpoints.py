@@ -6,8 +6,10 @@ All requests of a process to one endpoint share one client, and so its limits an
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 
+from internalize.config.endpoint import EndpointConfig
 from internalize.config.schema import Config
 from internalize.errors import ConfigError, UserError
 from internalize.interfaces import ChatModel
@@ -37,6 +39,11 @@ class Endpoints:
             if find_spec("openai") is None:
                 raise UserError("endpoints need the extra 'server': pip install 'internalize[server]'")
             self._clients[name] = EndpointClient(name, self._config.endpoints[name], self._retries)
+        return self._clients[name]
+
+    def add(self, name: str, config: EndpointConfig, require: Callable[[], None]) -> EndpointClient:
+        """The client of an endpoint that no recipe names; `require` is called before each of its requests."""
+        self._clients[name] = EndpointClient(name, config, self._retries, require)
         return self._clients[name]
 
     def chat(self, name: str) -> ServerChat:

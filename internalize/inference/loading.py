@@ -9,6 +9,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import struct
 import warnings
 from collections.abc import Callable
@@ -91,6 +92,21 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(_folder(source), **OWN_CODE)
     except _UNLOADABLE as error:
         raise UserError(f"the tokenizer of {source!r} cannot be loaded: {first_line(error)}") from error
+
+
+def servable(source: str, adapter: str, dtype: str, out: Path) -> str:
+    """What a server is started with to serve the policy: its own folder or name, or `out`, where it is merged once."""
+    merged = adapter != "none" and (adapter or source == "builtin")
+    if not merged:
+        return _folder(source)
+    if not out.exists():
+        part = out.with_name(f".{out.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        model, tokenizer = load_policy(source, adapter, "cpu", dtype)
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        part.rename(out)
+    return str(out.resolve())
 
 
 def resolve_device(device: str) -> torch.device:

@@ -21,14 +21,16 @@ from pydantic import BaseModel
 
 from internalize.config.schema import Config
 from internalize.errors import UserError
-from internalize.interfaces import Agent, Judge, Renderer
+from internalize.interfaces import Agent, Engine, Judge, Renderer
 from internalize.records import Sampling
+from internalize.runs import names
 
 from .adapters import AdapterClient, Adapters
 from .agent import ChatAgent, TokenAgent
 from .capabilities import TOOL, Abilities, probe
 from .client import Body, EndpointClient, Refused
-from .server import ServerChat, ServerEngine
+from .replicas import ReplicaEngine, Spread, servers_of
+from .server import Asked, ServerChat, ServerEngine
 from .tool_formats import text_format, text_name
 
 SAME = 0.05  # nats: what another precision makes of the same weights on average; other weights differ by more than 0.5
@@ -127,7 +129,7 @@ class ServerPolicy:
         """
         rank = self._config.distill.lora_r
         # Workers rehearse at the same time: with one name, the first to end would take the others' adapter away.
-        folder = Path(mkdtemp(prefix=".rehearsal-", dir=root.resolve()))
+        folder = Path(mkdtemp(prefix=names.REHEARSAL, dir=root.resolve()))
         adapter = folder.name.removeprefix(".")
         with own.rehearsal(folder):
             try:
@@ -176,8 +178,10 @@ class ServerPolicy:
     def chat(self, checkpoint: str) -> ServerChat | None:
         """A chat model with these weights on the server, or None if it has not loaded them."""
         if checkpoint == self._starter:
-            return ServerChat(self._client)
-        return ServerChat(self._reloading(checkpoint), checkpoint) if self._adapters.holds(checkpoint) else None
+            return ServerChat(Spread(self._servers(checkpoint)))
+        if not self._adapters.holds(checkpoint):
+            return None
+        return ServerChat(Spread(self._servers(checkpoint)), checkpoint)
 
     def agent(self, checkpoint: str, judge: Judge | None = None) -> Agent | None:
         """An agent with these weights on the server, or None if it has not loaded them."""
@@ -192,21 +196,23 @@ class ServerPolicy:
         engine = self._engine(checkpoint)
         return TokenAgent(engine, self._renderer, limits, settings.max_context, wave, judge, independent=True)
 
-    def _engine(self, checkpoint: str) -> ServerEngine:
+    def _engine(self, checkpoint: str) -> Engine:
         limits, api = self._config.rollout, self.abilities.tokens
         assert api, "an engine needs a server of token ids"
-        starts = checkpoint == self._starter
-        return ServerEngine(
-            self._client if starts else self._reloading(checkpoint),
-            self._renderer,
-            api,
-            sampling=Sampling(max_tokens=limits.max_action_tokens, temperature=limits.temperature),
-            max_context=self._config.model.max_context,
-            model="" if starts else checkpoint,
-        )
+        sampling = Sampling(max_tokens=limits.max_action_tokens, temperature=limits.temperature)
+        model, room = "" if checkpoint == self._starter else checkpoint, self._config.model.max_context
+        engines = [
+            ServerEngine(server, self._renderer, api, sampling=sampling, max_context=room, model=model)
+            for server in self._servers(checkpoint)
+        ]
+        return engines[0] if len(engines) == 1 else ReplicaEngine(engines)
 
-    def _reloading(self, checkpoint: str) -> AdapterClient:
-        return AdapterClient(self._client, self._adapters, checkpoint)
+    def _servers(self, checkpoint: str) -> list[Asked]:
+        """Those of the endpoint, each of which loads the checkpoint again if it has lost it."""
+        servers = servers_of(self._client)
+        if checkpoint == self._starter:
+            return [*servers]
+        return [AdapterClient(server, self._adapters, checkpoint) for server in servers]
 
 
 class _Tokenized(BaseModel):

@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import tempfile
 import weakref
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from .episode import Label, episode_id
 from .local import TRIES, LocalRollouts, jobs_of
 
 _LOG = logging.getLogger(__name__)
+_ANSWERS = 10.0  # seconds that a cluster has to take a connection
 _CLOSING = 10.0  # seconds that the environments of a worker have to end their processes
 _PLAIN = (Incomplete, UserError, InternalizeError)  # kinds of errors that come home; their subclasses may not pickle
 
@@ -45,6 +47,7 @@ class Playing(NamedTuple):
 
 
 Make = Callable[[Config], Playing]  # called in the worker
+Served = Callable[[Path], Awaitable[Config]]  # of the run's folder
 
 
 def in_worker(config: Config) -> Playing:
@@ -134,10 +137,15 @@ def _whole_lines(file: Path, position: int) -> bytes:
 
 
 class RayRollouts:
-    """`interfaces.RolloutBackend` over `compute.replicas` workers. `endpoints`: this process's, whose budgets hold."""
+    """`interfaces.RolloutBackend` over `compute.replicas` workers. `endpoints`: this process's, whose budgets hold.
 
-    def __init__(self, config: Config, endpoints: Endpoints, make: Make = in_worker) -> None:
-        self._config, self._make = config, make
+    `served` gives the workers' recipe, with the address of servers that this process starts.
+    """
+
+    def __init__(
+        self, config: Config, endpoints: Endpoints, make: Make = in_worker, served: Served | None = None
+    ) -> None:
+        self._config, self._make, self._served = config, make, served
         self._budgets = Budgets(config, endpoints)
         self._workers: dict[int, Any] = {}
         weakref.finalize(self, _end, self._workers)
@@ -147,6 +155,8 @@ class RayRollouts:
         self, spec: RolloutSpec, tasks: Sequence[Task], done: Collection[str] = ()
     ) -> AsyncIterator[Trajectory]:
         """Play the missing episodes, as `interfaces.RolloutBackend.run` specifies."""
+        if self._served:
+            self._config = await self._served(spec.root)
         stage = _Stage(self, spec, set(done), [one for one in shards(spec, tasks) if not one.ids <= set(done)])
         serving = [asyncio.create_task(stage.serve(slot)) for slot in range(self._config.compute.replicas)]
         try:
@@ -294,6 +304,7 @@ def start(compute: ComputeConfig) -> None:
 
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "")
+        require_answer(address)
         alone = {"num_cpus": compute.replicas, "include_dashboard": False}
         try:
             ray.init(**({} if address else alone), log_to_driver=False, logging_level="ERROR")
@@ -305,6 +316,16 @@ def start(compute: ComputeConfig) -> None:
             raise InfrastructureError(f"Ray cannot be started on this machine: {first_line(error)}") from error
     if compute.gpus > (there := ray.cluster_resources().get("GPU", 0)):
         _LOG.warning("compute.gpus = %g: the cluster has %g GPUs, so workers wait for more", compute.gpus, there)
+
+
+def require_answer(address: str) -> None:
+    """Raise UserError if nobody listens at HOST:PORT or ray://HOST:PORT: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWERS).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"RAY_ADDRESS = {address!r}: no cluster of Ray answers ({error})") from error
 
 
 def _end(workers: dict[int, Any]) -> None:

@@ -23,13 +23,15 @@ async def record(
     ids: Sequence[str],
     path: Path,
     progress: Progress | None = None,
+    checkpoint: str = "",
 ) -> list[Trajectory]:
     """The episodes with these ids, in this order, also in the file `path`. `episodes` receives the ids already there.
 
+    Those there of another `checkpoint` do not count ("" = all do): they were begun for a candidate that was rejected.
     Raises Incomplete when more than `MOST_FAILED` of them failed, or when a budget is spent; finished ones are kept.
     """
     stored = read_jsonl(path, Trajectory) if path.exists() else []
-    done = {t.id: t for t in stored if t.failure is None}
+    done = {t.id: t for t in stored if t.failure is None and checkpoint in {"", t.checkpoint}}
     ended = len(done.keys() & set(ids))
     async for trajectory in episodes(frozenset(done)):
         append_jsonl(path, [trajectory])

@@ -9,6 +9,8 @@ from pathlib import Path
 from internalize.records import Candidate, Mode, Stage
 
 METRICS = "metrics.jsonl"
+REHEARSAL, LAUNCHED = ".rehearsal-", ".training-"  # what folders begin with that a killed process may leave behind
+VLLM = "vllm"  # folder of the servers that a run starts: their logs, adapters and model
 ROLLOUTS = "rollouts.jsonl"  # episodes on training tasks without experience
 POOL, EDITS = "pool.json", "edits.jsonl"
 EXTRACTION, REDACTIONS, SELECTIONS = "extraction.jsonl", "redactions.json", "selections.jsonl"

@@ -319,6 +319,8 @@ def _require_writable(path: Path) -> None:
 
 
 def _clean_up(path: Path) -> None:
+    for left in (found for prefix in (names.REHEARSAL, names.LAUNCHED) for found in path.glob(f"{prefix}*")):
+        shutil.rmtree(left, ignore_errors=True)
     for folder in (path, *path.glob("iter-*")):
         for unfinished in folder.glob(".*.tmp"):
             unfinished.unlink(missing_ok=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from internalize.config.schema import Config, EnvConfig
@@ -30,7 +32,25 @@ def require(config: Config) -> None:
         )
     if config.compute.rollout == "ray" and find_spec("ray") is None:
         raise UserError("compute.rollout = 'ray' needs the extra 'ray': pip install 'internalize[ray]'")
+    if config.compute.engine == "vllm":
+        _require_vllm(config)
     Endpoints(config).check()
+
+
+def _require_vllm(config: Config) -> None:
+    """Raise UserError where servers of our own cannot be started, or not reached by who plays."""
+    python = config.compute.vllm.python
+    if python and not os.access(Path(python).expanduser(), os.X_OK):
+        raise UserError(f"compute.vllm.python = {python!r}: is no program that can be run")
+    if not python and find_spec("vllm") is None:
+        raise UserError("compute.engine = 'vllm': vLLM is not installed here; name its Python in compute.vllm.python")
+    if find_spec("openai") is None:
+        raise UserError("compute.engine = 'vllm' needs the extra 'server': pip install 'internalize[server]'")
+    if config.compute.rollout == "ray" and (address := os.environ.get("RAY_ADDRESS")):
+        raise UserError(
+            f"compute.engine = 'vllm' serves this machine alone, and RAY_ADDRESS = {address!r} may have workers on "
+            "others: start vLLM there and name it in compute.endpoint"
+        )
 
 
 def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> Backends:
@@ -41,7 +61,7 @@ def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> B
     policy = LocalPolicy.of(config)
     made = in_process(policy, environments)
     if config.compute.rollout == "ray":
-        made = replace(made, rollouts=RayRollouts(config, policy.endpoints))
+        made = replace(made, rollouts=RayRollouts(config, policy.endpoints, served=policy.served))
     if config.compute.train == "accelerate":
         from internalize.training.launched import LaunchedTraining  # noqa: PLC0415 - imports torch
         from internalize.training.together import require_shares  # noqa: PLC0415
@@ -62,4 +82,5 @@ def in_process(policy: LocalPolicy, environments: Callable[[EnvConfig], Environm
         renderer=policy.renderer,
         starter=policy.starter,
         self_check=policy.self_check,
+        close=policy.close,
     )

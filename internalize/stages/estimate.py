@@ -200,7 +200,7 @@ def _memory(config: Config, model: Architecture | None) -> dict[str, int | None]
     copies = 1 + bool(settings.kl_anchor or config.evaluate.drift) + (settings.teacher.kind == "ema")
     adam = _ADAM if own == _FLOAT else _ADAM // 2
     each = own * (1 + copies) + adam + (own if settings.lora_r else 0)
-    rows = 0 if config.acting_endpoint else config.compute.batch
+    rows = 0 if config.acting_endpoint or config.compute.engine == "vllm" else config.compute.batch
     return {
         "weights": None if model.parameters is None else byte * model.parameters,
         "training": None if trained is None else trained * each,

@@ -6,7 +6,9 @@ and changes weights stands behind the seams of `interfaces.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 from internalize.config.schema import Config
 from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
+from internalize.errors import InternalizeError
 from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.diagnostics import Diagnostics
 from internalize.evaluation.gate import Decision
@@ -66,6 +69,7 @@ class Backends:
     renderer: Renderer | None  # None: no examples can be made
     starter: Checkpoint
     self_check: SelfCheck | None = None  # of the model in this process
+    close: Callable[[], None] = lambda: None  # ends what they have started
 
 
 @dataclass
@@ -90,11 +94,35 @@ class Run:
 
     async def rollout(self, policy: Checkpoint, k: int) -> list[Trajectory]:
         """What the policy does now, without experience."""
-        config = self.config.rollout
-        spec = self._spec(Stage(iteration=k, kind="rollout"), policy, k - 1, config.attempts)
-        return await self._play(
-            Stage(iteration=k, kind="rollout"), spec, self.plan.draw(self.config, k, 0, config.tasks)
-        )
+        return await self._play(*self._rollouts(policy, k))
+
+    def _rollouts(self, policy: Checkpoint, k: int) -> tuple[Stage, RolloutSpec, list[Task]]:
+        config, stage = self.config.rollout, Stage(iteration=k, kind="rollout")
+        spec = self._spec(stage, policy, k - 1, config.attempts)
+        return stage, spec, self.plan.draw(self.config, k, 0, config.tasks)
+
+    @asynccontextmanager
+    async def ahead(self, policy: Checkpoint, k: int) -> AsyncIterator[None]:
+        """Inside, the rollouts of iteration `k` are begun, with `compute.overlap` and episodes that depend on no batch.
+
+        Those that are not over at the end are left to `rollout`; another policy has other episodes, so it drops these.
+        """
+        compute, stage = self.config.compute, Stage(iteration=k, kind="rollout")
+        wanted = compute.overlap and compute.rollout == "local" and k <= self.config.iterations
+        if not wanted or self.store.done(stage):
+            yield
+            return
+        loaded = await self.backends.policies.load(policy, self.store.path)
+        if not loaded.agent.independent:
+            yield
+            return
+        begun = asyncio.create_task(self._record(*self._rollouts(policy, k), silent))
+        try:
+            yield
+        finally:
+            begun.cancel()
+            with suppress(asyncio.CancelledError, InternalizeError):  # what failed will be told by `rollout`
+                await begun
 
     async def extract(self, policy: Checkpoint, trajectories: Sequence[Trajectory], k: int) -> ExperiencePool:
         """The pool of the iteration before, edited by what these trajectories and the recent ones teach."""
@@ -289,18 +317,22 @@ class Run:
         path = self.store.iteration(stage.iteration) / names.episodes(stage)
         if self.store.done(stage):
             return read_jsonl(path, Trajectory)
+        found = await self._record(stage, spec, tasks, self.report)
+        self.store.mark(stage, path)
+        return found
+
+    async def _record(self, stage: Stage, spec: RolloutSpec, tasks: Sequence[Task], report: Report) -> list[Trajectory]:
         label = Label(spec.stage, spec.iteration, self.config.seed, spec.checkpoint.id, spec.attempts)
         ids = [episode_id(*job, label) for job in jobs_of(tasks, spec.attempts)]
         title = f"iteration {stage.iteration}: {spec.stage}"
-        self.report(title, 0, len(ids))
-        found = await record(
+        report(title, 0, len(ids))
+        return await record(
             lambda done: self.backends.rollouts.run(spec, tasks, done),
             ids,
-            path,
-            lambda done, total: self.report(title, done, total),
+            self.store.iteration(stage.iteration) / names.episodes(stage),
+            lambda done, total: report(title, done, total),
+            spec.checkpoint.id,
         )
-        self.store.mark(stage, path)
-        return found
 
 
 def _stage_name(stage: Stage) -> str:

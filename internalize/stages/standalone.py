@@ -75,7 +75,7 @@ def play(config: Config, amount: TaskSlice, out: Path, given: Inputs, report: Re
     version = pool.version if pool and injects else None
     spec = RolloutSpec(
         config=config,
-        root=Path(),
+        root=out.parent,
         checkpoint=checkpoint,
         env=config.env,
         stage=f"{amount.split} {version} {checkpoint.id} {_setting(config, injects=bool(injects))}",

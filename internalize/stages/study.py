@@ -23,6 +23,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,9 +182,11 @@ def study(
     overrides: Sequence[str] = (),
     note: Note = lambda _: None,
     part: StudyPart = StudyPart(),  # noqa: B008 - frozen
+    at_once: int = 1,
 ) -> Manifest:
     """Run or continue every cell and seed of the study file `path`, or the selected `part`, in the folder `out`.
 
+    `at_once`: how many at a time, for a `play` that has them played elsewhere.
     All cells of one seed run before the next seed, so that an interrupted study has every cell with fewer seeds. A run
     that stops is reported to `note` and the others continue. Raises ConfigError for a bad study file, or one that is
     not the one `out` was begun with; after the last run UserError if runs failed that would fail again, else
@@ -196,8 +199,9 @@ def study(
     manifest = Manifest(question=grid.question, reference=reference, members=members)
     wanted_now = part.of(members)
     _begin(out, manifest)
-    stops = []
-    for member in wanted_now:
+    stops: list[FailedRun] = []
+
+    def play_one(member: Member) -> None:
         config, folder = wanted[member.cell, member.seed], out / member.folder
         others = [(wanted[m.cell, m.seed], out / m.folder) for m in members if m != member]
         try:
@@ -208,6 +212,17 @@ def study(
                 raise  # a fault of ours; torch says with a RuntimeError that there is not enough memory
             stops.append(FailedRun(member.folder, type(error), first_line(error)))
             note(f"{member.folder}: {first_line(error)}; the other runs go on")
+
+    if at_once == 1:  # in the thread that takes signals
+        for member in wanted_now:
+            play_one(member)
+    else:
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            for _ in pool.map(play_one, wanted_now):
+                pass
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     if stops:
         raise _ending(out, len(wanted_now), stops)
     return manifest

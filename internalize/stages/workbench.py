@@ -58,8 +58,9 @@ class Workbench:
         return drawn, self.plan.draw(config, k, config.rollout.tasks, config.distill.tasks)
 
     def close(self) -> None:
-        """End the thread in which the work is waited for."""
+        """End the thread in which the work is waited for, and what the backends have started."""
         self.thread.close()
+        self.backends.close()
 
 
 def open_workbench(

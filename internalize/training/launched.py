@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from internalize.config.specs import TrainSpec
 from internalize.errors import Incomplete, InternalizeError, UserError
 from internalize.records import Checkpoint, Drift, TrainSummary, Trajectory
+from internalize.runs import names
 from internalize.runs.store import write_atomic
 
 from .policy import LocalPolicy, LocalTraining
@@ -45,10 +46,11 @@ class LaunchedTraining:
         self, spec: TrainSpec, progress: Callable[[int, int, float], None] | None = None
     ) -> tuple[Checkpoint, TrainSummary]:
         """Launch, wait, and read the answer. Raises what the training raised, Incomplete if it was killed."""
-        with tempfile.TemporaryDirectory(prefix=".training-", dir=spec.root) as name:
+        with tempfile.TemporaryDirectory(prefix=names.LAUNCHED, dir=spec.root) as name:
             folder = Path(name).resolve()
             write_atomic(folder / _SPEC, spec.model_dump_json())
-            code = await self._launch(folder, spec.config.compute.devices, progress)
+            async with self._policy.asleep():
+                code = await self._launch(folder, spec.config.compute.devices, progress)
             if (folder / _ANSWER).exists():
                 return _RESULT.validate_json((folder / _ANSWER).read_bytes())
             if (folder / _ERROR).exists():

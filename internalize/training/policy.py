@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,14 +22,16 @@ from internalize.errors import UserError
 from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
 from internalize.inference.endpoints import Endpoints
-from internalize.inference.loading import load_policy, resolve_device
+from internalize.inference.loading import load_policy, resolve_device, servable
 from internalize.inference.policy_chat import PolicyChat
 from internalize.inference.rendering import renderer_of, stop_ids
 from internalize.inference.self_check import in_one_sentence, ordinary_ids
 from internalize.inference.server_policy import ServerPolicy
+from internalize.inference.vllm_servers import NAME, VllmServers
 from internalize.interfaces import Agent, ChatModel, Scorer
 from internalize.judge import build as build_judge
 from internalize.records import Checkpoint, DistillExample, Drift, SelfCheck, TrainSummary, Trajectory
+from internalize.runs import names
 from internalize.runs.store import read_jsonl
 
 from .adapter import new_adapter
@@ -89,6 +91,7 @@ class LocalPolicy:
         )
         self.checkpoint = self.starter
         self.endpoints = Endpoints(config)
+        self.servers: VllmServers | None = None
         self._server: ServerPolicy | None = None
         self._judge = build_judge(config.judge, self.chat, Redactor.of(config.redact).clean)
         self.self_check: SelfCheck | None = None  # of `check`
@@ -129,13 +132,48 @@ class LocalPolicy:
         if checkpoint.id != self.checkpoint.id:
             self.restore(checkpoint.folder(root), checkpoint.id)
         self.checkpoint = checkpoint
-        if self.config.acting_endpoint and self._server is None:
-            client = self.endpoints.client(self.config.acting_endpoint)
-            given = (client, self.config, self.renderer, self.starter.id)
+        config = await self.served(root)
+        if config.acting_endpoint and self._server is None:
+            given = (self.endpoints.client(config.acting_endpoint), config, self.renderer, self.starter.id)
             self._server = await ServerPolicy.connect(*given, own=self, root=root)
         if self._server:
             await self._server.hold(checkpoint.id, checkpoint.folder(root))
         return self
+
+    async def served(self, root: Path) -> Config:
+        """The recipe with the address of who acts; servers that it has started are started, in `root`, at first use.
+
+        Raises UserError if they cannot be started.
+        """
+        config = self.config
+        if config.compute.engine == "vllm":
+            folder, named = root / names.VLLM, config.model
+            folder.mkdir(parents=True, exist_ok=True)
+            model = servable(named.source, named.adapter, named.dtype, folder / "model")
+            cpu = resolve_device(config.compute.device).type == "cpu"
+            self.servers = VllmServers(config, model, folder.resolve(), cpu=cpu)
+            compute = config.compute.model_copy(update={"engine": "endpoint", "endpoint": NAME})
+            known = {**config.endpoints, NAME: self.servers.endpoint}
+            self.config = config.model_copy(update={"compute": compute, "endpoints": known})
+            self.endpoints.add(NAME, self.servers.endpoint, self.servers.require)
+            await self.servers.ready()
+        return self.config
+
+    @asynccontextmanager
+    async def asleep(self) -> AsyncIterator[None]:
+        """Inside, servers that the recipe has started leave the memory of their GPUs to a training."""
+        if self.servers:
+            await self.servers.sleep()
+        try:
+            yield
+        finally:
+            if self.servers:
+                await self.servers.wake()
+
+    def close(self) -> None:
+        """End servers that the recipe has started."""
+        if self.servers:
+            self.servers.close()
 
     @property
     def agent(self) -> Agent:
@@ -281,7 +319,8 @@ class LocalTraining:
             teacher = snapshot(policy.model)
         await policy.load(spec.parent, spec.root)
         examples = read_jsonl(spec.examples, DistillExample)
-        summary = policy.train(examples, spec, teacher=teacher, progress=progress)
+        async with policy.asleep():
+            summary = policy.train(examples, spec, teacher=teacher, progress=progress)
         return policy.checkpoint, summary
 
     async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:

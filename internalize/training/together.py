@@ -38,6 +38,11 @@ def require_shares(config: DistillConfig, number: int) -> None:
         )
     if config.batch % number:
         raise UserError(f"distill.batch = {config.batch} is no multiple of compute.devices = {number}")
+    if "deepspeed" in config.trainer:
+        raise UserError(
+            "distill.trainer.deepspeed: what its shards train, measure and save has never been compared with one "
+            "process; distill.trainer.fsdp shards weights, and that has been"
+        )
     if "fsdp" in config.trainer:
         sharded = {
             "distill.teacher = 'ema'": config.asks_teacher and config.teacher.kind == "ema",

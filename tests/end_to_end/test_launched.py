@@ -152,6 +152,7 @@ def test_a_killed_training_goes_on(source: Path, tmp_path: Path) -> None:
     [
         ("distill.batch=5", r"distill\.batch = 5 is no multiple of compute\.devices = 2"),
         ("distill.batch_tokens=100", "set distill.batch instead"),
+        ('distill.trainer={deepspeed="d"}', r"distill\.trainer\.deepspeed: what its shards .* never been compared"),
         ('distill.trainer={fsdp="full_shard"},distill.save_steps=3', r"distill\.save_steps keeps weights"),
     ],
 )

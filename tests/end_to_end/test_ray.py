@@ -34,6 +34,7 @@ from internalize.records import Experience, PoolEdit, Trajectory
 from internalize.rollout.ray import RayRollouts, start
 from internalize.runs.store import read_jsonl
 from internalize.stages.backends import in_process
+from internalize.stages.study_workers import on_ray
 from internalize.training.policy import LocalPolicy
 from tests.faulty_server import FaultyServer
 from tests.fluent import save_fluent
@@ -176,3 +177,28 @@ def test_a_driver_that_is_killed_goes_on_to_the_same_records(tmp_path: Path) -> 
     assert 3 <= played.read_bytes().count(b"\n") < 12, "killed in the middle of a stage"
     subprocess.run(command("killed", "ray"), cwd=tmp_path, check=True, timeout=600, capture_output=True)
     require_equal(tmp_path / "killed", tmp_path / "calm")
+
+
+def study_run(config: Config, folder: Path) -> None:
+    """In a worker: the first kills it, the second stops with work left, the others play."""
+    registry.BUILTIN["toy"] = registry.Builtin("tests.toy", "Toy", "boxes")
+    if not folder.parent.exists():
+        folder.parent.mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if config.seed == 1:
+        raise Incomplete("the budget is spent")
+    loop.run(config, folder, resume=True)
+
+
+def test_the_runs_of_a_study_are_played_on_workers(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ray.shutdown()
+    with on_ray(study_run, 2) as play_there:
+        play_there(config, tmp_path / "there" / "run")
+        with pytest.raises(Incomplete, match=r"^the budget is spent$"):
+            play_there(config.model_copy(update={"seed": 1}), tmp_path / "there" / "other")
+    start(ComputeConfig(replicas=2))
+    assert caplog.text.count("its worker was lost") == 1
+    loop.run(config, tmp_path / "here")
+    require_equal(tmp_path / "there" / "run", tmp_path / "here")

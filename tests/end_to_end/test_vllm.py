@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +21,7 @@ import pytest
 pytest.importorskip("openai", reason="needs the extra 'server'")
 pytest.importorskip("peft", reason="needs the learning half")
 
+import psutil
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -28,7 +33,7 @@ from internalize.runs.store import read_jsonl
 from internalize.training.checkpoint import save_checkpoint
 from internalize.training.policy import LocalPolicy
 from tests.command import Call
-from tests.real_servers import VLLM, free_port, vllm_server
+from tests.real_servers import STARTS_WITHIN, VLLM, free_port, vllm_server
 from tests.tiny import tiny_tokenizer
 
 pytestmark = [
@@ -144,3 +149,35 @@ def test_the_loop_over_the_resolvers_folder(tmp_path: Path, call: Call) -> None:
         assert ended.code == 0, ended.err
         require_exact(tmp_path / "run", config_of(tmp_path))
     assert len([*folder.iterdir()]) == 1
+
+
+def test_the_run_starts_vllm_and_starts_it_again_when_it_is_killed(tmp_path: Path, call: Call) -> None:
+    model = save_model(tmp_path / "model", 0)
+    text = RECIPE[: RECIPE.index("compute = ")].replace("MODEL", str(model))
+    vllm = f'{{ python = "{VLLM}", options = ["--enforce-eager"], variables = {{ VLLM_CPU_KVCACHE_SPACE = "1" }} }}'
+    (tmp_path / "recipe.toml").write_text(f'{text}compute = {{ engine = "vllm", batch = 4, vllm = {vllm} }}\n')
+    run, killed = tmp_path / "run", list[int]()
+
+    def servers() -> list[int]:
+        below = psutil.Process().children(recursive=True)
+        words = {one.pid: " ".join(one.cmdline()) for one in below if one.status() != psutil.STATUS_ZOMBIE}
+        return [pid for pid, said in words.items() if "vllm.entrypoints" in said and "guard.py" not in said]
+
+    def kill() -> None:
+        end = time.monotonic() + STARTS_WITHIN
+        while time.monotonic() < end and not (run / "iter-1" / "checkpoint.json").exists():
+            time.sleep(0.1)
+        killed.extend(servers())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    ended = call("run", "recipe.toml", "--out", "run")
+    killer.join()
+    assert ended.code == 0, ended.err
+    assert len(killed) == 1
+    assert ended.err.count("vLLM was lost (exit code 137) and is started again") == 1
+    require_exact(run, config_of(tmp_path))
+    assert servers() == [], "they end with the run"
+    assert (run / "vllm" / "server-0.log").read_text().count("Starting vLLM server on") == 2

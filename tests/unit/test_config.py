@@ -146,7 +146,10 @@ def test_keys_that_moved_count_where_they_stood(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        (["compute.engine=vllm"], r"compute\.engine = 'vllm': nothing implements it yet$"),
+        (
+            ["compute.engine=vllm", "compute.endpoint=x"],
+            r"starts servers of its own, so compute\.endpoint = 'x' is idle$",
+        ),
         (["compute.engine=endpoint"], r"needs compute\.endpoint, which names a section"),
         (["compute.endpoint=x"], r"compute\.endpoint = 'x' names no section \[endpoints\.x\]$"),
         (["compute.endpoint=x", "model.endpoint=y"], "only one can act$"),

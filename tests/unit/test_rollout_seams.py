@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from internalize.records import (
 )
 from internalize.rollout.episode import Label
 from internalize.rollout.local import TRIES
+from internalize.rollout.ray import require_answer
 from internalize.rollout.record import rollout
 from internalize.runs.store import read_jsonl
+from tests.real_servers import free_port
 from tests.steps import step
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.toy import Toy, ToyEpisode
@@ -309,3 +312,14 @@ def test_half_a_character_reaches_no_tokenizer(tmp_path: Path) -> None:
     found = play(env, chat_actor(lambda messages: "look[1]"), tmp_path / "a.jsonl")
     assert found[0].failure is None
     assert found[0].steps[0].observation == "cut ? here"
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "ray://127.0.0.1:{}/namespace"])
+def test_a_cluster_of_ray_that_does_not_answer_is_told_at_once(form: str) -> None:
+    address = form.format(free_port())
+    with pytest.raises(UserError, match=r"^RAY_ADDRESS = '.*': no cluster of Ray answers \(.*refused\)$"):
+        require_answer(address)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        require_answer(form.format(listening.getsockname()[1]))
+    require_answer("")
+    require_answer("auto")

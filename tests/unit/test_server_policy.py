@@ -26,7 +26,7 @@ PROMPT = tiny_tokenizer().encode("search[json decoder] visit")
 
 
 def policy_on(server: AdapterServer, *, key: str = "compute", rank: int = 4, **endpoint: Any) -> LocalPolicy:
-    there = {"base_url": server.base_url, "model": "base", "timeout": 20, "tries": 2, **endpoint}
+    there = {"base_url": server.base_url, "model": "base", "timeout": 120, "tries": 2, **endpoint}
     config = Config.model_validate(
         {"endpoints": {"e": there}, "distill": {"lora_r": rank}, "model": {"max_context": 400}, key: {"endpoint": "e"}}
         if key == "compute"

@@ -235,7 +235,10 @@ def test_what_a_kill_left_is_cleaned_up(tmp_path: Path) -> None:
     with rollouts.open("ab") as file:
         file.write(b'{"iter')
     (rollouts.parent / ".pool.json.9.tmp").write_text("{")
+    for name in (names.REHEARSAL, names.LAUNCHED):
+        (tmp_path / f"{name}ab12" / "x").mkdir(parents=True)
     RunStore.open(tmp_path, None).close()
+    assert sorted(entry.name for entry in tmp_path.iterdir() if entry.is_dir()) == ["iter-0"]
     assert read_jsonl(rollouts, Note) == marks("a")
     assert [entry.name for entry in rollouts.parent.iterdir()] == ["rollouts.jsonl"]
 
