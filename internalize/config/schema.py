@@ -97,6 +97,9 @@ class ExtractConfig(Section):
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
     min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
     max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift for it to come and stay.")
+    within: bool = Field(
+        default=False, description="Whether a rule must also hold among episodes that saw the same, page by page."
+    )
     independent: int = Field(
         1, ge=1, le=8, description="Hosts, or pages where there are no hosts, that must back a new item; 1 = no demand."
     )

@@ -188,6 +188,32 @@ def fisher_greater(won: int, n: int, other_won: int, other_n: int) -> float:
     return float(fisher_exact(table, alternative="greater").pvalue)
 
 
+Table = tuple[int, int, int, int]  # won, of how many, won by the others, of how many
+
+
+def stratified_difference(tables: Iterable[Table]) -> float:
+    """The rate of `won` minus that of the others within strata (Mantel and Haenszel 1959); 0 if none has both."""
+    both = [table for table in tables if table[1] and table[3]]
+    weights = [n * other_n / (n + other_n) for _, n, _, other_n in both]
+    differences = [won / n - other_won / other_n for won, n, other_won, other_n in both]
+    return sum(w * d for w, d in zip(weights, differences, strict=True)) / sum(weights) if both else 0.0
+
+
+def stratified_greater(tables: Iterable[Table]) -> float:
+    """Exact one-sided p-value that the rate of `won` is above that of the others within strata (Birch 1964).
+
+    Given the sums of every stratum, the number won in it is hypergeometric, and these numbers are independent.
+    """
+    from scipy.stats import hypergeom
+
+    chances, observed = np.ones(1), 0
+    for won, n, other_won, other_n in tables:
+        if n and other_n:
+            chances = np.convolve(chances, hypergeom.pmf(np.arange(n + 1), n + other_n, won + other_won, n))
+            observed += won
+    return float(min(1.0, chances[observed:].sum()))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm-adjusted p-values in the given order; they bound the family-wise error under any dependence (Holm 1979)."""
     adjusted = [0.0] * len(p_values)

@@ -341,3 +341,45 @@ def test_a_rule_whose_sentence_could_not_be_read_back_is_not_written() -> None:
         'When the result has "status: pending"',
         'When the result has "status: shipped"',
     }
+
+
+def page(number: int, sign: str, verb: str, score: float) -> Trajectory:
+    """One call at a page that shows a sign and a door."""
+    calls = [("find", f"n{number}", f"{sign}\nDoor: d{number}"), (verb, f"d{number}", "Kept.")]
+    return played(f"{sign}{verb}{number}", f"Seek n{number}", calls, score)
+
+
+def test_a_rule_about_many_pages_must_hold_on_pages_that_look_alike() -> None:
+    """Whoever pulls or pushes at Hidden wins; at Sealed hardly anyone wins and no one pulls."""
+    made = [
+        page(n, "Hidden.", verb, 1.0) for verb, first in (("pull", 0), ("push", 12)) for n in range(first, first + 12)
+    ]
+    made += [
+        page(n, "Sealed.", verb, float(n % 6 == 0))
+        for verb, first in (("ask", 24), ("open", 36))
+        for n in range(first, first + 12)
+    ]
+    wide = 'When you see "Door:", pull the name after "Door:".'
+
+    def found(config: ExtractConfig, pool: ExperiencePool) -> tuple[PoolEdit, ...]:
+        return contrast_with(made, pool, config, 1, ())
+
+    over_all = found(CONFIG, empty(50))
+    assert wide in [edit.item.text for edit in over_all if edit.item]  # 12 of 12 against 16 of 36
+    within = CONFIG.model_copy(update={"within": True})
+    assert not [edit for edit in found(within, empty(50)) if edit.item]
+    (item,) = (edit.item for edit in over_all if edit.item and edit.item.text == wide)
+    gone = [
+        target for edit in found(within, empty(50).apply(over_all)) if edit.op == "DELETE" for target in edit.targets
+    ]
+    assert item.id in gone
+
+
+def test_a_rule_that_holds_on_every_page_holds_within_them() -> None:
+    made = [
+        page(20 * n + m, sign, "open" if m < 10 else "ask", float(m < 10))
+        for n, sign in enumerate(("Hidden.", "Sealed."))
+        for m in range(20)
+    ]
+    edits = contrast_with(made, empty(50), CONFIG.model_copy(update={"within": True}), 1, ())
+    assert 'When you see "Door:", open the name after "Door:".' in [edit.item.text for edit in edits if edit.item]

@@ -18,6 +18,8 @@ from internalize.evaluation.stats import (
     paired_difference_runs,
     ratio_of_means,
     sign_test,
+    stratified_difference,
+    stratified_greater,
     task_means,
     wilson,
     won_and_lost,
@@ -231,6 +233,17 @@ def test_holm_by_hand() -> None:
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_strata_are_compared_each_by_itself() -> None:
+    assert stratified_greater([(3, 4, 1, 4)]) == pytest.approx(17 / 70)
+    assert stratified_greater([(1, 1, 0, 1), (1, 1, 0, 1)]) == pytest.approx(1 / 4)
+    assert stratified_greater([(12, 12, 12, 12), (0, 0, 4, 24)]) == 1.0  # the second stratum has one side only
+    assert stratified_greater([]) == 1.0
+    assert stratified_difference([(12, 12, 12, 12), (0, 0, 4, 24)]) == 0.0
+    # weights 4 * 4 / 8 and 2 * 6 / 8
+    assert stratified_difference([(3, 4, 1, 4), (0, 2, 3, 6)]) == pytest.approx((2 * 0.5 - 1.5 * 0.5) / 3.5)
+    assert stratified_difference([]) == 0.0
 
 
 def test_fisher_is_exact_on_the_lady_tasting_tea() -> None:

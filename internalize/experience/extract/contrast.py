@@ -12,56 +12,38 @@ was shown is judged by what came of following it. Unscored episodes are not evid
 
 from __future__ import annotations
 
-import itertools
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from internalize.config.schema import ExtractConfig
-from internalize.evaluation.stats import fisher_greater
-from internalize.experience.cues import BASE, GENERIC, GIVEN, LINE, LONGEST, SAID, START
+from internalize.evaluation.stats import fisher_greater, stratified_difference, stratified_greater
+from internalize.experience.cues import GENERIC, SAID, START
 from internalize.experience.pool import ExperiencePool
 from internalize.experience.rules import Reading, Rule, applies, decisions, example, matches, parse, phrase
 from internalize.interfaces import CueExtractor, Situation
 from internalize.records import Experience, PoolEdit, ToolCall, Trajectory
 
+from .candidates import Decision, candidates, decided, rarest
 from .injection_filter import InjectionFilter
 from .provenance import TASKS, distinct, origin_of
 
-COMMON = 0.08  # share of tasks in which a word or a key has to occur to be one of the environment's own
-MOST_WORDS = 4  # of a cue
 OVERLAP = 0.5  # two rules that cover this share of the same decisions say the same
-FEW = 4  # different arguments up to which those of a tool belong to the environment, not to a task
-MOST = 0.25  # share of tasks that make a call the environment's own, however many arguments its tool takes
 MOST_KEPT_OUT = 20  # that are noted with their reason
 SCREEN = InjectionFilter.of(())
-_DANGLING = re.compile(r"(?: (?:of|in|the|for|to|a))+$")
-
-
-class Decision(NamedTuple):
-    """One decision of a scored episode, and the value of everything in its situation that rules can name."""
-
-    situation: Situation
-    call: ToolCall
-    score: float
-    trajectory: str
-    task: str
-    origin: str = TASKS  # what showed the situation
-    readings: Mapping[Reading, str] = {}
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A rule and how it fared. `followed`: decision numbers; `p`: of chance, from `episodes` a side or more.
+    """A rule and how it fared. `followed`, `ignored`: decision numbers; `p`: of chance, from `episodes` a side or more.
 
     `evidence`: the first trajectories that followed it; `origins`: what showed the situations.
     """
 
     rule: Rule
     followed: frozenset[int]
-    ignored: int
+    ignored: frozenset[int]
     lift: float
     p: float
     episodes: int
@@ -111,15 +93,18 @@ def _rules(
     iteration: int,
     cues: tuple[CueExtractor, ...],
 ) -> list[PoolEdit]:
-    tried = _all_tried(scored, config, cues)
+    made = decided(scored, cues)
+    tried = _all_tried(made, config, cues)
+    holds = _holding(made, config)
     edits = [
         PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {t.lift:+.2f}, p = {t.p:.2g}", cause="chance")
         for item in pool.items
-        if (t := tried.get(item.text)) and t.episodes >= config.min_support and t.p > config.max_p
+        if (t := tried.get(item.text)) and t.episodes >= config.min_support and (t.p > config.max_p or not holds(t))
     ]
     good = [t for t in tried.values() if not _refused(t, config, cues)]
     sound, kept_out = _screened(good, config)
-    new = _distinct(sorted(sound, key=lambda t: t.strength, reverse=True), config.add)
+    ordered = sorted((t for t in sound if holds(t)), key=lambda t: t.strength, reverse=True)
+    new = _distinct(ordered, config.add)
     bad = sorted((t for t in tried.values() if t.ignored and t.lift < 0), key=lambda t: t.strength)
     planted = _distinct(bad, round(len(new) * config.planted / (1 - config.planted)))
     edits += [_addition(t, iteration) for t in new]
@@ -138,7 +123,7 @@ def _addition(t: Tried, iteration: int, source: Literal["contrast", "planted"] =
         lift=round(abs(t.lift), 4),
         origins=t.origins,
     )
-    reason = f"lift {t.lift:+.2f} over {t.ignored} others, p = {t.p:.2g}"
+    reason = f"lift {t.lift:+.2f} over {len(t.ignored)} others, p = {t.p:.2g}"
     return PoolEdit(op="ADD", item=item, reason=reason, cause="planted" if source == "planted" else None)
 
 
@@ -161,14 +146,44 @@ def _kept_out(text: str, reason: str) -> PoolEdit:
     return PoolEdit(op="NONE", reason=f"kept out: {text[:120]!r} {reason}")
 
 
-def _all_tried(scored: Sequence[Trajectory], config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> dict[str, Tried]:
+def _holding(made: Sequence[Decision], config: ExtractConfig) -> Callable[[Tried], bool]:
+    """Whether a rule holds within situations too, if that is asked for (`extract.within`)."""
+    if not config.within:
+        return lambda _: True
+    seen = rarest(made)
+
+    def holds(t: Tried) -> bool:
+        lift, p = _within(t, made, seen)
+        return lift >= config.min_lift and p <= config.max_p
+
+    return holds
+
+
+def _within(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None]) -> tuple[float, float]:
+    """A rule's lift and its one-sided p among episodes that saw the same; `seen` is by decision.
+
+    Over all decisions, a rule about what many pages show ("Door:, pull") owes its lift to the pages at which anyone
+    would pull. An episode counts once, where it first followed the rule, or else where it first could have.
+    """
+    did = {made[i].trajectory: i for i in sorted(t.followed, reverse=True)}
+    others = {made[i].trajectory: i for i in sorted(t.ignored, reverse=True)}
+    tables: defaultdict[Reading | None, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for side, first in enumerate((did, {name: i for name, i in others.items() if name not in did})):
+        for i in first.values():
+            table = tables[seen[i]]
+            table[2 * side] += made[i].score >= 1
+            table[2 * side + 1] += 1
+    found = [(won, n, other_won, other_n) for won, n, other_won, other_n in tables.values()]
+    return stratified_difference(found), stratified_greater(found)
+
+
+def _all_tried(made: Sequence[Decision], config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> dict[str, Tried]:
     """Every candidate rule on all decisions, by its sentence."""
-    made = _decisions(scored, cues)
     where: defaultdict[Reading, list[int]] = defaultdict(list)
     for number, decision in enumerate(made):
         for reading in decision.readings:
             where[reading].append(number)
-    return {phrase(rule): _try(rule, made, where[rule.cue]) for rule in _candidates(made, cues, config.min_support)}
+    return {phrase(rule): _try(rule, made, where[rule.cue]) for rule in candidates(made, cues, config.min_support)}
 
 
 def _refused(t: Tried, config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> str:
@@ -186,111 +201,11 @@ def why_no_rules(
     trajectories: Sequence[Trajectory], config: ExtractConfig, cues: tuple[CueExtractor, ...] = GENERIC
 ) -> str:
     """How many rules were tried and why none was added, in half a sentence."""
-    tried = _all_tried([t for t in trajectories if t.score is not None], config, cues)
+    made = decided([t for t in trajectories if t.score is not None], cues)
+    tried = _all_tried(made, config, cues)
     reasons = Counter(reason for t in tried.values() if (reason := _refused(t, config, cues)))
     counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     return f"of {len(tried)} rules tried {counted}" if counted else "no rule was followed often enough to be tried"
-
-
-def _decisions(scored: Sequence[Trajectory], cues: Sequence[CueExtractor]) -> list[Decision]:
-    """Every call of every episode and what rules can name in its situation."""
-    made = [
-        Decision(situation, call, float(t.score or 0.0), t.id, t.task_id, origin_of(situation))
-        for t in scored
-        for situation, call in decisions(t)
-        if call is not None
-    ]
-    keys = {LINE: _labels(made), SAID: _question_cues(made), START: {""}} | {of: _keys(of, made) for of in cues}
-
-    def read(situation: Situation) -> dict[Reading, str]:
-        found = [(of, of.find(situation, among)) for of, among in keys.items()]
-        return {Reading(of, key): value for of, values in found for key, value in values.items()}
-
-    return [d._replace(readings=read(d.situation)) for d in made]
-
-
-def _keys(of: CueExtractor, made: Sequence[Decision]) -> set[str]:
-    """The keys that rules may name: those that many tasks share, or all of them if the keys are states."""
-    read = [(d.task, tuple(of.read(d.situation))) for d in made]
-    return _common(read) if "{}" in of.cue + of.value else {key for _, keys in read for key in keys}
-
-
-def _candidates(made: Sequence[Decision], cues: Sequence[CueExtractor], support: int) -> list[Rule]:
-    """Rules that at least `support` decisions followed, with and without a state, in the order that decides ties."""
-    shared, stated = _shared_calls(made), any(of.state for of in cues)
-    counts: Counter[Rule] = Counter()
-    for d in made:
-        verb, find = d.call.name, d.readings.get
-        values = [r for r in d.readings if r.of.value and matches(Rule(r, verb, r), d.situation, d.call, find)]
-        values += [Reading(GIVEN, d.call.argument)] if d.call.key in shared else []
-        states = [None, *(r for r in d.readings if r.of.state)]
-        for cue, value, state in itertools.product((r for r in d.readings if r.of.cue), values, states):
-            vague = value.of.accepts and stated and state is None  # the state tells which of several values is right
-            if not vague and not (value.of is GIVEN and cue.of is SAID):  # a given one belongs to what is seen
-                counts[Rule(cue, verb, value, state)] += 1
-    order = {of: number for number, of in enumerate((*BASE, *cues))}
-
-    def place(reading: Reading) -> tuple[int, str]:
-        return order[reading.of], reading.key
-
-    found = [rule for rule, count in counts.items() if count >= support]
-    return sorted(found, key=lambda r: (*place(r.cue), r.state.key if r.state else "", r.verb, *place(r.value)))
-
-
-def _shared_calls(made: Sequence[Decision]) -> set[tuple[str, str]]:
-    """Calls whose argument, if any, belongs to the environment and not to a task: many tasks make them."""
-    tasks: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for d in made:
-        tasks[d.call.key].add(d.task)
-    everyone = len({d.task for d in made})
-    variety = Counter(name for (name, _), seen in tasks.items() if len(seen) > 1)
-    most, least = MOST * everyone, max(2, COMMON * everyone)
-    return {
-        (name, argument)
-        for (name, argument), seen in tasks.items()
-        if len(seen) >= least and (variety[name] <= FEW or len(seen) >= most)
-    }
-
-
-def _labels(made: Sequence[Decision]) -> set[str]:
-    """Line beginnings made of words that many tasks' observations share, and whole lines that many tasks show."""
-    lines = {(d.task, line) for d in made for line in (d.situation.observation or "").splitlines()}
-    common = _common((task, line.split()[:MOST_WORDS]) for task, line in lines)
-    runs: Counter[str] = Counter()
-    for _, line in lines:
-        run = list(itertools.takewhile(common.__contains__, line.split()[:MOST_WORDS]))
-        cut = next((i + 1 for i, word in enumerate(run) if word.endswith((":", "."))), len(run))
-        if run:
-            runs[" ".join(run[:cut])] += 1
-    shown = Counter(line for _, line in lines if len(line) <= LONGEST and line == line.strip())
-    least = max(2, COMMON * len({task for task, _ in lines}))
-    whole = {line for line, count in shown.items() if line and count >= least}
-    found = {run for run, count in runs.items() if count > 1} | whole
-    return {label for label in found if '"' not in label}  # a sentence quotes it
-
-
-def _question_cues(made: Sequence[Decision]) -> set[str]:
-    """Runs of common words in questions that some, not all, questions contain."""
-    questions = {d.situation.question for d in made}
-    common = _common((q, q.split()) for q in questions)
-    runs: Counter[str] = Counter()
-    for question in questions:
-        groups = itertools.groupby(question.split(), common.__contains__)
-        joined = {_DANGLING.sub("", " ".join(words)) for is_common, words in groups if is_common}
-        runs.update(run for run in joined if " " in run)
-    return {run for run, count in runs.items() if COMMON * len(questions) <= count < len(questions)}
-
-
-def _common(texts: Iterable[tuple[str, Sequence[str]]]) -> set[str]:
-    """Words that occur in the texts of many tasks; with each text comes what its task is known by."""
-    tasks: defaultdict[str, set[str]] = defaultdict(set)
-    everyone = set()
-    for task, words in texts:
-        everyone.add(task)
-        for word in words:
-            tasks[word].add(task)
-    least = max(2, COMMON * len(everyone))
-    return {word for word, seen in tasks.items() if len(seen) >= least}
 
 
 def _try(rule: Rule, made: Sequence[Decision], places: Iterable[int]) -> Tried:
@@ -301,13 +216,17 @@ def _try(rule: Rule, made: Sequence[Decision], places: Iterable[int]) -> Tried:
         d = made[number]
         if applies(rule, d.situation, d.readings.get):
             (followed if matches(rule, d.situation, d.call, d.readings.get) else ignored).append(number)
+    return _tried(rule, frozenset(followed), frozenset(ignored), made)
+
+
+def _tried(rule: Rule, followed: frozenset[int], ignored: frozenset[int], made: Sequence[Decision]) -> Tried:
     lift = _rate(followed, made) - _rate(ignored, made)
     evidence = tuple(sorted({made[i].trajectory for i in followed})[:8])
-    origins = distinct(made[i].origin for i in followed)
-    return Tried(rule, frozenset(followed), len(ignored), lift, *_chance(followed, ignored, made), evidence, origins)
+    origins = distinct(made[i].origin for i in sorted(followed))
+    return Tried(rule, followed, ignored, lift, *_chance(sorted(followed), sorted(ignored), made), evidence, origins)
 
 
-def _rate(numbers: Sequence[int], made: Sequence[Decision]) -> float:
+def _rate(numbers: Collection[int], made: Sequence[Decision]) -> float:
     """Success rate shrunk towards one half, so that two lucky episodes make no rule."""
     return (sum(made[i].score for i in numbers) + 0.5) / (len(numbers) + 1)
 
