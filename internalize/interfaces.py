@@ -138,9 +138,9 @@ class CueExtractor:
 class Environment(Protocol):
     """A source of tasks and of episodes to run them in.
 
-    It may have `splits() -> tuple[str, ...]`, `close()`, and `waits = True`: its steps wait for another process or
-    the network, and are run in a thread. Its class may have `cues: tuple[CueExtractor, ...]`: what rules about it can
-    name, in place of `experience.cues.GENERIC`.
+    It may have `splits() -> tuple[str, ...]`, `close()`, `at_once: int` (the most episodes it has room for), and
+    `waits = True`: its steps wait for another process or the network, and are run in a thread. Its class may have
+    `cues: tuple[CueExtractor, ...]`: what rules about it can name, in place of `experience.cues.GENERIC`.
     """
 
     name: str

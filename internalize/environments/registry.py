@@ -66,9 +66,22 @@ BUILTIN = {
 
 # Sources of many environments; what stands after the colon of a name is the first argument.
 ADAPTERS = {
+    "gymnasium": Builtin(
+        ".adapters.gymnasium", "Gymnasium", "environments of gymnasium in text", "gymnasium", ("gymnasium",)
+    ),
     "inspect": Builtin(".adapters.inspect_ai", "InspectTask", "tasks of inspect_ai", "inspect", ("inspect_ai",)),
+    "openenv": Builtin(
+        ".adapters.openenv", "OpenEnv", "the environment behind a server of OpenEnv", "openenv", ("websockets", "httpx")
+    ),
     "textarena": Builtin(
         ".adapters.textarena", "TextArena", "single-player games of TextArena", "textarena", ("textarena",)
+    ),
+    "verifiers": Builtin(
+        ".adapters.verifiers",
+        "Verifiers",
+        "environments of the library verifiers",
+        "verifiers",
+        ("verifiers", "openai", "anthropic", "starlette", "uvicorn"),
     ),
 }
 

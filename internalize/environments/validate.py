@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from internalize.environments.agent.env import AgentTasks
+from internalize.environments.agent.env import PlayedByAgent
 from internalize.errors import InfrastructureError, InternalizeError, TaskError, first_line
 from internalize.interfaces import Environment, Episode
 from internalize.records import Claim, Task, ToolCall, content_hash
@@ -59,8 +59,8 @@ def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str],
 
     Raises TaskError for tasks that cannot be had, or that are not played step by step.
     """
-    if isinstance(env, AgentTasks):
-        raise TaskError(f"{env.name}: an agent of yours plays its tasks; try it with `internalize rollout`")
+    if isinstance(env, PlayedByAgent):
+        raise TaskError(f"{env.name}: an agent plays its tasks; try it with `internalize rollout`")
     split_of: dict[str, str] = {}
     shared: list[Task] = []
     repeated: list[Task] = []

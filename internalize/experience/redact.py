@@ -181,6 +181,7 @@ class Redactor:
                 "steps": tuple(_step(step, clean) for step in trajectory.steps),
                 "failure": clean(trajectory.failure) if trajectory.failure else trajectory.failure,
                 "origin": None,  # holds parts of the texts as they were
+                "branches": (),  # the conversations that are trained on come one by one
             }
         )
         return (changed if counts else trajectory), counts

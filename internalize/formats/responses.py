@@ -1,7 +1,8 @@
 """OpenAI Responses as chat messages: items become turns, thoughts, calls and results. Sessions of Codex hold them too.
 
 A log line has `input` and `output`, and `instructions` and `tools` beside them. What a tool of the provider (a web
-search, say) returned is in no item: the turn that used it is context only.
+search, say) returned is in no item: the turn that used it is context only, and so is all that follows a summary of a
+session which it encrypted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .repairs import Raw, kind_of, list_in, listed
 from .sessions import Thread, episodes_of, records
 
 HIDDEN = "used a tool of the provider whose result is not in the log"
+ENCRYPTED = "follows a summary of the provider that is encrypted"
 _CALLS: dict[str, Callable[[Raw], tuple[object, object]]] = {  # name and arguments
     "function_call": lambda item: (item.get("name"), item.get("arguments")),
     "custom_tool_call": lambda item: (item.get("name"), {"input": item.get("input") or ""}),
@@ -30,7 +32,10 @@ _CALLS: dict[str, Callable[[Raw], tuple[object, object]]] = {  # name and argume
 _HIDDEN = frozenset(
     {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "tool_search_call"}
 )
-_ASIDE = frozenset({"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "tool_search_output"})
+_SUMMARIES = frozenset({"compaction", "compaction_summary"})
+_ASIDE = _SUMMARIES | frozenset(
+    {"mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "tool_search_output"}
+)
 
 
 def recognizes(head: Sequence[dict[str, Any]]) -> bool:
@@ -144,6 +149,8 @@ def _compacted(line: int, payload: Mapping[str, Any], notes: Notes) -> Thread:
     history = payload.get("replacement_history")
     if isinstance(history, list) and history:
         thread.add(line, *chat_messages(history, notes))
-        return thread.copied()
+        copied = thread.copied()
+        copied.hidden = ENCRYPTED if any(kind_of(item) in _SUMMARIES for item in history) else ""
+        return copied
     thread.add(line, {"role": "user", "content": payload.get("message") or ""})
     return thread

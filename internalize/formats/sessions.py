@@ -25,10 +25,13 @@ class Thread:
 
     messages: list[Any] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    hidden: str = ""  # why its further turns are context only
 
     def add(self, line: int, *messages: Any) -> None:
         """Append what one line holds."""
-        self.messages += messages
+        for message in messages:
+            unlearnt = self.hidden and message.get("role") == "assistant"
+            self.messages.append({**message, "left_out": self.hidden} if unlearnt else message)
         self.lines += [line] * len(messages)
 
     def copied(self, end: int | None = None) -> Thread:

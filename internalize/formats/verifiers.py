@@ -35,6 +35,9 @@ def read_results(value: Any, session: Session) -> Iterator[Trajectory]:
     """The episode of one line of results.jsonl. Raises DataError."""
     if not isinstance(value, Mapping):
         raise DataError("is no JSON object")
+    if value.get("completion") in ([], ""):
+        session.notes.dropped["conversation without an answer"] += 1
+        return
     task = value.get("example_id")
     env = value.get("task") if isinstance(value.get("task"), str) else None
     line = {**value, "task": f"{env or ''}{'/' if env else ''}{task}" if task is not None else value.get("task")}

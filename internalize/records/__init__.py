@@ -171,6 +171,7 @@ class Trajectory(Record):
     score: Share | None = None
     failure: str | None = None
     origin: Origin | None = None  # of an imported episode
+    branches: tuple[Trajectory, ...] = ()  # its further conversations: of sub-agents, of compacted histories
 
     @property
     def question(self) -> str:

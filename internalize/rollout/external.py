@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from internalize.config.serve import ServeConfig
-from internalize.environments.agent.env import AgentTasks
+from internalize.environments.agent.env import PlayedByAgent
 from internalize.errors import Incomplete, InfrastructureError, InternalizeError
 from internalize.experience.inject import Injector
 from internalize.experience.redact import Redactor
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class AgentRunner:
     """Plays single episodes over a running endpoint."""
 
-    env: AgentTasks
+    env: PlayedByAgent
     agent: Agent
     injector: Injector
     label: Label
@@ -69,7 +69,7 @@ class AgentRunner:
         options = self.env.options
         if self.env.function:
             return await run_function(self.env.function, task, seat, options.seconds)
-        return await run_command(options.command, task, seat, options.seconds)
+        return await run_command(self.env.command, task, seat, options.seconds)
 
     def _failure(
         self, outcome: Outcome, ended: Termination, error: InternalizeError | None, calls: Sequence[RecordedCall]
@@ -82,11 +82,11 @@ class AgentRunner:
         return "" if calls else outcome.error or "the agent made no call of the model"
 
     def _trajectory(self, task: Task, attempt: int, calls: Sequence[RecordedCall]) -> Trajectory:
-        """The longest branch; an agent that made no call has an episode without steps."""
+        """The conversation of the last call, with the others beside it; without a call an episode without steps."""
         label = self.label
         common = Common(task.id, task.env, task.split, task.family, label.iteration, label.seed, attempt)
-        if branches := trajectories_of(calls, common):
-            return branches[0]
+        if found := trajectories_of(calls, common):
+            return found[0].model_copy(update={"branches": tuple(found[1:])})
         prompt = (Message(role="user", content=task.question),)
         acting = self.service.model.acting
         return Trajectory(id="", **common._asdict(), **acting.model_dump(), prompt=prompt, termination="failed")
@@ -126,7 +126,7 @@ class AgentRunner:
 
 @asynccontextmanager
 async def agent_runner(
-    env: AgentTasks, agent: Agent, tool_format: ToolFormat, injector: Injector, label: Label
+    env: PlayedByAgent, agent: Agent, tool_format: ToolFormat, injector: Injector, label: Label
 ) -> AsyncIterator[AgentRunner]:
     """A runner whose endpoint listens on loopback until the end of the block."""
     from internalize.serve.app import Endpoint  # noqa: PLC0415 - an extra

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from internalize.config.schema import EnvConfig
 from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
-from internalize.environments.agent.env import AgentTasks
+from internalize.environments.agent.env import PlayedByAgent
 from internalize.errors import Incomplete, InternalizeError
 from internalize.experience.inject import Injector
 from internalize.experience.placebo import instead_of
@@ -54,7 +54,7 @@ class LocalRollouts:
         env = self._environments(spec.env)
         label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
         agent, injector = policy.agent, injector_of(spec, policy)
-        if not isinstance(env, AgentTasks):
+        if not isinstance(env, PlayedByAgent):
             async for trajectory in play(tasks, env, agent, injector, label, done):
                 yield trajectory
             return
@@ -109,7 +109,8 @@ async def play(
     async def one(job: Job) -> Trajectory:
         return await run_episode(*job, env, agent, injector, label)
 
-    pace = Pace(agent.wave, agent.reset, independent=agent.independent)
+    wave = min(agent.wave, getattr(env, "at_once", agent.wave))
+    pace = Pace(wave, agent.reset, independent=agent.independent)
     async for trajectory in _missing(tasks, one, label, done, pace):
         yield trajectory
 

@@ -185,14 +185,15 @@ class Label(NamedTuple):
 
 
 def trajectories_of(calls: Sequence[RecordedCall], label: Label | None = None) -> list[Trajectory]:
-    """The trajectories of the calls of one episode, unscored; the longest first. `label` None = made of the question.
+    """The trajectories of the calls of one episode, unscored. `label` None = made of the question.
 
-    Of several answers to one request those count that were gone on from, or else the last.
+    That of the last call comes first (with it the agent answers, also where it had sub-agents or compacted its
+    history), then the longest. Of several answers to one request those count that were gone on from, or else the last.
     """
     paths = _paths(calls)
     taken: set[str] = set()
     found = []
-    for path in sorted(paths, key=len, reverse=True):
+    for path in sorted(paths, key=lambda path: (path[-1] is calls[-1], len(path)), reverse=True):
         own = {call.id for call in path if call.acting == path[-1].acting} - taken
         if own:
             found.append(_trajectory(path, own, label))

@@ -48,7 +48,7 @@ from internalize.runs import names
 from internalize.runs.progress import Report
 from internalize.runs.readers import required
 from internalize.runs.store import RunStore, read_jsonl, write_jsonl
-from internalize.training.examples import weighted
+from internalize.training.examples import conversations, weighted
 
 from .diagnose import Diagnosis
 from .plan import TaskPlan
@@ -177,7 +177,7 @@ class Run:
         hidden = shown.model_copy(update={"pool": None})
         found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
         kept = weighted(found, config.filter)[: config.most or None]
-        self.rejected = len(found) - len(kept) + (self.rejected if number else 0)
+        self.rejected = sum(len(conversations(t)) for t in found) - len(kept) + (self.rejected if number else 0)
         noted = self.store.iteration(k) / names.REDACTIONS
         write = partial(self.store.replace_json, stage)
         kept = without_secrets(kept, self.config.redact, noted, f"round {number}", write)

@@ -32,7 +32,7 @@ from internalize.rollout.record import record
 from internalize.runs import names
 from internalize.runs.progress import Report
 from internalize.runs.store import read_jsonl, recover, require_folder, write_json, write_jsonl
-from internalize.training.examples import weighted
+from internalize.training.examples import conversations, weighted
 
 if TYPE_CHECKING:
     from internalize.training.policy import LocalPolicy
@@ -207,7 +207,7 @@ def distill_file(config: Config, trajectories: Path, out: Path, given: Inputs, r
     summary = policy.train(examples, spec, progress=lambda done, total, _: report("distil", done, total))
     summary = summary.model_copy(
         update={
-            "rejected": len(found) - len(examples),
+            "rejected": sum(len(conversations(t)) for t in found) - len(examples),
             "trajectories": trajectories.name,
             "pool": given.pool.name if given.pool else "",
         }

@@ -28,7 +28,7 @@ from internalize.rollout.episode import Label, episode_id
 from internalize.rollout.local import injector_of, jobs_of
 from internalize.runs import names
 from internalize.runs.store import write_json, write_jsonl
-from internalize.training.examples import weighted
+from internalize.training.examples import conversations, weighted
 
 from .plan import TaskPlan, plan_tasks, require_room
 from .refresh import build_examples
@@ -164,7 +164,8 @@ def distill(
         examples = short_enough(config, "trajectories", await _examples(bench, policy, kept, pool))
         write_jsonl(spec.examples, examples)
         found, summary = await bench.backends.trainer.train(spec, report)
-        counts = {"accepted": len(examples), "rejected": len(trajectories) - len(examples)}
+        played = sum(len(conversations(trajectory)) for trajectory in trajectories)
+        counts = {"accepted": len(examples), "rejected": played - len(examples)}
         return found, summary.model_copy(update=counts)
 
     found, summary = bench.thread.call(trained())

@@ -22,8 +22,13 @@ FEWEST_TO_SPLIT = 20  # with fewer examples nothing is held out
 FEWEST_HELD = 2
 
 
+def conversations(trajectory: Trajectory) -> tuple[Trajectory, ...]:
+    """All that is learnt of an episode. A turn is the own of one of them, and copied context in the others."""
+    return (trajectory, *trajectory.branches)
+
+
 def weighted(trajectories: Iterable[Trajectory], keep: Filter) -> list[tuple[Trajectory, float]]:
-    """The trajectories to train on, in their order, each with its weight; unscored ones are never trained on.
+    """The conversations to train on, in their order, each with its episode's weight; unscored ones are left out.
 
     'success': score 1.0, weight 1. 'none': any score, weight 1. 'best_of_n': of each task the attempt with the
     highest score above 0, weight 1; of equals the one with the fewest action tokens, then the first. 'advantage':
@@ -38,7 +43,8 @@ def weighted(trajectories: Iterable[Trajectory], keep: Filter) -> list[tuple[Tra
     weights = dict[int, float]()
     for places in attempts.values():
         weights |= zip(places, _WEIGHTS[keep]([scored[place] for place in places]), strict=True)
-    return [(trajectory, weights[place]) for place, trajectory in enumerate(scored) if weights[place] > 0]
+    kept = [(trajectory, weights[place]) for place, trajectory in enumerate(scored) if weights[place] > 0]
+    return [(part, weight) for trajectory, weight in kept for part in conversations(trajectory)]
 
 
 def _advantages(attempts: Sequence[Trajectory]) -> list[float]:

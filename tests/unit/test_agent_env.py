@@ -28,6 +28,7 @@ from internalize.judge.match import ExactJudge
 from internalize.records import Checkpoint, Message, Trajectory
 from internalize.rollout.local import LocalRollouts
 from internalize.stages.scripted import STARTER
+from internalize.training.examples import build_example, conversations, weighted
 from tests import lookers
 from tests.tiny import tiny_tokenizer
 
@@ -141,6 +142,59 @@ def test_limits_of_the_recipe_end_an_episode_and_are_a_score_of_zero(tmp_path: P
     assert (episode.termination, episode.score, len(episode.steps)) == ("max_steps", 0.0, 3)
 
 
+HELPED = """
+from openai import OpenAI
+
+
+def play(task, base_url, api_key):
+    client = OpenAI(base_url=base_url, api_key=api_key, max_retries=0)
+
+    def ask(*messages):
+        return client.chat.completions.create(model="m", messages=list(messages)).choices[0].message.content
+
+    def said(role, text):
+        return {"role": role, "content": text}
+
+    start = [said("system", "You lead."), said("user", task["question"])]
+    plan = ask(*start)
+    found = ask(said("system", "You search."), said("user", plan))
+    more = ask(said("system", "You search."), said("user", plan), said("assistant", found), said("user", "Sure?"))
+    draft = ask(*start, said("assistant", plan), said("user", more))
+    other = ask(*start, said("assistant", plan), said("user", "Another way?"))
+    ask(said("system", "You lead."), said("user", f"{task['question']} So far: {draft} {other}"))
+"""
+
+
+@pytest.mark.server
+def test_sub_agents_and_compacted_histories_are_learnt_with_the_episode_each_turn_once(tmp_path: Path) -> None:
+    """The answer is that of the last call, and what two conversations share is context in one of them."""
+    said = iter(["plan", "found", "sure", "draft", "other", "42"])
+    policy = Scripted([])
+    policy.engine = ScriptedEngine(lambda *_: next(said), RENDERER)
+    policy.agent = TokenAgent(policy.engine, RENDERER, RolloutConfig(max_action_tokens=50), 4000, 4, ExactJudge())
+    agent = tmp_path / "helped.py"
+    agent.write_text(HELPED)
+    (episode,) = played(policy, tasks=questions(tmp_path, "What is in box 1?"), call=f"{agent}:play")
+    assert (episode.failure, episode.score, episode.answer) == (None, 1.0, "42")
+    own = [[step.text for step in part.steps if not step.left_out] for part in conversations(episode)]
+    assert own[0] == ["42"]
+    assert sorted(own[1:]) == [["found", "sure"], ["other"], ["plan", "draft"]]
+    (second,) = [part for part in episode.branches if part.steps[-1].text == "other"]
+    assert [(step.text, step.left_out) for step in second.steps] == [("plan", "copied context"), ("other", "")]
+    assert len({part.id for part in conversations(episode)}) == 4
+    kept = weighted([episode], "success")
+    assert [weight for _, weight in kept] == [1.0] * 4
+    assert weighted([episode.model_copy(update={"score": 0.0})], "success") == []
+    learnt = []
+    for part, weight in kept:
+        example = build_example(part, RENDERER, weight=weight)
+        assert example is not None
+        learnt += [example.token_ids[span.start : span.end] for span in example.spans]
+    sampled = [RENDERER.encode_text(text) for text in ("plan", "found", "sure", "draft", "other", "42")]
+    assert sorted(learnt) == sorted(sampled)
+    assert Trajectory.model_validate_json(episode.model_dump_json()) == episode
+
+
 @pytest.mark.server
 def test_an_agent_that_never_asks_is_a_failure(tmp_path: Path) -> None:
     (episode,) = played(Scripted([]), tasks=questions(tmp_path, "silent"), call=CALL)
@@ -180,7 +234,7 @@ def test_options_that_do_not_fit_are_one_sentence(options: dict[str, Any], words
 
 def test_its_episodes_cannot_be_stepped(tmp_path: Path) -> None:
     env = registry.make("agent", {"tasks": questions(tmp_path, "x"), "call": CALL})
-    with pytest.raises(TaskError, match="an agent of yours plays its tasks"):
+    with pytest.raises(TaskError, match="an agent plays its tasks"):
         next(validate(env, ("train",)))
     with pytest.raises(TaskError, match="played by the agent itself"):
         env.episode(env.tasks("train")[0])

@@ -62,17 +62,25 @@ def smol(url: str, books: Books) -> str:
     return str(solve(url, "none", QUESTION, books))
 
 
+def lang_graph(url: str, books: Books) -> str:
+    pytest.importorskip("langgraph", reason="needs the extra 'agents'")
+    from lang_graph import solve
+
+    return str(solve(url, "none", QUESTION, books))
+
+
 AGENTS: dict[str, tuple[Callable[[str, Books], str], str]] = {
     "openai loop": (openai_loop, "answer[r]"),
     "Agents SDK": (agents_sdk, "answer[r]"),
     "smolagents": (smol, "final_answer[r]"),
+    "LangGraph": (lang_graph, "answer[r]"),
 }
 
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("openai_loop", "agents_sdk", "smol"):
+    for name in ("openai_loop", "agents_sdk", "smol", "lang_graph"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 

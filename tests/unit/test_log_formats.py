@@ -422,6 +422,26 @@ def test_a_compacted_session_of_codex_is_two_episodes(tmp_path: Path) -> None:
     assert [[step.left_out for step in t.steps] for t in found] == [["", ""], ["copied context", ""]]
 
 
+def test_what_follows_an_encrypted_summary_of_codex_is_not_learnt(tmp_path: Path) -> None:
+    summary = {"type": "compaction", "encrypted_content": "gAAA"}
+    history = {"type": "compacted", "payload": {"message": "", "replacement_history": [ITEMS[0], summary]}}
+    survey = Survey(Session())
+    more = rollout({**ITEMS[0], "content": "And g4?"}, ITEMS[4])
+    first, second = survey.trajectories([write(tmp_path, *rollout(*ITEMS), history, *more)], "auto")
+    assert [step.left_out for step in first.steps] == ["", ""]
+    assert [step.left_out for step in second.steps] == ["follows a summary of the provider that is encrypted"]
+    assert survey.session.notes.dropped["item of type compaction"] == 1
+
+
+def test_a_result_of_verifiers_without_an_answer_is_dropped_and_the_others_are_read(tmp_path: Path) -> None:
+    """As the library writes them where the endpoint failed."""
+    answered = {"example_id": 1, "task": "g", "prompt": CHAT[:2], "completion": CHAT[2:], "reward": 1.0}
+    survey = Survey(Session())
+    (found,) = survey.trajectories([write(tmp_path, {**answered, "completion": [], "reward": 0.0}, answered)], "auto")
+    assert found.score == 1.0
+    assert survey.session.notes.dropped["conversation without an answer"] == 1
+
+
 # -- graphs, traces, calls ---------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from internalize.environments import registry
-from internalize.environments.adapters.textarena import TextArena
+from internalize.environments.adapters.textarena import TextArena, TextArenaEpisode
 from internalize.environments.validate import validate
 from internalize.errors import InfrastructureError, TaskError
 from internalize.interfaces import Episode
@@ -105,6 +105,30 @@ def test_a_lost_game_is_zero_and_a_reward_beyond_the_best_is_no_score() -> None:
     easy = game("GuessTheNumber-v0", seeds=1, best=0.5)
     with pytest.raises(InfrastructureError, match="reward 1 is above"):
         search(easy.episode(first(easy)))
+
+
+class Drawn:
+    """A game that ends with its second move and says nothing of who won."""
+
+    first = "Your move."
+
+    def __init__(self) -> None:
+        self.moves = 0
+
+    def send(self, text: str) -> tuple[str, bool]:
+        self.moves += 1
+        return "And?", self.moves == 2
+
+    def reward(self) -> None:
+        """None."""
+
+
+def test_a_game_that_ends_without_a_reward_is_unscored_and_an_unfinished_one_is_zero() -> None:
+    episode = TextArenaEpisode("textarena:Drawn", Drawn(), 1.0)  # type: ignore[arg-type]
+    assert episode.step(move("one")) == "And?"
+    assert episode.score() == 0.0
+    assert episode.step(move("two")) is None
+    assert episode.score() is None
 
 
 @pytest.mark.parametrize(

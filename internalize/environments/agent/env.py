@@ -7,6 +7,7 @@ task's reference answer.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,21 +20,26 @@ from internalize.interfaces import Episode
 from internalize.records import Task, ToolCall, ToolSpec
 
 
-class AgentOptions(BaseModel):
-    """Options of the environment, as `env.options` of a recipe."""
+class AgentLimits(BaseModel):
+    """Options of every environment whose tasks a program plays against the endpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float = Field(600.0, gt=0, le=86_400, description="Time limit of one episode.")
+    at_once: int = Field(8, ge=1, le=1024, description="Agents that work at the same time.")
+    on_error: Literal["unscored", "wrong"] = Field(
+        "unscored", description="What an agent that ends with an error of its own is: unscored and tried again, or 0."
+    )
+
+
+class AgentOptions(AgentLimits):
+    """Options of the environment, as `env.options` of a recipe."""
 
     tasks: str | dict[str, str] = Field(description="A file of questions, or a file for each split.")
     question: str = Field("", description="Field of the file that holds the question; '' = a common name.")
     answer: str = Field("", description="Field of the file that holds the answer; '' = a common name.")
     command: tuple[str, ...] = Field((), description="The agent as a command; its task is JSON on standard input.")
     call: str = Field("", description="The agent as 'module:function' or 'file.py:function' (task, base_url, api_key).")
-    seconds: float = Field(600.0, gt=0, le=86_400, description="Time limit of one episode.")
-    at_once: int = Field(8, ge=1, le=1024, description="Agents that work at the same time.")
-    on_error: Literal["unscored", "wrong"] = Field(
-        "unscored", description="What an agent that ends with an error of its own is: unscored and tried again, or 0."
-    )
     verifier: str = Field("", description="'module:function' or 'file.py:function' (task, trajectory) -> score.")
     evidence: tuple[str, ...] = Field((), description="Tools of the agent that gather evidence.")
     final: tuple[str, ...] = Field((), description="Tools of the agent that end an episode.")
@@ -45,28 +51,39 @@ class AgentOptions(BaseModel):
         return self
 
 
-class AgentTasks(SplitTasks):
-    """The environment. Its episodes are played by `rollout.external`."""
+class PlayedByAgent(SplitTasks):
+    """Tasks that a program plays against the endpoint, a `command` or else a `function`; see `rollout.external`."""
 
-    name = "agent"
-    tools: tuple[ToolSpec, ...] = ()  # the agent brings its own
-
-    def __init__(self, **options: Any) -> None:
-        self.options = read_options("agent", AgentOptions, options)
-        self._tasks = tasks_of(self.options.tasks, _row_task, Columns(self.options.question, self.options.answer))
-        self.function = load_function(self.options.call, "env.options.call") if self.options.call else None
-        named = self.options.verifier
-        self.verifier = load_function(named, "env.options.verifier") if named else None
-        self.evidence_actions = frozenset(self.options.evidence)
-        self.final_actions = frozenset(self.options.final)
+    tools: tuple[ToolSpec, ...] = ()  # the program brings its own
+    options: AgentLimits
+    command: tuple[str, ...] = ()
+    function: Callable[..., Any] | None = None
+    verifier: Callable[..., Any] | None = None
+    evidence_actions: frozenset[str] = frozenset()
+    final_actions: frozenset[str] = frozenset()
 
     def episode(self, task: Task) -> Episode:
         """Raises TaskError: the agent plays, and cannot be stepped."""
-        raise TaskError(f"agent: task {task.id} is played by the agent itself")
+        raise TaskError(f"{self.name}: task {task.id} is played by the agent itself")
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:  # noqa: ARG002 - there is none
         """No reference solution."""
         return ()
+
+
+class AgentTasks(PlayedByAgent):
+    """The environment."""
+
+    name = "agent"
+
+    def __init__(self, **options: Any) -> None:
+        self.options = own = read_options("agent", AgentOptions, options)
+        self._tasks = tasks_of(own.tasks, _row_task, Columns(own.question, own.answer))
+        self.command = own.command
+        self.function = load_function(own.call, "env.options.call") if own.call else None
+        self.verifier = load_function(own.verifier, "env.options.verifier") if own.verifier else None
+        self.evidence_actions = frozenset(own.evidence)
+        self.final_actions = frozenset(own.final)
 
 
 def _row_task(row: Row, split: str) -> Task:

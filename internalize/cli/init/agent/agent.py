@@ -20,7 +20,7 @@ TOOLS = [
 ]
 
 
-def play(task, base_url, api_key):
+def play(task: dict, base_url: str, api_key: str) -> str:
     client = OpenAI(base_url=base_url, api_key=api_key)
     with LOCK:
         pages = DOCS.episode(it.Task.new("docs", task["split"], task["question"]))
