@@ -57,16 +57,17 @@ def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> B
     """Everything in this process, with the model that the recipe names. Raises UserError if it cannot be had."""
     require(config)
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch
+    from internalize.training.together import require_shares  # noqa: PLC0415
 
+    if config.compute.train == "accelerate":  # before the model is loaded, which takes long
+        require_shares(config.distill, config.compute.devices)
     policy = LocalPolicy.of(config)
     made = in_process(policy, environments)
     if config.compute.rollout == "ray":
         made = replace(made, rollouts=RayRollouts(config, policy.endpoints, served=policy.served))
     if config.compute.train == "accelerate":
         from internalize.training.launched import LaunchedTraining  # noqa: PLC0415 - imports torch
-        from internalize.training.together import require_shares  # noqa: PLC0415
 
-        require_shares(config.distill, config.compute.devices)
         made = replace(made, trainer=LaunchedTraining(policy))
     return made
 
