@@ -172,6 +172,10 @@ class RedactConfig(Section):
 
     enabled: bool = Field(default=True, description="Whether keys, tokens and e-mail addresses are removed.")
     patterns: tuple[str, ...] = Field((), description="Further regular expressions to remove.")
+    persons: tuple[Literal["phone", "card", "iban", "name"], ...] = Field(
+        (), description="What of persons is removed too, with the extra 'persons'; () = nothing."
+    )
+    names_by: str = Field("", description="spaCy model that finds names: an installed package or a folder; '' = none.")
 
     @field_validator("patterns")
     @classmethod

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 
 from .html import Html, read
 
+_MARKED = re.compile("\ue000([^\ue000\ue001]*)\ue001")  # an address, where the text before a link is to stand
 _SMALL = 100_000  # characters
 _SECONDS = 20  # of processor time; ordinary pages of 2 MB take about two
 _MEMORY = 4 << 30  # bytes of addresses
@@ -23,13 +26,13 @@ class CostlyPageError(Exception):
     """A page that takes more time or memory than a page may."""
 
 
-def read_bounded(html: str, url: str) -> Html:
+def read_bounded(html: str, url: str, inline: Callable[[str], str] | None = None) -> Html:
     """As `html.read`. Raises CostlyPageError."""
     if len(html) <= _SMALL:
-        return read(html, url)
+        return read(html, url, inline or (lambda _: ""))
     child = subprocess.run(  # noqa: S603 - this interpreter and this module
         [sys.executable, "-m", __name__, str(_SECONDS)],
-        input=json.dumps([html, url]).encode(),
+        input=json.dumps([html, url, bool(inline)]).encode(),
         capture_output=True,
         env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # and no key of the user's
         check=False,
@@ -37,6 +40,8 @@ def read_bounded(html: str, url: str) -> Html:
     if child.returncode:
         raise CostlyPageError
     title, text, links = json.loads(child.stdout)
+    if inline:
+        text = _MARKED.sub(lambda found: inline(found[1]), text)
     return Html(title, text, tuple((said, address) for said, address in links))
 
 
@@ -45,8 +50,8 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    html, url = json.load(sys.stdin)
-    json.dump(read(html, url), sys.stdout)
+    html, url, marked = json.load(sys.stdin)
+    json.dump(read(html, url, lambda link: f"\ue000{link}\ue001" if marked else ""), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from internalize.errors import TaskError
 
-from .html import Html, read
+from .bounded_html import CostlyPageError, read_bounded
+from .html import Html
 
 HTML = (".html", ".htm", ".xhtml")
 MARKDOWN = (".md", ".markdown")
 ENDINGS = (*HTML, *MARKDOWN, ".txt")
 _DECLARED = re.compile(rb"<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 _NO_PAGES = frozenset({"node_modules", "__pycache__"})  # folders of programs; hidden ones are left out too
+_LARGEST = 50_000_000  # bytes of a page
 _REPLACED = "\ufffd"  # what stands for bytes that are no character
 _LOG = logging.getLogger(__name__)
 _SURE = 0.5  # a guess of the encoding below it is worth less than UTF-8 with a few errors
@@ -69,11 +71,15 @@ class Site:
     def _page(self, path: str, data: bytes) -> tuple[Html, int]:
         """The page, and how many of its characters cannot be read."""
         text, address, ending = decoded(data), f"file:///{quote(path)}", Path(path).suffix.lower()
-        if ending in HTML:
-            found = read(text, address, lambda link: self._before(path, link))
-        else:
-            links = read(_rendered(text), address).links if ending in MARKDOWN else ()
-            found = Html("", plain(text), links)
+        try:
+            if ending in HTML:
+                found = read_bounded(text, address, lambda link: self._before(path, link))
+            else:
+                links = read_bounded(_rendered(text), address).links if ending in MARKDOWN else ()
+                found = Html("", plain(text), links)
+        except CostlyPageError:
+            _LOG.warning("%s takes too long to read; its page is empty", path)
+            found = Html("", "", ())
         return found._replace(links=self._reachable(path, found.links)), unreadable(text, data)
 
     def _before(self, path: str, link: str) -> str:
@@ -102,7 +108,10 @@ def _contents(files: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
     failed = []
     for path, file in files.items():
         try:
-            yield path, file.read_bytes()
+            if file.stat().st_size <= _LARGEST:
+                yield path, file.read_bytes()
+            else:
+                failed.append(f"{path} (more than {_LARGEST:,} bytes)")
         except OSError as error:
             failed.append(f"{path} ({error.strerror})")
     if failed:

@@ -2,7 +2,8 @@
 
 Removed are API keys and tokens of known form (secret_rules.py), private-key blocks, cookies, logins in addresses,
 assignments such as password=..., e-mail addresses, and matches of the recipe's own patterns; a marker such as [email
-removed] takes their place, so redacting twice changes nothing. Names of people and secrets of unknown form stay.
+removed] takes their place, so redacting twice changes nothing. Secrets of unknown form stay, and what tells who
+somebody is, unless `redact.persons` asks for it (persons.py).
 Sampled token ids never outlive the text they stand for: a trajectory whose own actions hold a secret is not trained on,
 because an edited action was never sampled.
 """
@@ -24,6 +25,7 @@ from internalize.records import Injection, Message, Record, Step, Trajectory, js
 from internalize.runs.readers import record
 from internalize.runs.store import write_json
 
+from . import persons
 from .secret_rules import secret_spans
 
 # In this order: what stands inside something longer comes after it. A word that names a secret has to be followed by a
@@ -144,14 +146,16 @@ class Redactor:
     """Patterns by kind. `Redactor()` removes nothing."""
 
     patterns: tuple[tuple[str, re.Pattern[str]], ...] = field(default=())
+    persons: persons.Find | None = None
 
     @staticmethod
     def of(config: RedactConfig) -> Redactor:
-        """The configured redactor."""
+        """The configured redactor. Raises UserError for a package or model that is not installed."""
         if not config.enabled:
             return Redactor()
         built_in = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _KINDS)
-        return Redactor((*built_in, *(("pattern", re.compile(pattern)) for pattern in config.patterns)))
+        of_persons = persons.finder(config.persons, config.names_by) if config.persons else None
+        return Redactor((*built_in, *(("pattern", re.compile(pattern)) for pattern in config.patterns)), of_persons)
 
     def text(self, text: str) -> tuple[str, Counter[str]]:
         """`text` without secrets, and how many of each kind were removed."""
@@ -162,6 +166,9 @@ class Redactor:
                 counts[kind] += found
             if kind == _RULES_AFTER:
                 text = _without_spans(text, counts)
+        for start, end, kind in reversed(self.persons(text) if self.persons else []):
+            counts[kind] += 1
+            text = f"{text[:start]}[{kind} removed]{text[end:]}"
         return text, counts
 
     def clean(self, text: str) -> str:

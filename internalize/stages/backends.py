@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from internalize.config.schema import Config, EnvConfig
 from internalize.errors import UserError
+from internalize.experience import persons
 from internalize.inference.endpoints import Endpoints
 from internalize.interfaces import Environment
 from internalize.rollout.local import LocalRollouts
@@ -34,6 +35,7 @@ def require(config: Config) -> None:
         raise UserError("compute.rollout = 'ray' needs the extra 'ray': pip install 'internalize[ray]'")
     if config.compute.engine == "vllm":
         _require_vllm(config)
+    persons.require(config.redact)
     Endpoints(config).check()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.html_text import PAGES, Page, holds
-from internalize.environments import bounded_html
+from internalize.environments import bounded_html, site
 from internalize.environments.docs.corpus import folder_pages
 from internalize.environments.html import Html, read
 from internalize.environments.site import Site, decoded, plain, unreadable
@@ -314,3 +314,21 @@ def test_a_page_that_takes_a_parser_for_ever_is_given_up(monkeypatch: pytest.Mon
     assert bounded_html.read_bounded(page, URL) == read(page, URL)
     with pytest.raises(bounded_html.CostlyPageError):
         bounded_html.read_bounded("<p " + " ".join(f"a{n}" for n in range(200_000)) + ">", URL)
+
+
+def test_a_costly_or_huge_page_of_a_folder_is_told_and_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bounded_html, "_SECONDS", 1)
+    monkeypatch.setattr(site, "_LARGEST", 3_000_000)
+    (tmp_path / "costly.html").write_text("<p " + " ".join(f"a{n}" for n in range(200_000)) + ">")
+    (tmp_path / "huge.txt").write_text("x" * 3_000_001)
+    (tmp_path / "long.html").write_text("<a href=small.txt>s</a> words " * 5_000)
+    (tmp_path / "small.txt").write_text("one")
+    pages = Site(tmp_path, lambda path: f"[{path}] ").pages
+    assert pages.keys() == {"costly.html", "long.html", "small.txt"}
+    assert pages["costly.html"].text == ""
+    assert pages["long.html"].text.startswith("[small.txt] s words")
+    assert pages["long.html"].links == (("s", "small.txt"),)
+    assert "costly.html takes too long to read" in caplog.text
+    assert "huge.txt (more than 3,000,000 bytes)" in caplog.text

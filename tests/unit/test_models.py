@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -105,6 +106,25 @@ def test_an_adapter_with_a_tensor_missing_is_refused(folder: Path, tmp_path: Pat
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"does not fit the model: .*missing adapter keys"):
         load_policy(str(folder), str(tmp_path / "adapter"), "cpu")
+
+
+@pytest.mark.parametrize("kind", ["model", "tokenizer"])
+def test_code_in_a_models_folder_is_not_run_and_nobody_is_asked(
+    folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a word transformers asks on the terminal whether it may, so the question is forbidden."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody is asked"))
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Own: ...\n")
+    file = folder / ("config.json" if kind == "model" else "tokenizer_config.json")
+    names = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own", "AutoTokenizer": ["own.Own", None]}
+    changes = {"auto_map": names, "model_type": "own"} if kind == "model" else {"auto_map": names}
+    changes |= {"tokenizer_class": "Own"} if kind == "tokenizer" else {}
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(UserError) as refused:
+        load_policy(str(folder), device="cpu")
+    assert len(str(refused.value).splitlines()) == 1
+    assert not ran.exists()
 
 
 def test_no_builtin_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
