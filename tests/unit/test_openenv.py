@@ -26,6 +26,7 @@ from internalize.errors import InfrastructureError, TaskError
 from internalize.interfaces import Episode
 from internalize.records import Task, ToolCall
 from tests.open_env import Guessing
+from tests.policies import played
 
 pytestmark = pytest.mark.server
 PYTHON = Path(__file__).parents[2] / ".venv-openenv/bin/python"
@@ -114,6 +115,22 @@ def test_what_breaks_is_no_score() -> None:
         left = env.episode(every(env)[0])
     with pytest.raises(InfrastructureError, match="openenv:http"):
         left.step(ToolCall.of("act", number=0))
+
+
+def test_a_rollout_opens_no_more_sessions_than_the_server_has_room_for() -> None:
+    """The agent would play four at once."""
+
+    def guess(text: str) -> str:
+        number = 10 + int(re.findall(r"It is (\d+) more", text)[-1])
+        return f'act[{{"number": {number}}}]' if "No." in text else 'act[{"number": 0}]'
+
+    for room in (1, 2):
+        with Guessing(most=room) as server:
+            env = made(server.url, seeds=9, at_once=room)
+            episodes = played(env, every(env), guess)
+            assert [(e.score, e.failure, len(e.steps)) for e in episodes] == [(1.0, None, 2)] * 5
+            assert server.most <= room
+            assert server.sessions == 0
 
 
 def test_what_cannot_be_carried_over_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import signal
@@ -15,24 +14,13 @@ import pytest
 pytest.importorskip("verifiers", reason="needs the extra 'verifiers'")
 pytest.importorskip("starlette", reason="needs the extra 'serve'")
 
-from internalize.config.schema import Config, RolloutConfig
-from internalize.config.specs import RolloutSpec
 from internalize.environments import registry
 from internalize.environments.adapters.verifiers import Verifiers
 from internalize.environments.validate import validate
 from internalize.errors import TaskError
-from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import TemplateRenderer
-from internalize.inference.scripted import ScriptedEngine
-from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.judge.match import ExactJudge
-from internalize.records import Checkpoint, Task, Trajectory
-from internalize.rollout.local import LocalRollouts
-from internalize.stages.scripted import STARTER
-from tests.tiny import tiny_tokenizer
+from tests.policies import RENDERER, played
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]  # the library takes seconds to load
-RENDERER = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS["bracket"])
 PUZZLES = """
 from verifiers.envs.integrations.reasoninggym_env import ReasoningGymEnv
 
@@ -78,22 +66,6 @@ def load_environment(kind="tools"):
 """
 
 
-class Scripted:
-    """A policy whose turns a function of the text so far writes, and its loader."""
-
-    def __init__(self, reply: Callable[[str], str], **limits: Any) -> None:
-        self.checkpoint = STARTER
-        self.engine = ScriptedEngine(lambda _, text: reply(text), RENDERER)
-        settings = RolloutConfig(**{"max_action_tokens": 300, **limits})
-        self.agent = TokenAgent(self.engine, RENDERER, settings, 20_000, 4, ExactJudge())
-
-    async def load(self, checkpoint: Checkpoint, root: Path) -> Scripted:
-        return self
-
-    def chat(self, name: str = "self") -> Any:
-        raise AssertionError(name)
-
-
 def made(name: str, **options: Any) -> Verifiers:
     env = registry.make(f"verifiers:{name}", options)
     assert isinstance(env, Verifiers)
@@ -104,21 +76,6 @@ def written(folder: Path, text: str) -> str:
     file = folder / "own_environment.py"
     file.write_text(text)
     return str(file)
-
-
-def played(env: Verifiers, tasks: list[Task], reply: Callable[[str], str], **limits: Any) -> list[Trajectory]:
-    """The episodes of the tasks, in their order."""
-    config = Config.model_validate({"env": {"name": env.name}})
-    spec = RolloutSpec(
-        config=config, root=Path(), checkpoint=STARTER, env=config.env, stage="r", iteration=0, attempts=1
-    )
-
-    async def all_of() -> dict[str, Trajectory]:
-        backend = LocalRollouts(Scripted(reply, **limits), lambda _: env)  # type: ignore[arg-type]
-        return {one.task_id: one async for one in backend.run(spec, tasks)}
-
-    found = asyncio.run(all_of())
-    return [found[task.id] for task in tasks]
 
 
 def test_a_published_puzzle_is_scored_as_its_library_does(tmp_path: Path) -> None:
