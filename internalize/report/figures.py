@@ -212,13 +212,12 @@ def plot_study(figure: Any, comparison: Comparison) -> None:
     panels[2].axhline(0, color=INK, linewidth=1, zorder=1)
     panels[4].set_ylim(bottom=0)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=2 if wide else 1, fontsize=8, frameon=False, handlelength=4.5
-    )
+    place = {"loc": "outside lower center", "ncols": 2 if wide else 1}
+    figure.legend(handles, labels, fontsize=8, frameon=False, handlelength=4.5, labelcolor=INK, **place)
 
 
 def _look(number: int, curve: Curve, comparison: Comparison) -> dict[str, Any]:
-    """Colour, dashes and marker all tell a cell from the others; the reference is the heavy black line below them."""
+    """Colour, dashes and marker all tell a cell from the others; the reference is the heavy line below them."""
     if is_reference := curve.cell == comparison.reference:
         own = {"color": "black", "linestyle": "solid", "linewidth": 2.8, "zorder": 2}
     else:

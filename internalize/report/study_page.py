@@ -37,7 +37,7 @@ COMPARED = (
 )
 LEGEND = (
     "Success over the iterations, cell by cell. Means over seeds; bars: 95 % intervals, with several seeds t intervals "
-    "over seeds. Iteration 0 is the starter. Heavy black line: the reference."
+    "over seeds. Iteration 0 is the starter. Heavy line: the reference."
 )
 
 
@@ -45,7 +45,8 @@ def study_page(comparison: Comparison) -> Page:
     """Everything that is known of a study."""
     found = comparison.diagnoses
     measured = any(any(curve.internalized) for curve in comparison.curves)
-    picture = Picture(lambda f: figures.plot_study(f, comparison), figures.STUDY_SIZE, LEGEND, "study.png")
+    size, narrow = figures.STUDY_SIZE, figures.NARROW_STUDY
+    picture = Picture(lambda f: figures.plot_study(f, comparison), size, LEGEND, "study.png", narrow)
     counted = f"Success fell for good in {sum(one.collapse is not None for one in found)} of {len(found)} runs."
     collapsed = tuple(Item(verdict(one)) for one in found if one.collapse)
     runs = tuple(Item(name if page else f"{name} (no page yet)", link=quote(page)) for name, page in comparison.runs)

@@ -146,6 +146,14 @@ def test_a_builtin_whose_signature_cannot_be_read_has_no_page(monkeypatch: pytes
     assert [row["name"] for row in facts(["odd_module"])] == ["odd_module.plain"]
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated where they are defined")
+def test_a_function_whose_annotations_name_nothing_has_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = types.ModuleType("odd_module")
+    exec(compile("def plain(file: OnlyForTypeCheckers = None): pass", "odd_module", "exec"), vars(odd))  # noqa: S102
+    monkeypatch.setitem(sys.modules, "odd_module", odd)
+    assert [row["params"] for row in facts(["odd_module"])] == [[["file", "None"]]]
+
+
 def test_options_that_it_does_not_have_are_refused() -> None:
     with pytest.raises(TaskError, match=r"env\.options of docs: .*colour"):
         registry.make("docs", {"colour": "red"})

@@ -25,11 +25,11 @@ def curve(cell: str) -> Curve:
     )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def figure() -> Any:
+@pytest.fixture(scope="module", params=[figures.STUDY_SIZE, figures.NARROW_STUDY], ids=["wide", "narrow"])
+def figure(request: pytest.FixtureRequest) -> Any:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    made = Figure(figsize=figures.STUDY_SIZE, layout="constrained")
+    made = Figure(figsize=request.param, layout="constrained")
     curves = tuple(curve(cell) for cell in CELLS)
     figures.plot_study(made, Comparison(question="?", reference="reference", curves=curves, versus=(), unfinished=()))
     made.draw_without_rendering()
@@ -55,9 +55,13 @@ def test_cells_are_told_apart_and_the_reference_is_seen(figure: Any) -> None:
 
 
 def test_the_legend_names_every_cell_and_hides_no_panel(figure: Any) -> None:
+    from matplotlib.colors import to_hex  # noqa: PLC0415
+
     (legend,) = figure.legends
     texts = [" ".join(text.get_text().split()) for text in legend.get_texts()]
     assert texts[:2] == ["reference (reference)", CELLS[1].replace("$", r"\$")]
+    drawn = {to_hex(text.get_color()) for text in legend.get_texts()}
+    assert drawn == {figures.INK}, "dark pages draw ink in a light colour"
     box = legend.get_window_extent()
     assert not any(axes.get_tightbbox().overlaps(box) for axes in figure.axes)
 

@@ -29,6 +29,11 @@ _SKIP = frozenset(_SKIPPED.split())
 _NOISY = ("test", "tests", "testing", "conftest", "__main__", "f2py", "distutils", "idle_test")
 _SIMPLE = (bool, int, float, str, type(None), tuple, list, dict)
 _LONGEST_DEFAULT = 16
+# From Python 3.14 on annotations are evaluated when read, and some of the standard library name what only type
+# checkers import; as text they can always be had, and nothing here uses them.
+_AS_TEXT: dict[str, Any] = (
+    {} if sys.version_info < (3, 14) else {"annotation_format": importlib.import_module("annotationlib").Format.STRING}
+)
 _STARS: dict[object, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
 
 
@@ -57,7 +62,7 @@ def _walk(name: str) -> Iterator[types.ModuleType]:
 def parameters(obj: Any) -> list[list[str | None]] | None:
     """[name, default or None] for each parameter, without self; None when there is no signature."""
     try:
-        signature = inspect.signature(obj)
+        signature = inspect.signature(obj, **_AS_TEXT)
     except (ValueError, TypeError, AttributeError):  # AttributeError: a built-in names a default that is nowhere
         return None
     found: list[list[str | None]] = []
