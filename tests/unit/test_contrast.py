@@ -383,3 +383,25 @@ def test_a_rule_that_holds_on_every_page_holds_within_them() -> None:
     ]
     edits = contrast_with(made, empty(50), CONFIG.model_copy(update={"within": True}), 1, ())
     assert 'When you see "Door:", open the name after "Door:".' in [edit.item.text for edit in edits if edit.item]
+
+
+def test_a_rule_says_nothing_of_pages_where_nobody_followed_it() -> None:
+    """At Sealed asking wins and opening loses; at three other signs no one asks."""
+    made = [page(n, "Sealed.", "ask" if n < 10 else "open", float(n < 10)) for n in range(20)]
+    made += [page(20 + n, sign, "open", float(n % 3 == 0)) for sign in ("Busy.", "Lent.", "Damp.") for n in range(12)]
+    edits = contrast_with(made, empty(50), CONFIG.model_copy(update={"within": True}), 1, ())
+    said = [edit.item.text for edit in edits if edit.item]
+    assert 'When you see "Sealed.", ask the name after "Door:".' in said
+    assert 'When you see "Door:", ask the name after "Door:".' not in said
+
+
+def test_a_rule_that_nearly_everyone_follows_by_now_stays() -> None:
+    """Its p grows, because hardly anyone does otherwise; its lift does not fall."""
+    many = [page(n, "Sealed.", "ask" if n < 10 else "open", float(n < 10)) for n in range(20)]
+    few = [page(n, "Sealed.", "ask" if n < 17 else "open", float(n % 2 == 0 and n < 17)) for n in range(20)]
+    for within, stays in ((True, True), (False, False)):
+        config = CONFIG.model_copy(update={"within": within})
+        pool = empty(50).apply(contrast_with(many, empty(50), config, 1, ()))
+        deleted = {target for e in contrast_with(few, pool, config, 2, ()) if e.op == "DELETE" for target in e.targets}
+        (item,) = (item for item in pool.items if ", ask" in item.text)
+        assert (item.id not in deleted) == stays

@@ -13,7 +13,7 @@ was shown is judged by what came of following it. Unscored episodes are not evid
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,7 @@ from .candidates import Decision, candidates, decided, rarest
 from .injection_filter import InjectionFilter
 from .provenance import TASKS, distinct, origin_of
 
+TESTED = 0.5  # of the decisions that a rule applies to, the share in situations where it was followed at least once
 OVERLAP = 0.5  # two rules that cover this share of the same decisions say the same
 MOST_KEPT_OUT = 20  # that are noted with their reason
 SCREEN = InjectionFilter.of(())
@@ -95,15 +96,18 @@ def _rules(
 ) -> list[PoolEdit]:
     made = decided(scored, cues)
     tried = _all_tried(made, config, cues)
-    holds = _holding(made, config)
+    seen = rarest(made) if config.within else []
     edits = [
         PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {t.lift:+.2f}, p = {t.p:.2g}", cause="chance")
         for item in pool.items
-        if (t := tried.get(item.text)) and t.episodes >= config.min_support and (t.p > config.max_p or not holds(t))
+        if (t := tried.get(item.text)) and t.episodes >= config.min_support and _fails(t, made, seen, config)
     ]
     good = [t for t in tried.values() if not _refused(t, config, cues)]
     sound, kept_out = _screened(good, config)
-    ordered = sorted((t for t in sound if holds(t)), key=lambda t: t.strength, reverse=True)
+    if config.within:
+        compared = [(t, *_within(t, made, seen)) for t in sound]
+        sound = [t for t, lift, p in compared if lift >= config.min_lift and p <= config.max_p]
+    ordered = sorted(sound, key=lambda t: t.strength, reverse=True)
     new = _distinct(ordered, config.add)
     bad = sorted((t for t in tried.values() if t.ignored and t.lift < 0), key=lambda t: t.strength)
     planted = _distinct(bad, round(len(new) * config.planted / (1 - config.planted)))
@@ -146,25 +150,24 @@ def _kept_out(text: str, reason: str) -> PoolEdit:
     return PoolEdit(op="NONE", reason=f"kept out: {text[:120]!r} {reason}")
 
 
-def _holding(made: Sequence[Decision], config: ExtractConfig) -> Callable[[Tried], bool]:
-    """Whether a rule holds within situations too, if that is asked for (`extract.within`)."""
-    if not config.within:
-        return lambda _: True
-    seen = rarest(made)
+def _fails(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None], config: ExtractConfig) -> bool:
+    """Whether a rule of the pool has to go.
 
-    def holds(t: Tried) -> bool:
-        lift, p = _within(t, made, seen)
-        return lift >= config.min_lift and p <= config.max_p
-
-    return holds
+    Within situations its lift decides and not its p: of a rule that is learned, hardly anyone does otherwise.
+    """
+    return _within(t, made, seen)[0] < config.min_lift if config.within else t.p > config.max_p
 
 
 def _within(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None]) -> tuple[float, float]:
     """A rule's lift and its one-sided p among episodes that saw the same; `seen` is by decision.
 
     Over all decisions, a rule about what many pages show ("Door:, pull") owes its lift to the pages at which anyone
-    would pull. An episode counts once, where it first followed the rule, or else where it first could have.
+    would pull. No lift where of most pages that it speaks of it is not known what comes of following it. An episode
+    counts once, where it first followed the rule, or else where it first could have.
     """
+    tested, at = {seen[i] for i in t.followed}, [seen[i] for i in (*t.followed, *t.ignored)]
+    if sum(one in tested for one in at) < TESTED * len(at):
+        return 0.0, 1.0
     did = {made[i].trajectory: i for i in sorted(t.followed, reverse=True)}
     others = {made[i].trajectory: i for i in sorted(t.ignored, reverse=True)}
     tables: defaultdict[Reading | None, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
