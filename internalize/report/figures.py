@@ -212,8 +212,8 @@ def plot_study(figure: Any, comparison: Comparison) -> None:
     panels[2].axhline(0, color=INK, linewidth=1, zorder=1)
     panels[4].set_ylim(bottom=0)
     handles, labels = panels[0].get_legend_handles_labels()
-    place = {"loc": "outside lower center", "ncols": 2 if wide else 1}
-    figure.legend(handles, labels, fontsize=8, frameon=False, handlelength=4.5, labelcolor=INK, **place)
+    look = {"fontsize": 8, "frameon": False, "handlelength": 4.5, "labelcolor": INK}
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 if wide else 1, **look)
 
 
 def _look(number: int, curve: Curve, comparison: Comparison) -> dict[str, Any]:
