@@ -71,7 +71,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zamba2": {"layers_block_type": ["mamba", "hybrid"] * 2, "initializer_range": 0.05},  # it magnifies rounding
     "zaya": {"num_experts_per_tok": 1},
     "dots3_note_text": _MLA | {"ngram_vocab_size": 400},
-    "minimax": {"layer_types": _HALF},
+    "minimax": {"layer_types": _HALF, "sliding_window": None},  # as all of its models
     "recurrent_gemma": {"num_hidden_layers": 3},
     "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8},
     "gemma4_text": {"vocab_size_per_layer_input": 400, "hidden_size_per_layer_input": 8},
@@ -83,6 +83,14 @@ NAMED = (
     "gemma3_text", "gemma4_text", "llama", "glm", "glm4", "glm4_moe", "granite", "granitemoehybrid", "lfm2", "lfm2_moe",
     "nemotron", "nemotron_h", "deepseek_v3", "olmo3", "olmo_hybrid", "kimi_linear",
 )  # fmt: skip
+TEMPLATES = {  # of families: their template in docs/templates.md
+    "cohere": "cohere", "cohere2": "cohere2", "deepseek_v3": "deepseekv3", "gemma": "gemma",
+    "gemma2": "gemma", "gemma3_text": "gemma3", "gemma4_text": "gemma4_v5",
+    "glm4_moe": "glm4moe", "gpt_oss": "gptoss",
+    "lfm2": "lfm2_2_5_v2", "lfm2_moe": "lfm2_v2", "llama": "llama3_2", "nemotron_h": "nemotron_3_nano",
+    "phi3": "phi3_5", "qwen2": "qwen2_5", "qwen3": "qwen3", "qwen3_moe": "qwen3_instruct_2507",
+    "qwen3_5": "qwen3_6", "qwen3_5_text": "qwen3_6", "qwen3_5_moe": "qwen3_6", "qwen3_5_moe_text": "qwen3_6",
+}  # fmt: skip
 _DECODER = "the decoder of an encoder-decoder, which acts on nothing without its encoder"
 _PICTURES = "its vision or speech part cannot be made small"
 LEFT_OUT: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""The matrix of model families: `python -m benchmarks.models --write docs/models.md`; some minutes on one core.
+"""The matrix of model families: `python -m benchmarks.models --write docs/models.md`; a quarter of an hour on one core.
 
 Every family of the installed transformers that can be made small is loaded as a policy, with LoRA and with all weights.
 What `LocalPolicy.check` chooses is then measured again on longer work that it has not seen: three interleaved
@@ -25,7 +25,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from benchmarks.families import LEFT_OUT, NAMED, kinds, tiny
+from benchmarks.families import LEFT_OUT, TEMPLATES, kinds, tiny
 from internalize.config.distill import DistillConfig
 from internalize.config.schema import ComputeConfig, Config, ModelConfig
 from internalize.errors import UserError, first_line
@@ -35,6 +35,7 @@ from internalize.training.scoring import example_logits
 from internalize.training.selection import ENGINES, SCORERS
 from tests.tiny import tiny_tokenizer
 
+ROOT = Path(__file__).parents[1]
 EXACT_LOGPROBS, EXACT_SCORES = 1e-3, 1e-4
 CONTEXT = 512
 _LAYERS = {
@@ -178,7 +179,7 @@ def scorer_difference(policy: LocalPolicy) -> tuple[float, float]:
 
 
 def cost(policy: LocalPolicy, engine: str, scorer: str) -> tuple[float | None, float | None]:
-    """How many times as long the chosen engine and scorer take as the fast ones, on one thread."""
+    """How many times the processor time of the fast ones the chosen engine and scorer take, on one thread."""
 
     def play(name: str) -> None:
         made = ENGINES[name](policy.model, policy.renderer, policy.config)
@@ -198,9 +199,9 @@ def _ratio(run: Any, chosen: str, fast: str) -> float | None:
     for name in (chosen, fast):
         try:
             run(name)
-            started = time.perf_counter()
+            started = time.process_time()
             run(name)
-            seconds.append(time.perf_counter() - started)
+            seconds.append(time.process_time() - started)
         except Exception:  # noqa: BLE001 - the fast path need not run
             return None
     return seconds[0] / seconds[1]
@@ -224,7 +225,7 @@ def row(kind: str) -> tuple[str, list[Found]]:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    found = [measured(kind, 4, costs=kind in NAMED), measured(kind, 0)]
+    found = [measured(kind, 4, costs=True), measured(kind, 0)]
     try:
         layers = attention(tiny(kind))
     except Exception as error:  # noqa: BLE001 - the model's own code
@@ -238,7 +239,17 @@ def row(kind: str) -> tuple[str, list[Found]]:
     else:
         paths, costs = "- | -", "-"
         exactness = "; ".join(sorted({f"{f.outcome}: {f.said}" if f.said else f.outcome for f in found}))
-    return f"| {kind} | {layers} | {paths} | {exactness.replace('|', '/')[:240]} | {costs} |", found
+    exactness = exactness.replace("|", "/")[:240]
+    return f"| {kind} | {layers} | {paths} | {calls_of(kind)} | {exactness} | {costs} |", found
+
+
+def calls_of(kind: str) -> str:
+    """How calls are written with the template of a family, as docs/templates.md found it; "-" without one."""
+    if kind not in TEMPLATES:
+        return "-"
+    lines = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8").splitlines()
+    ways = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("|")) > 3}
+    return ways[TEMPLATES[kind]]
 
 
 HEAD = """# Models
@@ -251,12 +262,14 @@ every context outgrows them; exact means log-probabilities within {logprobs:g} n
 
 No list of names decides which path a model takes: it is measured when the model is loaded ([reference](reference.md)).
 `slots` and `packed` replace the model's attention; `plain` and `forked` use its own forward and its own cache.
-*Differences*: log-probabilities / scores / gradients, the largest found. *Cost*: time of the chosen engine / scorer
-as a multiple of the fast one's on the tiny model, where overheads count most, for the families that people train small
-agents with; `-` = not measured, or the fast one does not run there. *Differences* of a refused case are its sentence.
+*Calls*: how tool calls are written with the family's own template, as [Templates](templates.md) found it (`bracket`: as
+text); `-` = no package carries a template of it, and it is found out when the model is loaded. *Differences*:
+log-probabilities / scores / gradients, the largest found; of a refused case its sentence. *Cost*: processor time of the
+chosen engine / scorer as a multiple of the fast one's on the tiny model, where overheads count most; `-` = the fast one
+does not run there.
 
-| family | layers | engine | scorer | differences | cost |
-|---|---|---|---|---|---|
+| family | layers | engine | scorer | calls | differences | cost |
+|---|---|---|---|---|---|---|
 """
 
 

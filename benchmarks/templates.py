@@ -31,7 +31,8 @@ from tests.tiny import tiny_tokenizer
 
 CONTROL = re.compile(  # what templates write as control tokens
     r"<[|｜][^<>|｜\n]{0,40}[|｜]?>|<[^<>|｜\s]{1,40}[|｜]>|</?(?:start|end)_of_\w+>|</?s>|\[/?(?:INST|TOOL_\w+)\]"
-    r"|</?(?:think|tool_call|tool_response|tools)>"
+    r"|</?(?:think|tool_call|tool_response|tools|minimax:tool_call)>|<(?:begin|end)_of_sentence>"
+    r"|\]~!?b[\[\]]|\[e~\[|\[/?(?:AVAILABLE_TOOLS|SYSTEM_PROMPT|MODEL_SETTINGS|THINK|ARGS|CALL_ID)\]"
 )
 STRING = {"type": "string"}
 TOOLS = (
@@ -62,10 +63,14 @@ FAMILIES = (  # control tokens of all families
     "<eos>", "<bos>",
     "<|tool_call_start|>", "<|end|>", "]~b]", "[e~[", "<unused0>", "<pad>", "<|python_tag|>", "<|eom_id|>",
 )  # fmt: skip
-BASES = {"gemma": "gemma3", "llama3": "llama3_1", "gptoss": "gptoss", "deepseek": "deepseek_v3", "": "qwen3"}
+BASES = {  # the tokenizer of a template by what its name holds
+    "gemma": "gemma3", "llama3": "llama3_1", "llama-3": "llama3_1", "gptoss": "gptoss", "gpt-oss": "gptoss",
+    "deepseek": "deepseek_v3", "": "qwen3",
+}  # fmt: skip
 ENDS = (  # what ends a turn in these templates, as a tokenizer of the family has it
     "<|im_end|>", "<turn|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>",
-    "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "<|end|>", "<|endoftext|>", "</s>",
+    "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "[e~[",
+    "<end_of_sentence>", "</s>",
 )  # fmt: skip
 
 
@@ -85,7 +90,7 @@ def tokenizer_for(source: str, name: str, folder: Path | None) -> Any:
     if folder is None:
         tokenizer = tiny_tokenizer(source)
     else:
-        base = next(base for start, base in BASES.items() if name.startswith(start))
+        base = next(base for part, base in BASES.items() if part in name.lower())
         tokenizer = loaded(folder / base)
         tokenizer.chat_template = source
     written = {found[0] for found in CONTROL.finditer(source)}
@@ -226,9 +231,10 @@ def table(rows: Sequence[Row], command: str, texts: int) -> str:
         "",
         f"Written by `{command}`:",
         f"{len(rows)} templates with real tokenizers (the missing control tokens of a template are added to one of its",
-        "family). For each, conversations of five calls with results are replayed without and with thoughts: the",
-        "context must have the ids that the template itself gives the conversation, every turn must end with a stop",
-        "id that is trained on, and calls, thoughts and results must be read as they were written.",
+        "family, or to Qwen3's where no package carries one). For each, conversations of five calls with results are",
+        "replayed without and with thoughts: the context must have the ids that the template itself gives the",
+        "conversation, every turn must end with a stop id that is trained on, and calls, thoughts and results must be",
+        "read as they were written.",
         f"{texts} hostile texts a template, as system and user message, tool description, result and hint, must make",
         "no control token and read back.",
         "",

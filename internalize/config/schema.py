@@ -45,6 +45,9 @@ class ModelConfig(Section):
         "2026-01-01", pattern=r"^\d{4}-\d\d-\d\d$", description="Today's date for chat templates that write it."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
+    quantize: Literal["none", "4bit"] = Field(
+        "none", description="'4bit': linear layers in NF4 by the package bitsandbytes; needs distill.lora_r > 0."
+    )
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
     endpoint: str = Field("", description="Endpoint that acts, whatever it samples with; '' = the model of `source`.")
 
@@ -279,6 +282,19 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantized_weights_stay_as_they_are(self) -> Config:
+        model, setting = self.model, f"model.quantize = {self.model.quantize!r}"
+        if model.quantize == "none":
+            return self
+        if not self.distill.lora_r:
+            raise ValueError(f"{setting}: quantized weights cannot be trained; set distill.lora_r above 0")
+        if model.adapter not in {"", "none"} or (model.source == "builtin" and model.adapter != "none"):
+            raise ValueError(f"{setting}: no adapter is merged into quantized weights; export a merged model first")
+        if self.compute.train != "local":
+            raise ValueError(f"{setting} excludes compute.train = {self.compute.train!r}")
+        return self
+
+    @model_validator(mode="after")
     def _endpoints_are_named(self) -> Config:
         for key, name in {**self.endpoints_used, "serve.endpoint": self.serve.endpoint}.items():
             if (name or key != "serve.endpoint") and name not in self.endpoints:
@@ -389,7 +405,8 @@ def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
     }
     rollout = {k: v for k, v in (found.get("rollout") or {}).items() if k != "require_success"}
     extract = {k: v for k, v in (found.get("extract") or {}).items() if (k, v) != ("independent", 1)}  # as before
-    return found | {"endpoints": endpoints, "rollout": rollout, "extract": extract}
+    model = {k: v for k, v in (found.get("model") or {}).items() if (k, v) != ("quantize", "none")}  # as before
+    return found | {"endpoints": endpoints, "rollout": rollout, "extract": extract, "model": model}
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

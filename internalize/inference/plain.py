@@ -32,13 +32,16 @@ _COPIES = 3  # as many copies are kept as this many times the conversations of a
 class PlainEngine(BatchedEngine):
     """`BatchedEngine` with a cache object a conversation.
 
-    `batch` 1 never joins caches, and leaves it to the model to count positions. `singly` as in `CachedModel`.
+    `batch` 1 never joins caches, and leaves it to the model to count positions unless it is `placed`. `singly` as in
+    `CachedModel`.
     """
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, *, singly: bool = False, **limits: Any) -> None:
+    def __init__(
+        self, model: PreTrainedModel, renderer: Renderer, *, singly: bool = False, placed: bool = False, **limits: Any
+    ) -> None:
         super().__init__(model, renderer, **limits)
         whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._pass_of = CachedModel(whole, positions=self._batch > 1, singly=singly)
+        self._pass_of = CachedModel(whole, positions=placed or self._batch > 1, singly=singly)
         self._last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(whole.forward).parameters else {}
         self._copies: OrderedDict[tuple[int, ...], State] = OrderedDict()  # by the ids fed, least recently used first
         self._rows: list[Request] = []  # of the joined cache; answered ones stay until half of them are

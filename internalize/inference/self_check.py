@@ -161,17 +161,26 @@ def in_float32(model: nn.Module) -> Iterator[bool]:
     """
     short = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.element_size() < 4]
     kept = [tensor.dtype for tensor in short]
+    # Quantized layers compute in a type of their own.
+    layers: list[Any] = [
+        part for part in model.modules() if isinstance(getattr(part, "compute_dtype", None), torch.dtype)
+    ]
+    computed = [layer.compute_dtype for layer in layers]
     done = False
     try:
         try:
             for tensor in short:
                 tensor.data = tensor.data.float()
+            for layer in layers:
+                layer.compute_dtype = torch.float32
             done = bool(short)
         except (torch.OutOfMemoryError, MemoryError):
             _back(short, kept)
         yield done
     finally:
         _back(short, kept)
+        for layer, kind in zip(layers, computed, strict=True):
+            layer.compute_dtype = kind
 
 
 def _back(tensors: Sequence[Tensor], kinds: Sequence[torch.dtype]) -> None:

@@ -106,8 +106,8 @@ def _folder(out: Path) -> Iterator[Path]:
 
 
 def _for_loading(config: Config) -> Config:
-    """What loading the weights needs of a config: no server is asked, and any device will do."""
-    model = config.model.model_copy(update={"endpoint": ""})
+    """What loading the weights needs of a config: no server is asked, any device will do, and nothing is quantized."""
+    model = config.model.model_copy(update={"endpoint": "", "quantize": "none"})
     return Config(seed=config.seed, model=model, distill=DistillConfig(lora_r=config.distill.lora_r))
 
 

@@ -84,8 +84,10 @@ def _is_linear(module: nn.Module) -> bool:
     if type(module).forward in (nn.Linear.forward, Conv1D.forward):
         return True
     weight: Any = module.weight
+    kind = weight.dtype if weight.is_floating_point() else torch.float32  # quantized
     try:
-        return isinstance(module(weight.new_zeros(1, weight.shape[1])), torch.Tensor)
+        shown = torch.zeros(1, module.in_features, dtype=kind, device=weight.device)
+        return isinstance(module(shown), torch.Tensor)
     except Exception:  # noqa: BLE001 - the code of any model
         return False
 

@@ -106,11 +106,9 @@ class LocalPolicy:
         Raises UserError if there is no such model, if sampling or scoring it would be wrong, or if an endpoint in use
         has no key or cannot be asked.
         """
-        named = config.model
         Endpoints(config).check()  # before the model is loaded, which takes long
-        device = config.compute.device
-        require_arguments(config.distill, resolve_device(device))
-        policy = cls(config, *load_policy(named.source, named.adapter, device, named.dtype), engine, scorer)
+        require_arguments(config.distill, resolve_device(config.compute.device))
+        policy = cls(config, *_loaded(config), engine, scorer)
         if check:
             policy.check()
         return policy
@@ -301,6 +299,11 @@ class LocalPolicy:
             set_peft_model_state_dict(self.model, self._starter)
         else:
             self.model.load_state_dict(self._starter, strict=False)
+
+
+def _loaded(config: Config) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    named = config.model
+    return load_policy(named.source, named.adapter, config.compute.device, named.dtype, named.quantize)
 
 
 class LocalTraining:
