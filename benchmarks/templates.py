@@ -180,7 +180,12 @@ def row(name: str, tokenizer: Any) -> Row:
         if renderer.opens_thought and not thought:
             continue  # a turn without a thought does not go on from this prompt
         turns = CALLS if several else [calls for calls in CALLS if len(calls) == 1]
-        found += (f"{'thinking: ' if thought else ''}{problem}" for problem in problems(renderer, turns, thought))
+        mode = "thinking: " if thought else ""
+        try:
+            found += (f"{mode}{problem}" for problem in problems(renderer, turns, thought))
+        except UserError as error:
+            found.append(f"{mode}{error}")
+            continue
         steps = played(renderer, turns, thought)
         if not thought or any(thought in step.text for step in steps):
             history["thinking" if thought else "not thinking"] = renderer.prefix_stable(

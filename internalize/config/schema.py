@@ -19,37 +19,12 @@ from . import overrides
 from .compute import ComputeConfig, moved
 from .distill import DistillConfig
 from .endpoint import EndpointConfig
+from .model import ModelConfig
 from .regime import Section, listed
 from .serve import ServeConfig
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 _SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can change what it answers
-
-
-class ModelConfig(Section):
-    """The policy at the start of the run."""
-
-    source: str = Field(
-        "builtin", description="'builtin', 'lab', 'lab-format', a Hugging Face name or folder, or a .gguf file."
-    )
-    adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
-    protocol: Literal["auto", "renderers", "template", "bracket", "json"] = Field(
-        "auto",
-        description="How tools and calls are written: by the package renderers, by the model's chat template, or as "
-        "text (search[x] or JSON calls); 'auto' takes the first that fits: renderers, template, bracket.",
-    )
-    template: dict[str, JsonValue] = Field(
-        default_factory=dict, description="Arguments of the chat template, such as enable_thinking = false."
-    )
-    date: str = Field(
-        "2026-01-01", pattern=r"^\d{4}-\d\d-\d\d$", description="Today's date for chat templates that write it."
-    )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the frozen weights.")
-    quantize: Literal["none", "4bit"] = Field(
-        "none", description="'4bit': linear layers in NF4 by the package bitsandbytes; needs distill.lora_r > 0."
-    )
-    max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
-    endpoint: str = Field("", description="Endpoint that acts, whatever it samples with; '' = the model of `source`.")
 
 
 class EnvConfig(Section):
@@ -283,15 +258,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _quantized_weights_stay_as_they_are(self) -> Config:
-        model, setting = self.model, f"model.quantize = {self.model.quantize!r}"
-        if model.quantize == "none":
-            return self
-        if not self.distill.lora_r:
-            raise ValueError(f"{setting}: quantized weights cannot be trained; set distill.lora_r above 0")
-        if model.adapter not in {"", "none"} or (model.source == "builtin" and model.adapter != "none"):
-            raise ValueError(f"{setting}: no adapter is merged into quantized weights; export a merged model first")
-        if self.compute.train != "local":
-            raise ValueError(f"{setting} excludes compute.train = {self.compute.train!r}")
+        if conflict := self.model.conflict(self.distill.lora_r, self.compute.train):
+            raise ValueError(conflict)
         return self
 
     @model_validator(mode="after")

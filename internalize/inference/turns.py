@@ -50,6 +50,8 @@ class Turns:
         self.end_id, self.before_end = self._find_end()
         if tool_format is None:
             self._find_format()
+        else:
+            self._require_readable()
 
     # -- messages -------------------------------------------------------------------------------------------------
 
@@ -263,6 +265,13 @@ class Turns:
                 self.parallel = self._reads_back(calls)
                 return
         raise Unrenderable("the chat template writes no tools, calls and results that can be read back")
+
+    def _require_readable(self) -> None:
+        """Raises Unrenderable where a template puts a turn's text between marks of its own, as channels do."""
+        call = ToolCall.of(_LOOK.name, word="x")
+        found, _ = self.read(self._text(Message(role="assistant", tool_calls=(call,)), (_LOOK,)), (_LOOK,))
+        if [one.key for one in found.tool_calls] != [call.key]:
+            raise Unrenderable("the chat template writes marks around a turn's text, in which no call can be read")
 
     def _format_of(self, calls: Sequence[ToolCall]) -> CallFormat | None:
         try:

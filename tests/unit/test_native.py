@@ -441,3 +441,12 @@ def test_an_imported_log_is_trained_on_in_the_words_of_the_model(renderer: Templ
     bare = from_chat(line.model_copy(update={"tools": None}), Reading(protocol="native"))
     assert [tool.argument_schema for tool in bare.tools] == [{"type": "object", "properties": {"box": {}}}]
     assert build_example(bare, renderer)
+
+
+def test_a_template_that_puts_a_turn_into_channels_that_nobody_reads_is_refused() -> None:
+    """A model that writes as its template does would never make a call."""
+    mark = "('<|open|>response<|sep|>' if message['role'] == 'assistant' else '')"
+    channels = CHATML.replace("message['content'] +", f"{mark} + message['content'] +")
+    assert channels != CHATML
+    with pytest.raises(UserError, match="marks around a turn's text, in which no call can be read"):
+        renderer_of(tiny_tokenizer(channels))
