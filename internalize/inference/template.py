@@ -147,13 +147,20 @@ class ChatTemplate:
         return _TODAY.sub(lambda found: json.dumps(date.strftime(found["form"])), source)
 
     def shows(self) -> bool:
-        """Whether a system message and a user message are in the text."""
-        probes = {"system": "@@system@@", "user": "@@user@@"}
+        """Whether a system message and a user message are in the text, and in this order also later on.
+
+        Some templates move the system message to the last user message, and have none once results follow.
+        """
+        chat = [{"role": role, "content": f"@@{role}@@"} for role in ("system", "user", "assistant")]
         try:
-            text = self.render([{"role": role, "content": probe} for role, probe in probes.items()])
+            text = self.render(chat[:2])
         except Unrenderable:
             return False
-        return all(probe in text for probe in probes.values())
+        try:
+            later = self.render([*chat, {"role": "user", "content": "@@again@@"}])
+        except Unrenderable:
+            later = text
+        return all(0 <= one.find("@@system@@") < one.find("@@user@@") for one in (text, later))
 
 
 def folded(messages: Sequence[Chat]) -> list[Chat]:

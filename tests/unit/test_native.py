@@ -450,3 +450,20 @@ def test_a_template_that_puts_a_turn_into_channels_that_nobody_reads_is_refused(
     assert channels != CHATML
     with pytest.raises(UserError, match="marks around a turn's text, in which no call can be read"):
         renderer_of(tiny_tokenizer(channels))
+
+
+def test_a_system_message_that_a_template_moves_stands_in_the_first_user_message() -> None:
+    """As Mistral-Nemo's: it puts the system message into the last message, and drops it where that is a result."""
+    moves = CHATML.replace("{% for message in messages %}", "{% for message in messages if message.role != 'system' %}")
+    moves = moves.replace(
+        "message['content'] +",
+        "(messages[0].content + '\n\n' if loop.last and messages[0].role == 'system' else '') + message['content'] +",
+    ).replace("{% if loop.first and message['role'] != 'system' %}", "{% if false %}")
+    renderer = renderer_of(tiny_tokenizer(moves))
+    ids = renderer.encode_text("look[b]")
+    steps = [Step(text="look[b]", message=Message(role="assistant", content="look[b]"), token_ids=ids,
+                  results=(Message(role="user", content="4"),))] * 2  # fmt: skip
+    assert renderer.prefix_stable(PROMPT, steps, TOOLS)
+    text = renderer.tokenizer.decode(list(renderer.context(PROMPT, steps, "", TOOLS).ids))
+    assert text.count("Be brief.") == 1
+    assert text.index("Be brief.") < text.index("What is in b.1?")
