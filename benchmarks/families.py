@@ -90,6 +90,9 @@ TEMPLATES = {  # of families: their template in docs/templates.md
     "lfm2": "lfm2_2_5_v2", "lfm2_moe": "lfm2_v2", "llama": "llama3_2", "nemotron_h": "nemotron_3_nano",
     "phi3": "phi3_5", "qwen2": "qwen2_5", "qwen3": "qwen3", "qwen3_moe": "qwen3_instruct_2507",
     "qwen3_5": "qwen3_6", "qwen3_5_text": "qwen3_6", "qwen3_5_moe": "qwen3_6", "qwen3_5_moe_text": "qwen3_6",
+    "granite": "ibm-granite-granite-3.3-2B-Instruct", "granitemoehybrid": "ibm-granite-granite-4.0",
+    "minimax": "MiniMax-M1", "minimax_m2": "MiniMax-M2", "mistral": "Mistral-Small-3.2-24B-Instruct-2506",
+    "ministral3": "mistralai-Ministral-3-14B-Reasoning-2512",
 }  # fmt: skip
 _DECODER = "the decoder of an encoder-decoder, which acts on nothing without its encoder"
 _PICTURES = "its vision or speech part cannot be made small"
