@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -197,5 +198,7 @@ def test_equal_rows_are_one_task_in_one_split(tmp_path: Path) -> None:
 
 def test_the_signals_of_the_run_are_left_alone(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as threads:  # as in a notebook
+        assert threads.submit(made, written(tmp_path, OWN)).result().tasks("train")
     made(written(tmp_path, OWN))
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

@@ -64,8 +64,8 @@ class Gymnasium(SplitTasks):
             raise TaskError(f"{self.name}: an observation of {numbers} numbers cannot be carried over as text")
         self.tools = (ToolSpec(name="act", argument="", description="Take one action.", parameters=parameters),)
         self.system = self.options.system or f"{_SYSTEM}\n\n{_documentation(env)}".strip()
+        self._tasks = self._split(env)
         env.close()
-        self._tasks = self._split()
 
     def episode(self, task: Task) -> GymnasiumEpisode:
         """A fresh environment with the seed of the task."""
@@ -86,13 +86,13 @@ class Gymnasium(SplitTasks):
         except Exception as error:  # an environment is a program of others
             raise TaskError(f"{self.name}: cannot be made ({first_line(error)})") from error
 
-    def _split(self) -> dict[str, tuple[Task, ...]]:
+    def _split(self, env: Any) -> dict[str, tuple[Task, ...]]:
         tasks: dict[str, list[Task]] = {split: [] for split in SPLITS}
         seen: set[str] = set()
         try:
             for seed in range(self.options.seeds):
-                first, content = self._probed(seed)
-                if seed == 0 and self._probed(seed) != (first, content):
+                first, content = self._probed(env, seed)
+                if seed == 0 and self._probed(self._made(), seed) != (first, content):
                     raise TaskError(f"{self.name}: plays differently under one seed, which cannot be carried over")
                 if content not in seen:
                     seen.add(content)
@@ -102,18 +102,16 @@ class Gymnasium(SplitTasks):
             raise TaskError(str(error)) from error
         return {split: tuple(found) for split, found in tasks.items() if found}
 
-    def _probed(self, seed: int) -> tuple[str, str]:
+    def _probed(self, env: Any, seed: int) -> tuple[str, str]:
         """The first text under a seed, and a hash of what the same actions bring about."""
-        play = _Play(self._made(), seed)
         try:
+            play = _Play(env, seed)
             texts = [play.first]
             play.env.action_space.seed(0)
             while len(texts) <= _PROBED and not play.over:
                 texts.append(f"{play.act(play.env.action_space.sample())} {play.total}")
         except Exception as error:
             raise InfrastructureError(f"{self.name}: {type(error).__name__}: {first_line(error)}") from error
-        finally:
-            play.env.close()
         return play.first, content_hash(texts)
 
 

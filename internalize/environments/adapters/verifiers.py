@@ -173,10 +173,10 @@ def _text(message: dict[str, Any]) -> str:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """The library takes over SIGINT and SIGTERM when an environment is made; they belong to the run."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """The library takes over SIGINT and SIGTERM when an environment is made, and can do so in the main thread alone."""
+    real = signal.signal
+    signal.signal = lambda number, _: signal.getsignal(number)  # type: ignore[assignment] # they belong to the run
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        signal.signal = real
