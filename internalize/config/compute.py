@@ -52,7 +52,12 @@ class ComputeConfig(Section):
 
 
 def moved(data: dict[str, Any]) -> dict[str, Any]:
-    """A recipe whose keys of [model] that say where stand in [compute]. Raises ValueError for one that is in both."""
+    """A recipe whose keys of [model] that say where stand in [compute]. Raises ValueError for one that is in both.
+
+    A `report_to` at the top, transformers' name for it, becomes `track.to`.
+    """
+    if "report_to" in data and "track" not in data:
+        data = {key: value for key, value in data.items() if key != "report_to"} | {"track": {"to": data["report_to"]}}
     model, compute = data.get("model"), data.get("compute", {})
     if not isinstance(model, dict) or not isinstance(compute, dict):
         return data

@@ -186,9 +186,7 @@ class TrackConfig(Section):
     to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
         (), description="Dashboards whose package is installed; 'wandb' works offline. () = none."
     )
-    project: str = Field(
-        "internalize", pattern=r"^[\w.-]+$", description="Name under which the dashboards group their runs."
-    )
+    project: str = Field("internalize", pattern=r"^[\w.-]+$", description="Name that the dashboards group runs under.")
 
     _one = field_validator("to", mode="before")(listed)
 
@@ -234,9 +232,6 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _moved(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "report_to" in data and "track" not in data:  # transformers' name for it
-            data = {("track" if key == "report_to" else key): value for key, value in data.items()}
-            data["track"] = {"to": data["track"]}
         return moved(data) if isinstance(data, dict) else data
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -135,7 +136,8 @@ def test_a_file_that_cannot_be_read_is_one_sentence_and_a_closed_reader_none(cal
     assert (ended.code, len(ended.err.splitlines())) == (2, 1)
     many = tuple(Experience.new(f"Look at {n}. " + "x" * 500, "principle", "x") for n in range(2000))
     save_pool(ExperiencePool(many, 2000), tmp_path / "many.json")
-    command = f"{sys.executable} -m internalize.cli pool show {tmp_path / 'many.json'} | head -1 >/dev/null"
+    program, file = (shlex.quote(str(path)) for path in (sys.executable, tmp_path / "many.json"))
+    command = f"{program} -m internalize.cli pool show {file} | head -1 >/dev/null"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stderr == ""
 
