@@ -126,7 +126,10 @@ def _recipes(_: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(RECIPES.glob("*.toml"))]
 
 
-def _studies(_: Path) -> list[bytes]:
+def _studies(folder: Path) -> list[bytes]:
+    """Studies name recipes in the folder above them."""
+    for recipe in RECIPES.glob("*.toml"):
+        shutil.copy(recipe, folder.parents[1])
     return [path.read_bytes() for path in sorted((RECIPES / "studies").glob("*.toml"))]
 
 
