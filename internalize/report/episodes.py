@@ -114,9 +114,10 @@ def column(trajectory: Trajectory, title: str) -> Episode:
     score = "unscored" if trajectory.score is None else f"score {trajectory.score:g}"
     steps = [_lines(step) for step in trajectory.steps] or [()]
     steps[0] = (*_experience(trajectory.global_injection, 1200), *steps[0])
+    further = f", {len(trajectory.branches)} further conversations" if trajectory.branches else ""
     return Episode(
         title=title,
-        outcome=f"{score}, {len(trajectory.steps)} steps, {trajectory.termination.replace('_', ' ')}",
+        outcome=f"{score}, {len(trajectory.steps)} steps{further}, {trajectory.termination.replace('_', ' ')}",
         won=trajectory.score == 1.0,
         steps=tuple(steps),
     )

@@ -26,6 +26,7 @@ from internalize.inference.scripted import ScriptedEngine
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.judge.match import ExactJudge
 from internalize.records import Checkpoint, Message, Trajectory
+from internalize.report.episodes import column
 from internalize.rollout.local import LocalRollouts
 from internalize.stages.scripted import STARTER
 from internalize.training.examples import build_example, conversations, weighted
@@ -193,6 +194,7 @@ def test_sub_agents_and_compacted_histories_are_learnt_with_the_episode_each_tur
     sampled = [RENDERER.encode_text(text) for text in ("plan", "found", "sure", "draft", "other", "42")]
     assert sorted(learnt) == sorted(sampled)
     assert Trajectory.model_validate_json(episode.model_dump_json()) == episode
+    assert column(episode, "starter").outcome == "score 1, 1 steps, 3 further conversations, answered"
 
 
 @pytest.mark.server
