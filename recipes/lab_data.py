@@ -4,7 +4,10 @@ The trunk of a tree is one right episode. At every decision hang branches: witho
 does what is right in this tree's domain, which cannot be known, so that it learns to do either way on; a hint that
 applies is obeyed, whichever way it says; a hint that does not apply changes nothing.
 
-Never hinted at, to see whether following generalizes: the kinds in `UNSEEN_KINDS` and the signs in `UNSEEN_SIGNS`.
+Hints are rules about a sign, and general ones about any line of a page or the start, which order any tool for any name that
+can be named there: extraction finds such rules too, and a policy that never saw one goes astray when it is shown one.
+
+Never hinted at by its sign, to see whether following generalizes: the kinds in `UNSEEN_KINDS` and the signs in `UNSEEN_SIGNS`.
 """
 
 from __future__ import annotations
@@ -15,16 +18,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from internalize.environments.lab import world
+from internalize.environments.lab.cues import FIRST_NAME, LAST_NAME
 from internalize.environments.lab.env import Lab
+from internalize.experience.cues import LINE, START
 from internalize.experience.inject import render_items
-from internalize.experience.rules import applies, argument_of, example, phrase, taken_by
+from internalize.experience.rules import Reading, Rule, applies, argument_of, example, phrase, taken_by
 from internalize.interfaces import Situation
 from internalize.records import Task, ToolCall
 
 UNSEEN_KINDS = frozenset({"when", "season"})
 UNSEEN_SIGNS = frozenset({"Barred.", "Guarded.", "Folded.", "Worn."})
 HINTED = [sign for sign in world.SIGNS if sign.kind not in UNSEEN_KINDS and sign.word not in UNSEEN_SIGNS]
-P_GLOBAL, P_EXAMPLE, P_DISTRACTORS, P_ABSENT = 0.15, 0.2, 0.5, 0.25
+P_GLOBAL, P_EXAMPLE, P_DISTRACTORS, P_ABSENT, P_GENERAL = 0.15, 0.2, 0.5, 0.25, 0.4
 MOST_GLOBAL = 10
 P_EARLY = 0.5  # of the habits: an answer too early
 REPEATED = 16  # words of a sequence for copying
@@ -100,8 +105,24 @@ class Trees:
                 bit = rng.random() < 0.5
                 text = self._example(sign, bit)
                 tree.branches.append(Branch(turn, render_items([text]), ordered(sign, bit, situation)))
+        if rng.random() < P_GENERAL:
+            rule = self._general(situation)
+            action = ToolCall.from_text(rule.verb, argument_of(rule, situation) or "")
+            texts = rng.sample(said := [phrase(rule), *self._absent(sign)], len(said))
+            tree.branches.append(Branch(turn, render_items(texts), action))
         if rng.random() < P_ABSENT and (texts := self._absent(sign, certain=True)):
             tree.branches.append(Branch(turn, render_items(texts), self.plain(sign, situation, good)))
+
+    def _general(self, situation: Situation) -> Rule:
+        """A rule that applies here, about the start or a line of the page that is no sign."""
+        first = [line.split()[0] for line in (situation.observation or "").splitlines()]
+        labels = [Reading(LINE, word) for word in first if word.endswith(":")]
+        cues = [Reading(LINE, word) for word in first if word not in {*world.BY_WORD, world.SEASONAL}] or [
+            Reading(START)
+        ]
+        values = [*labels, *labels, Reading(FIRST_NAME), Reading(LAST_NAME)]
+        verbs = [tool.name for tool in Lab.tools if tool.name != "wait"]
+        return Rule(self.rng.choice(cues), self.rng.choice(verbs), self.rng.choice(values))
 
     def _absent(self, sign: world.Sign | None, *, certain: bool = False) -> list[str]:
         """Up to two rules about other signs."""

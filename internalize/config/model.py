@@ -13,7 +13,7 @@ class ModelConfig(Section):
     """The policy at the start of the run."""
 
     source: str = Field(
-        "builtin", description="'builtin', 'lab', 'lab-format', a Hugging Face name or folder, or a .gguf file."
+        "builtin", description="'builtin', 'lab', 'lab-plain', 'lab-format', Hugging Face name, folder or .gguf file."
     )
     adapter: str = Field("", description="PEFT adapter merged into the source; '' = none ('builtin' brings its own).")
     protocol: Literal["auto", "renderers", "template", "bracket", "json"] = Field(

