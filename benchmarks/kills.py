@@ -1,4 +1,4 @@
-"""What is lost when a part of a run is killed: nothing may be, and each kill is told in one line.
+"""What is lost when a part of a run is killed: nothing may be, and the run tells each loss of a part in one line.
 
     python -m benchmarks.kills driver     the process of `internalize run`
     python -m benchmarks.kills worker     a worker of Ray, of two
@@ -172,7 +172,8 @@ def main(part: str, count: int, seed: int, vllm: Path | None) -> None:
                 ended = play(recipe, out, kills)
                 code = ended.code
                 tally[f"exit {code}"] += 1
-                tally["kills told"] += ended.said.count(TOLD[part]) if TOLD[part] else code == -signal.SIGKILL
+                if TOLD[part]:
+                    tally["kills told"] += ended.said.count(TOLD[part])
                 if code not in {0, 3, -signal.SIGKILL}:
                     raise click.ClickException(f"ended with {ended}")
             found, wanted = records(out), records(folder / "whole")
