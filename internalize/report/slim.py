@@ -1,4 +1,4 @@
-"""A finished run without its episodes, examples and weights: what reports and studies read, some ten kilobytes packed.
+"""A finished run without its episodes, examples and weights: what reports and studies read, some 50 KB packed.
 
 Such archives can be kept in a repository, so that a study goes on elsewhere and its tables are made again from them.
 They hold every evaluated task, the pool, the gate and what each iteration cost; the marks of the stages are written
