@@ -136,8 +136,10 @@ def _parameters_in(file: Path) -> int:
 
 
 def _of_gguf(source: str) -> Architecture:
-    from gguf import GGUFReader  # noqa: PLC0415 - of the learning half
-
+    try:
+        from gguf import GGUFReader  # noqa: PLC0415 - of the learning half
+    except ImportError as error:
+        raise UserError("reading a GGUF file needs the extra 'train': pip install 'internalize[train]'") from error
     file = gguf_file(source)
     try:
         return _of_reader(source, GGUFReader(file))

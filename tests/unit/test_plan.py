@@ -145,6 +145,13 @@ def test_a_model_that_is_not_there_is_refused(call: Call, recipe: str) -> None:
     assert refused(call("plan", recipe, "--set", "model.source=/nowhere/at/all"), "/nowhere/at/all", "does not exist")
 
 
+def test_a_missing_reader_of_gguf_files_is_a_sentence(
+    call: Call, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert refused(call("plan", recipe, "--set", f"model.source={tmp_path / 'model.gguf'}"), "needs the extra 'train'")
+
+
 def test_no_tensor_library_is_imported(tmp_path: Path, recipe: str) -> None:
     code = (
         "import sys; from internalize.environments import registry as r;"
