@@ -24,6 +24,7 @@ EMAILS = "inspect_evals/agent_threat_bench_autonomy_hijack"
 TICKETS = "inspect_evals/agent_threat_bench_data_exfil"
 HEAD = """
 from inspect_ai import Task, task
+from inspect_ai.agent import react
 from inspect_ai.dataset import Sample
 from inspect_ai.model import get_model
 from inspect_ai.scorer import match, model_graded_qa
@@ -141,6 +142,14 @@ def play(name: str) -> None:
         episode = env.episode(every(env)[0])
         episode.step(ToolCall.of("reply", text="2"))
         episode.score()
+
+
+def test_the_agent_react_is_refused(tmp_path: Path) -> None:
+    name = written(tmp_path, "react()")
+    with pytest.raises(
+        InternalizeError, match="its solver needs a whole evaluation around it, as the agent react does"
+    ):
+        registry.make(f"inspect:{name}", {})
 
 
 def test_names_and_entries_that_do_not_exist() -> None:

@@ -28,6 +28,7 @@ from internalize.records import ToolCall, ToolSpec
 
 REPLY = ToolSpec(name="reply", argument="text", description="Write a message, such as the final answer.")
 _NAME = "internalize/policy"
+_WHOLE = "its solver needs a whole evaluation around it, as the agent react does, which cannot be carried over"
 _NUMBERS = {"C": 1, "P": 0.5, "I": 0, "N": 0}  # its words for scores; any other word is no score
 
 
@@ -123,7 +124,9 @@ class Play(ModelAPI):  # type: ignore[misc] # the package is not followed
         except LimitExceededError:
             pass  # what there is is scored, as inspect_ai does
         except Exception as error:  # noqa: BLE001 - a solver is a program of others
-            self.problem = self.problem or f"sample {self._key}: {type(error).__name__}: {first_line(error)}"
+            whole = "active sample" in str(error)
+            problem = _WHOLE if whole else f"sample {self._key}: {type(error).__name__}: {first_line(error)}"
+            self.problem = self.problem or problem
         finally:
             self.ended = True
             self._turn.set()
