@@ -1,5 +1,6 @@
 """The page of results: tables are filled from run directories, everything else stays."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_tables_come_from_the_runs_and_the_rest_stays(filled: str, tmp_path: Pat
     assert "+50.0 [" in filled  # 10 and 30 of 40
     assert "a: no collapse shown in 2 iterations" in filled
     assert "| cell | 1 | 40.0 [" in filled
+
+
+@pytest.mark.slow
+def test_published_tables_are_those_of_the_records_that_are_kept(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    shutil.copytree(docs / "records", tmp_path / "records")
+    page = tmp_path / "laboratory.md"
+    shutil.copyfile(docs / page.name, page)
+    (tmp_path / "runs").mkdir()
+    made = CliRunner().invoke(main, [str(page), "--root", str(tmp_path / "runs")], catch_exceptions=False)
+    assert "left as it is" not in made.stderr
+    assert page.read_text() == (docs / page.name).read_text()
 
 
 @pytest.mark.slow
