@@ -203,19 +203,29 @@ def _model_files(folder: Path) -> list[bytes]:
 
     tiny_model().save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
-    files = sorted((folder / "model").iterdir())
-    return [path.name.encode() + b"\n" + path.read_bytes() for path in files]
+    return _named(folder / "model")
+
+
+def _named(folder: Path) -> list[bytes]:
+    return [path.name.encode() + b"\n" + path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def _changed(file: Path, folder: Path, kind: str) -> Path | None:
+    """The valid folder of this kind with one file changed; None if there is no file of the name."""
+    name, _, data = file.read_bytes().partition(b"\n")
+    copy = folder / kind
+    shutil.copytree(file.parent / "valid" / kind, copy)
+    if name.decode("ascii", "replace") not in {path.name for path in copy.iterdir()}:
+        return None
+    (copy / name.decode()).write_bytes(data)
+    return copy
 
 
 def _read_model(file: Path, folder: Path) -> None:
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch
 
-    name, _, data = file.read_bytes().partition(b"\n")
-    model = folder / "model"
-    shutil.copytree(file.parent / "valid" / "model", model)
-    if name.decode("ascii", "replace") not in {path.name for path in model.iterdir()}:
+    if (model := _changed(file, folder, "model")) is None:
         return
-    (model / name.decode()).write_bytes(data)
     with contextlib.suppress(InternalizeError):  # the next reader sees it too
         Architecture.of(str(model))
     config = load_config(None, [f"model.source={json.dumps(str(model))}", "model.max_context=400", "distill.lora_r=2"])
@@ -228,8 +238,7 @@ def _adapter(folder: Path) -> list[bytes]:
     from tests.tiny import tiny_model  # noqa: PLC0415
 
     save_checkpoint(new_adapter(tiny_model(), 2, 0), folder / "adapter")
-    files = sorted((folder / "adapter").iterdir())
-    return [path.name.encode() + b"\n" + path.read_bytes() for path in files]
+    return _named(folder / "adapter")
 
 
 @cache
@@ -246,12 +255,8 @@ def _read_adapter(file: Path, folder: Path) -> None:
     from internalize.training.checkpoint import load_checkpoint  # noqa: PLC0415
     from tests.tiny import tiny_model  # noqa: PLC0415
 
-    name, _, data = file.read_bytes().partition(b"\n")
-    adapter = folder / "adapter"
-    shutil.copytree(file.parent / "valid" / "adapter", adapter)
-    if name.decode("ascii", "replace") not in {path.name for path in adapter.iterdir()}:
+    if (adapter := _changed(file, folder, "adapter")) is None:
         return
-    (adapter / name.decode()).write_bytes(data)
     with contextlib.suppress(InternalizeError):
         load_checkpoint(_model_with_adapter(), adapter)
     _with_adapter(tiny_model(), str(adapter))

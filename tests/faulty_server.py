@@ -16,10 +16,11 @@ import json
 import random
 import re
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
+
+from tests.in_thread import InThread
 
 Reply = Callable[[list[dict[str, Any]], dict[str, Any] | None], str]
 Complete = Callable[[list[int]], tuple[list[int], list[float]]]
@@ -44,7 +45,7 @@ _HEX_ID = re.compile(r"\b[0-9a-f]{8,}\b")
 _STATUS = {"429": 429, "429 retry-after": 429, "500": 500, "503": 503}
 
 
-class FaultyServer:
+class FaultyServer(InThread):
     """`share` of the requests break, by faults of `kinds`; at most `limit` faults in all (None = no end).
 
     `schemas` False refuses response_format with 400. `usage` False leaves token counts out. `key` is demanded as
@@ -69,6 +70,7 @@ class FaultyServer:
         extra: Mapping[str, Callable[[dict[str, Any]], Answer]] | None = None,
         port: int = 0,
     ) -> None:
+        super().__init__()
         self.port = port
         self.reply, self.complete, self.share, self.limit = reply, complete, share, limit
         self.kinds, self.schemas, self.usage, self.key = tuple(kinds), schemas, usage, key
@@ -78,29 +80,17 @@ class FaultyServer:
         self.requests: list[dict[str, Any]] = []
         self.base_url = ""
         self._draw = random.Random(seed)
-        self._ready = threading.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
         self._switch = sys.getswitchinterval()
         sys.setswitchinterval(0.0005)  # client and server take turns in one process: 5 ms a turn would add up
-        self._thread.start()
-        assert self._ready.wait(10), "the server did not start"
-        return self
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         sys.setswitchinterval(self._switch)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
     async def _serve(self) -> None:
-        self._stop = asyncio.Event()
         server = await asyncio.start_server(self._connection, "127.0.0.1", self.port)
         self.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
         self._ready.set()

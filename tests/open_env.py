@@ -6,11 +6,9 @@ with Guessing(tools=True) as server:
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
-import threading
-from typing import Any, Self
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from internalize.serve.server import serving
+from tests.in_thread import InThread
 
 ACTION = {
     "type": "object",
@@ -33,27 +32,16 @@ TOOLS = [
 ]  # fmt: skip
 
 
-class Guessing:
+class Guessing(InThread):
     def __init__(self, *, tools: bool = False, reward: float | None = 1.0, seeded: bool = True, most: int = 9) -> None:
+        super().__init__()
         self.tools, self.reward, self.seeded, self.room = tools, reward, seeded, most
         self.sessions = self.most = 0
         self.asked: list[dict[str, Any]] = []
         self.url = ""
         self._count = itertools.count(1)
-        self._loop, self._ready = asyncio.new_event_loop(), threading.Event()
-        self._thread = threading.Thread(target=lambda: self._loop.run_until_complete(self._serve()), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(30), "the server did not start"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
 
     async def _serve(self) -> None:
-        self._stop = asyncio.Event()
         routes = [
             Route("/schema", self._schema), Route("/metadata", self._metadata), WebSocketRoute("/ws", self._session)
         ]  # fmt: skip

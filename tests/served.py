@@ -7,11 +7,9 @@ with Served(["look[3]", "answer[4]"]) as served:
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from internalize.config.schema import RedactConfig, RolloutConfig
 from internalize.config.serve import ServeConfig
@@ -27,12 +25,13 @@ from internalize.serve.records import Acting, EpisodeScore, RecordedCall
 from internalize.serve.server import serving
 from internalize.serve.service import Model, Service
 from internalize.serve.store import ServeStore
+from tests.in_thread import InThread
 from tests.tiny import tiny_tokenizer
 
 Replies = Callable[[str, str], str] | Mapping[str, Sequence[str]] | Sequence[str]
 
 
-class Served:
+class Served(InThread):
     """`folder` None keeps calls in memory only. `relay` answers in place of the policy."""
 
     def __init__(
@@ -50,6 +49,7 @@ class Served:
         max_context: int = 8000,
         **settings: Any,
     ) -> None:
+        super().__init__()
         self.renderer = TemplateRenderer(tiny_tokenizer(), TOOL_FORMATS[protocol])
         self.engine = ScriptedEngine(replies, self.renderer, failures=failures)
         agent = TokenAgent(self.engine, self.renderer, RolloutConfig(max_action_tokens=200), max_context, 8)
@@ -64,26 +64,8 @@ class Served:
         self.scores: list[EpisodeScore] = []
         self.config, self._token, self._folder, self._redact = ServeConfig(**settings), token, folder, redact
         self.url = ""
-        self._loop = asyncio.new_event_loop()
-        self._ready, self._thread = threading.Event(), threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(30), "the server did not start"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
 
     async def _serve(self) -> None:
-        self._stop = asyncio.Event()
         store = ServeStore(self._folder) if self._folder else None
 
         async def keep(call: RecordedCall) -> None:

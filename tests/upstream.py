@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,11 +26,12 @@ from internalize.serve.app import DIALECTS
 from internalize.serve.dialect import Answer, Dialect
 from internalize.serve.records import AgentCall
 from internalize.serve.server import serving
+from tests.in_thread import InThread
 
 FAULTS = ("500", "503", "429", "dropped", "cut")
 
 
-class Upstream:
+class Upstream(InThread):
     def __init__(
         self,
         say: Callable[[dict[str, Any]], str],
@@ -42,6 +42,7 @@ class Upstream:
         delay: float = 0.0,
         pause: float = 0.0,
     ) -> None:
+        super().__init__()
         self.say, self.share, self.kinds, self.delay, self.pause = say, share, tuple(kinds), delay, pause
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
@@ -50,25 +51,8 @@ class Upstream:
         self.answered = 0
         self.url = ""
         self._draw = random.Random(seed)
-        self._loop, self._ready = asyncio.new_event_loop(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(30), "the upstream did not start"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
 
     async def _serve(self) -> None:
-        self._stop = asyncio.Event()
         app = Starlette(routes=[Route(f"/v1{d.path}", self._answering(d), methods=["POST"]) for d in DIALECTS])
         async with serving(app) as address:
             self.url = f"{address}/v1"

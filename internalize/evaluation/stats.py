@@ -191,12 +191,12 @@ def fisher_greater(won: int, n: int, other_won: int, other_n: int) -> float:
 Table = tuple[int, int, int, int]  # won, of how many, won by the others, of how many
 
 
-def stratified_difference(tables: Iterable[Table]) -> float:
-    """The rate of `won` minus that of the others within strata (Mantel and Haenszel 1959); 0 if none has both."""
+def stratified_difference(tables: Iterable[Table]) -> float | None:
+    """The rate of `won` minus that of the others within strata (Mantel and Haenszel 1959); None if none has both."""
     both = [table for table in tables if table[1] and table[3]]
     weights = [n * other_n / (n + other_n) for _, n, _, other_n in both]
     differences = [won / n - other_won / other_n for won, n, other_won, other_n in both]
-    return sum(w * d for w, d in zip(weights, differences, strict=True)) / sum(weights) if both else 0.0
+    return sum(w * d for w, d in zip(weights, differences, strict=True)) / sum(weights) if both else None
 
 
 def stratified_greater(tables: Iterable[Table]) -> float:

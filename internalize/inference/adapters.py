@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypeVar
 
-from internalize.config.endpoint import EndpointConfig
 from internalize.errors import InfrastructureError
 
 from .client import Body, EndpointClient, Refused
@@ -102,21 +101,7 @@ class AdapterClient:
 
     def __init__(self, client: Asked, adapters: Adapters, checkpoint: str) -> None:
         self._client, self._adapters, self._checkpoint = client, adapters, checkpoint
-
-    @property
-    def name(self) -> str:
-        """The endpoint's."""
-        return self._client.name
-
-    @property
-    def config(self) -> EndpointConfig:
-        """The endpoint's."""
-        return self._client.config
-
-    @property
-    def root(self) -> str:
-        """The endpoint's."""
-        return self._client.root
+        self.name, self.config, self.root = client.name, client.config, client.root
 
     async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
         """What `EndpointClient.request` gives and raises."""

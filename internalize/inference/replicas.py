@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
-from internalize.config.endpoint import EndpointConfig
 from internalize.interfaces import Engine
 from internalize.records import Generation, Sampling
 
@@ -24,21 +23,7 @@ class At:
 
     def __init__(self, client: EndpointClient, address: str) -> None:
         self._client, self._address = client, address.rstrip("/")
-
-    @property
-    def name(self) -> str:
-        """The endpoint's."""
-        return self._client.name
-
-    @property
-    def config(self) -> EndpointConfig:
-        """The endpoint's."""
-        return self._client.config
-
-    @property
-    def root(self) -> str:
-        """The address without /v1."""
-        return self._address.removesuffix("/v1")
+        self.name, self.config, self.root = client.name, client.config, self._address.removesuffix("/v1")
 
     async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
         """What `EndpointClient.request` gives and raises."""

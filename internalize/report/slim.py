@@ -19,12 +19,13 @@ from internalize.records import EvalResult, StageMark
 from internalize.runs import names
 from internalize.runs.files import read_jsonl, write_atomic, write_json, write_jsonl
 from internalize.runs.marks import PROGRESS, digests, line_of, read_marks
+from internalize.runs.readers import record
 from internalize.runs.store import RUN
-from internalize.stages.study import STUDY
+from internalize.stages.study import STUDY, Manifest
 
 from .run_report import load
 
-ENDING, BETWEEN = ".tar.xz", "--"  # of an archive's name: that of the cell's folder and that of the seed's
+MOST_BYTES = 500_000_000  # of an unpacked run: a small archive may claim to hold any amount
 DIGITS = 3  # of each task's mean -log p: its digits make most of an archive, and the means have their own line
 KEPT = frozenset({
     RUN, names.METRICS, names.POOL, names.EDITS, names.TRAINING, names.SECOND_TRAINING, names.CHECKPOINT,
@@ -57,7 +58,11 @@ def unpack(archive: Path, run: Path) -> None:
         target = Path(place) / "run"
         try:
             with tarfile.open(archive) as packed:
-                packed.extractall(target, filter="data")
+                size = 0
+                for member in packed:
+                    if (size := size + member.size) > MOST_BYTES:  # before anything of it is written
+                        raise DataError(f"{archive}: holds more than {MOST_BYTES:,} bytes")
+                    packed.extract(member, target, filter="data")
         except (OSError, tarfile.TarError, EOFError, lzma.LZMAError) as error:
             raise DataError(f"{archive}: no archive of a run's records ({error})") from error
         load(target)  # names a file that is not as it was packed
@@ -66,20 +71,27 @@ def unpack(archive: Path, run: Path) -> None:
 
 def unpack_study(archives: Path, out: Path) -> None:
     """Put a study's runs that lie packed in the folder `archives` into its folder `out`, those that are not there."""
-    if (archives / STUDY).is_file() and not (out / STUDY).exists():
-        out.mkdir(parents=True, exist_ok=True)
+    manifest = record(archives / STUDY, Manifest)
+    if manifest is None:  # nothing was packed yet
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / STUDY).exists():
         shutil.copyfile(archives / STUDY, out / STUDY)
-    for archive in sorted(archives.glob(f"*{ENDING}")):
-        cell, _, seed = archive.name.removesuffix(ENDING).partition(BETWEEN)
-        if not (out / cell / seed / RUN).exists():
-            unpack(archive, out / cell / seed)
+    for member in manifest.members:
+        archive = _archive(archives, member.folder)
+        if archive.exists() and not (out / member.folder / RUN).exists():
+            unpack(archive, out / member.folder)
 
 
 def pack_member(out: Path, run: Path, archives: Path) -> None:
     """Pack one finished run of the study in `out` into the folder `archives`, with the list of the study's runs."""
     archives.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(out / STUDY, archives / STUDY)
-    pack(run, archives / f"{run.parent.name}{BETWEEN}{run.name}{ENDING}")
+    pack(run, _archive(archives, run.relative_to(out).as_posix()))
+
+
+def _archive(archives: Path, folder: str) -> Path:
+    return archives / f"{folder.replace('/', '--')}.tar.xz"
 
 
 def slim(run: Path, target: Path) -> None:

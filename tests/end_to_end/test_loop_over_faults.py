@@ -66,7 +66,9 @@ def reply(messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> str:
 
 def act(said: list[str]) -> str:
     """Look three times and answer, or, at odd boxes, answer at once what is wrong."""
-    box = int(re.findall(r"in box (\d+)", said[1])[0])
+    if not (asked := re.findall(r"in box (\d+)", " ".join(said[:2]))):
+        return "ok"  # the probe of tools
+    box = int(asked[0])
     seen = re.match(r"Inside: (\d)", said[-1])
     if box % 2:
         return "answer[9]"
@@ -75,7 +77,7 @@ def act(said: list[str]) -> str:
 
 def failing(server: FaultyServer, messages: list[dict[str, Any]], schema: dict[str, Any] | None) -> str:
     """`reply` until the rollouts have begun; then the server goes away."""
-    if server.answered == 52:  # a probe, and 24 answers for each suite of three even boxes and two odd ones
+    if server.answered == 53:  # two probes, and 24 answers for each suite of three even boxes and two odd ones
         server.share = 1.0
     return reply(messages, schema)
 

@@ -38,7 +38,7 @@ from internalize.stages.study_workers import on_ray
 from internalize.training.policy import LocalPolicy
 from tests.faulty_server import FaultyServer
 from tests.fluent import save_fluent
-from tests.ray_workers import doomed, toy_worker
+from tests.ray_workers import doomed, study_run, toy_worker
 from tests.seams.test_seams import SET, require_equal
 from tests.toy import Toy
 
@@ -177,17 +177,6 @@ def test_a_driver_that_is_killed_goes_on_to_the_same_records(tmp_path: Path) -> 
     assert 3 <= played.read_bytes().count(b"\n") < 12, "killed in the middle of a stage"
     subprocess.run(command("killed", "ray"), cwd=tmp_path, check=True, timeout=600, capture_output=True)
     require_equal(tmp_path / "killed", tmp_path / "calm")
-
-
-def study_run(config: Config, folder: Path) -> None:
-    """In a worker: the first kills it, the second stops with work left, the others play."""
-    registry.BUILTIN["toy"] = registry.Builtin("tests.toy", "Toy", "boxes")
-    if not folder.parent.exists():
-        folder.parent.mkdir()
-        os.kill(os.getpid(), signal.SIGKILL)
-    if config.seed == 1:
-        raise Incomplete("the budget is spent")
-    loop.run(config, folder, resume=True)
 
 
 def test_the_runs_of_a_study_are_played_on_workers(

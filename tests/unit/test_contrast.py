@@ -405,3 +405,13 @@ def test_a_rule_that_nearly_everyone_follows_by_now_stays() -> None:
         deleted = {target for e in contrast_with(few, pool, config, 2, ()) if e.op == "DELETE" for target in e.targets}
         (item,) = (item for item in pool.items if ", ask" in item.text)
         assert (item.id not in deleted) == stays
+
+
+def test_a_rule_that_cannot_be_compared_is_neither_added_nor_deleted() -> None:
+    """Everyone asks at Sealed and nobody at Busy: no page shows what comes of doing otherwise there."""
+    made = [page(n, "Sealed.", "ask", 1.0) for n in range(10)] + [page(n, "Busy.", "open", 0.0) for n in range(10, 20)]
+    within = CONFIG.model_copy(update={"within": True})
+    assert not [e for e in contrast_with(made, empty(50), within, 1, ()) if e.op == "ADD"]
+    pool = empty(50).apply(contrast_with(made, empty(50), CONFIG, 1, ()))
+    assert any(", ask" in item.text for item in pool.items)
+    assert not [e for e in contrast_with(made, pool, within, 2, ()) if e.op == "DELETE"]

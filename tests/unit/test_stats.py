@@ -243,7 +243,7 @@ def test_strata_are_compared_each_by_itself() -> None:
     assert stratified_difference([(12, 12, 12, 12), (0, 0, 4, 24)]) == 0.0
     # weights 4 * 4 / 8 and 2 * 6 / 8
     assert stratified_difference([(3, 4, 1, 4), (0, 2, 3, 6)]) == pytest.approx((2 * 0.5 - 1.5 * 0.5) / 3.5)
-    assert stratified_difference([]) == 0.0
+    assert stratified_difference([(1, 1, 0, 0), (0, 0, 1, 1)]) is None
 
 
 def test_fisher_is_exact_on_the_lady_tasting_tea() -> None:

@@ -8,13 +8,14 @@ Servers that start differently under one seed are refused, and pictures are not 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import httpx
 from pydantic import Field
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
 from internalize.config.regime import Section
@@ -176,7 +177,8 @@ class _Session:
 
     def _asked(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
         try:
-            self._socket.send(json.dumps({"type": kind, "data": data}))
+            with contextlib.suppress(ConnectionClosed):  # a server that refuses says why before it closes
+                self._socket.send(json.dumps({"type": kind, "data": data}))
             answer = json.loads(self._socket.recv(self._seconds))
         except (OSError, WebSocketException, ValueError) as error:  # a TimeoutError is an OSError
             problem = first_line(error) or f"no answer within {self._seconds:g} s"

@@ -97,16 +97,20 @@ def _rules(
     made = decided(scored, cues)
     tried = _all_tried(made, config, cues)
     seen = rarest(made) if config.within else []
-    edits = [
-        PoolEdit(op="DELETE", targets=(item.id,), reason=f"lift {t.lift:+.2f}, p = {t.p:.2g}", cause="chance")
-        for item in pool.items
-        if (t := tried.get(item.text)) and t.episodes >= config.min_support and _fails(t, made, seen, config)
-    ]
+    edits = []
+    for item in pool.items:
+        if (t := tried.get(item.text)) and t.episodes >= config.min_support:
+            lift, p = _within(t, made, seen) if config.within else (t.lift, t.p)
+            # Within situations the lift decides: of a rule that is learned, hardly anyone does otherwise, so p grows.
+            fails = lift is not None and lift < config.min_lift if config.within else p > config.max_p
+            if fails:
+                reason = f"lift {lift:+.2f}, p = {p:.2g}"
+                edits.append(PoolEdit(op="DELETE", targets=(item.id,), reason=reason, cause="chance"))
     good = [t for t in tried.values() if not _refused(t, config, cues)]
     sound, kept_out = _screened(good, config)
     if config.within:
         compared = [(t, *_within(t, made, seen)) for t in sound]
-        sound = [t for t, lift, p in compared if lift >= config.min_lift and p <= config.max_p]
+        sound = [t for t, lift, p in compared if lift is not None and lift >= config.min_lift and p <= config.max_p]
     ordered = sorted(sound, key=lambda t: t.strength, reverse=True)
     new = _distinct(ordered, config.add)
     bad = sorted((t for t in tried.values() if t.ignored and t.lift < 0), key=lambda t: t.strength)
@@ -150,24 +154,16 @@ def _kept_out(text: str, reason: str) -> PoolEdit:
     return PoolEdit(op="NONE", reason=f"kept out: {text[:120]!r} {reason}")
 
 
-def _fails(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None], config: ExtractConfig) -> bool:
-    """Whether a rule of the pool has to go.
-
-    Within situations its lift decides and not its p: of a rule that is learned, hardly anyone does otherwise.
-    """
-    return _within(t, made, seen)[0] < config.min_lift if config.within else t.p > config.max_p
-
-
-def _within(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None]) -> tuple[float, float]:
+def _within(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None]) -> tuple[float | None, float]:
     """A rule's lift and its one-sided p among episodes that saw the same; `seen` is by decision.
 
     Over all decisions, a rule about what many pages show ("Door:, pull") owes its lift to the pages at which anyone
-    would pull. No lift where of most pages that it speaks of it is not known what comes of following it. An episode
-    counts once, where it first followed the rule, or else where it first could have.
+    would pull. None where nothing can be compared, or where at most pages that it speaks of nobody followed it. An
+    episode counts once, where it first followed the rule, or else where it first could have.
     """
     tested, at = {seen[i] for i in t.followed}, [seen[i] for i in (*t.followed, *t.ignored)]
     if sum(one in tested for one in at) < TESTED * len(at):
-        return 0.0, 1.0
+        return None, 1.0
     did = {made[i].trajectory: i for i in sorted(t.followed, reverse=True)}
     others = {made[i].trajectory: i for i in sorted(t.ignored, reverse=True)}
     tables: defaultdict[Reading | None, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
