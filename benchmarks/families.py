@@ -92,7 +92,11 @@ TEMPLATES = {  # of families: their template in docs/templates.md
     "qwen3_5": "qwen3_6", "qwen3_5_text": "qwen3_6", "qwen3_5_moe": "qwen3_6", "qwen3_5_moe_text": "qwen3_6",
     "granite": "ibm-granite-granite-3.3-2B-Instruct", "granitemoehybrid": "ibm-granite-granite-4.0",
     "minimax": "MiniMax-M1", "minimax_m2": "MiniMax-M2", "mistral": "Mistral-Small-3.2-24B-Instruct-2506",
-    "ministral3": "mistralai-Ministral-3-14B-Reasoning-2512",
+    "ministral3": "mistralai-Ministral-3-14B-Reasoning-2512", "apertus": "Apertus-8B-Instruct",
+    "seed_oss": "ByteDance-Seed-OSS", "smollm3": "HuggingFaceTB-SmolLM3-3B", "cohere2_moe": "Cohere2MoE",
+    "glm4_moe_lite": "GLM-4.7-Flash", "laguna": "poolside-Laguna-XS-2.1", "hy_v3": "tencent-Hy3",
+    "solar_open": "upstage-Solar-Open-100B", "minimax_m3_vl_text": "MiniMax-M3",
+    "deepseek_v32": "deepseek-ai-DeepSeek-V3.2", "deepseek_v4": "deepseek-ai-DeepSeek-V4",
 }  # fmt: skip
 _DECODER = "the decoder of an encoder-decoder, which acts on nothing without its encoder"
 _PICTURES = "its vision or speech part cannot be made small"

@@ -284,7 +284,7 @@ def _print(what: str, name: str, tally: Tally) -> bool:
     counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(tally.counts.items()))
     print(f"{what} {name}: {counts}; {len(tally.wrong)} wrong", flush=True)
     for line in tally.wrong[:20]:
-        print(f"  {line[:1500]}", flush=True)
+        print(f"  {line[:200]} ... {line[-1500:]}" if len(line) > 1700 else f"  {line}", flush=True)  # the end says why
     return not tally.wrong
 
 

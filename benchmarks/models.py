@@ -249,7 +249,7 @@ def calls_of(kind: str) -> str:
         return "-"
     lines = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8").splitlines()
     ways = {cells[1].strip(): cells[2].strip() for line in lines if len(cells := line.split("|")) > 3}
-    return ways[TEMPLATES[kind]]
+    return ways[TEMPLATES[kind]] or "refused"
 
 
 HEAD = """# Models
@@ -263,7 +263,8 @@ every context outgrows them; exact means log-probabilities within {logprobs:g} n
 No list of names decides which path a model takes: it is measured when the model is loaded ([reference](reference.md)).
 `slots` and `packed` replace the model's attention; `plain` and `forked` use its own forward and its own cache.
 *Calls*: how tool calls are written with the family's own template, as [Templates](templates.md) found it (`bracket`: as
-text); `-` = no package carries a template of it, and it is found out when the model is loaded. *Differences*:
+text; `refused`: in a sentence, when the model is loaded); `-` = no package carries a template of it, and it is found
+out when the model is loaded. *Differences*:
 log-probabilities / scores / gradients, the largest found; of a refused case its sentence. *Cost*: processor time of the
 chosen engine / scorer as a multiple of the fast one's on the tiny model, where overheads count most; `-` = the fast one
 does not run there.

@@ -12,6 +12,7 @@ Without tokenizers every template gets a small one that is built from code.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import random
 import re
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from internalize.errors import UserError
-from internalize.inference.renderer import with_system
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.rendering import renderer_of
-from internalize.interfaces import Renderer
+from internalize.inference.replay import encoded
 from internalize.records import Message, Step, ToolCall, ToolSpec, Trajectory, result_of
 from internalize.training.examples import build_example
 from tests.tiny import tiny_tokenizer
@@ -32,6 +33,7 @@ from tests.tiny import tiny_tokenizer
 CONTROL = re.compile(  # what templates write as control tokens
     r"<[|｜][^<>|｜\n]{0,40}[|｜]?>|<[^<>|｜\s]{1,40}[|｜]>|</?(?:start|end)_of_\w+>|</?s>|\[/?(?:INST|TOOL_\w+)\]"
     r"|</?(?:think|tool_call|tool_response|tools|minimax:tool_call)>|<(?:begin|end)_of_sentence>"
+    r"|</?seed:\w+>|<SPECIAL_\d+>|<sep>|</(?:assistant|user|system)>"
     r"|\]~!?b[\[\]]|\[e~\[|\[/?(?:AVAILABLE_TOOLS|SYSTEM_PROMPT|MODEL_SETTINGS|THINK|ARGS|CALL_ID)\]"
 )
 STRING = {"type": "string"}
@@ -70,7 +72,7 @@ BASES = {  # the tokenizer of a template by what its name holds
 ENDS = (  # what ends a turn in these templates, as a tokenizer of the family has it
     "<|im_end|>", "<turn|>", "<end_of_turn>", "<|eot_id|>", "<|return|>", "<｜end▁of▁sentence｜>",
     "<|END_OF_TURN_TOKEN|>", "<end_of_utterance>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "[e~[",
-    "<end_of_sentence>", "</s>",
+    "<end_of_sentence>", "<seed:eos>", "<SPECIAL_12>", "<sep>", "</assistant>", "</s>",
 )  # fmt: skip
 
 
@@ -93,11 +95,26 @@ def tokenizer_for(source: str, name: str, folder: Path | None) -> Any:
         base = next(base for part, base in BASES.items() if part in name.lower())
         tokenizer = loaded(folder / base)
         tokenizer.chat_template = source
-    written = {found[0] for found in CONTROL.finditer(source)}
-    known = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    tokenizer.add_tokens(sorted(written - known), special_tokens=True)
+    if "bos_token" in source and tokenizer.bos_token is None:
+        tokenizer.add_special_tokens({"bos_token": "<s>"})
     tokenizer.eos_token = next((end for end in ENDS if end in source), tokenizer.eos_token)
+    shown = "".join((source, *written(tokenizer)))
+    known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    tokenizer.add_tokens(sorted({found[0] for found in CONTROL.finditer(shown)} - known), special_tokens=True)
     return tokenizer
+
+
+def written(tokenizer: Any) -> Iterator[str]:
+    """Conversations as the template writes them: some put their control tokens together as they are rendered."""
+    call = {"type": "function", "id": "call_0", "function": {"name": "look", "arguments": {"box": "b"}}}
+    chat = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "reasoning_content": "c", "tool_calls": [call]},
+        {"role": "tool", "content": "d", "tool_call_id": "call_0", "name": "look"},
+    ]
+    for length in (1, 2, 3):
+        with contextlib.suppress(Exception):  # what it cannot write is found out later
+            yield tokenizer.apply_chat_template(chat[:length], tokenize=False, add_generation_prompt=length != 2)
 
 
 def loaded(folder: Path) -> Any:
@@ -106,25 +123,23 @@ def loaded(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def played(renderer: Renderer, turns: Sequence[tuple[ToolCall, ...]], thought: str) -> list[Step]:
+def played(renderer: TemplateRenderer, turns: Sequence[tuple[ToolCall, ...]], thought: str) -> list[Step]:
     """Steps of these calls as the model itself would have written them."""
     steps, numbers = [], itertools.count()
     for calls in turns:
         named = tuple(call.model_copy(update={"id": f"call_{next(numbers)}"}) for call in calls)
-        message = Message(role="assistant", reasoning=thought, tool_calls=named)
-        ids = renderer.encode_turn(message, TOOLS)
-        message = message.model_copy(update={"reasoning": renderer.parse(ids, TOOLS)[0].reasoning})
         results = tuple(result_of(named, n, f"Result {n} of {call.name}.") for n, call in enumerate(named))
-        steps.append(Step(text=renderer.decode(ids), message=message, token_ids=ids, results=results))
-    return steps
+        message = Message(role="assistant", reasoning=thought, tool_calls=named)
+        steps.append(Step(text="", message=message, results=results))
+    return encoded(renderer, steps, TOOLS)
 
 
-def prompt_of(renderer: Renderer) -> tuple[Message, ...]:
+def prompt_of(renderer: TemplateRenderer) -> tuple[Message, ...]:
     """The prompt with what the renderer says about the tools."""
     return with_system(PROMPT, renderer.instructions(TOOLS))
 
 
-def problems(renderer: Renderer, turns: Sequence[tuple[ToolCall, ...]], thought: str) -> Iterator[str]:
+def problems(renderer: TemplateRenderer, turns: Sequence[tuple[ToolCall, ...]], thought: str) -> Iterator[str]:
     """What is wrong with a replayed conversation of these turns."""
     steps = played(renderer, turns, thought)
     for step in steps:
@@ -145,7 +160,7 @@ def problems(renderer: Renderer, turns: Sequence[tuple[ToolCall, ...]], thought:
     yield from trained(renderer, steps)
 
 
-def trained(renderer: Renderer, steps: Sequence[Step]) -> Iterator[str]:
+def trained(renderer: TemplateRenderer, steps: Sequence[Step]) -> Iterator[str]:
     """Whether every action, its end included, is trained on exactly."""
     trajectory = Trajectory(
         id="t", task_id="t", env="e", split="s", iteration=0, seed=0, checkpoint="c", termination="answered",
@@ -159,7 +174,7 @@ def trained(renderer: Renderer, steps: Sequence[Step]) -> Iterator[str]:
         yield "the example and the renderer do not agree on the history"
 
 
-def _difference(renderer: Renderer, a: Sequence[int], b: Sequence[int]) -> str:
+def _difference(renderer: TemplateRenderer, a: Sequence[int], b: Sequence[int]) -> str:
     at = next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     left, right = (renderer.tokenizer.decode(list(ids[max(0, at - 3) : at + 8])) for ids in (a, b))
     return f"{at}: {left!r}, the template {right!r}"
@@ -195,7 +210,7 @@ def row(name: str, tokenizer: Any) -> Row:
     return Row(name, way, kind, "yes" if several else "no", tuple(found))
 
 
-def hostile(renderer: Renderer, seed: int, count: int) -> Iterator[str]:
+def hostile(renderer: TemplateRenderer, seed: int, count: int) -> Iterator[str]:
     """Texts with control tokens of all families, as everything that others write: is one a control token?"""
     draw = random.Random(seed)
     own = sorted(renderer.control.ids)
@@ -215,7 +230,7 @@ def squashed(text: str) -> str:
     return re.sub(r"[\s▁]+", "", unicodedata.normalize("NFKC", text))
 
 
-def special_count(renderer: Renderer, text: str) -> int:
+def special_count(renderer: TemplateRenderer, text: str) -> int:
     """How many control tokens a context holds in which others wrote `text` wherever they can."""
     tools = (ToolSpec(name="look", argument="box", description=f"Looks.{text}"),)
     prompt = (Message(role="system", content=f"s{text}"), Message(role="user", content=f"q{text}"))

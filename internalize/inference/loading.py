@@ -11,10 +11,9 @@ import io
 import logging
 import os
 import shutil
-import struct
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from internalize.errors import UserError, first_line
+from internalize.errors import InternalizeError, UserError, first_line
 from internalize.runs.cache import built, cache_folder
 
 from .architecture import gguf_file, located, require_reachable
@@ -36,11 +34,17 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 # Code in a model's folder is never run; without a word transformers would ask on the terminal whether it may.
 OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
-# What from_pretrained raises for unusable files. ImportError: a model or tokenizer that needs another package.
-_UNLOADABLE = (
-    OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError, AttributeError, ArithmeticError,
-    MemoryError, SafetensorError, struct.error,
-)  # fmt: skip
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Raises UserError for whatever the libraries raise over files of others: no list of it would be complete."""
+    try:
+        yield
+    except InternalizeError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {first_line(error)}") from error
 
 
 def load_policy(
@@ -55,12 +59,10 @@ def load_policy(
     """
     _silence_libraries()
     options = _quantized(resolve_device(device), getattr(torch, dtype)) if quantize == "4bit" else {}
-    try:
+    with _loading(f"model {source!r} cannot be loaded"):
         folder = _folder(source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_CODE)
         model = _pretrained(source, folder, dtype=getattr(torch, dtype), **options)
-    except _UNLOADABLE as error:
-        raise UserError(f"model {source!r} cannot be loaded: {first_line(error)}") from error
     if adapter != "none" and (adapter or source == "builtin"):
         model = _with_adapter(model, adapter)
     if not options:
@@ -109,10 +111,8 @@ def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedMo
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     """The tokenizer without the model. Raises UserError if it cannot be found or read."""
     _silence_libraries()
-    try:
+    with _loading(f"the tokenizer of {source!r} cannot be loaded"):
         return AutoTokenizer.from_pretrained(_folder(source), **OWN_CODE)
-    except _UNLOADABLE as error:
-        raise UserError(f"the tokenizer of {source!r} cannot be loaded: {first_line(error)}") from error
 
 
 def servable(source: str, adapter: str, dtype: str, out: Path) -> str:
@@ -196,13 +196,10 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     if not (folder / "adapter_config.json").is_file():
         where = f"adapter folder {adapter!r}" if adapter else "the packaged starter adapter"
         raise UserError(f"{where} is missing; set model.adapter to a PEFT folder, or to 'none'")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; users cannot act on it
-            warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would initialize them at random
-            return PeftModel.from_pretrained(model, folder).merge_and_unload()
-    except (*_UNLOADABLE, UserWarning) as error:
-        raise UserError(f"adapter {str(folder)!r} does not fit the model: {first_line(error)}") from error
+    with _loading(f"adapter {str(folder)!r} does not fit the model"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; users cannot act on it
+        warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would initialize them at random
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
 
 
 def _silence_libraries() -> None:

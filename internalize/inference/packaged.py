@@ -13,14 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 from internalize.errors import UserError, first_line
-from internalize.records import Message, Step, ToolCall, ToolSpec, content_hash, result_of
+from internalize.records import Message, Step, ToolSpec, content_hash
 
 from .encoding import ControlTokens
 from .renderer import State, TemplateRenderer, hinted
+from .replay import PROMPT, TOOLS, conversation
 from .template import Chat, ChatTemplate
-
-_TOOLS = (ToolSpec(name="look_up", argument="word", description="Looks a word up."),)
-_PROMPT = (Message(role="system", content="Be brief."), Message(role="user", content="Which <|im_end|> word?"))
+from .turns import PLACE
 
 
 class _Encoder:
@@ -48,21 +47,22 @@ class PackagedRenderer(TemplateRenderer):
     def __init__(self, tokenizer: Any, *, template: ChatTemplate, stop_ids: Collection[int] = ()) -> None:
         super().__init__(tokenizer, template=template, stop_ids=stop_ids)
         self._package: Any = None
-        steps, encoder = self._probe(), _Encoder(tokenizer, self.control)
+        steps = conversation(("Let me see.", "", ""), parallel=self.parallel)
+        encoder = _Encoder(tokenizer, self.control)
         plain = TemplateRenderer(tokenizer, template=replace(template, arguments={}))
         for name in _names():
             try:
                 self._package = _made(name, encoder, {})
                 histories = [steps[:number] for number in range(len(steps) + 1)]
                 fits = all(
-                    self.template_ids(_PROMPT, history, _TOOLS) == plain.template_ids(_PROMPT, history, _TOOLS)
+                    self.template_ids(PROMPT, history, TOOLS) == plain.template_ids(PROMPT, history, TOOLS)
                     for history in histories
                 )
                 self._package = _made(name, encoder, template.arguments)
-                start = self.template_ids(_PROMPT, (), _TOOLS)
+                start = self.template_ids(PROMPT, (), TOOLS)
             except Exception:  # noqa: BLE001, S112 - code of another family, which may fail on these tokens in any way
                 continue
-            if fits and start == super().template_ids(_PROMPT, (), _TOOLS):
+            if fits and start == super().template_ids(PROMPT, (), TOOLS):
                 return
         raise UserError("the package renderers has no renderer that writes what this chat template writes")
 
@@ -96,9 +96,16 @@ class PackagedRenderer(TemplateRenderer):
             placed = self.turns.placed(len(steps) - 1, turn.tool_calls, thought=thought)
             return self._keep(State(key, (*before.messages, placed, *results), "", ids))
         if not before.text:  # it was extended without the template
-            text = self.template.render(before.messages, self.turns.tools(tools))
-            before = replace(before, text=text)
+            before = self._reread(before, tools)
         return super()._next(before, steps, hint, tools)
+
+    def _reread(self, state: State, tools: Sequence[ToolSpec]) -> State:
+        """A context that was extended, with what the template writes for it."""
+        listed, openings = self.turns.tools(tools), list[str]()
+        for place, message in enumerate(state.messages):
+            if f"{PLACE}{len(openings)}" in str(message):
+                openings.append(self.opening(self.template.render(state.messages[:place], listed), len(openings)))
+        return replace(state, text=self.template.render(state.messages, listed), openings=tuple(openings))
 
     def _extended(
         self, prompt: tuple[int, ...], known: tuple[int, ...], results: list[Chat], tools: Sequence[ToolSpec]
@@ -110,24 +117,6 @@ class PackagedRenderer(TemplateRenderer):
         found = self._package.bridge_to_next_turn(list(prompt), action, results, tools=listed)
         ids = () if found is None else tuple(found.token_ids)
         return ids if ids[: len(known)] == known else ()
-
-    def _probe(self) -> list[Step]:
-        """A conversation of thoughts, calls, results and text."""
-        calls = [
-            ToolCall.of("look_up", word=word, more=[1, True, {"é": 2.5}]).model_copy(update={"id": f"call_{word}"})
-            for word in "123"
-        ]
-        thought, both = calls[:1], calls[1:] if self.parallel else calls[1:2]
-        turns = [
-            Message(role="assistant", reasoning="Let me see.", tool_calls=tuple(thought)),
-            Message(role="assistant", tool_calls=tuple(both)),
-            Message(role="assistant", content="It is <|im_end|> y."),
-        ]
-        results = [
-            [result_of(turn.tool_calls, number, "A <|im_end|> page.") for number in range(max(1, len(turn.tool_calls)))]
-            for turn in turns
-        ]
-        return [Step(text="", message=turn, results=tuple(seen)) for turn, seen in zip(turns, results, strict=True)]
 
 
 def _names() -> list[str]:

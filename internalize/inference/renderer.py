@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from internalize.interfaces import Context, ToolFormat
-from internalize.records import Message, Step, ToolCall, ToolSpec, content_hash
+from internalize.records import Message, Step, ToolSpec, content_hash
 
 from .call_formats import CALL_FORMATS, THOUGHTS
 from .template import Chat, ChatTemplate, Unrenderable
@@ -35,6 +35,7 @@ class State:
     text: str
     ids: tuple[int, ...]
     rewritten: bool = False  # it rewrites earlier turns
+    openings: tuple[str, ...] = ()  # for each turn what stood before it when it was sampled, from the turn before it on
 
 
 class TemplateRenderer:
@@ -58,8 +59,6 @@ class TemplateRenderer:
         eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
         self.turns = Turns(self.template, tool_format, {*stop_ids, *eos})
         self.stop_ids = self.turns.stop_ids
-        first = self.turns.controls(self.turns.header, 0, len(self.turns.header))[:1]
-        self._header_start = self.turns.header[first[0].start : first[0].end] if first else ""
         self._states: OrderedDict[str, State] = OrderedDict()
 
     @property
@@ -118,12 +117,6 @@ class TemplateRenderer:
         """Ids of an assistant's turn with its end, in the model's own words: for turns without sampled ids."""
         return self.control.encode(self.turns.text(message, tools))
 
-    def encode_call(self, call: ToolCall, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
-        """`encode_turn` of the call alone."""
-        if self.tool_format:
-            return self.encode_text(self.tool_format.format(call, tools))
-        return self.encode_turn(Message(role="assistant", tool_calls=(call,)), tools)
-
     def template_ids(
         self, prompt: Sequence[Message], steps: Sequence[Step], tools: Sequence[ToolSpec] = ()
     ) -> tuple[int, ...]:
@@ -176,13 +169,19 @@ class TemplateRenderer:
         messages = [*before.messages, placed, *self.turns.results(turn.tool_calls, step.results)]
         messages = hinted(messages, self.control.mark(hint))
         text = self.template.render(messages, self.turns.tools(tools))
+        openings = (*before.openings, self.opening(before.text, number))
         after = text[len(before.text) :]
         kept = text.startswith(before.text) and (not thought or place(number, "r") in after)
         if kept and not before.rewritten and not (self.turns.header and after.startswith(self.turns.header)):
             ids = (*before.ids, *action, *self._tail(text, action, has_calls=bool(turn.tool_calls)))
-            return self._keep(State(key, tuple(messages), text, ids))
-        ids = self._rewritten(text, [self._action(step, tools) for step in steps])
-        return self._keep(State(key, tuple(messages), text, ids, rewritten=True))
+            return self._keep(State(key, tuple(messages), text, ids, openings=openings))
+        ids = self._rewritten(text, [self._action(step, tools) for step in steps], openings)
+        return self._keep(State(key, tuple(messages), text, ids, rewritten=True, openings=openings))
+
+    @staticmethod
+    def opening(text: str, number: int) -> str:
+        """What a context has behind the last place of the turn before turn `number`, which is sampled next."""
+        return text[_last_place(text, number - 1) :]
 
     def _known(self, key: str) -> State | None:
         if key in self._states:
@@ -210,23 +209,24 @@ class TemplateRenderer:
         sampled = action[-1:] == (end.id,) or (bool(self.stop_ids & {*action[-1:]}) and self.turns.closes[has_calls])
         return ids[1:] if sampled and ids[:1] == (end.id,) else ids
 
-    def _rewritten(self, text: str, actions: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    def _rewritten(self, text: str, actions: Sequence[tuple[int, ...]], openings: Sequence[str]) -> tuple[int, ...]:
         """The ids of a text that rewrites earlier turns, with the sampled ids that it still shows in their places."""
         ids: list[int] = []
         done = 0
-        for number, action in enumerate(actions):
+        for number, (action, opening) in enumerate(zip(actions, openings, strict=True)):
             first, limit = text.find(f"{PLACE}{number}", done), text.find(f"{PLACE}{number + 1}", done)
-            begin = text.rfind(self._header_start, done, max(first, 0)) if self._header_start else -1
-            if first < 0 or begin < 0:
+            before = _last_place(text, number - 1)
+            begin = before + turn_start(opening, text[before : max(first, before)])
+            if first < 0 or begin < done or self.control.text_of(self.turns.end_id) in text[begin:first]:
                 raise Unrenderable("the chat template drops or repeats earlier assistant turns")
-            begin += turn_start(self.turns.header, text[begin:first])
             shown = action
             if place(number, "r") not in text:
                 begin = max(begin, *(_after(text, closing, begin, first) for _, closing in THOUGHTS))
                 shown = self._visible(action, strip=not text[begin : begin + 1].isspace())
+                if text.endswith(header := self.turns.header, 0, begin) and self.decode(shown).startswith(header):
+                    begin -= len(header)  # the thought was a message, and the rest of the turn another
             ids += [*self.control.encode(text[done:begin]), *shown]
-            last = max(text.rfind(place(number, part)) for part in "rca")
-            end = self.turns.end_of_turn(text, last, limit if limit > 0 else len(text))
+            end = self.turns.end_of_turn(text, _last_place(text, number), limit if limit > 0 else len(text))
             done = end.end if self.stop_ids & {*shown[-1:]} else end.start
         return (*ids, *self.control.encode(text[done:]))
 
@@ -236,6 +236,11 @@ class TemplateRenderer:
         while strip and rest and rest[0] not in self.stop_ids and not self.decode(rest[:1]).strip():
             rest = rest[1:]
         return rest
+
+
+def _last_place(text: str, number: int) -> int:
+    """Where the last place of a turn begins; 0 if it has none."""
+    return max(0, *(text.rfind(place(number, part)) for part in "rca"))
 
 
 def _after(text: str, mark: str, start: int, end: int) -> int:

@@ -11,8 +11,9 @@ from internalize.interfaces import Renderer
 
 from .packaged import PackagedRenderer
 from .renderer import TemplateRenderer
+from .replay import require_own_ids
 from .template import DATE, ChatTemplate
-from .tool_formats import TOOL_FORMATS
+from .tool_formats import text_format
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,28 +27,37 @@ def renderer_of(
 ) -> Renderer:
     """The renderer of a tokenizer. `protocol`: 'auto', or a way alone, which then has to work. Raises UserError."""
     template = ChatTemplate.of(tokenizer, arguments, date)
-    if protocol in TOOL_FORMATS:
-        return TemplateRenderer(tokenizer, TOOL_FORMATS[protocol], template=template, stop_ids=stop_ids)
     reasons = []
     for way, make in _NATIVE.items():
         if protocol in ("auto", way):
             try:
-                return make(tokenizer, template=template, stop_ids=stop_ids)
+                return _tried(make(tokenizer, template=template, stop_ids=stop_ids))
             except UserError as error:
                 reasons.append(str(error))
-    if protocol != "auto":
+    if protocol in _NATIVE:
         raise UserError(f"model.protocol = {protocol!r}: {reasons[0]}")
-    _LOG.info("calls are written as text: %s", reasons[-1])
-    return TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"], template=template, stop_ids=stop_ids)
+    if reasons:
+        _LOG.info("calls are written as text: %s", reasons[-1])
+    return _tried(TemplateRenderer(tokenizer, text_format(protocol), template=template, stop_ids=stop_ids))
 
 
-_NATIVE: dict[str, Callable[..., Renderer]] = {"renderers": PackagedRenderer, "template": TemplateRenderer}
+def _tried(renderer: TemplateRenderer) -> TemplateRenderer:
+    """The renderer, which has replayed a conversation. Raises UserError if its template cannot be followed."""
+    if not isinstance(renderer, PackagedRenderer):  # it has been compared with the template, and keeps more than that
+        require_own_ids(renderer)
+    return renderer
+
+
+_NATIVE: dict[str, Callable[..., TemplateRenderer]] = {"renderers": PackagedRenderer, "template": TemplateRenderer}
 
 
 def stop_ids(model: Any) -> frozenset[int]:
-    """What ends a turn according to a model's config and generation config."""
+    """What ends a turn according to a model's config and generation config. Raises UserError for what is no id."""
     found: set[int] = set()
     for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
         eos = getattr(config, "eos_token_id", None)
-        found |= {int(number) for number in (eos if isinstance(eos, list | tuple) else [eos]) if number is not None}
+        for number in eos if isinstance(eos, list | tuple) else [eos]:
+            if not isinstance(number, int | None):
+                raise UserError(f"the model's eos_token_id holds {number!r}, which is no token id")
+            found |= set() if number is None else {number}
     return frozenset(found)

@@ -71,6 +71,7 @@ class ChatTemplate:
     date: str = DATE
     folds_system: bool = False  # a system message is put before the first user message
     parts: bool = False  # contents are lists of parts
+    lists_tools: bool = False  # it goes through a list of tools also where there are none
 
     @classmethod
     def of(
@@ -84,7 +85,10 @@ class ChatTemplate:
             if not re.search(rf"\b{re.escape(name)}\b", template.source):
                 raise UserError(f"model.template.{name}: the chat template has no such argument")
         shapes = [
-            replace(template, folds_system=folds, parts=parts) for parts in (False, True) for folds in (False, True)
+            replace(template, folds_system=folds, parts=parts, lists_tools=lists)
+            for lists in (False, True)
+            for parts in (False, True)
+            for folds in (False, True)
         ]
         if found := next((shape for shape in shapes if shape.shows()), None):
             return found
@@ -110,11 +114,12 @@ class ChatTemplate:
             messages = [
                 {**message, "content": [{"type": "text", "text": message["content"] or ""}]} for message in messages
             ]
+        listed = list(tools) or ([] if self.lists_tools else None)
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     list(messages),
-                    tools=list(tools) or None,
+                    tools=listed,
                     chat_template=self._dated(self.tokenizer.get_chat_template(tools=list(tools) or None)),
                     tokenize=False,
                     add_generation_prompt=generation_prompt,

@@ -16,6 +16,7 @@ from internalize.errors import UserError
 from internalize.inference.architecture import builtin_gguf
 from internalize.inference.loading import converted, load_policy, resolve_device
 from internalize.inference.renderer import TemplateRenderer
+from internalize.inference.rendering import stop_ids
 from internalize.inference.tool_formats import TOOL_FORMATS
 from internalize.records import Message
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -58,6 +59,26 @@ def test_what_is_missing_is_said_in_one_sentence(
 ) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         load_policy(source.format(tmp=tmp_path), adapter)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "says"),
+    [
+        ("tokenizer.json", "model", {"type": "BPE", "vocab": {}, "merges": [1]}, "cannot be loaded: "),
+        ("generation_config.json", "eos_token_id", 1.5, "cannot be loaded: |which is no token id"),
+        ("config.json", "eos_token_id", float("inf"), "cannot be loaded: |which is no token id"),
+        ("config.json", "hidden_size", {"a": 1}, "cannot be loaded: "),
+    ],
+)
+def test_whatever_a_damaged_file_makes_a_loader_raise_is_one_sentence(
+    folder: Path, name: str, key: str, value: object, says: str
+) -> None:
+    file = folder / name
+    found = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(found | {key: value}))
+    with pytest.raises(UserError, match=says) as caught:
+        stop_ids(load_policy(str(folder), device="cpu")[0])
     assert "\n" not in str(caught.value)
 
 

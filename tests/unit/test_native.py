@@ -15,7 +15,7 @@ from internalize.formats.chat import from_chat, to_chat
 from internalize.formats.reading import Reading
 from internalize.formats.wire import ChatLine
 from internalize.inference.agent import TokenAgent
-from internalize.inference.renderer import TemplateRenderer
+from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.rendering import renderer_of
 from internalize.inference.scripted import ScriptedEngine
 from internalize.records import (
@@ -67,6 +67,22 @@ REFUSES_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no sy
     "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}", ""
 )
 
+NO_TURN_AFTER_RESULTS = NATIVE.replace(  # as Gemma 4's: the turn goes on, and its empty thought is not kept
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "{% if add_generation_prompt and messages[-1].role != 'tool' %}<|im_start|>assistant\n<none>\n{% endif %}",
+).replace("'assistant' %}<|im_start|>assistant\n", "'assistant' %}{% if messages[loop.index0 - 1].role != 'tool' %}"
+          "<|im_start|>assistant\n{% endif %}")  # fmt: skip
+BEGINS_A_TEXT = CHATML.replace(  # as Apriel's: what the generation prompt begins is not kept
+    "{{ '<|im_start|>assistant\n' }}{%", "{{ '<|im_start|>assistant\nHere are my steps:\n' }}{%"
+)
+LISTS_TOOLS = NATIVE.replace(  # as Hermes 3's: tools are listed also where there are none
+    "{% if tools %}<|im_start|>system", "{% if tools | length > 0 %}<|im_start|>system"
+)
+ONLY_THE_LAST_CALLS = NATIVE.replace(
+    "{% elif m.role == 'assistant' %}", "{% elif m.role == 'assistant' and loop.index0 < loop.length - 2 %}"
+    "{% elif m.role == 'assistant' %}"
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def renderer() -> TemplateRenderer:
@@ -90,6 +106,31 @@ def test_a_template_that_takes_tools_is_used_and_another_is_not(renderer: Templa
     assert renderer_of(tiny_tokenizer()).instructions(TOOLS).startswith("Reply with one action")
     with pytest.raises(UserError, match="does not write the tools"):
         renderer_of(tiny_tokenizer(), "template")
+
+
+@pytest.mark.parametrize(
+    ("template", "way"),
+    [
+        (NO_TURN_AFTER_RESULTS, "template (hermes)"),
+        (BEGINS_A_TEXT, "bracket"),
+        (LISTS_TOOLS, "template (hermes)"),
+    ],
+)
+def test_templates_that_do_not_keep_what_a_prompt_began_are_followed(template: str, way: str) -> None:
+    renderer = renderer_of(tiny_tokenizer(template))
+    assert isinstance(renderer, TemplateRenderer)
+    assert renderer.way == way
+    steps = [played(renderer, ToolCall.of("look", box=box), seen=f"{box} > 4") for box in ("b.1", "a", "c")]
+    prompt = with_system(PROMPT, renderer.instructions(TOOLS))
+    for count in range(4):
+        context = renderer.context(prompt, steps[:count], "", TOOLS).ids
+        assert context == renderer.template_ids(prompt, steps[:count], TOOLS)
+        assert all(f"{box} > 4" in renderer.decode(context) for box in ("b.1", "a", "c")[:count])
+
+
+def test_a_template_that_hides_earlier_calls_is_refused_when_it_is_loaded() -> None:
+    with pytest.raises(UserError, match="the chat template drops or repeats earlier assistant turns"):
+        renderer_of(tiny_tokenizer(ONLY_THE_LAST_CALLS))
 
 
 def test_a_replayed_conversation_has_the_templates_own_ids_and_is_append_only(renderer: TemplateRenderer) -> None:
@@ -328,7 +369,7 @@ def test_a_thought_that_has_spent_its_budget_is_closed_and_the_action_follows(pr
     """In the template's own words; what was put in is known by its place, and is not learnt."""
     renderer = renderer_of(tiny_tokenizer(NATIVE), protocol)
     call = ToolCall.of("look", box="b")
-    said = renderer.encode_call(call, TOOLS)
+    said = renderer.encode_turn(Message(role="assistant", tool_calls=(call,)), TOOLS)
     assert len(said) <= 60
     endless = renderer.encode_text("<think>\n" + "so it goes on and on " * 20)
     engine = Scripted(endless, said)

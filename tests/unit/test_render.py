@@ -289,7 +289,7 @@ def test_protocols_read_the_calls_they_write(name: str, call: tuple[str, dict[st
 @given(call=CALLS)
 def test_a_call_can_be_written_and_read_as_ids(call: tuple[str, dict[str, JsonValue]]) -> None:
     action = act(call[0], json.dumps(call[1], ensure_ascii=True))
-    text = RENDERER.decode(RENDERER.encode_call(action, MANY))
+    text = RENDERER.decode(RENDERER.encode_turn(Message(role="assistant", tool_calls=(action,)), MANY))
     assert text == RENDERER.tool_format.format(action, MANY)
 
 

@@ -1,0 +1,71 @@
+"""A conversation replayed through a renderer: its contexts must be what the chat template itself writes.
+
+Every way in which templates were seen to differ is in it: thoughts, arguments that are no text, several calls, results
+that follow, an answer in words. So a template that cannot be followed is found when its model is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from internalize.records import Message, Step, ToolCall, ToolSpec, result_of
+
+from .renderer import TemplateRenderer, with_system
+from .template import Unrenderable
+
+TOOLS = (ToolSpec(name="look_up", argument="word", description="Looks a word up."),)
+PROMPT = (Message(role="system", content="Be brief."), Message(role="user", content="Which <|im_end|> word?"))
+
+
+def conversation(thoughts: Sequence[str], *, parallel: bool) -> list[Step]:
+    """Three turns without ids, with these thoughts; `parallel`: the second holds two calls."""
+    calls = [
+        ToolCall.of("look_up", word=word, more=[1, True, {"é": 2.5}]).model_copy(update={"id": f"call_{number}"})
+        for number, word in enumerate("xyz")
+    ]
+    turns = [
+        Message(role="assistant", reasoning=thoughts[0], tool_calls=tuple(calls[:1])),
+        Message(role="assistant", reasoning=thoughts[1], tool_calls=tuple(calls[1:] if parallel else calls[1:2])),
+        Message(role="assistant", reasoning=thoughts[2], content="It is <|im_end|> y."),
+    ]
+    results = [
+        [result_of(turn.tool_calls, number, "A <|im_end|> page.") for number in range(max(1, len(turn.tool_calls)))]
+        for turn in turns
+    ]
+    return [Step(text="", message=turn, results=tuple(seen)) for turn, seen in zip(turns, results, strict=True)]
+
+
+def encoded(renderer: TemplateRenderer, steps: Sequence[Step], tools: Sequence[ToolSpec] = TOOLS) -> list[Step]:
+    """The steps as if the model had sampled them; a thought that the template does not write is left out."""
+    found = []
+    for step in steps:
+        ids = renderer.encode_turn(step.message, tools)
+        message = step.message.model_copy(update={"reasoning": renderer.parse(ids, tools)[0].reasoning})
+        found.append(step.model_copy(update={"text": renderer.decode(ids), "message": message, "token_ids": ids}))
+    return found
+
+
+def require_own_ids(renderer: TemplateRenderer) -> None:
+    """Raises Unrenderable unless all contexts of the conversation have the template's own ids.
+
+    Numbers may differ: some templates number the calls of a whole conversation, and a turn encoded by itself begins
+    at the first.
+    """
+    prompt = with_system(PROMPT, renderer.instructions(TOOLS))
+    for thought in ("", "Let me see."):
+        if renderer.opens_thought and not thought:
+            continue  # a turn without a thought does not go on from this prompt
+        steps = encoded(renderer, conversation([thought] * 3, parallel=renderer.parallel))
+        for count in (1, 2):  # an answer ends the episode; some templates write another end where more follows
+            ids = renderer.context(prompt, steps[:count], "", TOOLS).ids
+            own = renderer.template_ids(prompt, steps[:count], TOOLS)
+            if ids != own and _without_numbers(renderer, ids) != _without_numbers(renderer, own):
+                raise Unrenderable("the chat template writes earlier turns in a way that cannot be followed")
+
+
+def _without_numbers(renderer: TemplateRenderer, ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text without digits, and the control tokens."""
+    text = str(renderer.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+    control = set(renderer.control.ids.values())
+    return re.sub(r"\d+", "", text), [number for number in ids if number in control]
