@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,33 @@ def test_saving_again_replaces_and_a_leftover_of_a_killed_save_is_no_checkpoint(
     second = save_checkpoint(_policy(4, 2), tmp_path / "c")
     assert checkpoint_id(tmp_path / "c") == second
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize("r", [4, 0])
+def test_weights_are_on_disk_before_their_folder_has_its_name(
+    tmp_path: Path, r: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power a stage could else be finished without its weights."""
+    synced: dict[int, bool] = {}  # by inode: whether the folder had its name already
+
+    def fsync(handle: int) -> None:
+        synced[os.fstat(handle).st_ino] = (tmp_path / "c").exists()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_checkpoint(_policy(r, 1), tmp_path / "c")
+    monkeypatch.undo()
+    files = [*(tmp_path / "c").iterdir(), tmp_path / "c"]
+    assert [synced.get(file.stat().st_ino) for file in files] == [False] * len(files)
+    assert synced.get(tmp_path.stat().st_ino) is True, "and so is the name"
+
+
+def test_weights_of_another_iteration_are_refused(tmp_path: Path) -> None:
+    first, second = (save_checkpoint(_policy(4, seed), tmp_path / str(seed)) for seed in (1, 2))
+    assert load_checkpoint(_policy(4, 3), tmp_path / "2", second) == second
+    shutil.rmtree(tmp_path / "2")
+    (tmp_path / "1").rename(tmp_path / "2")
+    with pytest.raises(DataError, match=rf"2: holds the weights {first}, but its record names {second}"):
+        load_checkpoint(_policy(4, 3), tmp_path / "2", second)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -442,6 +443,25 @@ def test_everything_a_result_says_is_shown(tmp_path: Path) -> None:
 def test_of_a_result_of_many_parts_the_first_are_shown_and_all_are_counted(tmp_path: Path) -> None:
     (seen,) = results(tmp_path, content(*[{"type": "text", "text": "x"}] * 1500))
     assert seen == "x\n" * 1000 + "(cut: 1500 blocks)"
+
+
+_CROWDED = """
+        parts = ",".join(['{"type":"text","text":"x"}'] * 300_000)
+        print('{"jsonrpc":"2.0","id":%d,"result":{"content":[%s]}}' % (asked["id"], parts), flush=True)
+        continue
+"""
+
+
+def test_a_result_of_very_many_parts_takes_its_bound_of_memory(tmp_path: Path) -> None:
+    tools = [{"name": "t", "inputSchema": {"type": "object"}, "answer": "die"}]
+    source = _PLAIN.replace("sys.exit()", _CROWDED.strip())
+    env = Mcp(tasks=file(tmp_path, LOOK), command=(sys.executable, "-c", source, json.dumps(tools)), seconds=30.0)
+    episode = env.episode(env.tasks("train")[0])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert str(episode.step(act("t"))).endswith("(cut: 300000 blocks)")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    episode.close()
+    env.close()
 
 
 def test_a_result_that_breaks_the_tools_own_schema_is_shown(tmp_path: Path) -> None:

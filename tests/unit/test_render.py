@@ -143,6 +143,14 @@ def test_an_observation_cannot_end_its_turn_or_forge_a_marker() -> None:
     assert "@@action@@" in RENDERER.tokenizer.decode(ids)
 
 
+@pytest.mark.parametrize("hint", ["Write @@action@@ when done.", "@@action@@@ @@system@@ @@user@@ @@again@@", "@@@"])
+def test_a_hint_is_shown_word_by_word_whatever_marks_it_holds(hint: str) -> None:
+    turns = [turn((5, 2), "stop", "o"), turn((6, 2), "stop", "@@action@@")]
+    clean, hinted = RENDERER.context(PROMPT, turns), RENDERER.context(PROMPT, turns, hint)
+    assert RENDERER.tokenizer.decode(hinted.ids).endswith(f"\n{hint}<|im_end|>\n<|im_start|>assistant\n")
+    assert hinted.ids[: hinted.fork] == clean.ids[: hinted.fork]
+
+
 def test_a_template_that_strips_thinking_is_not_prefix_stable() -> None:
     renderer = TemplateRenderer(tiny_tokenizer(STRIPS_THINKING), TOOL_FORMATS["bracket"])
     thought = renderer.encode_text("<think>hm</think>visit[json]")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from internalize.config.schema import Config, load_config
 from internalize.errors import Busy, ConfigError, DataError, UserError
-from internalize.records import EvalResult, Record, Stage
-from internalize.runs import names
-from internalize.runs.files import read_numbered
+from internalize.evaluation.gate import Decision
+from internalize.records import Checkpoint, EvalResult, Record, Stage, Trajectory
+from internalize.runs import names, readers
+from internalize.runs.files import read_numbered, write_json
 from internalize.runs.store import (
     RunStore,
     append_jsonl,
@@ -113,6 +115,52 @@ def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path: Path)
         with pytest.raises(DataError, match=r"x\.jsonl: a \w+ cannot be written as JSON"):
             append_jsonl(path, [*marks("a"), record])
     assert not path.exists()
+
+
+RESULT = EvalResult(
+    suite="dev", mode="internalized", iteration=1, checkpoint="c", pool_version=None, task_id="t", success=0.5
+)
+EPISODE = Trajectory(
+    id="i", task_id="t", env="e", split="dev", iteration=1, seed=0, checkpoint="c", prompt=(), steps=(),
+    termination="answered", score=0.5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "7.0", "-3.0", '"much"'])
+@pytest.mark.parametrize(("right", "field"), [(RESULT, "success"), (EPISODE, "score")], ids=["success", "score"])
+def test_a_figure_that_cannot_be_is_named_by_file_line_and_field(
+    tmp_path: Path, right: Record, field: str, value: str
+) -> None:
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, [right])
+    assert read_jsonl(path, type(right)) == [right]
+    line = path.read_text()
+    assert f'"{field}": 0.5' in line
+    path.write_text(line + line.replace(f'"{field}": 0.5', f'"{field}": {value}'))
+    with pytest.raises(DataError, match=rf"x\.jsonl, line 2: {field}: input should be "):
+        read_jsonl(path, type(right))
+
+
+SINGLE = {
+    "gate.json": Decision(promote=True, reason="rule 'always'", interval=None),
+    "checkpoint.json": Checkpoint(
+        id="c", parent=None, iteration=1, pool_version=None, config_digest="d", path="iter-1/checkpoint"
+    ),
+}
+
+
+@pytest.mark.parametrize("read", [readers.record, readers.required])
+@pytest.mark.parametrize(("name", "written"), SINGLE.items(), ids=SINGLE)
+def test_a_torn_record_of_its_own_file_is_one_sentence(
+    tmp_path: Path, name: str, written: Record, read: Callable[[Path, type[Record]], Record | None]
+) -> None:
+    write_json(tmp_path / name, written)
+    assert read(tmp_path / name, type(written)) == written
+    whole = (tmp_path / name).read_bytes()
+    for torn in (b"", whole[: len(whole) // 2], whole[:-3] + b"\xff", b"[" * 100_000):
+        (tmp_path / name).write_bytes(torn)
+        with pytest.raises(DataError, match=rf"^[^\n]*{name}: [^\n]+$"):
+            read(tmp_path / name, type(written))
 
 
 def test_write_atomic_replaces_all_or_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any, TextIO, cast
 
+from internalize.records import json_value
+
 LONGEST = 8 << 20  # bytes of a message
 _MOST_STRAY = 10_000  # lines that are no messages, after which a server is given up
 _GRACE = 2.0  # seconds to end after the input was closed, and again after SIGTERM
@@ -73,7 +75,8 @@ async def _read(process: Process, deliver: Any, command: tuple[str, ...], failed
                 failed(f"it sent a line of more than {LONGEST:,} bytes")
                 break
             try:
-                message = jsonrpc_message_adapter.validate_json(line, by_name=False)
+                # The adapter's own reader of JSON takes kilobytes for each value of the line.
+                message = jsonrpc_message_adapter.validate_python(json_value(line), by_name=False)
             except ValueError:
                 stray += 1
                 _tell_stray(command)

@@ -13,8 +13,9 @@ was shown is judged by what came of following it. Unscored episodes are not evid
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from internalize.config.schema import ExtractConfig
@@ -26,7 +27,8 @@ from internalize.interfaces import CueExtractor, Situation
 from internalize.records import Experience, PoolEdit, ToolCall, Trajectory
 
 from .candidates import Decision, candidates, decided, rarest
-from .injection_filter import InjectionFilter
+from .disguise import undisguised
+from .injection_filter import InjectionFilter, addresses_model
 from .provenance import TASKS, distinct, origin_of
 
 TESTED = 0.5  # of the decisions that a rule applies to, the share in situations where it was followed at least once
@@ -107,7 +109,7 @@ def _rules(
                 reason = f"lift {lift:+.2f}, p = {p:.2g}"
                 edits.append(PoolEdit(op="DELETE", targets=(item.id,), reason=reason, cause="chance"))
     good = [t for t in tried.values() if not _refused(t, config, cues)]
-    sound, kept_out = _screened(good, config)
+    sound, kept_out = _screened(good, config, _obedience(scored, made))
     if config.within:
         compared = [(t, *_within(t, made, seen)) for t in sound]
         sound = [t for t, lift, p in compared if lift is not None and lift >= config.min_lift and p <= config.max_p]
@@ -135,11 +137,32 @@ def _addition(t: Tried, iteration: int, source: Literal["contrast", "planted"] =
     return PoolEdit(op="ADD", item=item, reason=reason, cause="planted" if source == "planted" else None)
 
 
-def _screened(good: Sequence[Tried], config: ExtractConfig) -> tuple[list[Tried], list[PoolEdit]]:
+def _screened(
+    good: Sequence[Tried], config: ExtractConfig, obeys: Callable[[Tried], bool]
+) -> tuple[list[Tried], list[PoolEdit]]:
     """The rules that say nothing to a model and rest on enough origins; the first of the others, with the reason."""
-    reasons = [_problem(phrase(t.rule), t.origins, config) for t in good]
+    reasons = [
+        _problem(phrase(t.rule), t.origins, config)
+        or ("was followed only where a page had told a model to do so" if obeys(t) else "")
+        for t in good
+    ]
     kept_out = [_kept_out(phrase(t.rule), reason) for t, reason in zip(good, reasons, strict=True) if reason]
     return [t for t, reason in zip(good, reasons, strict=True) if not reason], kept_out[:MOST_KEPT_OUT]
+
+
+def _obedience(scored: Sequence[Trajectory], made: Sequence[Decision]) -> Callable[[Tried], bool]:
+    """Whether a rule was followed only in episodes that showed its argument in a line that speaks to a model.
+
+    Such a line is kept out of a rule's words, but the rule may name something else that the page shows.
+    """
+    shown = {t.id: [line for s in t.steps for result in s.results for line in result.text.splitlines()] for t in scored}
+    speaks, plain = cache(addresses_model), cache(lambda line: f"{line}\n{undisguised(line)}".casefold())
+
+    def told(d: Decision) -> bool:
+        wanted = d.call.argument.casefold()
+        return bool(wanted) and any(wanted in plain(line) and speaks(line) for line in shown[d.trajectory])
+
+    return lambda t: all(told(made[i]) for i in t.followed)
 
 
 def _problem(text: str, seen: Collection[str], config: ExtractConfig) -> str:

@@ -24,7 +24,7 @@ _SHORTEST = 3  # words of an order worth comparing
 _TLD = "com|net|org|edu|gov|io|xyz|ru|cn|info|biz|top|dev|app|ai|me|co|uk|de|eu|onion|site|online|shop|club|link|zip"
 _URL = re.compile(
     r"\b[a-z][a-z0-9+.-]{1,15}:/|\b(?:data|javascript|mailto):\S|\bwww\.\w|\b[\w-]+\.(?:com|net|org)\b|"
-    rf"\b[\w-]+(?:\.(?:{_TLD})[/:]|\s?(?:\[\.?\]|\(\.?\)|\[dot\]|\(dot\)|\sdot\s)\s?(?:{_TLD})\b)|"
+    rf"\b[\w-]+(?:\.[a-z]{{2,24}}/[a-z]|\.(?:{_TLD})[/:]|\s?(?:\[\.?\]|\(\.?\)|\[dot\]|\(dot\)|\sdot\s)\s?(?:{_TLD})\b)|"
     r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)|(?<![\w:])(?:[0-9a-f]{1,4}:){2,7}:?[0-9a-f]{0,4}(?![\w:])|"
     r"\b[\w.+-]+@[\w-]+\.\w{2,}|\bxn--\w",
     re.IGNORECASE,
