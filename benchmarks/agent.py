@@ -23,7 +23,7 @@ from internalize.stages.run import Run
 
 AGENT = Path(__file__).parents[1] / "examples" / "agents" / "openai_loop.py"
 SETTINGS = [
-    "iterations=1", "env.name=agent", "rollout.attempts=1", "rollout.max_steps=8", "extract.min_support=3",
+    "env.name=agent", "rollout.attempts=1", "rollout.max_steps=8", "extract.min_support=3",
     "distill.lr=2e-4", "distill.batch=4", "distill.held_out=0.0",
     "evaluate.drift=0", "evaluate.final_splits=[]",
 ]  # fmt: skip
@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--iterations", type=int, default=1)
     parser.add_argument("--rollouts", type=int, default=64)
     parser.add_argument("--learn", type=int, default=160)
     parser.add_argument("--dev", type=int, default=140)
@@ -60,7 +61,8 @@ def main() -> None:
         f'{{tasks="{file}", call="{AGENT}:play", at_once=48, evidence=["visit"], final=["answer"], on_error="wrong"}}'
     )
     sizes = [f"rollout.tasks={args.rollouts}", f"distill.tasks={args.learn}", f"evaluate.tasks={args.dev}"]
-    config = load_config(None, [*SETTINGS, *sizes, f"seed={args.seed}", f"env.options={options}"])
+    sizes += [f"iterations={args.iterations}", f"seed={args.seed}"]
+    config = load_config(None, [*SETTINGS, *sizes, f"env.options={options}"])
     if args.without_pool:
         loop.Run = WithoutPool  # type: ignore[misc]
     loop.run(config, args.out / "run", resume=True)
