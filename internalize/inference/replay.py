@@ -50,8 +50,10 @@ def require_own_ids(renderer: TemplateRenderer) -> None:
     """Raises Unrenderable unless all contexts of the conversation have the template's own ids.
 
     Numbers may differ: some templates number the calls of a whole conversation, and a turn encoded by itself begins
-    at the first.
+    at the first. A tokenizer of few words, in which the conversation cannot be written, is not tried.
     """
+    if not _writes(renderer, f"{PROMPT[1].text} {conversation([''] * 3, parallel=False)[0].calls[0].arguments}"):
+        return
     prompt = with_system(PROMPT, renderer.instructions(TOOLS))
     for thought in ("", "Let me see."):
         if renderer.opens_thought and not thought:
@@ -62,6 +64,12 @@ def require_own_ids(renderer: TemplateRenderer) -> None:
             own = renderer.template_ids(prompt, steps[:count], TOOLS)
             if ids != own and _without_numbers(renderer, ids) != _without_numbers(renderer, own):
                 raise Unrenderable("the chat template writes earlier turns in a way that cannot be followed")
+
+
+def _writes(renderer: TemplateRenderer, text: str) -> bool:
+    """Whether a text reads back from its ids, white space aside."""
+    ids = list(renderer.control.encode(renderer.control.mark(text)))
+    return "".join(renderer.tokenizer.decode(ids).split()) == "".join(text.split())
 
 
 def _without_numbers(renderer: TemplateRenderer, ids: Sequence[int]) -> tuple[str, list[int]]:

@@ -15,6 +15,7 @@ from internalize.formats.chat import from_chat, to_chat
 from internalize.formats.reading import Reading
 from internalize.formats.wire import ChatLine
 from internalize.inference.agent import TokenAgent
+from internalize.inference.loading import load_tokenizer
 from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.rendering import renderer_of
 from internalize.inference.scripted import ScriptedEngine
@@ -131,6 +132,11 @@ def test_templates_that_do_not_keep_what_a_prompt_began_are_followed(template: s
 def test_a_template_that_hides_earlier_calls_is_refused_when_it_is_loaded() -> None:
     with pytest.raises(UserError, match="the chat template drops or repeats earlier assistant turns"):
         renderer_of(tiny_tokenizer(ONLY_THE_LAST_CALLS))
+
+
+@pytest.mark.parametrize("name", ["lab", "lab-plain", "lab-format"])
+def test_a_tokenizer_of_few_words_is_not_asked_to_write_others(name: str) -> None:
+    assert renderer_of(load_tokenizer(name)).way == "bracket"
 
 
 def test_a_replayed_conversation_has_the_templates_own_ids_and_is_append_only(renderer: TemplateRenderer) -> None:
