@@ -19,7 +19,7 @@ import click
 
 from internalize.config.schema import load_config
 from internalize.errors import InternalizeError, NothingLearnt, UserError
-from internalize.runs.progress import QUIET, going_on_by, progress
+from internalize.runs.progress import QUIET, going_on_by, is_interruption, progress
 from internalize.runs.store import versions
 
 from .cache import cache_group
@@ -197,6 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop("interrupted", 3)
     except OSError as error:  # a file of the user's that nobody asked about before, or a device that fails
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except Exception as error:
+        if is_interruption(error):
+            _stop("interrupted", 3)
+        raise
 
 
 def _usage_message(error: click.ClickException) -> str:

@@ -34,6 +34,16 @@ def going_on_by(advice: str) -> Iterator[None]:
         raise Incomplete(f"interrupted; to go on, {advice}") from error
     except Incomplete as error:
         raise Incomplete(f"{error}; to go on, {advice}") from error
+    except Exception as error:
+        if is_interruption(error):
+            raise Incomplete(f"interrupted; to go on, {advice}") from error
+        raise
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether an error began as an interrupt: libraries that were at work may have made another of it."""
+    before = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (before is not None and is_interruption(before))
 
 
 class Bars:

@@ -94,7 +94,13 @@ def wait():
         {waits}
 cli.main(["wait"])
 """
-WAITS = {"plain": "time.sleep(60)", "loop": "import asyncio; asyncio.run(asyncio.sleep(60))"}
+OTHERS = """
+        try:
+            time.sleep(60)
+        except BaseException as error:  # as code of libraries may do
+            raise SystemError("it ended with an exception set") from error
+"""
+WAITS = {"plain": "time.sleep(60)", "loop": "import asyncio; asyncio.run(asyncio.sleep(60))", "others": OTHERS.strip()}
 
 
 @pytest.mark.parametrize("waits", WAITS.values(), ids=WAITS)
