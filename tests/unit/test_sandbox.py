@@ -196,12 +196,14 @@ for name in ("CPU", "AS", "FSIZE", "NOFILE", "NPROC", "CORE"):
     assert all(0 <= soft == hard < 1 << 40 for soft, hard in limits)
 
 
-def test_files_are_bounded_in_all() -> None:
-    tool = PythonTool(SANDBOXES["bubblewrap"], Limits(seconds=20))
+@pytest.mark.parametrize("name", ["bubblewrap", "landlock"])
+@pytest.mark.parametrize("then", ["", "import time; time.sleep(60)"])
+def test_files_are_bounded_in_all(name: str, then: str) -> None:
+    tool = PythonTool(SANDBOXES[name], Limits(seconds=20))
     if reason := tool.problem():
-        pytest.skip(f"bubblewrap does not work here: {reason}")
-    code = "for n in range(5): open(str(n), 'wb').write(bytes(15 << 20))"
-    assert "No space left on device" in tool.run(code)
+        pytest.skip(f"{name} does not work here: {reason}")
+    code = f"for n in range(5): open(str(n), 'wb').write(bytes(15 << 20))\n{then}"
+    assert re.search("No space left on device|larger than 64 MB", tool.run(code))
 
 
 @pytest.mark.parametrize(

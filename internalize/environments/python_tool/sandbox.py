@@ -25,7 +25,6 @@ _PYTHON = (
 # Not all of sys.path: an editable install would expose the project's folder, with its runs and keys.
 _READABLE = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/proc/cpuinfo", "/proc/meminfo",
              "/sys/devices/system/cpu")  # fmt: skip
-_SCRATCH = 64 << 20  # bytes of files under bubblewrap
 
 
 class Limits(NamedTuple):
@@ -33,6 +32,7 @@ class Limits(NamedTuple):
 
     seconds: float = 5.0  # by the clock, and one more of processor time
     memory: int = 512 << 20  # bytes
+    files: int = 64 << 20  # bytes of all its files
 
 
 class Sandbox(Protocol):
@@ -53,7 +53,7 @@ class Landlock:
     A program changes files only in its working folder, and reads only there and in the libraries of Python and the
     system. It has no network, starts and signals no process, and makes only the calls that syscalls.py lists. It can
     still see whether a file elsewhere exists, with size and times, if it knows the name. Disk space is limited for each
-    file but not in total, and threads of root are limited only by memory.
+    file, and in total by who runs it, who looks ten times a second. Threads of root are limited only by memory.
     """
 
     name = "landlock"
@@ -81,7 +81,7 @@ class Bubblewrap:
         paths = [*_readable(), child.__file__]
         binds = [part for path in paths for part in ("--ro-bind-try", path, path)]
         binds += [part for path in ("/dev/null", "/dev/urandom") for part in ("--dev-bind", path, path)]
-        scratch = ["--size", str(_SCRATCH), "--tmpfs", folder, "--remount-ro", "/", "--chdir", folder]
+        scratch = ["--size", str(limits.files), "--tmpfs", folder, "--remount-ro", "/", "--chdir", folder]
         ids = ["--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"]
         wrapped = [interpreter, *_PYTHON, child.__file__, _argument(limits, {"filter": _filter()})]
         return [bwrap, *ids, "--die-with-parent", *binds, *scratch, "--", *wrapped]

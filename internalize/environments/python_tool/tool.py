@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 from internalize.errors import InfrastructureError, TaskError, UserError
@@ -32,6 +33,7 @@ TOOL = ToolSpec(
     parameters={"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
 )
 STARTING = 60.0  # seconds an interpreter may take to start, on a machine that is busy
+_LOOKS = 0.1  # seconds between two looks at the files of a program
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
 _LOG = logging.getLogger(__name__)
 _LIMITS = Limits()
@@ -120,7 +122,7 @@ class PythonTool:
                 start_new_session=True,
             )
             try:
-                return self._watch(process).replace(folder, ".")  # its name differs from run to run
+                return self._watch(process, folder).replace(folder, ".")  # its name differs from run to run
             finally:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -128,7 +130,7 @@ class PythonTool:
                 if process.stdout:
                     process.stdout.close()
 
-    def _watch(self, process: subprocess.Popen[bytes]) -> str:
+    def _watch(self, process: subprocess.Popen[bytes], folder: str) -> str:
         assert process.stdout
         pipe = process.stdout.fileno()
         first = _read(pipe, 1, time.monotonic() + STARTING)
@@ -140,7 +142,12 @@ class PythonTool:
         limit = 4 * self.characters + 4  # bytes: enough for one more character than is shown
         output, end = b"", ""
         while len(output) < limit:
-            piece = _read(pipe, limit - len(output), deadline)
+            piece = _read(pipe, limit - len(output), min(deadline, time.monotonic() + _LOOKS))
+            if _more_than(self.limits.files, folder):
+                end = f"Killed: the program's files are larger than {self.limits.files >> 20} MB."
+                break
+            if piece is None and time.monotonic() < deadline:
+                continue
             if not piece:
                 end = "" if piece is not None else f"Stopped after {self.limits.seconds:g} s."
                 break
@@ -157,6 +164,17 @@ def _read(pipe: int, most: int, deadline: float) -> bytes | None:
     """The next bytes; b"" at the end, None after the deadline."""
     left = max(0.0, deadline - time.monotonic())
     return os.read(pipe, most) if select.select([pipe], [], [], left)[0] else None
+
+
+def _more_than(size: int, folder: str) -> bool:
+    """Whether the files of a folder take more than `size` bytes. One that goes away meanwhile takes none."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size -= Path(root, name).lstat().st_blocks * 512
+            if size < 0:
+                return True
+    return False
 
 
 def _signal(process: subprocess.Popen[bytes]) -> str:
