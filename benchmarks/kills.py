@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import httpx
 import psutil
 
 import internalize.training.policy  # noqa: F401 - before the forks, as it takes seconds
@@ -85,7 +87,16 @@ def targets(part: str, run: int) -> list[int]:
         return [one.pid for one in processes(run, "ray::Worker")]
     if part == "rank":
         return [one.pid for one in processes(run, " -m internalize.training.launched") if " -u " in _words(one)]
-    return [one.pid for one in processes(run, "vllm.entrypoints") if "guard.py" not in _words(one)]
+    # One that is killed again and again before it answers is given up, as it should be.
+    return [one.pid for one in processes(run, "vllm.entrypoints") if "guard.py" not in _words(one) and _answers(one)]
+
+
+def _answers(server: psutil.Process) -> bool:
+    port = re.search(r"--port (\d+)", _words(server))
+    try:
+        return bool(port and httpx.get(f"http://127.0.0.1:{port[1]}/health", timeout=5).is_success)
+    except httpx.HTTPError:
+        return False
 
 
 def _words(process: psutil.Process) -> str:

@@ -38,7 +38,11 @@ _SILENT = 300.0  # seconds without an answer after which a server counts as stuc
 _STARTS = 5  # in a row that came to nothing; one that ends by itself at its first start will do so again
 _KILLED = 128  # exit codes from here on are signals
 _ENDS = 100  # of one server in a run
-_ALWAYS = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_PLUGINS": "lora_filesystem_resolver"}
+# The resolver is asked only where adapters may be loaded at run time.
+_ALWAYS = {
+    "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_PLUGINS": "lora_filesystem_resolver",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+}  # fmt: skip
 _ON_CPU = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "4"}
 
 
