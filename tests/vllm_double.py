@@ -23,7 +23,8 @@ def main() -> None:
     parser.add_argument("--max-lora-rank", type=int, default=0)
     parser.add_argument("--enable-sleep-mode", action="store_true")
     given, _ = parser.parse_known_args()
-    resolver = Path(os.environ["VLLM_LORA_RESOLVER_CACHE_DIR"])
+    asked = os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "True"  # only then vLLM asks its resolver
+    resolver = Path(os.environ["VLLM_LORA_RESOLVER_CACHE_DIR"]) if asked else None
     loaded = load_policy(given.model, "none", "cpu")
     places = {"resolver": resolver, "base": given.model, "port": given.port}
     server = AdapterServer(max_rank=given.max_lora_rank, loaded=loaded, **places)
