@@ -88,11 +88,11 @@ def targets(part: str, run: int) -> list[int]:
     if part == "rank":
         return [one.pid for one in processes(run, " -m internalize.training.launched") if " -u " in _words(one)]
     # One that is killed again and again before it answers is given up, as it should be.
-    return [one.pid for one in processes(run, "vllm.entrypoints") if "guard.py" not in _words(one) and _answers(one)]
+    return [child.pid for guard in processes(run, "guard.py") if _answers(guard) for child in guard.children()]
 
 
-def _answers(server: psutil.Process) -> bool:
-    port = re.search(r"--port (\d+)", _words(server))
+def _answers(guard: psutil.Process) -> bool:
+    port = re.search(r"--port (\d+)", _words(guard))
     try:
         return bool(port and httpx.get(f"http://127.0.0.1:{port[1]}/health", timeout=5).is_success)
     except httpx.HTTPError:
