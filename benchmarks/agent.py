@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=64)
     parser.add_argument("--learn", type=int, default=160)
     parser.add_argument("--dev", type=int, default=140)
+    parser.add_argument("--divergence", default="forward", choices=("forward", "sft"))
     parser.add_argument("--without-pool", action="store_true")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,7 @@ def main() -> None:
         f'{{tasks="{file}", call="{AGENT}:play", at_once=48, evidence=["visit"], final=["answer"], on_error="wrong"}}'
     )
     sizes = [f"rollout.tasks={args.rollouts}", f"distill.tasks={args.learn}", f"evaluate.tasks={args.dev}"]
-    sizes += [f"iterations={args.iterations}", f"seed={args.seed}"]
+    sizes += [f"iterations={args.iterations}", f"seed={args.seed}", f"distill.divergence={args.divergence}"]
     config = load_config(None, [*SETTINGS, *sizes, f"env.options={options}"])
     if args.without_pool:
         loop.Run = WithoutPool  # type: ignore[misc]
