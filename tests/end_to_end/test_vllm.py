@@ -151,7 +151,9 @@ def test_the_loop_over_the_resolvers_folder(tmp_path: Path, call: Call) -> None:
     assert len([*folder.iterdir()]) == 1
 
 
-def test_the_run_starts_vllm_and_starts_it_again_when_it_is_killed(tmp_path: Path, call: Call) -> None:
+def test_the_run_starts_vllm_and_starts_it_again_when_it_is_killed(
+    tmp_path: Path, call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
     model = save_model(tmp_path / "model", 0)
     text = RECIPE[: RECIPE.index("compute = ")].replace("MODEL", str(model))
     vllm = f'{{ python = "{VLLM}", options = ["--enforce-eager"], variables = {{ VLLM_CPU_KVCACHE_SPACE = "1" }} }}'
@@ -179,7 +181,7 @@ def test_the_run_starts_vllm_and_starts_it_again_when_it_is_killed(tmp_path: Pat
     killer.join()
     assert ended.code == 0, ended.err
     assert len(killed) == 1
-    assert ended.err.count("vLLM was lost (exit code 137) and is started again") == 1
+    assert caplog.text.count("vLLM was lost (exit code 137) and is started again") == 1
     require_exact(run, config_of(tmp_path))
     assert servers() == [], "they end with the run"
     assert (run / "vllm" / "server-0.log").read_text().count("Starting vLLM server on") == 2
