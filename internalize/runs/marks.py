@@ -125,10 +125,15 @@ def _compare(path: Path, *, weights: bool) -> Verified:
 def _allowed(marks: Iterable[StageMark]) -> Mapping[str, tuple[Stage, set[str]]]:
     """By file: the stage that finished it last, and what its digest may be now ("": the file may be missing)."""
     found: dict[str, tuple[Stage, set[str]]] = {}
+    noted: dict[str, tuple[Stage, str]] = {}  # what a stage has begun to write
     for mark in marks:
         for name, digest in mark.files.items():
             held = found[name][1] if mark.begun and name in found else set()
             found[name] = (mark.stage, {*held, digest})
+            noted[name] = (mark.stage, digest)
+        if not mark.begun:  # all that the stage has noted is written, also in the folders of earlier iterations
+            written = [name for name, (stage, _) in noted.items() if stage == mark.stage]
+            found |= {name: (mark.stage, {noted.pop(name)[1]}) for name in written}
     return found
 
 

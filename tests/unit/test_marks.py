@@ -142,6 +142,20 @@ def test_a_file_that_several_stages_write_may_be_the_old_or_the_new_one_after_a_
     assert [fault.split(":")[0] for fault in verify(run).faults] == ["iter-1/evaluations.jsonl"]
 
 
+def test_a_file_of_an_earlier_iteration_that_a_stage_adds_to_may_not_be_the_old_one(run: Path) -> None:
+    """Its mark names other files."""
+    path, third = run / "iter-0/diagnostics.jsonl", SECOND.model_copy(update={"suite": "third"})
+    with RunStore.open(run, None) as opened:
+        opened.iteration(0)
+        opened.replace(EVALUATE, path, lines("x"))
+        opened.mark(EVALUATE, path)
+        opened.replace(third, path, lines("x", "y"))
+        opened.mark(third, run / "iter-1/evaluations.jsonl")
+    assert verify(run).faults == ()
+    write_jsonl(path, lines("x"))
+    assert [fault.split(":")[0] for fault in verify(run).faults] == ["iter-0/diagnostics.jsonl"]
+
+
 def test_what_is_needed_no_more_may_be_gone_or_half_gone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunStore.open(run, None) as opened:
         monkeypatch.setattr(store.shutil, "rmtree", lambda path: None)
