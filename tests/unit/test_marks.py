@@ -145,10 +145,11 @@ def test_a_file_that_several_stages_write_may_be_the_old_or_the_new_one_after_a_
 def test_a_file_of_an_earlier_iteration_that_a_stage_adds_to_may_not_be_the_old_one(run: Path) -> None:
     """Its mark names other files."""
     path, third = run / "iter-0/diagnostics.jsonl", SECOND.model_copy(update={"suite": "third"})
+    starter = EVALUATE.model_copy(update={"iteration": 0})
     with RunStore.open(run, None) as opened:
         opened.iteration(0)
-        opened.replace(EVALUATE, path, lines("x"))
-        opened.mark(EVALUATE, path)
+        opened.replace(starter, path, lines("x"))
+        opened.mark(starter, path)
         opened.replace(third, path, lines("x", "y"))
         opened.mark(third, run / "iter-1/evaluations.jsonl")
     assert verify(run).faults == ()
