@@ -83,24 +83,29 @@ def test_nothing_else_of_the_command_line_prints() -> None:
 
 
 CHILD = """
-import os, signal, sys, time
+import asyncio, os, signal, sys, time
 from internalize.cli import main as cli
 from internalize.runs.progress import going_on_by
 import click
+def sleeps():
+    print("begun", flush=True)
+    time.sleep(60)
+async def in_loop():
+    print("begun", flush=True)  # not before: a loop that is half made says so when it goes
+    await asyncio.sleep(60)
 @cli.cli.command("wait")
 def wait():
     with going_on_by("run it again"):
-        print("begun", flush=True)
         {waits}
 cli.main(["wait"])
 """
 OTHERS = """
         try:
-            time.sleep(60)
+            sleeps()
         except BaseException as error:  # as code of libraries may do
             raise SystemError("it ended with an exception set") from error
 """
-WAITS = {"plain": "time.sleep(60)", "loop": "import asyncio; asyncio.run(asyncio.sleep(60))", "others": OTHERS.strip()}
+WAITS = {"plain": "sleeps()", "loop": "asyncio.run(in_loop())", "others": OTHERS.strip()}
 
 
 @pytest.mark.parametrize("waits", WAITS.values(), ids=WAITS)
