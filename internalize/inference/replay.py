@@ -1,8 +1,8 @@
 """A conversation replayed through a renderer: its contexts must be what the chat template itself writes.
 
 Ways in which templates were seen to differ are in it: thoughts, arguments that are no text, several calls, results that
-follow. So a template that cannot be followed is found when its model is loaded. The last turn, an answer in words, is for
-comparing renderers with each other.
+follow. So a template that cannot be followed is found when its model is loaded. The last turn, an answer in words, is
+for comparing renderers with each other.
 """
 
 from __future__ import annotations
