@@ -31,24 +31,24 @@ def renderer_of(
     for way, make in _NATIVE.items():
         if protocol in ("auto", way):
             try:
-                return _tried(make(tokenizer, template=template, stop_ids=stop_ids))
+                return make(tokenizer, template=template, stop_ids=stop_ids)
             except UserError as error:
                 reasons.append(str(error))
     if protocol in _NATIVE:
         raise UserError(f"model.protocol = {protocol!r}: {reasons[0]}")
     if reasons:
         _LOG.info("calls are written as text: %s", reasons[-1])
-    return _tried(TemplateRenderer(tokenizer, text_format(protocol), template=template, stop_ids=stop_ids))
+    return _followed(tokenizer, text_format(protocol), template=template, stop_ids=stop_ids)
 
 
-def _tried(renderer: TemplateRenderer) -> TemplateRenderer:
-    """The renderer, which has replayed a conversation. Raises UserError if its template cannot be followed."""
-    if not isinstance(renderer, PackagedRenderer):  # it has been compared with the template, and keeps more than that
-        require_own_ids(renderer)
+def _followed(*arguments: Any, **named: Any) -> TemplateRenderer:
+    """A `TemplateRenderer` that has replayed a conversation. Raises UserError if its template cannot be followed."""
+    renderer = TemplateRenderer(*arguments, **named)
+    require_own_ids(renderer)
     return renderer
 
 
-_NATIVE: dict[str, Callable[..., TemplateRenderer]] = {"renderers": PackagedRenderer, "template": TemplateRenderer}
+_NATIVE: dict[str, Callable[..., TemplateRenderer]] = {"renderers": PackagedRenderer, "template": _followed}
 
 
 def stop_ids(model: Any) -> frozenset[int]:
