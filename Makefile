@@ -39,6 +39,7 @@ check: $(ALL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=.:recipes $(BIN)/mypy --explicit-package-bases recipes/*.py
 
 docs: $(ALL)
 	$(BIN)/mkdocs build --strict --site-dir build/site

@@ -28,7 +28,7 @@ def main(before: tuple[Path, ...], after: tuple[Path, ...]) -> None:
         print(
             f"{name}: {mean_runs(group)}  premature {premature:.3f}  turns {turns:.2f}  each {[round(m.mean, 3) for s in group if (m := mean_runs([s]))]}"
         )
-    print(f"difference: {paired_difference_runs(*scores)}")
+    print(f"difference: {paired_difference_runs(scores[0], scores[1])}")
     for family in sorted({r.family for run in runs[0] for r in run}):
         means = [_mean([r for run in group for r in run if r.family == family]) for group in runs]
         print(f"  {family:10} {means[0]:.3f} -> {means[1]:.3f}")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from lab_data import Tree, Trees, repeats, texts
+from scripted import call_ids, past
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -21,7 +22,7 @@ from internalize.config.distill import DistillConfig
 from internalize.environments.lab.env import SYSTEM, Lab
 from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import Message, Step, ToolCall, result_of
+from internalize.records import Message
 from internalize.records.packed import Packed
 from internalize.training.distill import fit
 from internalize.training.scoring import join, pack_branches
@@ -69,31 +70,23 @@ def new_model(size: int, width: int, layers: int, eos: int, seed: int) -> LlamaF
     return LlamaForCausalLM(config).eval()
 
 
-def past(renderer: TemplateRenderer, call: ToolCall, seen: str) -> Step:
-    """A past turn."""
-    ids = renderer.encode_call(call, Lab.tools)
-    return Step(
-        text="",
-        message=Message(role="assistant", tool_calls=(call,)),
-        token_ids=ids,
-        results=(result_of((call,), 0, seen),),
-    )
-
-
 def packed(tree: Tree, renderer: TemplateRenderer) -> Packed:
     """Trunk and branches as token ids; every branch has loss on its action, the trunk none."""
     system = f"{SYSTEM}\n{renderer.instructions(Lab.tools)}"
-    prompt = (Message(role="system", content=system), Message(role="user", content=tree.task.question))
+    prompt: tuple[Message, ...] = (
+        Message(role="system", content=system),
+        Message(role="user", content=tree.task.question),
+    )
     if tree.system_hint:
         prompt = with_system(prompt, tree.system_hint)
-    turns = [past(renderer, call, seen) for call, seen in tree.turns]
+    turns = [past(renderer, call, Lab.tools, seen) for call, seen in tree.turns]
     trunk: tuple[int, ...] = ()
     ready = []
     for number, turn in enumerate(turns):
         trunk = renderer.context(prompt, turns[:number]).ids
         for branch in (b for b in tree.branches if b.turn == number):
             context = renderer.context(prompt, turns[:number], branch.hint)
-            ids = renderer.encode_call(branch.action, Lab.tools)
+            ids = call_ids(renderer, branch.action, Lab.tools)
             ready.append((context.fork, context.ids[context.fork :], ids))
         trunk += turn.token_ids
     return pack_branches(trunk, ready)

@@ -12,7 +12,7 @@ import sys
 
 import torch
 from lab_data import UNSEEN_KINDS, UNSEEN_SIGNS, ordered, sign_at
-from lab_policy import past
+from scripted import call_ids, past
 
 from internalize.environments.lab import world
 from internalize.environments.lab.env import SYSTEM, Lab
@@ -50,11 +50,11 @@ def probe(source: str, pages: int = PAGES) -> dict[str, list[float]]:
             if sign and len(found.setdefault(sign.word, [])) < pages:
                 bit, other = rng.random() < 0.5, rng.choice([s for s in world.SIGNS if s != sign])
                 shown = [[phrase(sign.rule(one)), phrase(other.rule(rng.random() < 0.5))] for one in (bit, not bit)]
-                action = renderer.encode_call(ordered(sign, bit, situation), Lab.tools)
+                action = call_ids(renderer, ordered(sign, bit, situation), Lab.tools)
                 hints = [render_items(rng.sample(texts, 2)) for texts in shown]
                 found[sign.word].append(tuple(probability(task.question, turns, h, action) for h in (*hints, "")))  # type: ignore[arg-type]
             seen = episode.step(good) or ""
-            turns.append(past(renderer, good, seen))
+            turns.append(past(renderer, good, Lab.tools, seen))
             situation = situation._replace(results=(seen,), taken=situation.taken + taken_by(good))
     return {word: [sum(column) / pages for column in zip(*rows, strict=True)] for word, rows in found.items()}
 

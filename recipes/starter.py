@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from scripted import call_ids, past
 from starter_data import Simulator, Tree
 
 from internalize.config.distill import DistillConfig
@@ -20,7 +21,7 @@ from internalize.environments.docs.env import SYSTEM, Docs
 from internalize.inference.loading import load_policy
 from internalize.inference.renderer import TemplateRenderer, with_system
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import Message, Step, ToolCall, ToolSpec, result_of
+from internalize.records import Message, Task
 from internalize.records.packed import Packed
 from internalize.training.adapter import new_adapter
 from internalize.training.distill import fit
@@ -28,17 +29,10 @@ from internalize.training.scoring import pack_branches
 from internalize.training.teachers import TrainItem
 
 
-def past(renderer: TemplateRenderer, call: ToolCall, tools: tuple[ToolSpec, ...], seen: str) -> Step:
-    """A past turn with its one call and what came back."""
-    message = Message(role="assistant", tool_calls=(call,))
-    ids = renderer.encode_call(call, tools)
-    return Step(text="", message=message, token_ids=ids, results=(result_of((call,), 0, seen),))
-
-
 def packed_tree(tree: Tree, renderer: TemplateRenderer) -> Packed:
     """Trunk and branches as token ids; every branch carries loss on its action, the trunk none."""
     system = f"{SYSTEM}\n{renderer.instructions(Docs.tools)}"
-    prompt = (Message(role="system", content=system), Message(role="user", content=tree.question))
+    prompt: tuple[Message, ...] = (Message(role="system", content=system), Message(role="user", content=tree.question))
     if tree.system_hint:
         prompt = with_system(prompt, tree.system_hint)
     turns = [past(renderer, a, Docs.tools, o or "") for a, o in tree.turns]
@@ -49,7 +43,7 @@ def packed_tree(tree: Tree, renderer: TemplateRenderer) -> Packed:
         for at, hint, action, _ in tree.branches:
             if at == number:
                 context = renderer.context(prompt, turns[:number], hint)
-                ids = renderer.encode_call(action, Docs.tools)
+                ids = call_ids(renderer, action, Docs.tools)
                 branches.append((context.fork, context.ids[context.fork :], ids))
         trunk += turn.token_ids
     return pack_branches(trunk, branches)
@@ -58,7 +52,7 @@ def packed_tree(tree: Tree, renderer: TemplateRenderer) -> Packed:
 def trees(count: int, seed: int) -> list[Tree]:
     """`count` trees over the train tasks, each pass in another order."""
     env, rng = Docs(), random.Random(seed)
-    simulator, order = Simulator(env, seed), []
+    simulator, order = Simulator(env, seed), list[Task]()
     while len(order) < count:
         tasks = list(env.tasks("train"))
         rng.shuffle(tasks)

@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Callable, Generator, Iterator
 
+from pydantic import JsonValue
+
 from internalize.records import ToolCall
 
 Talk = Generator[ToolCall, str, None]  # gives actions, is sent observations
@@ -17,7 +19,7 @@ TODAY = "2025-02-25"
 APP = "messaging"
 
 
-def call(name: str, **arguments: object) -> ToolCall:
+def call(name: str, **arguments: JsonValue) -> ToolCall:
     return ToolCall.of(name, **arguments)
 
 
@@ -80,7 +82,7 @@ def _suspension(ticket: str) -> Generator[ToolCall, str, bool]:
     return False
 
 
-def _line(ticket: str) -> Generator[ToolCall, str, tuple[dict[str, object], dict[str, object]]]:
+def _line(ticket: str) -> Generator[ToolCall, str, tuple[dict[str, JsonValue], dict[str, JsonValue]]]:
     """The customer and the line of the ticket's phone number."""
     number = re.findall(r"\d{3}-\d{3}-\d{4}", ticket)[0]
     customer = _object((yield call("get_customer_by_phone", phone_number=number)))
@@ -150,7 +152,7 @@ def play(ticket: str, step: Callable[[ToolCall], str | None]) -> Iterator[tuple[
             action = None
 
 
-def _object(text: str) -> dict[str, object]:
+def _object(text: str) -> dict[str, JsonValue]:
     return dict(json.loads(text))
 
 
@@ -158,5 +160,5 @@ def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
-def _gigabytes(usage: dict[str, object], *names: str) -> float:
+def _gigabytes(usage: dict[str, JsonValue], *names: str) -> float:
     return sum(float(str(usage[name])) for name in names)

@@ -12,7 +12,8 @@ import random
 import time
 from pathlib import Path
 
-from starter import past, save
+from scripted import call_ids, past
+from starter import save
 from warm_up_data import HABITS, WALKS, Branch, Hints, Walk, branches
 
 from internalize.config.distill import DistillConfig
@@ -39,7 +40,7 @@ def packed(walk: Walk, hung: list[Branch], renderer: TemplateRenderer, tools: tu
         trunk = renderer.context(prompt, turns[:number]).ids
         for branch in (b for b in hung if b.turn == number):
             context = renderer.context(prompt, turns[:number], branch.hint)
-            ids = renderer.encode_call(branch.action, tools)
+            ids = call_ids(renderer, branch.action, tools)
             ready.append((context.fork, context.ids[context.fork :], ids))
         trunk += turn.token_ids
     return pack_branches(trunk, ready)

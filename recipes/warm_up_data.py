@@ -55,7 +55,7 @@ def tau2_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
         for task in env.tasks("train"):
             episode = env.episode(task)
             prompt = episode.prompt()
-            turns = tuple(tau2_expert.play(prompt[1].content, episode.step))
+            turns = tuple(tau2_expert.play(prompt[1].text, episode.step))
             if episode.score() == 1.0:
                 yield Walk(prompt, turns)
 
@@ -70,7 +70,7 @@ def coin_walks() -> tuple[tuple[ToolSpec, ...], Iterator[Walk]]:
         for number, task in enumerate(env.tasks("train")):
             episode = env.episode(task)
             prompt = episode.prompt()
-            seen = prompt[1].content.partition("\n")[2]
+            seen = prompt[1].text.partition("\n")[2]
             played = list(coin_expert.play(seen, episode.step, random.Random(number)))
             episode.close()
             yield Walk(prompt, tuple((taken, said) for _, taken, said in played), tuple(good for good, _, _ in played))
