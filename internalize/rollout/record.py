@@ -1,7 +1,9 @@
-"""Stores episodes: each is written as soon as it ends, and those already on disk are not played again."""
+"""Stores episodes: each is written when it ends, and those already on disk are not played again."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from internalize.errors import Incomplete
 from internalize.experience.inject import Injector
 from internalize.interfaces import Agent, Environment
 from internalize.records import Task, Trajectory
-from internalize.runs.store import append_jsonl, read_jsonl, write_jsonl
+from internalize.runs.lines import Lines
+from internalize.runs.store import read_jsonl, write_jsonl
 
 from .episode import Label, episode_id
 from .local import jobs_of, play
@@ -33,12 +36,18 @@ async def record(
     stored = read_jsonl(path, Trajectory) if path.exists() else []
     done = {t.id: t for t in stored if t.failure is None and checkpoint in {"", t.checkpoint}}
     ended = len(done.keys() & set(ids))
-    async for trajectory in episodes(frozenset(done)):
-        append_jsonl(path, [trajectory])
-        done[trajectory.id] = trajectory
-        ended += 1
-        if progress:
-            progress(ended, len(ids))
+    lines, writing = Lines(path), deque[asyncio.Future[None]]()
+    try:
+        async for trajectory in episodes(frozenset(done)):
+            writing.append(lines.put(trajectory))
+            while writing and writing[0].done():
+                writing.popleft().result()  # a write that failed ends the stage
+            done[trajectory.id] = trajectory
+            ended += 1
+            if progress:
+                progress(ended, len(ids))
+    finally:  # also when the stage is stopped: what has ended is kept
+        await asyncio.shield(asyncio.gather(*writing))
     ordered = [done[i] for i in ids]
     failed = [t for t in ordered if t.failure is not None]
     if len(failed) > MOST_FAILED * len(ordered):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from internalize.errors import Busy, UserError
-from internalize.records import Record
-from internalize.runs.files import append_jsonl, recover
+from internalize.runs.files import recover
+from internalize.runs.lines import Lines
 from internalize.runs.locks import lasting_lock
 
 from .records import CALLS, SCORES, EpisodeScore, RecordedCall
@@ -34,41 +34,13 @@ class ServeStore:
         self.folder, self._lock = folder, lock
         for name in (CALLS, SCORES):
             recover(folder / name)
-        self._files = {RecordedCall: _Lines(folder / CALLS), EpisodeScore: _Lines(folder / SCORES)}
+        self._files = {RecordedCall: Lines(folder / CALLS), EpisodeScore: Lines(folder / SCORES)}
 
     async def keep(self, record: RecordedCall | EpisodeScore) -> None:
         """Return when the record is on disk. Raises DataError or OSError if it cannot be written."""
-        await self._files[type(record)].append(record)
+        await asyncio.shield(self._files[type(record)].put(record))
 
     def close(self) -> None:
         """Release the folder to other processes."""
         lock: BaseFileLock = self._lock
         lock.release()
-
-
-class _Lines:
-    """Appends to one file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
-        self._writer: asyncio.Task[None] | None = None
-
-    async def append(self, record: Record) -> None:
-        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, written))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
-        await asyncio.shield(written)  # a caller who is cancelled must not take the line with it
-
-    async def _write(self) -> None:
-        while self._waiting:
-            lines, self._waiting = self._waiting, []
-            try:
-                await asyncio.to_thread(append_jsonl, self._path, [record for record, _ in lines])
-            except Exception as error:  # noqa: BLE001 - each caller is told
-                for _, written in lines:
-                    written.set_exception(error)
-            else:
-                for _, written in lines:
-                    written.set_result(None)
