@@ -86,14 +86,17 @@ class Comparison(Record):
     curves: tuple[Curve, ...]
     versus: tuple[Versus, ...]
     diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
-    unfinished: tuple[str, ...]  # cell, seed and what there is of it
+    unfinished: tuple[tuple[str, int, str], ...]  # cell, seed and what there is of it
     runs: tuple[tuple[str, str], ...] = ()  # cell and seed of each that has begun, and its page in the study's folder
 
     @property
     def missing(self) -> str:
         """Which runs are missing; "" if none is."""
-        named = "; ".join(self.unfinished)
-        return f"Not finished: {len(self.unfinished)} runs: {named}." if named else ""
+        seeds: dict[tuple[str, str], list[int]] = {}
+        for cell, seed, state in self.unfinished:
+            seeds.setdefault((cell, state), []).append(seed)
+        named = "; ".join(f"{cell}, {_seeds(of)} ({state})" for (cell, state), of in seeds.items())
+        return f"Not finished ({len(self.unfinished)}): {named}." if named else ""
 
 
 def compare(out: Path, resamples: int = 2000) -> Comparison:
@@ -104,7 +107,7 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
     for member in manifest.members:
         report, state = _read(out / member.folder)
         if state:
-            unfinished.append(f"{member.cell}, seed {member.seed} ({state})")
+            unfinished.append((member.cell, member.seed, state))
         if report is not None and report.iterations:
             runs.setdefault(member.cell, []).append(report)
     runs = {cell: _finished(reports) for cell, reports in runs.items()}
@@ -122,6 +125,10 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
         unfinished=tuple(unfinished),
         runs=tuple((f"{m.cell}, seed {m.seed}", _page_of(out, m)) for m in members(out)),
     )
+
+
+def _seeds(numbers: Sequence[int]) -> str:
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def _page_of(out: Path, member: Member) -> str:

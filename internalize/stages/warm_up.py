@@ -77,17 +77,16 @@ async def reference_episodes(
 
 
 def warm_up(config: Config, count: int, out: Path, report: Report) -> TrainSummary:
-    """Train the model of a recipe on `count` training tasks and write its adapter, or all weights, to `out`.
+    """Train the policy of a recipe on `count` training tasks and write its adapter, or all weights, to `out`.
 
-    The episodes are written beside it. Raises UserError before the model is loaded for a folder that holds files, for a
-    recipe that names an adapter, and TaskError where no task has a reference solution.
+    It goes on from the adapter that the recipe begins with; `model.adapter = "none"` begins with the model alone. The
+    episodes are written beside `out`. Raises UserError, before the model is loaded, for a folder that holds files, and
+    TaskError where no task has a reference solution.
     """
     out = out.resolve()
     require_folder(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: already holds files; choose another --out")
-    if config.model.adapter not in {"", "none"}:
-        raise UserError(f"model.adapter = {config.model.adapter!r}: a warm-up makes one; take the key out")
     plan = plan_tasks(config, Environments())
     tasks = plan.training[:count]
     if not any(plan.env.solve(task) for task in tasks[:20]):
@@ -98,8 +97,7 @@ def warm_up(config: Config, count: int, out: Path, report: Report) -> TrainSumma
 
     from .refresh import build_examples  # noqa: PLC0415 - the same
 
-    bare = config.model_copy(update={"model": config.model.model_copy(update={"adapter": "none"})})
-    policy = LocalPolicy.of(bare)
+    policy = LocalPolicy.of(config)
     agent = ReferenceAgent(plan.env, policy.renderer, config.rollout)
     episodes = finish(reference_episodes(plan.env, tasks, agent, report))
     if not episodes:
@@ -109,7 +107,7 @@ def warm_up(config: Config, count: int, out: Path, report: Report) -> TrainSumma
     write_jsonl(out.with_suffix(".jsonl"), episodes)
     examples = finish(build_examples([(episode, 1.0) for episode in episodes], policy.renderer, None))
     spec = TrainSpec(
-        config=bare,
+        config=config,
         root=out.parent,
         parent=policy.starter,
         examples=out.with_suffix(".jsonl"),
@@ -118,7 +116,7 @@ def warm_up(config: Config, count: int, out: Path, report: Report) -> TrainSumma
         seed=config.seed,
         pool_version=None,
     )
-    fitting = short_enough(bare, out.with_suffix(".jsonl"), examples)
+    fitting = short_enough(config, out.with_suffix(".jsonl"), examples)
     summary = policy.train(fitting, spec, progress=lambda done, of, _: report("warm-up: train", done, of))
     summary = summary.model_copy(update={"rejected": len(tasks) - len(fitting)})
     write_json(out / names.TRAINING, summary)

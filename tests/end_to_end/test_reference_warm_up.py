@@ -64,5 +64,3 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path, call: Call) -> No
     changes = [word for change in ("env.name=unsolved", *SET[1:]) for word in ("--set", change)]
     unsolved = call("warm-up", "recipe.toml", "--out", "w", *changes)
     assert (unsolved.code, "no reference solutions" in unsolved.err) == (2, True)
-    named = call("warm-up", "recipe.toml", "--out", "w", "--set", "model.adapter=other")
-    assert (named.code, "a warm-up makes one" in named.err) == (2, True)

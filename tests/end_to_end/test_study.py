@@ -225,11 +225,11 @@ def test_a_run_that_fails_is_named_at_the_end_and_the_others_go_on(grid: Path, t
     assert type(error) is UserError
     assert re.search(r"of 6 runs, 2 failed \(first none-\w{4}/seed-0: the loss is nan\)$", str(error))
     comparison = compare(tmp_path / "study")
-    assert comparison.unfinished == ("none, seed 0 (not begun)", "bolder, seed 1 (not begun)")
+    assert comparison.unfinished == (("none", 0, "not begun"), ("bolder", 1, "not begun"))
     assert [(curve.cell, curve.seeds) for curve in comparison.curves] == [("stepwise", 2), ("none", 1), ("bolder", 1)]
     for page in (markdown.render(study_page(comparison)), html.render(study_page(comparison))):
         assert page is not None
-        assert "Not finished: 2 runs: none, seed 0 (not begun); bolder, seed 1 (not begun)." in page
+        assert "Not finished (2): none, seed 0 (not begun); bolder, seed 1 (not begun)." in page
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_the_command_ends_with_one_sentence_and_what_there_is_is_published(
     assert len([line for line in noted if line.endswith("the other runs go on")]) == 6
     assert (text, page) == ("Written: study/study.md", "Written: study/study.html")
     assert re.match(r"internalize: study: of 6 runs, 6 failed \(first stepwise-\w{4}/seed-0: .*/nowhere", last)
-    assert "none, seed 1 (not begun)" in (tmp_path / "study" / "study.html").read_text()
+    assert "none, seeds 0, 1 (not begun)" in (tmp_path / "study" / "study.html").read_text()
 
 
 def test_a_run_that_cannot_be_read_is_named_and_the_others_are_compared(grid: Path, tmp_path: Path) -> None:
@@ -327,9 +327,9 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_compared(grid: Pa
     (broken,) = out.glob("stepwise-*/seed-1")
     (broken / "metrics.jsonl").write_text("{}\n")
     unread, missing = compare(out).unfinished
-    assert missing == "none, seed 0 (not begun)"
-    assert unread.startswith("stepwise, seed 1 (cannot be read: ")
-    assert "metrics.jsonl" in unread
+    assert missing == ("none", 0, "not begun")
+    assert unread[:2] == ("stepwise", 1)
+    assert "metrics.jsonl" in unread[2]
 
 
 def members_of(out: Path) -> list[Member]:
@@ -382,5 +382,5 @@ def test_a_verdict_needs_interval_and_test(mean: float, low: float, high: float,
 
 
 def test_an_unfinished_study_says_so() -> None:
-    comparison = Comparison(question="Q?", reference="a", curves=(), versus=(), unfinished=("a/seed-0",))
-    assert "Not finished: 1 runs" in markdown.render(study_page(comparison))
+    comparison = Comparison(question="Q?", reference="a", curves=(), versus=(), unfinished=(("none", 1, "not begun"),))
+    assert "Not finished (1)" in markdown.render(study_page(comparison))
