@@ -63,8 +63,8 @@ def load_policy(
         folder = _folder(source)
         tokenizer = AutoTokenizer.from_pretrained(folder, **OWN_CODE)
         model = _pretrained(source, folder, dtype=getattr(torch, dtype), **options)
-    if adapter != "none" and (adapter or source == "builtin"):
-        model = _with_adapter(model, adapter)
+    if merged := adapter_folder(source, adapter):
+        model = _with_adapter(model, merged)
     if not options:
         model = model.to(resolve_device(device))
     for part in model.modules():  # quantized ones may take a way that gives no gradients, without a word
@@ -188,14 +188,21 @@ def _folder(source: str) -> str:
     return source
 
 
-def _with_adapter(model: Any, adapter: str) -> Any:
-    """The model with a PEFT folder merged into its weights; "" = the packaged starter."""
-    from peft import PeftModel  # noqa: PLC0415 - slow to import, and only needed here
-
+def adapter_folder(source: str, adapter: str) -> Path | None:
+    """The PEFT folder that `load_policy` merges; None if there is none. Raises UserError if it holds no adapter."""
+    if adapter == "none" or not (adapter or source == "builtin"):
+        return None
     folder = Path(adapter).expanduser() if adapter else Path(str(files("internalize.inference") / "starter"))
     if not (folder / "adapter_config.json").is_file():
         where = f"adapter folder {adapter!r}" if adapter else "the packaged starter adapter"
         raise UserError(f"{where} is missing; set model.adapter to a PEFT folder, or to 'none'")
+    return folder
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """The model with a PEFT folder merged into its weights."""
+    from peft import PeftModel  # noqa: PLC0415 - slow to import, and only needed here
+
     with _loading(f"adapter {str(folder)!r} does not fit the model"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; users cannot act on it
         warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would initialize them at random

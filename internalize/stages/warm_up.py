@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from internalize.config.schema import Config, RolloutConfig
 from internalize.config.specs import TrainSpec
@@ -93,11 +94,15 @@ def warm_up(config: Config, count: int, out: Path, report: Report) -> TrainSumma
         raise TaskError(
             f"{plan.env.name}: the tasks of {config.rollout.split!r} have no reference solutions to learn from"
         )
-    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch
+    from internalize.training.joined import join  # noqa: PLC0415 - imports torch
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - the same
 
     from .refresh import build_examples  # noqa: PLC0415 - the same
 
     policy = LocalPolicy.of(config)
+    if config.distill.lora_r:
+        with TemporaryDirectory() as name, policy.rehearsal(Path(name, "adapter")):
+            join(config, Path(name, "adapter"), policy)  # what cannot be joined is told before anything is trained
     agent = ReferenceAgent(plan.env, policy.renderer, config.rollout)
     episodes = finish(reference_episodes(plan.env, tasks, agent, report))
     if not episodes:
@@ -118,6 +123,8 @@ def warm_up(config: Config, count: int, out: Path, report: Report) -> TrainSumma
     )
     fitting = short_enough(config, out.with_suffix(".jsonl"), examples)
     summary = policy.train(fitting, spec, progress=lambda done, of, _: report("warm-up: train", done, of))
+    if config.distill.lora_r:
+        join(config, out, policy)
     summary = summary.model_copy(update={"rejected": len(tasks) - len(fitting)})
     write_json(out / names.TRAINING, summary)
     return summary

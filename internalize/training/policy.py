@@ -51,6 +51,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+@torch.no_grad()
+def plain_logprobs(model: PreTrainedModel, ids: Sequence[int], start: int) -> list[float]:
+    """Log-probabilities of `ids[start:]` by a plain forward pass."""
+    logits_TV = model(input_ids=torch.tensor([list(ids)], device=model.device)).logits[0]
+    rows_TV = logits_TV[start - 1 : -1].float().log_softmax(-1)
+    taken_T = torch.tensor(list(ids[start:]), device=rows_TV.device)
+    found: list[float] = rows_TV.gather(-1, taken_T[:, None])[:, 0].tolist()
+    return found
+
+
 class LocalPolicy:
     """A model with a LoRA adapter (or all weights) to train; `lora_r` 0 trains all weights.
 
@@ -254,12 +264,7 @@ class LocalPolicy:
 
     def logprobs(self, ids: Sequence[int], start: int) -> list[float]:
         """Log-probabilities of `ids[start:]` by a plain forward pass; `server_policy.OwnModel`."""
-        with torch.no_grad():
-            logits_TV = self.model(input_ids=torch.tensor([list(ids)], device=self.model.device)).logits[0]
-        rows_TV = logits_TV[start - 1 : -1].float().log_softmax(-1)
-        taken_T = torch.tensor(list(ids[start:]), device=rows_TV.device)
-        found: list[float] = rows_TV.gather(-1, taken_T[:, None])[:, 0].tolist()
-        return found
+        return plain_logprobs(self.model, ids, start)
 
     @contextmanager
     def rehearsal(self, folder: Path | None) -> Iterator[str]:

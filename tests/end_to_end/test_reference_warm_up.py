@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("peft", reason="needs the learning half")
+
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
 import internalize as it
 from internalize.environments import registry
 from internalize.runs.store import read_jsonl
@@ -57,6 +63,33 @@ def test_it_learns_to_act_and_the_adapter_is_taken_by_a_recipe(tmp_path: Path, c
     assert after > before
     again = call("warm-up", "recipe.toml", "--out", "warm", *changes)
     assert (again.code, "already holds files" in again.err) == (2, True)
+
+
+def test_it_goes_on_from_the_adapter_of_the_recipe(tmp_path: Path, call: Call) -> None:
+    source = f"model.source={json.dumps(str(save_fluent(tmp_path / 'model')))}"
+    (tmp_path / "recipe.toml").write_text("")
+    losses = []
+    for out, adapter in (("first", "none"), ("second", "first")):
+        changes = [word for change in (*SET, source, f"model.adapter={adapter}") for word in ("--set", change)]
+        ended = call("warm-up", "recipe.toml", "--out", out, "--tasks", "24", "--json", *changes)
+        assert ended.code == 0, ended.err
+        losses.append(json.loads(ended.out))
+    assert losses[1]["first_loss"] < (losses[0]["first_loss"] + losses[0]["last_loss"]) / 2
+    config = load_file(tmp_path / "second" / "adapter_model.safetensors")
+    assert {tensor.shape[0] for name, tensor in config.items() if "lora_A" in name} == {16}, "the ranks of both, 8 each"
+
+
+def test_an_adapter_that_cannot_be_joined_is_refused_before_training(tmp_path: Path, call: Call) -> None:
+    source = save_fluent(tmp_path / "model")
+    (tmp_path / "recipe.toml").write_text("")
+    model = AutoModelForCausalLM.from_pretrained(source)
+    settings = LoraConfig(r=4, use_dora=True, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(model, settings).save_pretrained(tmp_path / "other")
+    changes = (*SET, f"model.source={json.dumps(str(source))}", "model.adapter=other")
+    ended = call("warm-up", "recipe.toml", "--out", "w", *[word for one in changes for word in ("--set", one)])
+    assert ended.code == 2
+    assert "set model.adapter = 'none' to begin with the model alone" in ended.err
+    assert not (tmp_path / "w").exists()
 
 
 def test_what_cannot_be_learnt_from_is_refused(tmp_path: Path, call: Call) -> None:
