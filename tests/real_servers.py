@@ -69,6 +69,10 @@ def serving(command: list[str], port: int, **variables: str) -> Iterator[str]:
         try:
             _wait(process, f"http://127.0.0.1:{port}/health", log)
             yield f"http://127.0.0.1:{port}/v1"
+        except BaseException as error:
+            if process.poll() is not None:
+                error.add_note(f"the server had ended with exit code {process.returncode}: {_last_words(log)}")
+            raise
         finally:
             process.terminate()
             try:
@@ -87,8 +91,12 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: tempfile._Temporar
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
+    raise RuntimeError(f"the server did not start: {_last_words(log)}")
+
+
+def _last_words(log: tempfile._TemporaryFileWrapper[bytes]) -> str:
     log.seek(0)
-    raise RuntimeError(f"the server did not start: {log.read()[-800:].decode(errors='replace')}")
+    return log.read()[-800:].decode(errors="replace")
 
 
 @contextmanager

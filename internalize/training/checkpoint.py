@@ -24,10 +24,11 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from internalize.errors import DataError
 from internalize.runs.files import sync, sync_folder
+
+from .weights import whole
 
 _FULL = re.compile(r"No space left|os error 28\b|inline_container|PytorchStreamWriter")
 _ADAPTER = "adapter_model.safetensors"
@@ -113,12 +114,7 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     else:
         tied = getattr(model, "all_tied_weights_keys", {})
         state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    return {name: _whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor that is spread over processes, put together; all of them must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
 
 
 def _file_of(model: nn.Module) -> str:

@@ -14,18 +14,22 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer import SCHEDULER_NAME
 
 from internalize.config.distill import DistillConfig
 from internalize.config.specs import Round
 from internalize.errors import InternalizeError, UserError
+from internalize.records.packed import Packed
 from internalize.runs.files import sync, sync_folder
 
 from .arguments import arguments_of
@@ -34,7 +38,7 @@ from .losses import Anchor, Head, Objective, chunked_loss
 from .scoring import teacher_hidden
 from .teachers import TrainingSet, TrainItem
 from .together import EvenSampler, Row, even, is_sharded, merged, processes, require_shares, rows_of
-from .weights import Average, head_with, swapped, trained
+from .weights import Average, head_with, swapped, trained, whole
 
 Progress = Callable[[int, int, float], None]  # optimizer step, optimizer steps in all, its loss
 
@@ -122,6 +126,10 @@ class PolicyWithLoss(nn.Module):
         torch.clear_autocast_cache()
         return teacher_AD, head_with(self.policy, state) if state is not None else None
 
+    def teacher_states(self, packed: Packed) -> Tensor:
+        """Hidden states [A, D] under the weights of now."""
+        return teacher_hidden(self.policy, packed, self.data.scorer)
+
     @torch.no_grad()
     def total(self, item: TrainItem) -> float:
         """Summed token losses with the weights of now."""
@@ -202,10 +210,23 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
         """The items of a row one after the other, so that only one graph is alive at a time."""
         step = super().training_step
         losses = [
-            step(model, {"index": index, "item": item, "labels": inputs["labels"]}, num_items_in_batch)
+            step(model, {"index": index, "item": self._taught(item), "labels": inputs["labels"]}, num_items_in_batch)
             for index, item in inputs["row"]
         ]
         return torch.stack(losses).sum()
+
+    def _taught(self, item: TrainItem) -> TrainItem:
+        """The item, with an averaged teacher's states if weights are sharded: these cannot change inside of a pass."""
+        if item.teacher_input is None or self.model.average is None or not is_sharded(self.model):
+            return item
+        whole_model: Any = self.model
+        whole_model.reshard()  # else weights that an earlier pass put together would be used again
+        torch.clear_autocast_cache()
+        with swapped(self.model.policy, self.model.average.state):
+            teacher_AD = self.model.measure("teacher_states", item.teacher_input)
+            whole_model.reshard()
+        torch.clear_autocast_cache()
+        return replace(item, teacher_AD=teacher_AD, teacher_input=None)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if processes() == 1:
@@ -251,21 +272,40 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
             group["lr"] = base * rate(0)
         return schedule
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder, policy = Path(output_dir or self.args.output_dir), self.model.policy
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:  # noqa: FBT001, FBT002
+        """With sharded weights every process takes part, and what is not trained is left out as it is elsewhere."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin  # Trainer would save the weights again, frozen ones too
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir, SCHEDULER_NAME))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:  # noqa: ARG002
+        folder, model = Path(output_dir or self.args.output_dir), self.model
+        own = {name: whole(weight.detach()).contiguous() for name, weight in trained(model.policy).items()}
+        state = model.average.state if model.average else {}
+        average = {name: whole(tensor).contiguous() for name, tensor in state.items()}
+        if not self.args.should_save:
+            return
         folder.mkdir(parents=True, exist_ok=True)
-        gathered = {name.removeprefix("policy."): tensor for name, tensor in (state_dict or {}).items()}
-        own = {name: gathered.get(name, weight).detach() for name, weight in trained(policy).items()}
-        save_file({name: weight.contiguous() for name, weight in own.items()}, folder / _WEIGHTS)
-        if self.model.average is not None:
-            average = {name: tensor.contiguous() for name, tensor in self.model.average.state.items()}
+        save_file(own, folder / _WEIGHTS)
+        if average:
             save_file(average, folder / _AVERAGE)
-        model = self.model
         measured = {"first": list(model.first_losses.items()), "held_out": model.held_out_losses}
         measured["without_gradient"] = model.without_gradient
         (folder / _MEASURED).write_text(json.dumps(measured), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
+        if is_sharded(self.model):  # a second call: they were loaded before they were sharded
+            return
         folder = Path(resume_from_checkpoint)
         state = load_file(folder / _WEIGHTS)
         with torch.no_grad():

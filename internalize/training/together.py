@@ -44,10 +44,10 @@ def require_shares(config: DistillConfig, number: int) -> None:
             "process; distill.trainer.fsdp shards weights, and that has been"
         )
     if "fsdp" in config.trainer:
+        averages = config.asks_teacher and config.teacher.kind == "ema"
         sharded = {
-            "distill.teacher = 'ema'": config.asks_teacher and config.teacher.kind == "ema",
+            "distill.teacher = 'ema' with distill.lora_r = 0": averages and not config.lora_r,
             "distill.generator.refresh": bool(config.refresh),
-            "distill.save_steps": bool(config.save_steps),
         }
         for key in [key for key, is_set in sharded.items() if is_set]:
             raise UserError(f"{key} keeps weights that distill.trainer.fsdp shards, which is not supported")

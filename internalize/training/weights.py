@@ -1,7 +1,8 @@
 """The trained weights by name: copies of them, a moving average of them, a model that holds others for a while.
 
 With LoRA these are the adapter's, so that a teacher with other weights needs no second model; with full fine-tuning
-they are all weights. Sharded weights are not supported.
+they are all weights. Weights that are spread over processes (FSDP2) are tensors of their own kind: their shards change
+in place, since a forward pass puts them together from the memory that they had at first.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .head import ModelHead, head
 from .losses import Head
@@ -33,21 +35,41 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in trained(model).items()}
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that is spread over processes, put together; all of them must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def spread_like(tensor: Tensor, weight: Tensor) -> Tensor:
+    """A tensor where `weight` is, and spread over processes as it is; all of them must ask."""
+    if isinstance(weight, DTensor) and not isinstance(tensor, DTensor):
+        return distribute_tensor(tensor.to(weight.device), weight.device_mesh, weight.placements)
+    return tensor.to(weight.device)
+
+
 @contextmanager
 def swapped(model: nn.Module, state: State | None) -> Iterator[None]:
     """The model holds other weights inside, and its own again afterwards, whatever happens; None changes nothing.
 
-    Not to be used between a forward pass and its backward pass.
+    Not to be used between a forward pass and its backward pass, nor with sharded weights inside of a forward pass.
     """
     own = trained(model) if state is not None else {}
-    kept = {name: weight.data for name, weight in own.items()}
+    kept = {name: weight.data.clone() if isinstance(weight, DTensor) else weight.data for name, weight in own.items()}
     try:
         for name, weight in own.items():
-            weight.data = state[name].to(weight.device) if state is not None else weight.data
+            _put(weight, weight.data if state is None else spread_like(state[name], weight))
         yield
     finally:
         for name, weight in own.items():
-            weight.data = kept[name]
+            _put(weight, kept[name])
+
+
+def _put(weight: nn.Parameter, data: Tensor) -> None:
+    if isinstance(weight, DTensor):
+        with torch.no_grad():
+            weight.copy_(data)
+    else:
+        weight.data = data
 
 
 class Average:
@@ -61,6 +83,7 @@ class Average:
     def update(self, model: nn.Module) -> None:
         """Once an optimizer step."""
         for name, weight in trained(model).items():
+            self.state[name] = spread_like(self.state[name], weight)
             self.state[name].lerp_(weight.detach(), 1.0 - self.decay)
 
     def load(self, state: State) -> None:

@@ -107,15 +107,28 @@ def test_two_processes_train_as_one(source: Path, tmp_path: Path, changes: list[
     assert sorted(path.name for path in case.folder.iterdir()) == ["alone", "examples.jsonl", "together"]
 
 
-@pytest.mark.parametrize("rank", [4, 0], ids=["lora", "full"])
-def test_sharded_weights_train_as_whole_ones(source: Path, tmp_path: Path, rank: int) -> None:
-    changes = [f"distill.lora_r={rank}", 'distill.trainer={fsdp="full_shard auto_wrap"}', "distill.lr=1e-4"]
-    case = Case(source, tmp_path / "run", *changes)
-    plain = Case(source, tmp_path / "plain", f"distill.lora_r={rank}", "distill.lr=1e-4")
+SHARDED = 'distill.trainer={fsdp="full_shard auto_wrap"}'
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["distill.lora_r=4", "distill.lr=1e-4"],
+        ["distill.lora_r=0", "distill.lr=1e-4"],
+        ["distill.lora_r=4", "distill.teacher=ema", "distill.divergence=js", "distill.per=trajectory"],
+        ["distill.lora_r=4", "distill.teacher=live", "distill.divergence=reverse", "distill.kl_anchor=0.1"],
+    ],
+    ids=["lora", "full", "average", "live"],
+)
+def test_sharded_weights_train_as_whole_ones(source: Path, tmp_path: Path, changes: list[str]) -> None:
+    case, plain = Case(source, tmp_path / "run", SHARDED, *changes), Case(source, tmp_path / "plain", *changes)
     (_, summary), (_, sharded) = plain.alone(), case.launched("tests.sharded_on_cpu")
     same(summary, sharded)
     (plain.folder / "alone").rename(case.folder / "alone")
-    assert case.largest_difference("adapter_model.safetensors" if rank else "model.safetensors") < 1e-5
+    assert (
+        case.largest_difference("model.safetensors" if "distill.lora_r=0" in changes else "adapter_model.safetensors")
+        < 1e-5
+    )
 
 
 def test_what_accelerate_would_ignore_is_refused(source: Path, tmp_path: Path) -> None:
@@ -128,10 +141,23 @@ def children(process: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def test_a_killed_training_goes_on(source: Path, tmp_path: Path) -> None:
-    case = Case(source, tmp_path / "run", "distill.save_steps=2", "distill.epochs=3")
-    case.alone()
-    training, steps = LaunchedTraining(case.policy), []
+@pytest.mark.parametrize(
+    ("module", "changes"),
+    [
+        ("internalize.training.launched", []),
+        ("tests.sharded_on_cpu", [SHARDED]),
+        ("tests.sharded_on_cpu", [SHARDED, "distill.lora_r=0", "distill.lr=1e-4"]),
+        ("tests.sharded_on_cpu", [SHARDED, "distill.teacher=ema"]),
+    ],
+    ids=["whole", "sharded", "sharded full", "sharded average"],
+)
+def test_a_killed_training_goes_on(source: Path, tmp_path: Path, module: str, changes: list[str]) -> None:
+    changes = ["distill.save_steps=2", "distill.epochs=3", *changes]
+    case = Case(source, tmp_path / "run", *changes)
+    plain = Case(source, tmp_path / "plain", *[change for change in changes if change != SHARDED])
+    plain.alone()
+    (plain.folder / "alone").rename(case.folder / "alone")
+    training, steps = LaunchedTraining(case.policy, module), []
 
     def kill(step: int, of: int, loss: float) -> None:
         steps.append(step)
@@ -141,10 +167,13 @@ def test_a_killed_training_goes_on(source: Path, tmp_path: Path) -> None:
 
     with pytest.raises(Incomplete, match="the training on several processes was ended"):
         asyncio.run(training.train(case.spec("together"), kill))
-    _, summary = case.launched()
+    _, summary = case.launched(module)
     assert case.told[0][0] in {3, 5, 6}, "it went on from a state"
     assert summary.steps == 15
-    assert case.largest_difference() < 1e-5
+    assert (
+        case.largest_difference("model.safetensors" if "distill.lora_r=0" in changes else "adapter_model.safetensors")
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +182,7 @@ def test_a_killed_training_goes_on(source: Path, tmp_path: Path) -> None:
         ("distill.batch=5", r"distill\.batch = 5 is no multiple of compute\.devices = 2"),
         ("distill.batch_tokens=100", "set distill.batch instead"),
         ('distill.trainer={deepspeed="d"}', r"distill\.trainer\.deepspeed: what its shards .* never been compared"),
-        ('distill.trainer={fsdp="full_shard"},distill.save_steps=3', r"distill\.save_steps keeps weights"),
+        ('distill.trainer={fsdp="full_shard"},distill.generator={kind="student",refresh=3}', r"refresh keeps weights"),
     ],
 )
 def test_what_would_differ_is_refused_before_anything_is_played(change: str, reason: str, source: Path) -> None:
