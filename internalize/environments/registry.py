@@ -6,6 +6,7 @@ point group `internalize.environments`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
@@ -31,11 +32,21 @@ class Builtin(NamedTuple):
     about: str
     extra: str = ""
     needs: tuple[str, ...] = ()
+    last_python: tuple[int, int] = (3, 99)  # later ones are refused by its packages
 
     @property
     def missing(self) -> str:
         """The extra to install, or ''."""
         return "" if all(find_spec(package) for package in self.needs) else self.extra
+
+    @property
+    def remedy(self) -> str:
+        """What helps against `missing`."""
+        if sys.version_info[:2] > self.last_python:
+            return (
+                f"Python {self.last_python[0]}.{self.last_python[1]} or older, later ones are refused by its packages"
+            )
+        return f"an extra: pip install 'internalize[{self.extra}]'"
 
 
 _GAMES = ("textworld_express", "scienceworld", "py4j")
@@ -82,6 +93,7 @@ ADAPTERS = {
         "environments of the library verifiers",
         "verifiers",
         ("verifiers", "openai", "anthropic", "starlette", "uvicorn"),
+        last_python=(3, 13),
     ),
 }
 
@@ -95,7 +107,7 @@ def listing() -> tuple[tuple[str, str], ...]:
     """Each name with one line about it, which says what is missing."""
     lines = {point.name: f"plug-in {point.value}" for point in entry_points(group=GROUP)}
     for name, known in (*BUILTIN.items(), *((f"{source}:NAME", known) for source, known in ADAPTERS.items())):
-        lines[name] = known.about + (f" (missing: pip install 'internalize[{known.missing}]')" if known.missing else "")
+        lines[name] = known.about + (f" (needs {known.remedy})" if known.missing else "")
     return tuple(sorted(lines.items()))
 
 
@@ -145,7 +157,7 @@ def _factory(name: str) -> Any:
 
 def _builtin(name: str, known: Builtin) -> Any:
     if known.missing:
-        raise UserError(f"the environment {name!r} needs an extra: pip install 'internalize[{known.missing}]'")
+        raise UserError(f"the environment {name!r} needs {known.remedy}")
     return getattr(import_module(known.module, __package__), known.attribute)
 
 

@@ -216,4 +216,4 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILTIN, "maths", registry.BUILTIN["maths"]._replace(needs=("no_such_package",)))
     with pytest.raises(UserError, match=r"'maths' needs an extra: pip install 'internalize\[maths\]'"):
         registry.make("maths", {})
-    assert dict(registry.listing())["maths"].endswith("(missing: pip install 'internalize[maths]')")
+    assert dict(registry.listing())["maths"].endswith("(needs an extra: pip install 'internalize[maths]')")

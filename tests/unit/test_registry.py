@@ -134,6 +134,13 @@ def test_an_extra_that_is_missing_is_named_with_the_environment(monkeypatch: pyt
         registry.make("textworld_express", {})
 
 
+def test_packages_that_refuse_this_python_are_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    monkeypatch.setattr("sys.version_info", (3, 14, 1))
+    with pytest.raises(UserError, match=r"'verifiers' needs Python 3\.13 or older"):
+        registry.make("verifiers:x", {})
+
+
 @pytest.mark.parametrize("cell", [["a", "b"], {"a": 1}])
 def test_a_cell_that_is_no_text_is_named_by_file_and_line(tmp_path: Path, cell: object) -> None:
     if registry.BUILTIN["maths"].missing:
