@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from peft import PeftModel
@@ -30,9 +31,11 @@ def join(config: Config, second: Path, policy: LocalPolicy) -> None:
         return
     bare, tokenizer = load_policy(config.model.source, "none", config.compute.device, config.model.dtype)
     try:
-        both = PeftModel.from_pretrained(bare, first, adapter_name="first")
-        both.load_adapter(second, adapter_name="second")
-        both.add_weighted_adapter(["first", "second"], [1.0, 1.0], "default", combination_type="cat")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; users cannot act on it
+            both = PeftModel.from_pretrained(bare, first, adapter_name="first")
+            both.load_adapter(second, adapter_name="second")
+            both.add_weighted_adapter(["first", "second"], [1.0, 1.0], "default", combination_type="cat")
     except (ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
         raise UserError(f"{first}: PEFT cannot join this adapter with another ({error}); {_INSTEAD}") from error
     both.set_adapter("default")
