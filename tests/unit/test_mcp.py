@@ -13,16 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("mcp", reason="needs the extra 'mcp'")
 
 from internalize.environments.mcp import env as mcp
-from internalize.environments.mcp import stdio
+from internalize.environments.mcp import session, stdio
 from internalize.environments.mcp.env import Mcp, McpEpisode
 from internalize.environments.mcp.session import Server
 from internalize.environments.validate import replay, validate
@@ -287,6 +290,22 @@ class _Scripted(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def over_http(tmp_path: Path, status: int, body: dict[str, Any]) -> Iterator[Any]:
+    """An episode whose server answers calls so."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Scripted,), {"called": (status, body)}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = Mcp(tasks=file(tmp_path, LOOK), url=f"http://127.0.0.1:{server.server_port}/mcp", seconds=20.0)
+    episode = env.episode(env.tasks("train")[0])
+    try:
+        yield episode
+    finally:
+        episode.close()
+        env.close()
+        server.shutdown()
+        server.server_close()
+
+
 RPC_ERROR = {"jsonrpc": "2.0", "error": {"code": -32000, "message": "record 7 is locked"}}
 
 
@@ -305,21 +324,36 @@ RPC_ERROR = {"jsonrpc": "2.0", "error": {"code": -32000, "message": "record 7 is
 def test_over_http_only_a_json_rpc_error_is_the_servers_answer(
     tmp_path: Path, status: int, body: dict[str, Any], seen: str | None
 ) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Scripted,), {"called": (status, body)}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    env = Mcp(tasks=file(tmp_path, LOOK), url=f"http://127.0.0.1:{server.server_port}/mcp", seconds=20.0)
-    episode = env.episode(env.tasks("train")[0])
-    try:
+    with over_http(tmp_path, status, body) as episode:
         if seen is None:
             with pytest.raises(InfrastructureError, match=f"mcp: t: .*HTTP {status}"):
                 episode.step(act("t"))
         else:
             assert episode.step(act("t")) == seen
-    finally:
-        episode.close()
-        env.close()
-        server.shutdown()
-        server.server_close()
+
+
+def test_over_http_an_answer_of_very_many_values_is_none(tmp_path: Path) -> None:
+    body = {"jsonrpc": "2.0", "result": {"content": [{"type": "text", "text": "x"}] * 300_000}}
+    with over_http(tmp_path, 200, body) as episode:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(InfrastructureError, match="more than 50,000 objects and lists"):
+            episode.step(act("t"))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_over_http_values_in_a_text_do_not_count(tmp_path: Path) -> None:
+    text = json.dumps([{"a": '"[\\"'}] * 40_000)
+    body = {"jsonrpc": "2.0", "result": {"content": [{"type": "text", "text": text}]}}
+    with over_http(tmp_path, 200, body) as episode:
+        assert episode.step(act("t")).startswith(text[:100])
+
+
+@given(st.text(alphabet='"\\\\{[a', max_size=30), st.integers(1, 5))
+def test_what_is_outside_of_strings_is_found_however_it_is_cut(text: str, size: int) -> None:
+    data = json.dumps({"k": [text, {}]}).encode()
+    outside = session._OutsideStrings()
+    found = b"".join(outside.of(data[at : at + size]) for at in range(0, len(data), size))
+    assert (found.count(b"{"), found.count(b"[")) == (2, 1)
 
 
 # -- what cannot work --------------------------------------------------------------------------------------------------

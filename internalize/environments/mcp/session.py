@@ -27,6 +27,7 @@ from .stdio import LONGEST, started
 
 _PAGES = 100  # of the list of tools: some servers never end it
 _CLOSING = 10.0  # seconds a server may take to end
+_MOST_VALUES = 50_000  # objects and lists of an answer over HTTP: its reader takes some 1.5 KB for each
 _LONGEST_QUOTE = 240  # characters of what a server printed
 _MOST_ERRORS = 1 << 20  # bytes that a server's stderr may take on disk
 
@@ -81,22 +82,41 @@ class Server(Section):
 
 
 def _counted(stream: Any, failed: Callable[[str], None]) -> Any:
-    """The bytes of an answer over HTTP, up to a limit. `failed` is told of one that is longer, and it ends there."""
+    """The bytes of an answer over HTTP, up to limits. `failed` is told of one that exceeds them, and it ends there."""
     import httpx2  # noqa: PLC0415 - what mcp itself uses
 
     class Counted(httpx2.AsyncByteStream):  # type: ignore[misc, unused-ignore]
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            left = LONGEST
+            left, values, outside = LONGEST, _MOST_VALUES, _OutsideStrings()
             async for part in stream:
                 if (left := left - len(part)) < 0:
                     failed(f"its answer has more than {LONGEST:,} bytes")
                     raise httpx2.ReadError("too long")
+                if (values := values - sum(map(outside.of(part).count, (b"{", b"[")))) < 0:
+                    failed(f"its answer has more than {_MOST_VALUES:,} objects and lists")
+                    raise httpx2.ReadError("too many values")
                 yield part
 
         async def aclose(self) -> None:
             await stream.aclose()
 
     return Counted()
+
+
+class _OutsideStrings:
+    """What of JSON in pieces stands outside of its strings."""
+
+    def __init__(self) -> None:
+        self._rest, self._inside = b"", 0
+
+    def of(self, piece: bytes) -> bytes:
+        """That part of the next piece."""
+        text = (self._rest + piece).replace(rb"\\", b"")
+        self._rest = b"\\" if text.endswith(b"\\") else b""  # what it escapes comes with the next piece
+        parts = text.removesuffix(b"\\").replace(rb"\"", b"").split(b'"')
+        outside = parts[self._inside :: 2]
+        self._inside = (self._inside + len(parts) - 1) % 2
+        return b"".join(outside)
 
 
 class Session:
