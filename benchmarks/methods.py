@@ -37,9 +37,10 @@ from internalize.records.packed import Packed
 from internalize.training import teachers
 from internalize.training.adapter import new_adapter
 from internalize.training.head import head
-from internalize.training.hf_trainer import PolicyWithLoss, build_trainer
+from internalize.training.hf_trainer import build_trainer
 from internalize.training.losses import divergence
 from internalize.training.scoring import hidden_states, pack, pack_branches, pack_clean, teacher_hidden
+from internalize.training.student import PolicyWithLoss
 from internalize.training.teachers import References, TrainingSet, TrainItem, build_training_set
 from internalize.training.weights import trained
 

@@ -19,7 +19,8 @@ from internalize.config.specs import Round
 from internalize.records import DistillExample, TrainSummary, content_hash
 
 from .checkpoint import saving
-from .hf_trainer import DistillTrainer, PolicyWithLoss, Progress, build_trainer
+from .hf_trainer import DistillTrainer, Progress, build_trainer
+from .student import PolicyWithLoss
 from .teachers import References, TrainingSet, TrainItem, build_training_set, head_snapshot
 from .weights import trained
 
@@ -100,7 +101,7 @@ def _train(
     with saving(output_dir):
         _run(trainer, state)
         model.eval()
-        if part and part.carried_out and trainer.is_world_process_zero():
+        if part and part.carried_out:
             trainer.save_for_next_round(part.carried_out)
     return _summary(student, trainer).model_copy(update={"seconds": time.monotonic() - started})
 

@@ -57,7 +57,8 @@ class LaunchedTraining:
                 kind, message = json.loads((folder / _ERROR).read_text(encoding="utf-8"))
                 raise (UserError if kind == UserError.__name__ else InternalizeError)(message)
             lines = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        reason = next((line.strip() for line in reversed(lines) if "Error: " in line), "no reason given")
+        told = (line.strip() for line in reversed(lines) if "Error: " in line)
+        reason = next((line for line in told if "ChildFailedError" not in line), "no reason given")  # the launcher's
         raise Incomplete(f"the training on several processes was ended (exit code {code}): {reason[:300]}")
 
     async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:

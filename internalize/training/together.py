@@ -14,12 +14,19 @@ from typing import Any
 import torch.distributed as dist
 from accelerate.data_loader import SeedableRandomSampler
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.utils.data import Sampler
 
 from internalize.config.distill import DistillConfig
 from internalize.errors import UserError
 
 from .teachers import TrainItem
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 Row = tuple[tuple[int | None, TrainItem], ...]  # items that run one by one, with their numbers; None: not measured
 
@@ -45,12 +52,11 @@ def require_shares(config: DistillConfig, number: int) -> None:
         )
     if "fsdp" in config.trainer:
         averages = config.asks_teacher and config.teacher.kind == "ema"
-        sharded = {
-            "distill.teacher = 'ema' with distill.lora_r = 0": averages and not config.lora_r,
-            "distill.generator.refresh": bool(config.refresh),
-        }
-        for key in [key for key, is_set in sharded.items() if is_set]:
-            raise UserError(f"{key} keeps weights that distill.trainer.fsdp shards, which is not supported")
+        if averages and not config.lora_r:
+            raise UserError(
+                "distill.teacher = 'ema' with distill.lora_r = 0 averages the output layer, which distill.trainer.fsdp "
+                "shards; that is not supported"
+            )
 
 
 def rows_of(items: Sequence[TrainItem], batch_tokens: int) -> list[Row]:
@@ -102,6 +108,24 @@ def merged(own: dict[int, float]) -> dict[int, float]:
         dist.all_gather_object(parts, own)
     found = {number: value for part in parts for number, value in part.items()}
     return dict(sorted(found.items())) if len(parts) > 1 else own
+
+
+def optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Any]:
+    """The optimizer's state, put together from all processes that train together; the first of them gets it."""
+    if is_sharded(model):
+        return get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    found: dict[str, Any] = getattr(optimizer, "optimizer", optimizer).state_dict()  # accelerate wraps it
+    return found
+
+
+def load_optimizer(model: nn.Module, optimizer: Any, state: dict[str, Any]) -> None:
+    """Go on from an `optimizer_state` of the same model, trained by as many processes or by others."""
+    if is_sharded(model):
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # a schedule adds it, and the same keys are asked for
+        set_optimizer_state_dict(model, optimizer, state, options=_WHOLE)
+    else:
+        getattr(optimizer, "optimizer", optimizer).load_state_dict(state)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,9 @@ pytest.importorskip("peft", reason="needs the learning half")
 from safetensors.torch import load_file
 
 from internalize.config.schema import Config, load_config
-from internalize.config.specs import TrainSpec
+from internalize.config.specs import Round, TrainSpec
 from internalize.errors import Incomplete, UserError
+from internalize.interfaces import TrainBackend
 from internalize.records import Checkpoint, DistillExample, TrainSummary
 from internalize.runs.store import write_jsonl
 from internalize.stages.backends import local
@@ -51,11 +53,20 @@ class Case:
         folder.mkdir()
         write_jsonl(folder / "examples.jsonl", self.examples)
 
-    def spec(self, out: str) -> TrainSpec:
+    def spec(self, out: str, **more: Any) -> TrainSpec:
+        given = {"parent": self.policy.starter, "out": out, **more}
         return TrainSpec(
-            config=self.config, root=self.folder, parent=self.policy.starter, examples=self.folder / "examples.jsonl",
-            out=out, iteration=1, seed=5,
-        )  # fmt: skip
+            config=self.config, root=self.folder, examples=self.folder / "examples.jsonl", iteration=1, seed=5, **given
+        )
+
+    def in_two_rounds(self, train: TrainBackend, name: str) -> None:
+        """Twice the same examples, as rounds of one training; the second ends in the folder `name`."""
+        found, carried = self.policy.starter, None
+        for number, out in enumerate((f"{name}-1", name)):
+            after = self.folder / f"{out}.optimizer"
+            part = Round(number=number, first_step=number * 10, of_steps=20, carried_in=carried, carried_out=after)
+            found, _ = asyncio.run(train.train(self.spec(out, parent=found, part=part)))
+            carried = after
 
     def alone(self) -> tuple[Checkpoint, TrainSummary]:
         return asyncio.run(LocalTraining(self.policy).train(self.spec("alone")))
@@ -131,6 +142,27 @@ def test_sharded_weights_train_as_whole_ones(source: Path, tmp_path: Path, chang
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "changes"),
+    [
+        ("internalize.training.launched", ["distill.teacher=ema"]),
+        ("tests.sharded_on_cpu", [SHARDED]),
+        ("tests.sharded_on_cpu", [SHARDED, "distill.lora_r=0", "distill.lr=1e-4"]),
+        ("tests.sharded_on_cpu", [SHARDED, "distill.teacher=ema"]),
+    ],
+    ids=["whole", "sharded", "sharded full", "sharded average"],
+)
+def test_the_rounds_of_a_training_carry_on(source: Path, tmp_path: Path, module: str, changes: list[str]) -> None:
+    changes = ['distill.generator={kind="student",refresh=2}', *changes]
+    case = Case(source, tmp_path / "run", *changes)
+    plain = Case(source, tmp_path / "plain", *[change for change in changes if change != SHARDED])
+    plain.in_two_rounds(LocalTraining(plain.policy), "alone")
+    case.in_two_rounds(LaunchedTraining(case.policy, module), "together")
+    (plain.folder / "alone").rename(case.folder / "alone")
+    file = "model.safetensors" if "distill.lora_r=0" in changes else "adapter_model.safetensors"
+    assert case.largest_difference(file) < 1e-5
+
+
 def test_what_accelerate_would_ignore_is_refused(source: Path, tmp_path: Path) -> None:
     case = Case(source, tmp_path / "run", 'distill.trainer={fsdp="full_shard auto_wrap"}')
     with pytest.raises(UserError, match=r"distill\.trainer\.fsdp would be ignored here"):
@@ -182,11 +214,11 @@ def test_a_killed_training_goes_on(source: Path, tmp_path: Path, module: str, ch
         ("distill.batch=5", r"distill\.batch = 5 is no multiple of compute\.devices = 2"),
         ("distill.batch_tokens=100", "set distill.batch instead"),
         ('distill.trainer={deepspeed="d"}', r"distill\.trainer\.deepspeed: what its shards .* never been compared"),
-        ('distill.trainer={fsdp="full_shard"},distill.generator={kind="student",refresh=3}', r"refresh keeps weights"),
+        ('distill.trainer={fsdp="full_shard"},distill.teacher=ema,distill.lora_r=0', "averages the output layer"),
     ],
 )
 def test_what_would_differ_is_refused_before_anything_is_played(change: str, reason: str, source: Path) -> None:
-    changes = change.split(",", 1) if "fsdp" in change else [change]
+    changes = change.split(",")
     config: Config = load_config(None, [*BASE, f"model.source={source}", "env.name=docs", *changes])
     with pytest.raises(UserError, match=reason):
         require_shares(config.distill, 2)

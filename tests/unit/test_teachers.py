@@ -16,8 +16,8 @@ from internalize.training.adapter import new_adapter
 from internalize.training.checkpoint import checkpoint_id, trained_state
 from internalize.training.distill import distill
 from internalize.training.head import backbone, head
-from internalize.training.hf_trainer import PolicyWithLoss
 from internalize.training.scoring import pack, pack_clean, teacher_hidden
+from internalize.training.student import PolicyWithLoss
 from internalize.training.teachers import References, build_training_set, held_out, require_same_tokens
 from internalize.training.weights import Average, head_with, snapshot, swapped, trained
 from tests.tiny import tiny_model, tiny_tokenizer
