@@ -78,7 +78,7 @@ def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> li
 
 
 def read_examples(earlier: Sequence[Path]) -> list[DistillExample]:
-    """The examples in these files; a file that does not exist holds none."""
+    """The examples in these files; a missing file counts as empty."""
     return [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)]
 
 
