@@ -20,7 +20,7 @@ from internalize.rollout.ray import start
 from .study import Play
 
 _LOG = logging.getLogger(__name__)
-_KINDS = (Busy, Incomplete, UserError, InfrastructureError, InternalizeError)  # no subclasses: may not pickle
+_KINDS = (Busy, Incomplete, UserError, InfrastructureError, InternalizeError)  # subclasses of these may not pickle
 Problem = tuple[type[InternalizeError], str]
 
 
