@@ -193,7 +193,7 @@ class LocalPolicy:
         )
 
     def chat(self, name: str = "self") -> ChatModel:
-        """ "self" = a chat model with these weights, on the server that acts or here; any other name is an endpoint."""
+        """A chat model with these weights ("self"), on the server that acts or here, or an endpoint of the recipe."""
         if name != "self":
             return self.endpoints.chat(name)
         return (self._server and self._server.chat(self.checkpoint.id)) or PolicyChat(self.engine, self.renderer)
