@@ -22,8 +22,8 @@ from .regime import (
     listed,
 )
 
-# Arguments of transformers' TrainingArguments that may stand in [distill.trainer]: those that change how fast or on
-# what it trains, or how the optimizer moves, and nothing that this package decides itself.
+# The TrainingArguments of transformers that [distill.trainer] may set: speed, devices and optimizer, but nothing that
+# this package decides itself.
 TRAINER_KEYS = frozenset(
     {
         "accelerator_config", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "ddp_find_unused_parameters",
@@ -81,7 +81,7 @@ class DistillConfig(Section):
 
     @property
     def refresh(self) -> int:
-        """Optimizer steps between fresh training episodes; 0 = they are played once."""
+        """Optimizer steps between fresh training episodes; 0 = they are rolled out once."""
         return self.generator.refresh if self.generator.kind == "student" else 0
 
     @property
@@ -117,7 +117,7 @@ class DistillConfig(Section):
 
 
 def contradictions(d: DistillConfig) -> Iterator[str]:
-    """A sentence for each pair of switches that exclude each other though their kinds allow both."""
+    """A sentence for each pair of switches that exclude each other although their kinds allow both."""
     sft, rounds = not d.asks_teacher, f"distill.generator.refresh = {d.refresh}"
     if sft and d.teacher.kind != "frozen":
         yield f"distill.teacher = {d.teacher.kind!r} has no effect under distill.divergence = 'sft', which asks none"

@@ -1,4 +1,4 @@
-"""One server of a recipe: where it is, how it is asked, what a request to it may cost."""
+"""One server of a recipe: its address, how requests are made, and what they may cost."""
 
 from __future__ import annotations
 

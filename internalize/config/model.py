@@ -1,4 +1,4 @@
-"""The section [model]: the policy at the start of a run, and how it is held and told of its tools."""
+"""The section [model]: the policy at the start of a run, its types of weights, and its format of tool calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ModelConfig(Section):
     endpoint: str = Field("", description="Endpoint that acts, whatever it samples with; '' = the model of `source`.")
 
     def conflict(self, lora_r: int, train: str) -> str:
-        """Why these weights cannot be held as `quantize` says; "" if they can."""
+        """Why the weights cannot be quantized as `quantize` says; "" if they can."""
         setting = f"model.quantize = {self.quantize!r}"
         if self.quantize == "none":
             return ""

@@ -1,4 +1,4 @@
-"""The endpoint for agents of somebody else's. Nothing here changes a result, so it is not in a recipe's digest."""
+"""The endpoint for users' own agents. It cannot change a result, so the recipe's digest leaves it out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .regime import Section
 
 
 class ServeConfig(Section):
-    """`internalize serve`: where it listens, whom it lets in, and how much it takes on."""
+    """`internalize serve`: its address, who may call, and how many calls at once."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs token_env.")
     port: int = Field(8400, ge=0, le=65535, description="Port; 0 = a free one.")

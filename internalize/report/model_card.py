@@ -1,7 +1,6 @@
-"""The model card (README.md) of exported weights: how to load them, lineage, data, settings, what was measured.
+"""The model card (README.md) of exported weights: how to load them, lineage, data, settings, results.
 
-Every number is of the run that made the weights; without a run the card says nothing of data, and that nothing was
-measured.
+Every number comes from the run that made the weights; without a run the card says that nothing was measured.
 """
 
 from __future__ import annotations
