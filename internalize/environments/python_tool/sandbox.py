@@ -1,4 +1,4 @@
-"""Sandboxes for the programs of the tool `python`: commands that start child.py with fewer rights than the user has.
+"""Sandboxes for the programs of the tool `python`: commands that start child.py with fewer rights than the user.
 
 None of them protects against errors of the kernel itself.
 """
@@ -28,15 +28,15 @@ _READABLE = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/p
 
 
 class Limits(NamedTuple):
-    """What one program may use."""
+    """The resources that one program may use."""
 
-    seconds: float = 5.0  # by the clock, and one more of processor time
+    seconds: float = 5.0  # wall-clock seconds; processor time may be one second more
     memory: int = 512 << 20  # bytes
     files: int = 64 << 20  # bytes of all its files
 
 
 class Sandbox(Protocol):
-    """One way to start programs."""
+    """One way to start programs with limited rights."""
 
     name: str
 

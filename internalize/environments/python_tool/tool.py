@@ -90,7 +90,7 @@ class PythonTool:
         return f"programs run in the sandbox {self.sandbox.name!r}"
 
     def problem(self) -> str | None:
-        """Why this sandbox does not work on this machine, found by trying; None if it works."""
+        """Why this sandbox fails a trial on this machine; None if it works."""
         try:
             with tempfile.NamedTemporaryFile() as outside:
                 shown = self._run(_PROBE.format(outside=outside.name))
