@@ -19,7 +19,7 @@ class VllmConfig(Section):
     """The vLLM servers that a run starts for itself with compute.engine = 'vllm', in their own environment."""
 
     python: str = Field("", description="Python of the environment that holds vLLM; '' = the one of this package.")
-    servers: int = Field(1, ge=1, le=64, description="Servers with the same weights; a conversation stays on its own.")
+    servers: int = Field(1, ge=1, le=64, description="Servers with the same weights; a conversation stays on one.")
     devices: int = Field(1, ge=1, le=64, description="GPUs of a server; on CPUs there are none.")
     options: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`.")
     variables: dict[str, str] = Field(default_factory=dict, description="Further environment variables of the servers.")

@@ -74,7 +74,7 @@ class ExtractConfig(Section):
     window: int = Field(3, ge=1, le=1000, description="Iterations whose episodes are evidence, this one included.")
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
     min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
-    max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift for it to come and stay.")
+    max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift to add or keep the rule.")
     within: bool = Field(
         default=False, description="Whether a rule must also hold among episodes that saw the same, page by page."
     )
@@ -194,7 +194,7 @@ class TrackConfig(Section):
 class Config(Section):
     """A whole recipe."""
 
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random draws.")
     iterations: int = Field(3, ge=1, le=1000, description="K.")
     model: ModelConfig = ModelConfig()
     env: EnvConfig = EnvConfig()
