@@ -99,10 +99,10 @@ class Episode(Protocol):
 
 
 class Situation(NamedTuple):
-    """What an agent knows at one decision: the question, the results of its last turn, and what it did before.
+    """What an agent knows at one decision: the question, the results of its last turn, and its earlier calls.
 
-    There are no results at the start. `taken` holds tool and argument of the calls so far, in order: one pair for each
-    argument of a call, its first argument last.
+    There are no results at the start. `taken` holds the tool and the argument of each call so far, in order. A call of
+    several arguments has one pair for each argument, with its first argument last.
     """
 
     question: str

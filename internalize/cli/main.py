@@ -97,9 +97,8 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
 def report(run_dir: Path, *, watch: bool, as_json: bool) -> None:
     """Print the report of a run and write its pages.
 
-    They are report.md, report.html and figure.png in the run directory. The run may still be working: a browser that
-    shows report.html reads it again by itself. With --json nothing is written, and what is printed is the list of the
-    lines of metrics.jsonl.
+    They are report.md, report.html and figure.png in the run directory. The run may still be working: a browser reloads
+    report.html by itself. With --json nothing is written; the output is the list of the lines of metrics.jsonl.
     """
     if not as_json:
         if watch:

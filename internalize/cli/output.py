@@ -35,7 +35,7 @@ class _OneLine(logging.Formatter):
 
 
 def log_to_terminal(level: int = logging.WARNING) -> None:
-    """Print what is logged as one line each, without tracebacks and escape sequences.
+    """Print each log message as one line, without tracebacks and escape sequences.
 
     Below WARNING only this package speaks: libraries log every request.
     """

@@ -87,7 +87,7 @@ def accept(proposals: Path, out: Path, dropped: tuple[int, ...]) -> None:
 def _written(
     folder: Path, out: Path, per_page: int, endpoint: str, recipe: Path | None, overrides: tuple[str, ...]
 ) -> tuple[list[Proposal], Counter[str]]:
-    """By the model behind an endpoint; its replies are kept beside `out`, so that the same command goes on."""
+    """Questions by the model behind an endpoint; replies are kept beside `out`, so that the command can resume."""
     from internalize.environments.docs.question_writer import by_model
     from internalize.experience.redact import Redactor
     from internalize.inference.cached import CachedChat

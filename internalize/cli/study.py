@@ -60,7 +60,7 @@ def study_command(  # noqa: PLR0913, PLR0917 - one option each
     try:
         if not report_only:
             _run(grid, out, overrides, StudyPart(cells, seeds), records, workers, gpus)
-    finally:  # also compare what is there when the study was interrupted or runs of it failed
+    finally:  # compare finished runs also after an interruption or failed runs
         if (out / STUDY).exists():
             publish_study(out)
 

@@ -43,7 +43,7 @@ class DistillConfig(Section):
     filter: Filter = Field("success", description="Which trajectories are trained on, and with which weight.")
     teacher: Teacher = Field(FrozenTeacher(), description="Whose weights teach: 'frozen', 'live', 'ema' or 'model'.")
     thoughts: Thoughts = Field(
-        "train", description="Thoughts of turns: 'train' on them, 'mask' them (context alone), 'drop' them."
+        "train", description="Thoughts of turns: 'train' on them, 'mask' them (context only), 'drop' them."
     )
     per: Literal["token", "trajectory"] = Field("token", description="What counts the same in an optimizer step.")
     tasks: int = Field(48, ge=1, le=100_000, description="Tasks rolled out for training in one iteration.")
@@ -55,7 +55,7 @@ class DistillConfig(Section):
     kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
     in_context: Literal["off", "keep", "learn"] = Field(
         "off",
-        description="What else is trained on with the experience left in the prompt, lest using it be unlearned: "
+        description="Second training target with the experience left in the prompt, so that its use is not unlearned: "
         "'keep' what the teacher did there, 'learn' the accepted actions.",
     )
     epochs: int = Field(2, ge=0, le=100, description="Passes over the accepted trajectories; 0 = nothing is learnt.")

@@ -114,7 +114,7 @@ class EvaluateConfig(Section):
     split: str = Field("dev", description="Suite measured at every iteration.")
     tasks: Count = Field(48, description="Tasks of that suite.")
     final_splits: tuple[str, ...] = Field(
-        ("test",), description="Suites of the starter and the final policy alone; none of their tasks is in `split`."
+        ("test",), description="Suites only for the starter and the final policy; they share no task with `split`."
     )
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
     further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(

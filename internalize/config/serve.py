@@ -16,8 +16,10 @@ class ServeConfig(Section):
     endpoint: str = Field("", description="Endpoint that answers; '' = the policy.")
     concurrency: int = Field(64, ge=1, le=4096, description="Most calls answered at once.")
     queue: int = Field(
-        512, ge=0, le=100_000, description="Most calls that wait for that; others are told to come back."
+        512, ge=0, le=100_000, description="Most calls that wait for that; further ones get HTTP status 429."
     )
     max_bytes: int = Field(16_000_000, ge=1000, le=1_000_000_000, description="Longest request, bytes.")
-    remember: int = Field(20_000, ge=1, le=10_000_000, description="Finished calls kept in memory to go on from.")
+    remember: int = Field(
+        20_000, ge=1, le=10_000_000, description="Finished calls in memory, for later ones to continue."
+    )
     verifier: str = Field("", description="'module:function' or 'file.py:function' that scores episodes; '' = none.")

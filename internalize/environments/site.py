@@ -30,7 +30,7 @@ _SURE = 0.5  # with less confidence in a guessed encoding, UTF-8 with a few erro
 class Site:
     """A page for each file below `folder`, by its relative path. Raises TaskError if there is none.
 
-    Hidden files and folders are no pages. A warning tells of files that cannot be read, in whole or in part.
+    Hidden files and folders are no pages. A warning names files that cannot be read, in whole or in part.
     Links lead to such paths, or out of the folder. `inline` gives what stands in the text before a link to a page.
     """
 
@@ -136,8 +136,8 @@ def plain(text: str) -> str:
 
 
 def decoded(data: bytes, label: str = "") -> str:
-    """The text of a page, by its byte order mark, else the label of a server (one of the WHATWG's), else UTF-8 if it is
-    that, else what the page itself declares, else what its bytes look like.
+    """The text of a page, by its byte order mark, else the server's label (one of the WHATWG's), else UTF-8 if it is
+    valid UTF-8, else the encoding that the page declares, else a guess from its bytes.
     """
     import webencodings  # noqa: PLC0415
 

@@ -177,7 +177,7 @@ def _agent_step(step: Step) -> Raw:
     results = [_result(message) for message in step.results if message.role == "tool"]
     if results:
         found["observation"] = {"results": results}
-    if step.left_out:  # what its readers must not train on either
+    if step.left_out:  # other readers must not train on it either
         found |= {"is_copied_context": True, "extra": {_LEFT_OUT: step.left_out}}
     return found
 

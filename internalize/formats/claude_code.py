@@ -91,7 +91,7 @@ class _Conversations:
         return found
 
     def _for(self, record: Raw, parent: _Conversation | None) -> _Conversation:
-        """The conversation that a record goes on with, or a new one."""
+        """The conversation that a record continues, or a new one."""
         if record.get("isCompactSummary"):
             self._main = self._new(Thread())
             return self._main

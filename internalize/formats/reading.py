@@ -239,6 +239,6 @@ def _is_json(line: bytes) -> bool:
 
 
 def _is_start(line: bytes) -> bool:
-    """Whether a line is the beginning of an object that goes on in further lines."""
+    """Whether a line begins an object that spans further lines."""
     opening = line.lstrip()[:1] == b"{" and line.rstrip()[-1:] in {b"{", b"[", b","}
     return opening and not _is_json(line)

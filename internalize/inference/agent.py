@@ -181,7 +181,7 @@ def called_messages(request: ActionRequest) -> list[Message]:
 
 
 def _hinted(messages: list[Message], hint: str) -> list[Message]:
-    """The messages as text alone, with the hint on a new line at the end of the last one."""
+    """The messages as plain text, with the hint on a new line at the end of the last one."""
     texts = [message.text for message in messages]
     if hint:
         texts[-1] += f"\n{hint}"

@@ -53,7 +53,7 @@ class CachedChat:
                 self._read()
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """The cached reply, that of an equal request under way, or a new one. Raises what the chat model raises."""
+        """The cached reply, the reply to an equal request under way, or a new one. Raises as the chat model does."""
         key = self._key(request)
         if not self._usable(key):
             self._read_if_idle()

@@ -185,10 +185,10 @@ class EndpointClient:
 
     @asynccontextmanager
     async def relayed(self, path: str, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Any]:
-        """The server's own answer, as it arrives and whatever its status: for a caller who retries by itself.
+        """The server's own answer, as it arrives and with any status, for a caller that retries by itself.
 
-        Raises InfrastructureError for a server that cannot be reached or does not answer, Incomplete when the budget is
-        spent. Call `count` with what was answered.
+        Raises InfrastructureError if the server cannot be reached or does not answer, Incomplete if the budget is
+        spent. Call `count` with the answer.
         """
         connection, key = await self._connected(), self._key()
         library = import_module(type(connection.http).__mro__[1].__module__.partition(".")[0])

@@ -25,7 +25,7 @@ def renderer_of(
     date: str = DATE,
     stop_ids: Collection[int] = (),
 ) -> Renderer:
-    """The renderer of a tokenizer. `protocol`: 'auto', or a way alone, which then has to work. Raises UserError."""
+    """The renderer of a tokenizer. `protocol`: 'auto', or one way, which then must work. Raises UserError."""
     template = ChatTemplate.of(tokenizer, arguments, date)
     reasons = []
     for way, make in _NATIVE.items():

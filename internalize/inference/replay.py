@@ -58,7 +58,7 @@ def require_own_ids(renderer: TemplateRenderer) -> None:
     prompt = with_system(PROMPT, renderer.instructions(TOOLS))
     for thought in ("", "Let me see."):
         if renderer.opens_thought and not thought:
-            continue  # a turn without a thought does not go on from this prompt
+            continue  # this turn has no thought, but the prompt opens one
         steps = encoded(renderer, conversation([thought] * 3, parallel=renderer.parallel))
         for count in (1, 2):  # an answer is last; some templates end a turn differently if more follows
             ids = renderer.context(prompt, steps[:count], "", TOOLS).ids

@@ -213,7 +213,7 @@ def _configs(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def in_one_sentence(model: nn.Module, what: str) -> Iterator[None]:
-    """Turn whatever a model's code raises into a UserError of one sentence that names the class and `what` failed."""
+    """Turn any error of a model's code into a UserError of one sentence that names the class and `what` failed."""
     name = _class(model)
     try:
         yield

@@ -3,7 +3,7 @@
     Task -> Trajectory(Step(Injection)) -> Experience -> PoolEdit -> DistillExample -> Checkpoint -> EvalResult
 
 The context of a step is derived (`Trajectory.context`): storing it would make files quadratic in the turns. Ids are
-content hashes, a score of None means unscored (never 0), and an injection belongs to its step alone.
+content hashes, a score of None means unscored (never 0), and an injection belongs only to its step.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Step(ActionTurn):
     calls (or none).
     """
 
-    injection: Injection | None = None  # experience shown at this step alone, never part of the history
+    injection: Injection | None = None  # experience shown only at this step, never part of the history
     results: tuple[Message, ...] = ()
     seconds: Finite = 0.0
     left_out: str = ""  # why the turn is context that no training learns ("" = it may be learnt)

@@ -39,7 +39,7 @@ class Entry:
     score: float | None
     plain: bool  # no experience was shown
     iteration: int  # updates of the acting policy
-    suite: str  # it was measured in, or the split it was learnt from
+    suite: str  # the suite, or for learning the split
 
     def read(self) -> Trajectory:
         """The episode itself."""

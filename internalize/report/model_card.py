@@ -36,7 +36,7 @@ def card(
     *,
     alone: TrainSummary | None = None,
 ) -> str:
-    """The Markdown text, with the front matter that model hubs read. `alone`: of a training outside a run."""
+    """The Markdown text, with the front matter that model hubs read. `alone`: the training, if it had no run."""
     sections = (
         Section("Lineage", *_lineage(lineage)),
         Section("Data", *(_data(config, report) if report else [_file(alone)])),

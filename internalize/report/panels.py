@@ -59,7 +59,7 @@ def panels(report: RunReport) -> list[Panel]:
 
 
 def table(report: RunReport) -> Table:
-    """Every diagnostic, in which mode it was measured, and its value at each iteration."""
+    """Every diagnostic, its mode of evaluation, and its value at each iteration."""
     names = {i.number: "starter" if i.number == 0 else str(i.number) for i in report.iterations}
     rows = [
         {

@@ -1,7 +1,7 @@
 """Estimates what a recipe will take: episodes, requests, tokens, cost, memory, disk. No weight is loaded.
 
 The estimate assumes that no stage is skipped; tokens are at most those that the limits of the recipe allow,
-or those of an earlier run's episodes. Activations of a training pass come on top of the memory here.
+or those of an earlier run's episodes. The estimated memory does not include the activations of a training pass.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _spec(
 
 
 async def _episodes(bench: Workbench, spec: RolloutSpec, tasks: Sequence[Task]) -> list[Trajectory]:
-    """All episodes, in the order of their tasks and attempts whatever the order in which they end."""
+    """All episodes, in the order of their tasks and attempts, not of their ends."""
     label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
     found = {t.id: t async for t in bench.backends.rollouts.run(spec, tasks)}
     return [found[episode_id(*job, label)] for job in jobs_of(tasks, spec.attempts)]

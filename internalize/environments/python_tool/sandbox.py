@@ -88,12 +88,12 @@ class Bubblewrap:
 
 
 class Unsafe:
-    """Limits of time and memory only. A program can do what its user can; an audit hook stops accidents."""
+    """Only limits of time and memory. A program can do anything that its user can; an audit hook stops accidents."""
 
     name = "unsafe"
 
     def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:  # noqa: ARG002 - not needed here
-        """The interpreter as it is."""
+        """The interpreter without a sandbox."""
         return [interpreter, *_PYTHON, child.__file__, _argument(limits, {})]
 
 

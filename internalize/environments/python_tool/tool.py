@@ -1,4 +1,4 @@
-"""The tool `python`: run a program in a process of its own and show what it prints.
+"""The tool `python`: runs a program in its own process and shows its output.
 
 The process has an empty environment, a temporary folder that is removed afterwards, limits of time, memory and output,
 and a sandbox (sandbox.py). A program that fails, hangs or prints too much is an observation; a tool that cannot start

@@ -1,9 +1,9 @@
 """Environment `web`: answer questions by searching, reading pages and running Python, as in the paper's setting.
 
-Pages come from a folder, the web or a reader API, search results from the same folder or a search API (sources.py). Of
-a page the policy sees the passages that match the goal of its visit, or a language model's extract if one is set up. An
+Pages come from a folder, the web or a reader API, search results from the same folder or a search API (sources.py). The
+policy sees the passages of a page that match the goal of its visit, or a language model's extract if one is set up. An
 answer that equals the reference scores 1.0; any other is left to the judge (`claim`). At the limits of an episode
-the policy is told to answer; an API or host that goes away leaves the episode unscored.
+the policy is told to answer; if an API or host stops working, the episode is unscored.
 """
 
 from __future__ import annotations
