@@ -32,7 +32,7 @@ class ModelConfig(Section):
         "none", description="'4bit': linear layers in NF4 by the package bitsandbytes; needs distill.lora_r > 0."
     )
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
-    endpoint: str = Field("", description="Endpoint that acts, with its own weights; '' = the model of `source`.")
+    endpoint: str = Field("", description="Endpoint that acts, with any weights or text only; '' = `source` acts.")
 
     def conflict(self, lora_r: int, train: str) -> str:
         """Why the weights cannot be quantized as `quantize` says; "" if they can."""

@@ -92,7 +92,8 @@ class AgentRunner:
         return Trajectory(id="", **common._asdict(), **acting.model_dump(), prompt=prompt, termination="failed")
 
     async def _score(self, task: Task, path: str, played: Trajectory, outcome: Outcome) -> float | None:
-        """The score that the agent returned or posted, else the verifier's, else the judge's; after an error it is 0.
+        """The score that the agent returned or posted (0 after an error without one), else the verifier's, else the
+        judge's.
 
         Raises InfrastructureError if a verifier or a judge fails.
         """
