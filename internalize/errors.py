@@ -11,7 +11,7 @@
     └── InfrastructureError  an engine or environment broke: the episode is unscored and owed again
         ├── ContextError     a prompt is longer than the model can read; asking again will not help
         ├── Declined         a server declines what a request says; asking again will not help
-        └── EmptyAnswer      every try was answered, and the last answer said nothing
+        └── EmptyAnswer      every try was answered, and the last answer was empty
 
 A failed *episode* is never an exception outside `rollout`: it becomes a trajectory with
 `failure` set and `score` None.
@@ -54,35 +54,35 @@ class Incomplete(InternalizeError):  # noqa: N818 - a state of the work rather t
 
 
 class InfrastructureError(InternalizeError):
-    """An engine, environment or judge broke; never a score. `kind` names what went wrong where failures are counted."""
+    """An engine, environment or judge broke; never a score. `kind` is the name under which the failure is counted."""
 
     kind = "unreachable"
 
 
 class ContextError(InfrastructureError):
-    """A prompt is longer than the model can read: no answer could be had, and asking again will not help."""
+    """A prompt is longer than the model can read, so there is no answer; asking again will not help."""
 
     kind = "too long"
 
 
 class Declined(InfrastructureError):  # noqa: N818 - a decision of the server
-    """A filter of the server declines what a request says: no answer could be had, and asking again will not help."""
+    """A filter of the server declines what a request says, so there is no answer; asking again will not help."""
 
     kind = "refused"
 
 
 class EmptyAnswer(InfrastructureError):  # noqa: N818 - what came instead of an answer
-    """Every try was answered, and the last answer said nothing."""
+    """Every try was answered, and the last answer was empty."""
 
     kind = "empty"
 
 
 def first_line(error: object) -> str:
-    """What an error of somebody else says, in one line; the name of its class if it says nothing."""
+    """The first line of the message of another library's error; the name of its class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name that a misspelt one is nearest to, as the end of a sentence; "" if none is near."""
+    """The known name that is nearest to a misspelt one, as the end of a sentence; "" if none is near."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

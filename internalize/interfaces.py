@@ -1,4 +1,4 @@
-"""The seams: every Protocol between stages. What crosses one is a record or a path, so it can cross a process too."""
+"""The seams: every Protocol between stages. Only records and paths cross a seam, so it can be a process boundary."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """Samples one continuation. Calls made together may be batched; results do not depend on the batch."""
+    """Samples continuations of prompts. Concurrent calls may be batched; results do not depend on the batch."""
 
     async def generate(
         self, prompt_ids: Sequence[int], *, conversation: str, seed: int, sampling: Sampling | None = None
     ) -> Generation:
         """Continue `prompt_ids`. `conversation` names the episode, so that its cache can be reused.
 
-        `sampling` None = as the engine was set up, which is how actions are sampled.
-        Raises InfrastructureError when no answer could be had.
+        `sampling` None = the engine's own settings, with which actions are sampled. Raises InfrastructureError if there
+        is no answer.
         """
         ...
 
@@ -58,12 +58,12 @@ class Engine(Protocol):
 
 
 class ChatModel(Protocol):
-    """A language model asked for text: it writes, selects or judges experience. The policy itself or an endpoint."""
+    """A language model that writes, selects or judges experience as text: the policy itself or an endpoint."""
 
     name: str
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """One answer. Raises InfrastructureError when there is none, Incomplete when the budget is spent."""
+        """One answer. Raises InfrastructureError if there is none, Incomplete if the budget is spent."""
         ...
 
 
@@ -71,14 +71,15 @@ class Judge(Protocol):
     """Grades free-form answers."""
 
     async def judge(self, claim: Claim) -> Judgement:
-        """A verdict; a failure of the judge is a Judgement without a score, never a 0."""
+        """Grade an answer. A failure of the judge is a Judgement without a score, never a score of 0."""
         ...
 
 
 class Episode(Protocol):
     """One run of one task. Single use.
 
-    It may have `claim() -> Claim | None` (asked when `score` is None: a judge is to decide) and `close()`.
+    It may have `close()`, and `claim() -> Claim | None`, which is called when `score` is None to get what a judge shall
+    grade.
     """
 
     def prompt(self) -> tuple[Message, ...]:
@@ -86,9 +87,9 @@ class Episode(Protocol):
         ...
 
     def step(self, call: ToolCall | None) -> str | None:
-        """Observation after `call` (None = the turn held no valid call), or None when the episode is over.
+        """The observation after `call` (None = the turn held no valid call), or None when the episode is over.
 
-        Raises InfrastructureError when the environment broke.
+        Raises InfrastructureError if the environment broke.
         """
         ...
 
@@ -98,10 +99,10 @@ class Episode(Protocol):
 
 
 class Situation(NamedTuple):
-    """What an agent knows at one decision: the question, the results of its last turn, and what it did before.
+    """What an agent knows at one decision: the question, the results of its last turn, and its earlier calls.
 
-    There are no results at the start. `taken` holds tool and argument of the calls so far, in order: one pair for each
-    argument of a call, its first argument last.
+    There are no results at the start. `taken` holds the tool and the argument of each call so far, in order. A call of
+    several arguments has one pair for each argument, with its first argument last.
     """
 
     question: str
@@ -131,7 +132,7 @@ class CueExtractor:
     accepts: Callable[[Situation, str], bool] | None = None  # whether an argument is right, where several may be
 
     def find(self, situation: Situation, keys: Collection[str]) -> Mapping[str, str]:
-        """The values of those of `keys` that are present."""
+        """The values of the given `keys` that are present in the situation."""
         return {key: value for key, value in self.read(situation).items() if key in keys}
 
 
@@ -172,14 +173,14 @@ class Selector(Protocol):
 
 
 class Context(NamedTuple):
-    """Ids up to and with the generation prompt; `ids[:fork]` are also the start of the context without a hint."""
+    """Token ids up to the end of the generation prompt; the context without a hint starts with `ids[:fork]` too."""
 
     ids: tuple[int, ...]
     fork: int
 
 
 class ToolFormat(Protocol):
-    """How tool calls are written as text and read."""
+    """Writes tool calls as text, and reads them."""
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
         """What the system message says about the tools."""
@@ -190,18 +191,18 @@ class ToolFormat(Protocol):
         ...
 
     def parse(self, text: str, tools: Sequence[ToolSpec]) -> Message:
-        """The turn as a message; its tool calls are those in `text` that are valid, in order."""
+        """The turn as a message, with the valid tool calls in `text` in their order."""
         ...
 
     def problem(self, text: str, tools: Sequence[ToolSpec]) -> str:
-        """What is wrong with a call in `text` that is not valid; "" if nothing is."""
+        """What is wrong with an invalid call in `text`; "" if there is none."""
         ...
 
 
 class Renderer(Protocol):
-    """Messages to token ids and back, in the words of one model. Sampled ids are never encoded again.
+    """Translates messages to token ids and back for one model. Sampled ids are never encoded again.
 
-    `tools` are those that are passed to the model's template; text formats describe them in `instructions` instead.
+    `tools` are the ones passed to the model's template; text formats describe tools in `instructions` instead.
     """
 
     tokenizer: Any
@@ -214,7 +215,7 @@ class Renderer(Protocol):
 
     @property
     def way(self) -> str:
-        """How tool calls are written, for people."""
+        """How tool calls are written, as a label for people."""
         ...
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
@@ -232,7 +233,7 @@ class Renderer(Protocol):
         ...
 
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Message, str]:
-        """The turn that was sampled, and what is wrong with a call in it; "" if nothing is."""
+        """The sampled turn as a message, and what is wrong with a call in it ("" = nothing)."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -252,15 +253,15 @@ class Renderer(Protocol):
         ...
 
     def closing(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids that close the thought which these ids of a turn are still inside of; () if they are in none."""
+        """The ids that close the thought in which these ids of a turn end; () if no thought is open."""
         ...
 
 
 class Agent(Protocol):
-    """Who acts in episodes. `wave` episodes run together; `independent` ones are no part of one batch.
+    """Acts in episodes: `wave` episodes at a time. `independent` = no episode's samples depend on the others.
 
-    Of independent episodes only missing ones are run, and each is kept at once: where a server samples there is no
-    batch whose composition would have to be the same again.
+    A resumed stage plays only the missing ones of independent episodes. Other episodes share a batch, whose composition
+    must be the same again, so a whole wave is played again.
     """
 
     @property
@@ -288,38 +289,38 @@ class Agent(Protocol):
         ...
 
     async def act(self, request: ActionRequest) -> ActionTurn | None:
-        """The next turn, or None if the context is full. Raises InfrastructureError."""
+        """The next turn, or None if the context is full. Raises InfrastructureError if there is no answer."""
         ...
 
     def release(self, episode: str) -> None:
-        """Forget the cache of an episode that is over."""
+        """Drop the cache of a finished episode."""
         ...
 
     def reset(self) -> None:
-        """Forget everything that could reach from one wave into the next."""
+        """Drop everything through which one wave could influence the next."""
         ...
 
 
 class Policy(Protocol):
-    """The weights of one checkpoint, ready to act and to be asked."""
+    """The weights of one checkpoint, ready to act in episodes and to answer chat requests."""
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """Whose weights these are."""
+        """The record of these weights."""
         ...
 
     @property
     def agent(self) -> Agent:
-        """Acts in episodes with these weights."""
+        """The agent that acts with these weights."""
         ...
 
     def chat(self, name: str = "self") -> ChatModel:
-        """These weights asked for text; any other name is an endpoint of the recipe. Raises ConfigError."""
+        """The chat model `name`: "self" = these weights, else an endpoint of the recipe. Raises ConfigError."""
         ...
 
 
 class PolicyLoader(Protocol):
-    """Makes policies of checkpoints. Loading another checkpoint may make the policies loaded before unusable."""
+    """Loads checkpoints as policies. Loading a checkpoint may make the policies loaded before unusable."""
 
     async def load(self, checkpoint: Checkpoint, root: Path) -> Policy:
         """The policy of a checkpoint whose path is relative to `root`. Raises DataError for weights that do not fit."""
@@ -327,28 +328,28 @@ class PolicyLoader(Protocol):
 
 
 class RolloutBackend(Protocol):
-    """Plays episodes somewhere."""
+    """Plays episodes, in this process or on other machines."""
 
     def run(self, spec: RolloutSpec, tasks: Sequence[Task], done: Collection[str] = ()) -> AsyncIterator[Trajectory]:
-        """Every episode of the tasks but those whose ids are in `done`, each as soon as it is over.
+        """Yield every episode of the tasks whose id is not in `done`, as soon as it ends.
 
-        One that broke is given with its `failure`. Raises Incomplete when a budget is spent, after the episodes under
-        way were given.
+        A failed episode is yielded with its `failure`. Raises Incomplete when a budget is spent, after the episodes
+        under way have been yielded.
         """
         ...
 
 
 class TrainBackend(Protocol):
-    """Changes weights, and measures what needs them."""
+    """Trains and averages weights, and measures their drift from the starter."""
 
     async def train(
         self, spec: TrainSpec, progress: Callable[[int, int, float], None] | None = None
     ) -> tuple[Checkpoint, TrainSummary]:
-        """Train and write the new weights. `progress` is told the optimizer step, of how many, and its loss."""
+        """Train and write the new weights. `progress` receives the optimizer step, the number of steps and the loss."""
         ...
 
     async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:
-        """The mean of two sets of weights, written to `root / out`, as a record with the fields of `b`."""
+        """Write the mean of two sets of weights to `root / out`. The other fields of the record are those of `b`."""
         ...
 
     async def drift(self, checkpoint: Checkpoint, root: Path, episodes: Sequence[Trajectory]) -> Drift:
@@ -357,32 +358,33 @@ class TrainBackend(Protocol):
 
 
 class Scorer(Protocol):
-    """Runs a model over given actions: the student's side of a distillation, the teacher's, and what is measured."""
+    """Runs a model over given actions: for the student and the teacher of a distillation, and for measurements."""
 
     def score(self, model: nn.Module, packs: Sequence[Packed]) -> Iterator[Tensor]:
-        """Last hidden states below the head at the positions that predict the action tokens, [A, D] of each of `packs`.
+        """Yield the last hidden states [A, D] of each of `packs`, at the positions that predict its action tokens.
 
-        They come one by one, so that a caller can put them away. They are those of a plain pass over each action's
-        whole context, with gradients where they are enabled. Mode and weights of the model are the caller's business.
+        They equal those of a plain pass over each action's whole context, with gradients where they are enabled. Packs
+        come one by one, so that a caller can move each result away. The caller sets the mode and the weights of the
+        model.
         """
         ...
 
 
 class Tracker(Protocol):
-    """Receives the figures of a run while it works: a dashboard, say."""
+    """Receives the metrics of a run while it works, for a dashboard for example."""
 
     def describe(self, facts: Mapping[str, str]) -> None:
-        """What the run is: the keys of its recipe by name, later the checkpoints with their parents."""
+        """Receive the keys of the recipe by name and, later, the checkpoints with their parents."""
         ...
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Figures by name at an iteration, or at an optimizer step if their names begin with "train/"."""
+        """Receive metrics by name at an iteration, or at an optimizer step if their names begin with "train/"."""
         ...
 
     def figure(self, name: str, path: Path) -> None:
-        """A picture that was written."""
+        """Receive the path of a picture that was written."""
         ...
 
     def close(self) -> None:
-        """No more will come."""
+        """Finish: no call follows."""
         ...

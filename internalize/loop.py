@@ -1,7 +1,7 @@
-"""The loop on one page: roll out, extract, collect with experience, distil, evaluate, gate; K times.
+"""The loop on one page: roll out, extract, collect with experience, distill, evaluate, gate; K times.
 
-A policy is a value, its `Checkpoint`. A stage that is finished on disk is not run again, so the same call starts a
-run and resumes it.
+A policy is passed around as its `Checkpoint` record. A stage that is finished on disk is not run again, so the same
+call starts a run and resumes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(
     story: Callable[[str], None] = lambda _: None,
     backends: Callable[[Config, Environments], Backends] = local,
 ) -> None:
-    """Run `config` in the directory `out`, or go on with it. `story` is told one sentence an iteration.
+    """Start or resume a run of `config` in the directory `out`. `story` receives one sentence an iteration.
 
     Raises UserError for bad input before anything is written, Incomplete when work is left that a resume can do.
     """
@@ -61,7 +61,7 @@ def run(
 
 
 async def iterate(run: Run, story: Callable[[str], None]) -> None:
-    """K iterations. Iteration 0 is the starter, only measured."""
+    """Run K iterations. Iteration 0 only measures the starter."""
     config, policy, pool = run.config, run.backends.starter, run.pool(0)
     suite, finals, further = (config.evaluate.split,), config.evaluate.final_splits, tuple(config.evaluate.further)
     await run.evaluate(policy, (*suite, *further, *finals), ("internalized",), pool, 0)
@@ -71,7 +71,7 @@ async def iterate(run: Run, story: Callable[[str], None]) -> None:
         trajectories = await run.rollout(policy, k)
         pool = await run.extract(policy, trajectories, k)
         shown = config.inject.pattern != "none" and pool.items
-        if shown and (policy.iteration < k - 1 or pool.version != before.version):  # what it gives before it is learnt
+        if shown and (policy.iteration < k - 1 or pool.version != before.version):  # the pool, before training on it
             await run.evaluate(policy, suite, ("in_context",), pool, k)
         examples = await run.collect(policy, pool, k)
         require_success(run, trajectories, pool, examples, k)

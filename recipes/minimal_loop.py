@@ -1,4 +1,4 @@
-"""The whole loop through the public door: roll out, extract, play with the pool, distil, evaluate; K times.
+"""The whole loop through the public door: roll out, extract, play with the pool, distill, evaluate; K times.
 
     python recipes/minimal_loop.py recipes/demo.toml runs/minimal [SECTION.KEY=VALUE ...]
 

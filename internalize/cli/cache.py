@@ -1,4 +1,4 @@
-"""`internalize cache`: what is kept between runs because it takes long to build, and how to be rid of it."""
+"""`internalize cache`: shows and cleans the folder of converted models and other things that are slow to build."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def show() -> None:
 
 
 @cache_group.command("clean")
-@click.option("--days", type=click.FloatRange(0), default=0.0, show_default=True, help="Keep what was used since then.")
+@click.option("--days", type=click.FloatRange(0), default=0.0, show_default=True, help="Keep entries used since then.")
 def clean(days: float) -> None:
-    """Delete what the cache holds; it is built again when it is needed."""
+    """Delete the contents of the cache; they are built again when needed."""
     old = [entry for entry in cache.entries() if entry.idle >= days * 86400]
     for entry in old:
         cache.remove(entry)

@@ -19,7 +19,7 @@ from .output import echo
 @click.argument("recipe", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe key.")
 def endpoints_command(recipe: Path, overrides: tuple[str, ...]) -> None:
-    """Say what each endpoint of RECIPE can do, a line each."""
+    """Show what each endpoint of RECIPE can do, one line each."""
     import asyncio
 
     from internalize.inference.capabilities import probe

@@ -19,7 +19,7 @@ _GGUF = ".gguf"
     required=True,
     help="Folder to write to, new or empty; or a new file NAME.gguf, made by llama.cpp's converter.",
 )
-@click.option("--starter", is_flag=True, help="Write what a run or a recipe starts from, to be served.")
+@click.option("--starter", is_flag=True, help="Write the model that a run or a recipe starts from, for a server.")
 @click.option("--merged", is_flag=True, help="Write the whole model instead of only the adapter.")
 @click.option(
     "--recipe", type=click.Path(path_type=Path, dir_okay=False), help="Recipe of a checkpoint outside a run directory."

@@ -36,7 +36,7 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--split", default="train", show_default=True, help="Split that the tasks belong to."),
         click.option(
             "--protocol", type=click.Choice(["json", "bracket", "native"]), default="json", show_default=True,
-            help="Text format of tool calls, or the model's own; as the model.protocol of the model to be trained.",
+            help="Format of tool calls; native: the model's own. Use that of the model to be trained (model.protocol).",
         ),
         click.option("--thinking", is_flag=True, help="Keep the thoughts of turns, in <think> tags."),
         click.option("--score", type=click.FloatRange(0, 1), help="Score of episodes whose log has none."),
@@ -44,7 +44,7 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
             "--score-range", type=float, nargs=2, default=(0.0, 1.0), metavar="LOW HIGH",
             help="Scores of the logs that mean failure and success (default: 0 1).",
         ),
-        click.option("--skip", is_flag=True, help="Leave out what cannot be read, and count it, instead of stopping."),
+        click.option("--skip", is_flag=True, help="Leave out and count unreadable entries instead of stopping."),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -73,9 +73,9 @@ def import_(files: tuple[Path, ...], kind: str, out: Path, *, skip: bool, **read
 @logs_group.command("check")
 @_reading
 def check(files: tuple[Path, ...], kind: str, *, skip: bool, **reading: Any) -> None:
-    """Say what a training on logs would use.
+    """Show what a training on logs would use.
 
-    And what else they hold; nothing is written.
+    It also counts their other contents. Nothing is written.
     """
     survey, found = _read(files, kind, reading, skip=skip)
     for _ in found:

@@ -55,7 +55,7 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:  
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Print the version."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only: no progress, no warnings.")
-@click.option("-v", "--verbose", is_flag=True, help="Print notes too, and where in the program an error arose.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print notes, and where in the program an error occurred.")
 @click.pass_context
 def cli(context: click.Context, *, quiet: bool, verbose: bool) -> None:
     """Train LLM agents on their own experience, over many iterations."""
@@ -84,7 +84,7 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
         try:
             with progress() as show:
                 run_loop(config, out, resume=resume, report=show, story=show.line)
-        except NothingLearnt:  # what was measured is worth a report
+        except NothingLearnt:  # report the finished measurements
             _report(out)
             raise
         _report(out)
@@ -97,9 +97,8 @@ def run(recipe: Path, out: Path, overrides: tuple[str, ...], *, resume: bool) ->
 def report(run_dir: Path, *, watch: bool, as_json: bool) -> None:
     """Print the report of a run and write its pages.
 
-    They are report.md, report.html and figure.png in the run directory. The run may still be working: a browser that
-    shows report.html reads it again by itself. With --json nothing is written, and what is printed is the list of the
-    lines of metrics.jsonl.
+    They are report.md, report.html and figure.png in the run directory. The run may still be working: a browser reloads
+    report.html by itself. With --json nothing is written; the output is the list of the lines of metrics.jsonl.
     """
     if not as_json:
         if watch:
@@ -195,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _stop(str(error), 3)
     except (click.exceptions.Abort, KeyboardInterrupt):
         _stop("interrupted", 3)
-    except OSError as error:  # a file of the user's that nobody asked about before, or a device that fails
+    except OSError as error:  # a user's file that was not checked before, or a failing device
         _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except Exception as error:
         if is_interruption(error):
@@ -204,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _usage_message(error: click.ClickException) -> str:
-    """What was wrong with the call, and which help describes the right one."""
+    """What was wrong with the call, and which help explains the right call."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     message = error.format_message().rstrip(".")
     return f"{message}; see {context.command_path} --help" if context else message

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands take, and how a command says what came of it."""
+"""Arguments and options of several commands, and the output of their results."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ set_option = click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a recipe value."
 )
 recipe_argument = click.argument("recipe", type=FILE, callback=lambda _, __, given: recipe_file(given))
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 
 
 def print_figures(text: str, figures: Mapping[str, Any] | Sequence[Any], *, as_json: bool) -> None:
-    """Print a sentence, or the same figures as one line of JSON."""
+    """Print a sentence, or the same numbers as one line of JSON."""
     echo(json.dumps(figures) if as_json else text)
 
 
 def require_source(config: Config) -> None:
-    """Refuse a model that is not there before anything slow starts."""
+    """Refuse a model that does not exist before any slow work."""
     if config.model.source == "builtin":
         from internalize.inference.architecture import builtin_gguf
 

@@ -1,7 +1,7 @@
-"""What commands print, and how they end: the only place of the command line that writes or takes signals.
+"""The output of commands and their end: the only module of the command line that prints or takes signals.
 
-Items, logs, models and servers are others' text; a terminal obeys the escape sequences in it, so it is printed
-without. SIGTERM and SIGHUP stop a command as Ctrl-C does: by an exception that a resume can follow.
+Items, logs, models and servers are untrusted text. A terminal executes escape sequences, so text is printed without
+them. SIGTERM and SIGHUP stop a command as Ctrl-C does: by an exception, after which a resume is possible.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from internalize.runs.visible import visible
 
 
 def echo(text: str = "", *, err: bool = False) -> None:
-    """Print a line of a command's own words and of others' text."""
+    """Print a line that may contain untrusted text."""
     click.echo(visible(text), err=err)
 
 
 def echo_data(text: str) -> None:
-    """Print what a command was asked to write: byte for byte into a file or pipe, visibly on a terminal."""
+    """Print the requested data: byte for byte into a file or pipe, without escape sequences on a terminal."""
     click.echo(visible(text) if sys.stdout.isatty() else text, nl=False)
 
 
 class _OneLine(logging.Formatter):
-    """Messages of libraries quote what servers sent, and their tracebacks have thousands of lines."""
+    """Formats each message as one line, because libraries quote servers and add long tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return " ".join(visible(record.getMessage()).split())[:1000]
 
 
 def log_to_terminal(level: int = logging.WARNING) -> None:
-    """Print what is logged as one line each, without tracebacks and escape sequences.
+    """Print each log message as one line, without tracebacks and escape sequences.
 
     Below WARNING only this package speaks: libraries log every request.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     handler.setLevel(level)
-    logging.lastResort = handler  # used where nothing else was set up
+    logging.lastResort = handler  # the default if nothing else was set up
     logging.getLogger("internalize").setLevel(min(level, logging.WARNING))
 
 
 def is_verbose() -> bool:
-    """Whether details are asked for: what is logged for information, and where in the program an error arose."""
+    """Whether -v is given: print notes, and where in the program an error occurred."""
     return logging.getLogger("internalize").isEnabledFor(logging.INFO)
 
 
 def stop_on_signals() -> None:
-    """Take SIGTERM and SIGHUP as an interrupt. One that is ignored, as under nohup, stays ignored."""
+    """Treat SIGTERM and SIGHUP as Ctrl-C. A signal that is ignored, as under nohup, stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""`internalize plan`: what a recipe will take, in seconds and without its weights, and whether it can work here."""
+"""`internalize plan`: estimates in seconds, without weights, what a recipe will take and whether it can work here."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _rate = click.FloatRange(min=0, min_open=True)
 @click.command("plan")
 @recipe_argument
 @click.option("--like", type=FOLDER, help="Run whose episodes are taken as typical (default: the recipe's limits).")
-@click.option("--architecture", type=FILE, help="The model's config.json, where the model is not on this machine.")
-@click.option("--sampling", type=_rate, help="Tokens a second that rollouts sample, for the time they take.")
-@click.option("--training", type=_rate, help="Tokens a second that training reads, for the time it takes.")
+@click.option("--architecture", type=FILE, help="The model's config.json, if the model is not on this machine.")
+@click.option("--sampling", type=_rate, help="Tokens that rollouts sample in a second, to estimate their time.")
+@click.option("--training", type=_rate, help="Tokens that training reads in a second, to estimate its time.")
 @click.option("--memory", type=_rate, help="Memory of the device, GiB; a recipe that needs more is refused.")
-@click.option("--out", type=FOLDER, help="Run directory to be; refused if its disk has no room.")
+@click.option("--out", type=FOLDER, help="Future run directory; exit code 2 if its disk has no room.")
 @set_option
 def plan_command(  # noqa: PLR0913 - an option each
     recipe: Path,
@@ -40,7 +40,7 @@ def plan_command(  # noqa: PLR0913 - an option each
     out: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Say what RECIPE will take; no model is loaded.
+    """Estimate what RECIPE will take; no model is loaded.
 
     Tasks, episodes, tokens, requests, cost, memory, disk and time.
 
@@ -70,7 +70,7 @@ def plan_command(  # noqa: PLR0913 - an option each
 
 
 def _lines(found: Estimate, sampling: float | None, training: float | None, most: str) -> Iterator[tuple[str, str]]:
-    """What is estimated, a subject a line."""
+    """The estimates, one line for each subject."""
     from internalize.report.text import count, duration
 
     parts = ", ".join(f"{stage} {count(number)}" for stage, number in found.episodes.items())

@@ -1,4 +1,4 @@
-"""`internalize questions`: proposes questions about a folder of documents, and accepts those that were looked at."""
+"""`internalize questions`: proposes questions about a folder of documents, and accepts reviewed ones."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def questions_group() -> None:
 @questions_group.command("propose")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--out", type=_FILE, required=True, help="Proposals, JSON Lines.")
-@click.option("--per-page", type=click.IntRange(1, 50), default=6, show_default=True, help="Questions a page, at most.")
-@click.option("--endpoint", default="", help="Endpoint of the recipe whose model writes; none: found by rules.")
+@click.option("--per-page", type=click.IntRange(1, 50), default=6, show_default=True, help="Most questions a page.")
+@click.option("--endpoint", default="", help="Endpoint of the recipe whose model writes (default: rules write).")
 @click.option("--recipe", type=_FILE, help="Recipe with the [endpoints].")
 @set_option
 def propose(
@@ -66,7 +66,7 @@ def propose(
 @click.option("--out", type=_FILE, required=True, help="Questions, JSON Lines, as the environment `docs` reads them.")
 @click.option("--drop", "dropped", type=click.IntRange(min=1), multiple=True, help="Number of a line to leave out.")
 def accept(proposals: Path, out: Path, dropped: tuple[int, ...]) -> None:
-    """Turn proposals that were looked at into a file of questions.
+    """Turn reviewed proposals into a file of questions.
 
     Delete the lines of bad ones before, or name their numbers with --drop.
     """
@@ -87,7 +87,7 @@ def accept(proposals: Path, out: Path, dropped: tuple[int, ...]) -> None:
 def _written(
     folder: Path, out: Path, per_page: int, endpoint: str, recipe: Path | None, overrides: tuple[str, ...]
 ) -> tuple[list[Proposal], Counter[str]]:
-    """By the model behind an endpoint; its replies are kept beside `out`, so that the same command goes on."""
+    """Questions by the model behind an endpoint; replies are kept beside `out`, so that the command can resume."""
     from internalize.environments.docs.question_writer import by_model
     from internalize.experience.redact import Redactor
     from internalize.inference.cached import CachedChat

@@ -1,4 +1,4 @@
-"""`recipe` shows the recipes of the package; `init` writes a commented one, with a smallest example, to start from."""
+"""`recipe` shows the recipes of the package; `init` writes a commented one, with a minimal example, to start from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def recipe_show(name: str) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False), default=".")
 @click.option("--from", "kind", type=click.Choice(KINDS), default="docs", show_default=True, help="What you have.")
 def init_command(folder: Path, kind: str) -> None:
-    """Write a commented recipe with a smallest example.
+    """Write a commented recipe with a minimal example.
 
     They go into FOLDER; files that exist are never replaced.
 

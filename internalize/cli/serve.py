@@ -1,4 +1,4 @@
-"""`internalize serve` and `internalize episodes`: an endpoint for agents of somebody else's, and what it recorded."""
+"""`internalize serve` and `internalize episodes`: an endpoint for users' own agents, and what it recorded."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @click.command("serve")
 @click.argument("source", metavar="RECIPE_OR_RUN", type=click.Path(path_type=Path))
-@click.option("--out", type=FOLDER, required=True, help="Folder for what is recorded; it may hold records already.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the records; new ones are added to old ones.")
 @click.option("--pool", "pool_file", type=FILE, help="Pool to inject as the recipe says (default: that of the run).")
 @click.option("--no-pool", is_flag=True, help="Inject nothing.")
-@click.option("--checkpoint", type=FOLDER, help="Weights instead of the starter's, or of those that the run kept.")
+@click.option("--checkpoint", type=FOLDER, help="Weights to use instead of the starter's, or the run's kept ones.")
 @set_option
 def serve_command(
     source: Path,
@@ -39,7 +39,7 @@ def serve_command(
 ) -> None:
     """Serve a policy to agents and record what they do.
 
-    SOURCE is a recipe or a run; agents talk to it as to OpenAI or Anthropic.
+    SOURCE is a recipe or a run; agents call it like OpenAI or Anthropic.
     """
     if missing := [name for name in ("openai", "anthropic", "starlette", "uvicorn") if find_spec(name) is None]:
         raise UserError(f"serve needs the extra 'serve' (no {missing[0]}): pip install 'internalize[serve]'")
@@ -55,7 +55,7 @@ def serve_command(
 
 
 async def _serve(config: Config, sources: Sources, out: Path, *, pool: bool) -> None:
-    """Serve until a signal to end; calls under way may still be answered."""
+    """Serve until a signal; calls under way are still answered then."""
     from internalize.stages.serving import endpoint
 
     async with endpoint(config, sources, out, pool=pool) as (address, model):
@@ -76,7 +76,7 @@ async def _serve(config: Config, sources: Sources, out: Path, *, pool: bool) -> 
 def episodes_command(
     folder: Path, out: Path, scores: Path | None, recipe: Path | None, overrides: tuple[str, ...]
 ) -> None:
-    """Turn what `serve` recorded into trajectories."""
+    """Turn the records of `serve` into trajectories."""
     from internalize.runs.store import require_folder, write_jsonl
     from internalize.stages.served import served_episodes, summary
 

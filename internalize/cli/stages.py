@@ -92,7 +92,7 @@ def extract_command(
     "--pool",
     "pool_file",
     type=FILE,
-    help="Pool for the teacher (default: what each step was shown during the rollout).",
+    help="Pool for the teacher (default: the items that each step was shown).",
 )
 @click.option("--checkpoint", type=FOLDER, help="Weights to start from instead of the starter's.")
 @json_option

@@ -28,7 +28,7 @@ AGAIN = "run the same command again"
 @click.option(
     "--records",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder that keeps every finished run packed, without episodes and weights; those in it are not run again.",
+    help="Folder for packed records of finished runs, without episodes and weights; runs in it are not run again.",
 )
 @click.option("--workers", default=0, metavar="N", help="Run N runs at a time, each on a worker of Ray (default: 0).")
 @click.option("--gpus", default=0.0, help="GPUs of each worker.")
@@ -60,7 +60,7 @@ def study_command(  # noqa: PLR0913, PLR0917 - one option each
     try:
         if not report_only:
             _run(grid, out, overrides, StudyPart(cells, seeds), records, workers, gpus)
-    finally:  # also compare what is there when the study was interrupted or runs of it failed
+    finally:  # compare finished runs also after an interruption or failed runs
         if (out / STUDY).exists():
             publish_study(out)
 
@@ -98,7 +98,7 @@ def _run(
 
 @contextmanager
 def _playing(workers: int, gpus: float) -> Iterator[Play]:
-    """What plays a run: this process, or one of so many workers."""
+    """The function that plays a run: in this process, or on one of `workers` workers."""
     from internalize.loop import run as run_loop
     from internalize.stages.study_workers import on_ray
 
@@ -133,7 +133,7 @@ def _note(message: str) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="Threshold of a sign (repeatable).")
 def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
-    """Say when success collapsed, and which signs came first.
+    """Show when success collapsed, and which signs came first.
 
     RUNS are folders of runs or studies.
     """

@@ -1,4 +1,4 @@
-"""`internalize verify`: whether the files of a run are as its finished stages wrote them."""
+"""`internalize verify`: checks that the files of a run are unchanged since its stages wrote them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .output import echo
 def verify_command(run_dir: Path) -> None:
     """Compare the files of a run with their digests.
 
-    Weights too; nothing is changed.
+    This includes weights. Nothing is changed.
     """
     from internalize.runs.marks import verify
     from internalize.runs.store import read_run

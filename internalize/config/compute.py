@@ -1,7 +1,7 @@
-"""The section [compute]: where a run works. Nothing here changes what is played or learnt, so nothing is in the digest.
+"""The section [compute]: where a run works. It changes neither episodes nor training, so the digest leaves it out.
 
-A run may be gone on with on another node, with another engine or batch: its episodes are the same up to float
-rounding. What each stage was worked on is noted in its mark.
+A run may be resumed on another node, with another engine or batch: its episodes are the same up to float rounding. The
+mark of each stage records the section that it ran with.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pydantic import Field
 
 from .regime import Section
 
-MOVED = ("device", "batch")  # keys that stood in [model] before
+MOVED = ("device", "batch")  # keys that were in [model] in older versions
 
 
 class VllmConfig(Section):
-    """The servers that a run starts for itself with compute.engine = 'vllm', in an environment of their own."""
+    """The vLLM servers that a run starts for itself with compute.engine = 'vllm', in their own environment."""
 
     python: str = Field("", description="Python of the environment that holds vLLM; '' = the one of this package.")
-    servers: int = Field(1, ge=1, le=64, description="Servers with the same weights; a conversation stays on its own.")
+    servers: int = Field(1, ge=1, le=64, description="Servers with the same weights; a conversation stays on one.")
     devices: int = Field(1, ge=1, le=64, description="GPUs of a server; on CPUs there are none.")
     options: tuple[str, ...] = Field((), description="Further arguments of `vllm serve`.")
     variables: dict[str, str] = Field(default_factory=dict, description="Further environment variables of the servers.")
@@ -28,7 +28,7 @@ class VllmConfig(Section):
 
 
 class ComputeConfig(Section):
-    """Where a run works: on what it plays and trains, and with which engine."""
+    """Where a run works: its devices for episodes and training, and its engine."""
 
     rollout: Literal["local", "ray"] = Field("local", description="Who plays: this process, or workers of Ray.")
     engine: Literal["auto", "slots", "plain", "vllm", "endpoint"] = Field(
@@ -52,9 +52,9 @@ class ComputeConfig(Section):
 
 
 def moved(data: dict[str, Any]) -> dict[str, Any]:
-    """A recipe whose keys of [model] that say where stand in [compute]. Raises ValueError for one that is in both.
+    """A recipe with its old keys of [model] moved to [compute]. Raises ValueError for a key in both sections.
 
-    A `report_to` at the top, transformers' name for it, becomes `track.to`.
+    A `report_to` at the top, as transformers calls it, becomes `track.to`.
     """
     if "report_to" in data and "track" not in data:
         data = {key: value for key, value in data.items() if key != "report_to"} | {"track": {"to": data["report_to"]}}

@@ -22,8 +22,8 @@ from .regime import (
     listed,
 )
 
-# Arguments of transformers' TrainingArguments that may stand in [distill.trainer]: those that change how fast or on
-# what it trains, or how the optimizer moves, and nothing that this package decides itself.
+# The TrainingArguments of transformers that [distill.trainer] may set: speed, devices and optimizer, but nothing that
+# this package decides itself.
 TRAINER_KEYS = frozenset(
     {
         "accelerator_config", "adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "ddp_find_unused_parameters",
@@ -43,7 +43,7 @@ class DistillConfig(Section):
     filter: Filter = Field("success", description="Which trajectories are trained on, and with which weight.")
     teacher: Teacher = Field(FrozenTeacher(), description="Whose weights teach: 'frozen', 'live', 'ema' or 'model'.")
     thoughts: Thoughts = Field(
-        "train", description="Thoughts of turns: 'train' on them, 'mask' them (context alone), 'drop' them."
+        "train", description="Thoughts of turns: 'train' on them, 'mask' them (context only), 'drop' them."
     )
     per: Literal["token", "trajectory"] = Field("token", description="What counts the same in an optimizer step.")
     tasks: int = Field(48, ge=1, le=100_000, description="Tasks rolled out for training in one iteration.")
@@ -55,7 +55,7 @@ class DistillConfig(Section):
     kl_anchor: float = Field(0.0, ge=0, le=100, description="Weight of KL(student||starter) at action tokens; 0 = off.")
     in_context: Literal["off", "keep", "learn"] = Field(
         "off",
-        description="What else is trained on with the experience left in the prompt, lest using it be unlearned: "
+        description="Second training target with the experience left in the prompt, so that its use is not unlearned: "
         "'keep' what the teacher did there, 'learn' the accepted actions.",
     )
     epochs: int = Field(2, ge=0, le=100, description="Passes over the accepted trajectories; 0 = nothing is learnt.")
@@ -81,7 +81,7 @@ class DistillConfig(Section):
 
     @property
     def refresh(self) -> int:
-        """Optimizer steps between fresh training episodes; 0 = they are played once."""
+        """Optimizer steps between fresh training episodes; 0 = they are rolled out once."""
         return self.generator.refresh if self.generator.kind == "student" else 0
 
     @property
@@ -117,7 +117,7 @@ class DistillConfig(Section):
 
 
 def contradictions(d: DistillConfig) -> Iterator[str]:
-    """A sentence for each pair of switches that exclude each other though their kinds allow both."""
+    """A sentence for each pair of switches that exclude each other although their kinds allow both."""
     sft, rounds = not d.asks_teacher, f"distill.generator.refresh = {d.refresh}"
     if sft and d.teacher.kind != "frozen":
         yield f"distill.teacher = {d.teacher.kind!r} has no effect under distill.divergence = 'sft', which asks none"

@@ -1,4 +1,4 @@
-"""One server of a recipe: where it is, how it is asked, what a request to it may cost."""
+"""One server of a recipe: its address, how requests are made, and what they may cost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class EndpointConfig(Section):
     base_url: str = Field(description="Such as https://api.deepseek.com/v1 or http://127.0.0.1:8000/v1.")
     model: str = Field(description="The model's name there.")
     replicas: tuple[str, ...] = Field(
-        (), description="Addresses of further servers with the same weights: a conversation stays on its own."
+        (), description="Addresses of further servers with the same weights: a conversation stays on one."
     )
     key_env: str = Field("", description="Environment variable that holds the key; '' = no key.")
     concurrency: int = Field(8, ge=1, le=1024, description="Most requests at once.")
     timeout: float = Field(120.0, gt=0, le=3600, description="Seconds a request may take.")
-    tries: int = Field(6, ge=1, le=100, description="Tries of a request before its work stays owed.")
+    tries: int = Field(6, ge=1, le=100, description="Tries of a request before a resume has to repeat it.")
     max_tokens: int = Field(0, ge=0, description="Budget of a command, prompt and completion tokens; 0 = none.")
     max_cost: float = Field(0.0, ge=0, description="Budget of a command, in the currency of the prices; 0 = none.")
     price_in: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")

@@ -1,4 +1,4 @@
-"""The section [model]: the policy at the start of a run, and how it is held and told of its tools."""
+"""The section [model]: the policy at the start of a run, its types of weights, and its format of tool calls."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ModelConfig(Section):
         "none", description="'4bit': linear layers in NF4 by the package bitsandbytes; needs distill.lora_r > 0."
     )
     max_context: int = Field(1536, ge=64, le=1_000_000, description="Longest prompt plus action, tokens.")
-    endpoint: str = Field("", description="Endpoint that acts, whatever it samples with; '' = the model of `source`.")
+    endpoint: str = Field("", description="Endpoint that acts, with any weights or text only; '' = `source` acts.")
 
     def conflict(self, lora_r: int, train: str) -> str:
-        """Why these weights cannot be held as `quantize` says; "" if they can."""
+        """Why the weights cannot be quantized as `quantize` says; "" if they can."""
         setting = f"model.quantize = {self.quantize!r}"
         if self.quantize == "none":
             return ""

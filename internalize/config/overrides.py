@@ -1,4 +1,4 @@
-"""What a key is in the end: an algorithm's values yield to the recipe's, and those to `--set section.key=value`."""
+"""The final value of a key: `--set section.key=value` outranks the recipe, which outranks a named algorithm."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .compute import MOVED as MOVED_TO_COMPUTE
 from .regime import Divergence, Generator, Teacher
 
 TABLES = {"generator": (Generator, "teacher"), "divergence": (Divergence, "forward"), "teacher": (Teacher, "frozen")}
-# Keys of the flat layout of [distill]: the table and key of now, and the value that may stand under any kind. None:
-# any value may, because it was ignored under the kinds that do not have the key.
+# Keys of the old flat layout of [distill]: table and key of now, and the value allowed under any kind. None: any value,
+# because kinds without the key ignored it.
 MOVED: dict[str, tuple[str, str, Any]] = {
     "alpha": ("divergence", "alpha", None),
     "support": ("divergence", "support", "full"),
@@ -28,7 +28,7 @@ MOVED: dict[str, tuple[str, str, Any]] = {
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """TOML as values. Raises ValueError, also where numbers are too long or tables nested too deeply for Python."""
+    """TOML as values. Raises ValueError, also for numbers too long or tables nested too deeply for Python."""
     try:
         found = tomllib.loads(text)
     except RecursionError as error:
@@ -59,7 +59,7 @@ def filled_in(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keys(table: str, kind: str) -> set[str]:
-    """Keys that a kind of a table has; none for an unknown kind."""
+    """The keys that a kind of a table has; none for an unknown kind."""
     kinds = get_args(get_args(TABLES[table][0])[0])
     return {key for each in kinds if each.model_fields["kind"].default == kind for key in each.model_fields}
 
@@ -98,7 +98,7 @@ def apply(data: dict[str, Any], override: str) -> None:
 
 
 def _outrank(section: dict[str, Any], table: list[str], key: str) -> None:
-    """Take out of [distill] what a key just set outranks: its flat form, or all that a named algorithm sets."""
+    """Remove from [distill] whatever a key just set outranks: its flat form, or everything that an algorithm sets."""
     algorithm = ALGORITHMS.get(str(section[key])) if key in {"algorithm", "preset"} and not table else None
     switches = algorithm.switches() if algorithm else {}
     for old, (moved_to, name, _) in MOVED.items():

@@ -1,7 +1,7 @@
-"""The switches that make a distillation regime, and the record of a named algorithm, which sets them.
+"""The switches of a distillation regime, and the record of a named algorithm, which sets them.
 
-A switch with settings of its own is a table with a `kind`; written as a bare word it is that kind with its defaults.
-Each kind has only the keys that mean something under it, so that most contradictions cannot be written down.
+A switch with settings of its own is a table with a `kind`; a bare word is that kind with its defaults. Each kind has
+only the keys that have a meaning for it, so that most contradictions cannot be written.
 """
 
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ class Section(BaseModel):
 
 
 def listed(value: object) -> object:
-    """A list of one for a single string, which a recipe may have in its place."""
+    """A single string as a list of one, which a recipe may write so."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -30,7 +30,7 @@ class TeacherPlays(Section):
 
 
 class StudentPlays(Section):
-    """On-policy: the policy plays them without experience, which only the teacher that scores them is shown."""
+    """On-policy: the policy plays them without experience; only the teacher sees it when it scores them."""
 
     kind: Literal["student"] = "student"
     refresh: int = Field(0, ge=0, le=100_000, description="Optimizer steps between fresh episodes; 0 = play once.")
@@ -62,7 +62,7 @@ class JensenShannon(Section):
 
 
 class CrossEntropy(Section):
-    """Cross-entropy with the action tokens: supervised fine-tuning, which asks no teacher."""
+    """Cross-entropy with the action tokens: supervised fine-tuning, without a teacher."""
 
     kind: Literal["sft"] = "sft"
 
@@ -101,9 +101,9 @@ Teacher = Annotated[FrozenTeacher | LiveTeacher | AveragedTeacher | OtherTeacher
 
 
 class Algorithm(Section):
-    """What a named algorithm sets; a recipe's own keys outrank it."""
+    """The values that a named algorithm sets; a recipe's own keys outrank them."""
 
-    paper: str  # where it comes from
+    paper: str  # its source
     generator: Generator
     divergence: Divergence
     filter: Filter

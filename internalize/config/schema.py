@@ -1,4 +1,4 @@
-"""A recipe: one frozen section a stage, read from TOML; `--set section.key=value` overrides a key.
+"""A recipe: one frozen section for each stage, read from TOML; `--set section.key=value` overrides a key.
 
 `Config.digest` covers every field that can change a result: not where a run works, and of an endpoint only its model.
 """
@@ -24,7 +24,7 @@ from .regime import Section, listed
 from .serve import ServeConfig
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
-_SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can change what it answers
+_SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can change its answers
 
 
 class EnvConfig(Section):
@@ -35,7 +35,7 @@ class EnvConfig(Section):
 
 
 class RolloutConfig(Section):
-    """What the policy does now, without experience: the source of new experience."""
+    """The episodes of the policy without experience, from which new experience is extracted."""
 
     split: str = Field("train", description="Split of the environment that training tasks come from.")
     tasks: Count = Field(48, description="Tasks an iteration, drawn without repetition while the split lasts.")
@@ -74,7 +74,7 @@ class ExtractConfig(Section):
     window: int = Field(3, ge=1, le=1000, description="Iterations whose episodes are evidence, this one included.")
     min_support: int = Field(4, ge=1, description="Decisions that must back an item.")
     min_lift: float = Field(0.15, ge=0, le=1, description="Least gain in success rate when the item is followed.")
-    max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift for it to come and stay.")
+    max_p: float = Field(0.02, gt=0, le=1, description="Largest one-sided p of a rule's lift to add or keep the rule.")
     within: bool = Field(
         default=False, description="Whether a rule must also hold among episodes that saw the same, page by page."
     )
@@ -86,7 +86,7 @@ class ExtractConfig(Section):
 
 
 class InjectConfig(Section):
-    """Which experience the policy sees, and where."""
+    """Which experience the policy sees, and where in the prompt."""
 
     pattern: Pattern = Field("stepwise", description="'none', 'global' (system message) or 'stepwise' (last message).")
     selector: Literal["lexical", "llm", "embedding"] = Field("lexical", description="Who picks items at a step.")
@@ -101,7 +101,7 @@ class InjectConfig(Section):
 
 
 class SuiteConfig(Section):
-    """A further suite, as [evaluate.further.NAME]: what the policy could do before may be forgotten."""
+    """A further suite, as [evaluate.further.NAME], to find out whether the policy forgets earlier skills."""
 
     env: EnvConfig = EnvConfig()
     split: str = Field("dev", description="Split of that environment.")
@@ -109,12 +109,12 @@ class SuiteConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What is measured after every iteration."""
+    """The measurements after every iteration."""
 
     split: str = Field("dev", description="Suite measured at every iteration.")
     tasks: Count = Field(48, description="Tasks of that suite.")
     final_splits: tuple[str, ...] = Field(
-        ("test",), description="Suites of the starter and the final policy alone; none of their tasks is in `split`."
+        ("test",), description="Suites only for the starter and the final policy; they share no task with `split`."
     )
     final_tasks: Count = Field(48, description="Tasks of each final suite.")
     further: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], SuiteConfig] = Field(
@@ -146,7 +146,7 @@ class JudgeConfig(Section):
 
 
 class RedactConfig(Section):
-    """What is taken out of texts before they reach an endpoint of others, a pool or training data."""
+    """What is removed from texts before they reach an external endpoint, a pool or training data."""
 
     enabled: bool = Field(default=True, description="Whether keys, tokens and e-mail addresses are removed.")
     patterns: tuple[str, ...] = Field((), description="Further regular expressions to remove.")
@@ -181,7 +181,7 @@ class GateConfig(Section):
 
 
 class TrackConfig(Section):
-    """Where the figures of a run go beside its directory. They cannot change a result and are not in the digest."""
+    """Where else the metrics of a run go. This cannot change a result, so the digest leaves it out."""
 
     to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = Field(
         (), description="Dashboards whose package is installed; 'wandb' works offline. () = none."
@@ -194,7 +194,7 @@ class TrackConfig(Section):
 class Config(Section):
     """A whole recipe."""
 
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of all random draws.")
     iterations: int = Field(3, ge=1, le=1000, description="K.")
     model: ModelConfig = ModelConfig()
     env: EnvConfig = EnvConfig()
@@ -213,7 +213,7 @@ class Config(Section):
 
     @property
     def endpoints_used(self) -> dict[str, str]:
-        """The keys that name who is asked, with the name: an endpoint or 'self', the policy."""
+        """The keys that name a model to ask, each with its value: an endpoint or 'self', the policy."""
         names = {
             "extract.endpoint": self.extract.endpoint if self.extract.source == "external" else "self",
             "inject.endpoint": self.inject.endpoint if self.inject.selector == "llm" else "self",
@@ -279,7 +279,7 @@ class Config(Section):
         return self.model_dump(mode="json")
 
     def changed_from(self, stored: dict[str, Any]) -> list[str]:
-        """Dotted names of the fields in which this config differs from a stored dump, of the flat layout too."""
+        """Dotted names of the fields that differ from a stored dump, which may have the flat layout."""
         distill = stored.get("distill")
         now = stored | {"distill": overrides.filled_in(distill)} if isinstance(distill, dict) else stored
         return changed_fields(_shaping(now), self.shaping)
@@ -322,7 +322,7 @@ def _overridden(data: dict[str, Any], overriding: Sequence[str], where: str) -> 
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first problem, in one sentence that names the key."""
+    """The first problem in one sentence that names the key."""
     first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt key
     kind, message = first["type"], first["msg"]
     loc = [str(part) for part in first["loc"]]
@@ -343,7 +343,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _keys_of(sections: Sequence[str]) -> list[str]:
-    """The keys of a section of `Config`; none where a key holds anything but one kind of section."""
+    """The keys of a section of `Config`; empty if a key holds anything but one kind of section."""
     model: Any = Config
     for section in sections:
         if get_origin(model) is dict:
@@ -355,9 +355,9 @@ def _keys_of(sections: Sequence[str]) -> list[str]:
 
 
 def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without trackers, [serve], where it works, whether it ends early; of endpoints what they answer.
+    """A dumped config without the fields that cannot change a result, such as trackers, [serve] and [compute].
 
-    A budget may be raised, a server may move, and a run is gone on with.
+    They may change on a resume: a budget may be raised, a server may move.
     """
     found = {key: value for key, value in moved(dump).items() if key not in {"track", "serve", "compute"}}
     named = {(found.get(section) or {}).get("endpoint") for section in ("model", "extract", "inject", "judge")}

@@ -1,4 +1,4 @@
-"""What a backend is told: everything needed to play the same episodes, or to train the same weights, somewhere else."""
+"""The input of a backend: everything needed to play the same episodes, or train the same weights, on any machine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .schema import Config, EnvConfig
 class RolloutSpec(Section):
     """How the episodes of one stage are played. Paths of checkpoints are relative to `root`, the run directory.
 
-    `stage`, `iteration` and the config's seed go into the ids and seeds of the episodes. The items of `pool` are
-    injected as the recipe says; without them `pool_version` is only noted. A language model that selects keeps its
-    replies in `replies`.
+    Ids and seeds of the episodes depend on `stage`, `iteration` and the config's seed. The items of `pool` are injected
+    as the recipe says; without items `pool_version` is only recorded. A language model that selects keeps its replies
+    in `replies`.
     """
 
     config: Config
@@ -31,15 +31,15 @@ class RolloutSpec(Section):
 
 
 class Round(Section):
-    """One part of a training whose examples are rolled out anew between parts: the optimizer carries on."""
+    """One part of a training with fresh rollouts between parts; the optimizer continues from part to part."""
 
     number: int
     first_step: int
     of_steps: int
-    teacher: Checkpoint | None = None  # whose weights teach in every round if they are frozen
-    carried_in: Path | None = None  # optimizer and average of the part before
+    teacher: Checkpoint | None = None  # the frozen teacher of every round
+    carried_in: Path | None = None  # file of the optimizer and average of the part before
     carried_out: Path | None = None
-    held: tuple[DistillExample, ...] = ()  # measured at every part and trained on at none
+    held: tuple[DistillExample, ...] = ()  # held-out examples: measured in every part, never trained on
 
 
 class TrainSpec(Section):
@@ -60,7 +60,7 @@ class TrainSpec(Section):
     shrink: float = 1.0
 
     def result(self, checkpoint_id: str) -> Checkpoint:
-        """The record of the weights that came out."""
+        """The record of the new weights."""
         return Checkpoint(
             id=checkpoint_id,
             parent=self.parent.id,

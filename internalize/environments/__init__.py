@@ -1,1 +1,1 @@
-"""Environments, a folder each: where tasks come from and what an action does. Found by name through `registry`."""
+"""Environments, a folder each: they provide tasks and execute actions. `registry` finds them by name."""

@@ -1,4 +1,4 @@
-"""Base classes of the environments here: an episode that ends once, tasks by split, options that are checked."""
+"""Base classes of the environments here: single-use episodes, tasks by split, options that are checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = "Unknown action."
 
 
 class SingleUseEpisode:
-    """Keeps the prompt and the end of an episode; a subclass implements `observe` and `score`."""
+    """An episode that keeps its prompt and its end; a subclass implements `observe` and `score`."""
 
     def __init__(self, env: str, system: str, question: str) -> None:
         self._env, self._over = env, False
@@ -42,7 +42,7 @@ class SingleUseEpisode:
         return observation
 
     def observe(self, call: ToolCall | None) -> str | None:
-        """What `call` does; None ends the episode."""
+        """The observation after `call`; None ends the episode."""
         raise NotImplementedError
 
 
@@ -122,7 +122,7 @@ def read_options(env: str, model: type[M], options: Mapping[str, Any]) -> M:
 
 
 def graded(env: str, judge: Judge, task: Task, answer: str) -> float:
-    """The judge's score of an answer to a task that has one, for environments whose `score` waits for it.
+    """The judge's score of an answer, for environments whose `score` waits for the judge.
 
     Raises InfrastructureError if the judge gives no score.
     """

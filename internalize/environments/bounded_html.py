@@ -1,7 +1,7 @@
-"""Pages of others, read in a process with bounds of its own.
+"""Parses untrusted pages in a process with limits of time and memory.
 
-Some constructs (a tag with 200,000 attributes, say) take a parser the square of their length, and C code cannot be
-interrupted. A page that is small enough never to take more than about a second is read in this process.
+The parser takes quadratic time for some constructs (a tag with 200,000 attributes, say), and C code cannot be
+interrupted. A page that is too small to take more than about a second is parsed in this process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from collections.abc import Callable
 
 from .html import Html, read
 
-_MARKED = re.compile("\ue000([^\ue000\ue001]*)\ue001")  # an address, where the text before a link is to stand
+_MARKED = re.compile("\ue000([^\ue000\ue001]*)\ue001")  # an address; marks where the text before a link belongs
 _SMALL = 100_000  # characters
-_SECONDS = 20  # of processor time; ordinary pages of 2 MB take about two
+_SECONDS = 20  # seconds of processor time; ordinary pages of 2 MB take about two
 _MEMORY = 4 << 30  # bytes of addresses
 
 
 class CostlyPageError(Exception):
-    """A page that takes more time or memory than a page may."""
+    """The page takes more time or memory than allowed."""
 
 
 def read_bounded(html: str, url: str, inline: Callable[[str], str] | None = None) -> Html:
@@ -34,7 +34,7 @@ def read_bounded(html: str, url: str, inline: Callable[[str], str] | None = None
         [sys.executable, "-m", __name__, str(_SECONDS)],
         input=json.dumps([html, url, bool(inline)]).encode(),
         capture_output=True,
-        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # and no key of the user's
+        env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # so that it gets no key of the user
         check=False,
     )
     if child.returncode:

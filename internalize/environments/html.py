@@ -1,6 +1,6 @@
-"""HTML as text for a policy: a line a block or a row of cells, marks of Markdown at headings and lists, code as it is.
+"""HTML as text for a policy: one line for each block or table row, Markdown headings and lists, verbatim code.
 
-A page is foreign text: it is parsed as browsers parse it (HTML 5), and nothing in it is obeyed.
+A page is untrusted text: it is parsed as browsers parse it (HTML 5), and nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urljoin
 
 _SPACES = re.compile(r"[ \t\n\r\f\v]+")
-# Possessive: else the time for a tag that has no end grows with the square of its length.
+# Possessive: else an unclosed tag takes time quadratic in its length.
 _TAG = re.compile(r"<(/?)([a-z][^\s<>/]*+)[^<>]*+>", re.IGNORECASE)
 _XHTML_EMPTY = re.compile(r"<(script|style|title|textarea|iframe|noscript)\b([^<>]*)/>", re.IGNORECASE)
 _WRAPPED = re.compile(r"</?(?:noscript|noframes|frameset|frame|template|iframe)\b[^<>]*>", re.IGNORECASE)
-_DEEPEST = 500  # open elements, as browsers keep about; the time of the parser grows with their number
-_NO_END = frozenset(  # elements that need no end tag, or whose end is repaired: they do not nest without end
+_DEEPEST = 500  # most open elements, about as in browsers; the parser's time grows with their number
+_NO_END = frozenset(  # elements without an end tag, or with an implied one: they cannot nest deeply
     "area base br col embed hr img input link meta param source track wbr p li dt dd td th tr thead tbody tfoot option "  # noqa: SIM905
     "optgroup rt rp colgroup caption a b big code em font i nobr s small strike strong tt u".split()
 )
@@ -25,15 +25,15 @@ _INLINE = frozenset(
     "picture q rp rt ruby s samp small source span strike strong sub sup time tt u var wbr".split()
 )
 _NEVER = "script, style, svg, head, title, annotation, annotation-xml, audio, video, canvas, object"
-_ASIDE = "nav, [role=navigation], noscript, noframes, template, iframe, dialog:not([open])"  # if there is anything else
+_ASIDE = "nav, [role=navigation], noscript, noframes, template, iframe, dialog:not([open])"  # left out if there is more
 _HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
-_SOLID = _HEADINGS | {"pre", "textarea", "table"}  # a cell with one of them is no part of a line
+_SOLID = _HEADINGS | {"pre", "textarea", "table"}  # a cell with one of them is not put into a line
 _MARKED = _HEADINGS | {"li", "dd"}
 _NO_PAGE = ("javascript:", "mailto:", "data:", "tel:", "about:")
 
 
 class Html(NamedTuple):
-    """What a page says; `links` are (text, address), those of the navigation last."""
+    """The text of a page; `links` are (text, address), those of the navigation last."""
 
     title: str
     text: str
@@ -41,11 +41,11 @@ class Html(NamedTuple):
 
 
 def read(html: str, url: str, inline: Callable[[str], str] = lambda _: "") -> Html:
-    """The page of an HTML text found at `url`; `inline` gives what stands in the text before a link to an address.
+    """The page of an HTML text found at `url`; `inline` gives the text before a link to an address.
 
-    Navigation and what only some browsers show are left out, unless there is nothing else.
+    Navigation, and text that only some browsers show, are left out unless there is nothing else.
     """
-    if html.lstrip("\ufeff \n\r\t").startswith("<?xml"):  # elements that end there in XML, and nowhere in HTML
+    if html.lstrip("\ufeff \n\r\t").startswith("<?xml"):  # they end there in XML, but never in HTML
         html = _XHTML_EMPTY.sub(r"<\1\2></\1>", html)
     html = _flattened(html)
     found = _read(html, url, inline, _ASIDE)
@@ -56,7 +56,7 @@ def read(html: str, url: str, inline: Callable[[str], str] = lambda _: "") -> Ht
 
 
 def joined(base: str, link: str) -> str:
-    """The absolute address of a link; `base` for one that is no address."""
+    """The absolute address of a link; `base` for an invalid address."""
     try:
         return urljoin(base, link.strip())
     except ValueError:
@@ -64,7 +64,7 @@ def joined(base: str, link: str) -> str:
 
 
 def _flattened(html: str) -> str:
-    """The page without the tags that nest too deeply; their text stays."""
+    """The page without tags that nest too deeply; their text stays."""
     depth = 0
 
     def kept(tag: re.Match[str]) -> str:
@@ -84,7 +84,7 @@ def _read(html: str, url: str, inline: Callable[[str], str], aside: str) -> Html
     title = next((node.text() for node in tree.css("title") if node.parent and node.parent.tag != "svg"), "")
     base = joined(url, next((node.attributes["href"] or "" for node in tree.css("base[href]")), ""))
     navigation: dict[str, str] = {}
-    for node in reversed(tree.css(f"{_NEVER}, {aside}" if aside else _NEVER)):  # inner ones before those around them
+    for node in reversed(tree.css(f"{_NEVER}, {aside}" if aside else _NEVER)):  # inner elements first
         navigation = _links(node, base) | navigation
         node.decompose()
     links = _links(tree.root, base)
@@ -98,9 +98,9 @@ def _plain(text: str) -> str:
 
 
 def _links(root: Any, base: str) -> dict[str, str]:
-    """What the links below `root` say, by their address."""
+    """The texts of the links below `root`, by their address."""
     found: dict[str, str] = {}
-    around = {link.mem_id for link in root.css("a:has(a)")}  # as in SVG alone: inner ones would be read again and again
+    around = {link.mem_id for link in root.css("a:has(a)")}  # only as in SVG: nested links would be read repeatedly
     for link in root.css("a[href], area[href], iframe[src], frame[src]"):
         if address := _address(link, base):
             others = [link.attributes.get(name) or "" for name in ("aria-label", "title", "alt", "name")]
@@ -112,18 +112,18 @@ def _links(root: Any, base: str) -> dict[str, str]:
 
 
 def _address(link: Any, base: str) -> str:
-    """Where a link leads; "" for what is no page."""
+    """The address of a link; "" if it leads to no page."""
     address = link.attributes.get("href") or link.attributes.get("src") or ""
     found = urldefrag(joined(base, address))[0] if address else ""
     return "" if found.lower().startswith(_NO_PAGE) else found
 
 
 class _Lines:
-    """Text that is being written, line by line."""
+    """Text under construction, line by line."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
-        self.cells: list[_Lines] = []  # of the row that is being read
+        self.cells: list[_Lines] = []  # cells of the current row
         self.solid = False
         self._open, self._mark = "", ""
 
@@ -132,7 +132,7 @@ class _Lines:
         self._open += text.lstrip(" ") if not self._open or self._open.endswith(" ") else text
 
     def end(self, mark: str | None = None) -> None:
-        """End the line; `mark` stands before the next one."""
+        """End the line; `mark` begins the next one."""
         if self._open.strip():
             self.done.append(self._mark + self._open.strip())
             self._mark = ""
@@ -147,15 +147,15 @@ class _Lines:
 
 
 class _Text:
-    """One walk through a page; `inline` gives what stands before a link."""
+    """One walk through a page; `inline` gives the text before a link."""
 
     def __init__(self, inline: Callable[[Any], str]) -> None:
         self._inline = inline
         self._blocks = [_Lines()]
-        self._lists: list[int | None] = []  # of each open list the next number, None for bullets
+        self._lists: list[int | None] = []  # the next number of each open list, None for bullets
 
     def of(self, root: Any) -> str:
-        """Depth first, without recursion: pages nest deeply."""
+        """Walk depth first, without recursion, because pages nest deeply."""
         path: list[tuple[Any, Iterator[Any]]] = [(root, root.iter(include_text=True))]
         while path:
             node, children = path[-1]
@@ -170,7 +170,7 @@ class _Text:
         return "\n".join(self._blocks[0].done).strip("\n")
 
     def _enter(self, node: Any, tag: str) -> bool:
-        """Whether what is in it is to be read."""
+        """Whether the content of an element is read."""
         block = self._blocks[-1]
         if tag == "img":
             block.add(node.attributes.get("alt") or "")
@@ -187,7 +187,7 @@ class _Text:
         return True
 
     def _mark(self, node: Any, tag: str) -> str | None:
-        """What stands before the first line of an element."""
+        """The mark before the first line of an element."""
         if tag in {"ul", "ol", "menu"}:
             start = node.attributes.get("start") or ""
             self._lists.append(None if tag != "ol" else int(start) if start.isdecimal() else 1)
@@ -214,7 +214,7 @@ class _Text:
 
 
 def _code(root: Any) -> list[str]:
-    """The lines of an element whose spaces and line breaks count; elements in it may be lines too."""
+    """The lines of an element with significant white space; elements in it may be lines too."""
     text = ""
     for node in root.traverse(include_text=True):
         block = node if node.is_element_node else node.prev

@@ -1,10 +1,9 @@
 """Finds tasks of different splits that show the same world: equal prompts, and equal answers to the same calls.
 
-Their ids and questions may differ in a hidden seed alone, and then the test set is a training set. Of tasks with equal
-prompts, one after the other lends its reference solution, all of them play it, and those that answer alike stay
-together. Several are played, so that a reference that comes out differently each time hides nothing. Equal prompts
-alone prove nothing: the calls must have shown something. An environment whose references look at little may have
-`looks(task)`, which gives the calls to play instead.
+Ids and questions may differ only in a hidden seed; then the test set is a training set. Among tasks with equal prompts,
+all play the reference solution of one of them, and those with equal answers stay together. Several references are
+played, because a reference may differ each time. Equal prompts alone prove nothing: the calls must have shown
+something. An environment whose references show little may have `looks(task)`, which gives the calls to play instead.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from typing import NamedTuple
 from internalize.interfaces import Environment, Episode
 from internalize.records import Task, ToolCall
 
-_ENOUGH = 5  # references played by tasks that still cannot be told apart
+_ENOUGH = 5  # most references played by tasks that still look alike
 _MOST_EPISODES = 20_000  # tasks that would need more are not compared
 _Calls = tuple[ToolCall, ...]
 
 
 class Overlap(NamedTuple):
-    """Tasks that show the world of a task in another split, and how many tasks were not compared."""
+    """Tasks that show the same world as a task in another split, and how many tasks were not compared."""
 
     tasks: list[Task]
     not_compared: int
 
 
 class TaskView(NamedTuple):
-    """A task, the prompt of its episodes, and the calls that show more of its world."""
+    """A task, the prompt of its episodes, and calls that show more of its world."""
 
     task: Task
     prompt: str
@@ -38,7 +37,7 @@ class TaskView(NamedTuple):
 
 
 def find_overlap(env: Environment, views: Sequence[TaskView]) -> Overlap:
-    """Tasks that cannot be told apart from one of another split that comes earlier in `views`."""
+    """Tasks that look the same as one of an earlier split in `views`."""
     looks: Callable[[Task], Sequence[ToolCall]] | None = getattr(env, "looks", None)
     comparison = _Comparison(env)
     for group in _across_splits(views, lambda view: (" ".join(view.prompt.split()).casefold(), view.task.answer)):
@@ -87,7 +86,7 @@ class _Comparison:
 
 
 def _observations(env: Environment, task: Task, calls: _Calls) -> tuple[str | None, ...]:
-    """What an episode answers. One that breaks equals no other; the proof of the references reports it."""
+    """The answers of an episode. A failed one equals no other; the check of references reports it."""
     observations: list[str | None] = []
     episode: Episode | None = None
     try:

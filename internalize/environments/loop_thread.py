@@ -1,6 +1,6 @@
-"""An event loop in a thread of its own, for plain calls that wait for async work.
+"""An event loop in its own thread, for plain calls that wait for async work.
 
-One loop lives as long as its owner, since an async client is bound to the loop it was made in.
+One loop lives as long as its owner, because an async client is bound to its loop.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads files of questions: JSON Lines, a JSON list, CSV or Parquet, with the field names of common data sets.
 
-Without a named split, the hash of the question decides, so that a question never moves to another split.
+Without a named split, the hash of the question chooses one, so that a question never moves to another split.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from internalize.records import Task, json_value
 from internalize.runs.files import json_lines
 
 _LONGEST_CELL = 10_000_000  # characters
-PROPOSED = "proposed"  # the mark of a question that a program wrote and nobody has looked at
+PROPOSED = "proposed"  # marks a question that a program wrote and nobody has reviewed
 SPLITS = ("train", "dev", "test")
 QUESTION = ("question", "problem", "Question", "query")
 ANSWER = ("answer", "Final answer", "final_answer", "Answer", "solution", "groundtruth")
@@ -24,7 +24,7 @@ FAMILY = ("family", "type", "subject", "category", "Topic", "topic", "problem_to
 
 
 class Columns(NamedTuple):
-    """The fields that hold question and answer, where they have no common name (those above)."""
+    """The fields with question and answer, if they do not have the common names above."""
 
     question: str = ""
     answer: str = ""
@@ -38,13 +38,13 @@ class Columns(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row and where it stands."""
+    """One row and its place in the file."""
 
     where: str  # file and line
     cells: Mapping[str, Any]
 
     def get(self, names: Sequence[str]) -> str:
-        """The text of the first of these fields that is not empty; "" if none is. Raises DataError for a list."""
+        """The first non-empty text among these fields; "" if there is none. Raises DataError for a list."""
         for name in names:
             value = self.cells.get(name)
             if isinstance(value, list | tuple | dict):
@@ -54,7 +54,7 @@ class Row(NamedTuple):
         return ""
 
     def need(self, names: Sequence[str]) -> str:
-        """As `get`. Raises DataError if there is none."""
+        """As `get`, but raises DataError if there is none."""
         if not (value := self.get(names)):
             raise DataError(f"{self.where}: no field {names[0]!r} (nor {', '.join(names[1:])})")
         return value
@@ -146,7 +146,7 @@ def tasks_of(
     """Tasks by split. `files` is one file, whose rows may name a split, or a file for each split.
 
     `make(row, split)` builds one task; `draw` gives the split of a question whose row names none. Raises DataError for
-    a question that comes twice, or that was proposed by this program and looked at by nobody.
+    a question that occurs twice, or that this program proposed and nobody has reviewed.
     """
     tasks: dict[str, list[Task]] = {}
     first_rows: dict[str, str] = {}

@@ -25,9 +25,9 @@ GROUP = "internalize.environments"
 
 
 class Builtin(NamedTuple):
-    """Where a built-in environment is, one line about it, and the extra that brings the packages it `needs`."""
+    """The place of a built-in environment, one line about it, and the extra with the packages that it `needs`."""
 
-    module: str  # with a leading dot: in this package
+    module: str  # a leading dot: in this package
     attribute: str
     about: str
     extra: str = ""
@@ -75,7 +75,7 @@ BUILTIN = {
 }
 
 
-# Sources of many environments; what stands after the colon of a name is the first argument.
+# Sources of many environments; the text after the colon of a name is the first argument.
 ADAPTERS = {
     "gymnasium": Builtin(
         ".adapters.gymnasium", "Gymnasium", "environments of gymnasium in text", "gymnasium", ("gymnasium",)
@@ -99,12 +99,12 @@ ADAPTERS = {
 
 
 def names() -> tuple[str, ...]:
-    """Every name that `make` knows, but for those with a colon."""
+    """Every name that `make` knows, except those with a colon."""
     return tuple(sorted({*BUILTIN, *(point.name for point in entry_points(group=GROUP))}))
 
 
 def listing() -> tuple[tuple[str, str], ...]:
-    """Each name with one line about it, which says what is missing."""
+    """Each name with one line about it and the extra that is missing, if any."""
     lines = {point.name: f"plug-in {point.value}" for point in entry_points(group=GROUP)}
     for name, known in (*BUILTIN.items(), *((f"{source}:NAME", known) for source, known in ADAPTERS.items())):
         lines[name] = known.about + (f" (needs {known.remedy})" if known.missing else "")
@@ -130,7 +130,7 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Environment:
 
 
 def cues(name: str) -> tuple[CueExtractor, ...]:
-    """What rules about an environment can name: what its class offers, or the generic extractors.
+    """The cue extractors of an environment: those of its class, or the generic ones.
 
     An environment that is not installed here, such as that of an imported log, has the generic ones. Raises TaskError
     for a plug-in that cannot be loaded.
@@ -142,7 +142,7 @@ def cues(name: str) -> tuple[CueExtractor, ...]:
 
 
 def vocabulary(name: str) -> tuple[CueExtractor, ...]:
-    """What the rules of a pool can name: `cues`, and what `docs` offers, which once was every environment's."""
+    """What a pool's rules may name: `cues`, and those of `docs`, which every environment had once."""
     own = cues(name)
     texts = {(of.cue, of.state, of.value) for of in own}
     return (*own, *(of for of in OF_DOCS if (of.cue, of.state, of.value) not in texts))
@@ -168,19 +168,19 @@ def _plugin(name: str) -> Any:
         raise TaskError(f"env.name = {name!r}: no such environment ({there_are})")
     try:
         return points[0].load()
-    except Exception as error:  # importing it runs it, which may raise anything
+    except Exception as error:  # importing may raise anything
         problem = f"the plug-in {points[0].value} cannot be loaded ({first_line(error)})"
         raise TaskError(f"env.name = {name!r}: {problem}") from error
 
 
 class Environments:
-    """Makes each environment once for its name and options, since some are slow to build."""
+    """Makes each environment once for its name and options, because some are slow to build."""
 
     def __init__(self) -> None:
         self._made: dict[str, Environment] = {}
 
     def __call__(self, config: EnvConfig) -> Environment:
-        """Raises what `make` raises."""
+        """The environment. Raises as `make` does."""
         key = config.model_dump_json()
         if key not in self._made:
             self._made[key] = make(config.name, config.options)

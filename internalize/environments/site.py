@@ -20,17 +20,17 @@ HTML = (".html", ".htm", ".xhtml")
 MARKDOWN = (".md", ".markdown")
 ENDINGS = (*HTML, *MARKDOWN, ".txt")
 _DECLARED = re.compile(rb"<(?:\?xml[^>]*?encoding|meta[^>]*?charset)\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
-_NO_PAGES = frozenset({"node_modules", "__pycache__"})  # folders of programs; hidden ones are left out too
+_NO_PAGES = frozenset({"node_modules", "__pycache__"})  # folders of tools; hidden folders are left out too
 _LARGEST = 50_000_000  # bytes of a page
-_REPLACED = "\ufffd"  # what stands for bytes that are no character
+_REPLACED = "\ufffd"  # replaces bytes that are no character
 _LOG = logging.getLogger(__name__)
-_SURE = 0.5  # a guess of the encoding below it is worth less than UTF-8 with a few errors
+_SURE = 0.5  # with less confidence in a guessed encoding, UTF-8 with a few errors is better
 
 
 class Site:
     """A page for each file below `folder`, by its relative path. Raises TaskError if there is none.
 
-    Hidden files and folders are no pages. A warning tells of files that cannot be read, in whole or in part.
+    Hidden files and folders are no pages. A warning names files that cannot be read, in whole or in part.
     Links lead to such paths, or out of the folder. `inline` gives what stands in the text before a link to a page.
     """
 
@@ -54,7 +54,7 @@ class Site:
             )  # fmt: skip
 
     def resolve(self, address: str) -> str | None:
-        """The path of the page that a link or a path leads to, as a web server would find it; None if there is none."""
+        """The path of the page behind a link or a path, as a web server would find it; None if there is none."""
         if address in self._paths:
             return address
         try:
@@ -104,7 +104,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _contents(files: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
-    """Each path with what is in the file; files that cannot be read are left out, and a warning names them."""
+    """Each path with the file's content; a warning names files that cannot be read, which are left out."""
     failed = []
     for path, file in files.items():
         try:
@@ -131,13 +131,13 @@ def _rendered(markdown: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Its lines that are not blank, as they stand."""
+    """The text without blank lines."""
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
 
 
 def decoded(data: bytes, label: str = "") -> str:
-    """The text of a page, by its byte order mark, else the label of a server (one of the WHATWG's), else UTF-8 if it is
-    that, else what the page itself declares, else what its bytes look like.
+    """The text of a page, by its byte order mark, else the server's label (one of the WHATWG's), else UTF-8 if it is
+    valid UTF-8, else the encoding that the page declares, else a guess from its bytes.
     """
     import webencodings  # noqa: PLC0415
 
@@ -148,12 +148,12 @@ def decoded(data: bytes, label: str = "") -> str:
 
 
 def unreadable(text: str, data: bytes) -> int:
-    """How many characters of `data` were replaced in its `text`, because their bytes mean nothing in its encoding."""
+    """How many characters of `text` stand for bytes of `data` that are invalid in its encoding."""
     return max(0, text.count(_REPLACED) - data.count(_REPLACED.encode()))
 
 
 def _is_utf8(data: bytes) -> bool:
-    """Whether it can only be that; the last character may be cut off."""
+    """Whether the data is certainly UTF-8; the last character may be cut off."""
     try:
         codecs.utf_8_decode(data)
     except UnicodeDecodeError:

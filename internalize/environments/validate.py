@@ -1,8 +1,8 @@
-"""Checks an environment without a model: references score 1.0, splits share no task, nothing is won for free.
+"""Checks an environment without a model: references score 1.0, splits share no task, no task is won without acting.
 
-One row a split says how its reference solutions score, and what a guesser would who gives a family's most frequent
-answer in the first split. Further rows are about all tasks. A row that fails says for how many tasks and names the
-first.
+One row for each split has the scores of its reference solutions, and the score of a guesser that gives a family's most
+frequent answer in the first split. Further rows are about all tasks. A failed row has the number of failed tasks and
+names the first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from internalize.records import Claim, Task, ToolCall, content_hash
 from .checks import observation_of, prompt_of, score_of
 from .leakage import TaskView, find_overlap
 
-BY_CHANCE = 0.05  # share of answers that may stand in their prompts: short ones do so by chance
-_SHORTEST = 4  # characters of an answer that is looked for
+BY_CHANCE = 0.05  # share of answers that may be in their prompts: short answers are there by chance
+_SHORTEST = 4  # shortest answer that is searched for, in characters
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class _Findings:
 
 
 def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str], int] | None = None) -> Iterator[Row]:
-    """A row a split, then those over all of them. `tokens` counts the tokens of a text.
+    """A row for each split, then rows over all splits. `tokens` counts the tokens of a text.
 
-    Raises TaskError for tasks that cannot be had, or that are not played step by step.
+    Raises TaskError for tasks that cannot be listed, or that cannot be played step by step.
     """
     if isinstance(env, PlayedByAgent):
         raise TaskError(f"{env.name}: an agent plays its tasks; try it with `internalize rollout`")
@@ -94,7 +94,7 @@ def validate(env: Environment, splits: Sequence[str], *, tokens: Callable[[str],
 
 
 def token_counter(source: str) -> Callable[[str], int]:
-    """Counts tokens as the model `source` does. Raises UserError if its tokenizer cannot be had."""
+    """Counts tokens with the tokenizer of the model `source`. Raises UserError if it cannot be loaded."""
     from internalize.inference.loading import load_tokenizer  # noqa: PLC0415 - imports torch
 
     tokenizer = load_tokenizer(source)
@@ -111,7 +111,7 @@ def _row(what: str, tasks: Sequence[Task], allowed: float = 0.0) -> Row:
 
 
 def _keys(task: Task) -> tuple[str, str]:
-    """What no two splits may share: the id, and the question (however it is spaced) with the state."""
+    """The keys that two splits must not share: the id, and the question (without spacing) with the state."""
     return task.id, content_hash([" ".join(task.question.split()).casefold(), task.state])
 
 
@@ -152,7 +152,7 @@ def _split_row(
 
 
 def _failure(error: Exception) -> str:
-    """What broke, in one line. Wrong use, such as a missing key, is raised again: it is not about one task."""
+    """The error in one line. Wrong use, such as a missing key, is raised again, because it is not about one task."""
     if isinstance(error, InfrastructureError | TaskError):
         return str(error)
     if isinstance(error, InternalizeError):
@@ -161,7 +161,7 @@ def _failure(error: Exception) -> str:
 
 
 def _solved(env: Environment, task: Task, calls: Sequence[ToolCall], findings: _Findings) -> bool:
-    """Whether nothing broke and the reference, if there is one, scores 1.0."""
+    """Whether nothing failed and the reference, if there is one, scores 1.0."""
     findings.tasks += 1
     try:
         findings.views.append(TaskView(task, _inspect_start(env, task, findings), tuple(calls)))
@@ -177,7 +177,7 @@ def _solved(env: Environment, task: Task, calls: Sequence[ToolCall], findings: _
 
 
 def _inspect_start(env: Environment, task: Task, findings: _Findings) -> str:
-    """The prompt; notes whether the episode is won at its start and whether the answer stands in the prompt."""
+    """The prompt; records whether the episode is won at its start and whether the prompt has the answer."""
     episode = env.episode(task)
     try:
         prompt = "\n".join(message.text for message in prompt_of(env.name, episode.prompt()))
@@ -193,9 +193,9 @@ def _inspect_start(env: Environment, task: Task, findings: _Findings) -> str:
 
 
 def replay(env: Environment, task: Task, calls: Sequence[ToolCall], findings: _Findings | None = None) -> float | None:
-    """The score of a scripted episode; None if it broke or did not end with the last call.
+    """The score of a scripted episode; None if it failed or did not end with the last call.
 
-    An answer that is left to a judge scores 1.0 if it is the reference itself.
+    An answer that is left to a judge scores 1.0 if it equals the reference.
     """
     findings, episode = findings or _Findings(), None
     try:

@@ -69,7 +69,7 @@ class SuiteMetrics(Record):
 def figures(line: SuiteMetrics) -> dict[str, float]:
     """The numbers of a line by names such as "dev/internalized/success", for dashboards.
 
-    What has an interval gives its ends too, as "success low" and "success high".
+    Intervals give their ends too, as "success low" and "success high".
     """
     numbers: dict[str, float] = {}
     for name in line.__class__.model_fields.keys() - {"iteration"}:

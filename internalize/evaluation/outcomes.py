@@ -1,4 +1,4 @@
-"""What episodes came to, in words: what there was to learn from, and what helps where there was nothing."""
+"""The outcomes of episodes in words: what there was to learn from, and advice if there was nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Outcomes(NamedTuple):
 
     episodes: int
     succeeded: int
-    ends: Counter[Termination]  # of those that did not succeed
+    ends: Counter[Termination]  # of episodes without success
     turns: int
-    without_call: int  # turns that held no valid call
+    without_call: int  # turns without a valid call
     tasks: int
     mixed: int  # tasks with a success and a failure
 
@@ -51,7 +51,7 @@ class Outcomes(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Half a sentence: who succeeded, how the others ended, what could be compared."""
+        """Half a sentence: how many succeeded, how the others ended, and how many tasks can be compared."""
         ends = [f"{count} {_ENDS[end]}" for end, count in self.ends.most_common()]
         calls = f"; {self.without_call} of {self.turns} turns held no valid call" if self.without_call else ""
         compared = f"; {self.mixed} of {self.tasks} tasks have a success and a failure"

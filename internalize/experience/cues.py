@@ -1,6 +1,6 @@
-"""What rules can name in any environment.
+"""The cue extractors with which rules can name things in any environment.
 
-The extractors of BASE serve every environment; those of GENERIC serve one that offers no extractors of its own.
+Every environment has the extractors of BASE; one without extractors of its own also has those of GENERIC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from internalize.interfaces import CueExtractor, Situation
 from internalize.records import ToolCall, json_value
 
 LONGEST = 80  # characters of a line or of a field's value that can be a cue
-ENTRIES = 10  # of a JSON list that are looked at
+ENTRIES = 10  # entries of a JSON list that are read
 _WORD = re.compile(r"\w(?:[\w./#@:-]*\w)?")
 
 
@@ -62,7 +62,7 @@ def _json(value: JsonValue) -> str:
 
 
 def _unlisted(_: Situation) -> dict[str, str]:
-    """Any text may be a key: contrast chooses them by what many tasks share."""
+    """No keys of its own: any text may be a key, and contrast chooses keys that many tasks share."""
     return {}
 
 
@@ -71,7 +71,7 @@ def _fields(results: tuple[str, ...]) -> Mapping[str, str]:
     """The values of the fields of JSON results by their dotted paths. "path: value" is a key as well, for cues."""
     found: dict[str, str] = {}
     for result in results:
-        with suppress(ValueError):  # a result that is no JSON, or is nested too deeply, has no fields
+        with suppress(ValueError):  # no JSON, or nested too deeply: no fields
             for path, value in _leaves(json_value(result)):
                 text = value if isinstance(value, str) else _json(value)
                 found.setdefault(path, text)
@@ -90,7 +90,7 @@ def _leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]
 
 
 def _shared(situation: Situation) -> dict[str, str]:
-    """The first word of the question that is in the results as well and was no argument of a call yet."""
+    """The first word of the question that is also in the results and was no argument of a call yet."""
     used, shown = {argument for _, argument in situation.taken}, set(_WORD.findall(situation.observation or ""))
     words = [word for word in _WORD.findall(situation.question) if _tells(word) and word in shown - used]
     return {"": words[0]} if words else {}

@@ -1,7 +1,7 @@
 """Experience into the prompt: none, global (in the system message) or step-wise (at the end of the last message).
 
-Items are untrusted text: they are shown as a list under one heading, never as anything else. An injection belongs to
-the step it served and to no later context.
+Items are untrusted text: they are always shown as a list under one heading. An injection belongs to its step and is in
+no later context.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Injector:
 
     @staticmethod
     def over(pool: ExperiencePool, config: InjectConfig, selector: Selector | None = None) -> Injector:
-        """The configured pattern over a pool; an empty one injects nothing, and is none. `selector` None = lexical."""
+        """The configured pattern over a pool; with an empty pool the pattern is `none`. `selector` None = lexical."""
         if config.pattern == "none" or not pool.items:
             return Injector()
         return Injector(config.pattern, pool.items, config.k, selector or LexicalSelector(), pool.version)

@@ -1,8 +1,8 @@
-"""What is odd about the items of a pool, item by item: no strategy, details of single tasks, twins, length, orders.
+"""Flags odd items of a pool: without a strategy, with details of single tasks, near duplicates, long, with orders.
 
-Near duplicates are found by the share of words that two items have in common: a pool has tens of items, and the word
-order that libraries of fuzzy matching weigh says little about what a rule asks for. Only principles are asked for
-strategy, brevity and no details; an instance is meant to hold them.
+Near duplicates are found by the share of words that two items have in common; word order, which libraries for fuzzy
+matching weigh, says little about the meaning of a rule. Only principles must have a strategy, be short and be without
+details; instances are meant to hold details.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .rules import parse
 from .words import word_count, words_of
 
 TWINS = 0.8  # share of common words from which two items count as near duplicates
-COMMON = 0.08  # share of the questions in which a name has to stand to be the environment's own, no task's
-# Dotted names, several capitalized words or one with a capital inside, quotations and numbers. One capitalized word is
-# as often a title's or a sentence's first.
+COMMON = 0.08  # a name in this share of the questions belongs to the environment, not to a task
+# Dotted names, several capitalized words or one with a capital inside, quotations and numbers. One capitalized word may
+# just begin a title or a sentence.
 _ENTITY = re.compile(
     r'[\w#-]+(?:[./_][\w#-]+)+|(?<=[\w,;] )[A-Z]\w+(?: [A-Z]\w+)+|\b[A-Z]+[a-z]+[A-Z]\w*|(?<=")[^"]{3,}(?=")|\b\d{2,}\b'
 )
 
 
 class Flag(Record):
-    """One thing that is odd about one item."""
+    """One odd thing about one item."""
 
     item_id: str
     sign: Literal["no_strategy", "leak", "near_duplicate", "too_long", "screened"]
@@ -47,7 +47,8 @@ def lint(
 ) -> tuple[Flag, ...]:
     """Every flag of a pool, item by item; `words` is the longest a principle may be.
 
-    `trajectories` say which names belong to tasks, and what pages ordered. `cues` are what the pool's rules can name.
+    `trajectories` tell which names belong to tasks, and which orders pages gave. `cues` are what the pool's rules can
+    name.
     """
     entities, filtering = task_entities(trajectories), InjectionFilter.of(trajectories)
     twins = near_duplicates(items, cues=cues)
@@ -63,7 +64,7 @@ def near_duplicates(
 ) -> dict[str, tuple[str, float]]:
     """Later id -> (earlier id, share of common words), where the share is at least `least`.
 
-    Two rules of contrastive extraction are never twins: they share their form, and mean what they quote.
+    Two rules of contrastive extraction are never near duplicates: they share their form but differ in what they quote.
     """
     bags = [(item, frozenset(words_of(item.text)), parse(item.text, cues)) for item in items]
     found: dict[str, tuple[str, float]] = {}
@@ -75,24 +76,24 @@ def near_duplicates(
 
 
 class Names:
-    """Names that stand in questions or solve them, gathered episode by episode: files of episodes are large."""
+    """Names in questions or answers, collected episode by episode, because files of episodes are large."""
 
     def __init__(self) -> None:
-        self._asked: dict[str, set[str]] = {}  # question -> answers that solved it
+        self._asked: dict[str, set[str]] = {}  # question -> answers that scored 1.0
 
     def add(self, trajectory: Trajectory) -> None:
-        """Take note of one episode."""
+        """Collect the names of one episode."""
         self._asked.setdefault(trajectory.question, set()).update(_answer(trajectory))
 
     def of_tasks(self) -> frozenset[str]:
-        """Those that belong to single tasks: in the questions of few, or the answer that solved one of them."""
+        """The names that belong to single tasks: in few questions, or the answer that solved one of them."""
         counts = Counter(name for asked, known in self._asked.items() for name in {*_ENTITY.findall(asked), *known})
         most = max(1.0, COMMON * len(self._asked))
         return frozenset(name for name, count in counts.items() if count <= most)
 
 
 def task_entities(trajectories: Iterable[Trajectory]) -> frozenset[str]:
-    """Names that belong to single tasks of these episodes."""
+    """The names in these episodes that belong to single tasks."""
     names = Names()
     for trajectory in trajectories:
         names.add(trajectory)
@@ -125,6 +126,6 @@ def _twin(item: Experience, twins: dict[str, tuple[str, float]]) -> Iterator[Fla
 
 
 def _screened(item: Experience, filtering: InjectionFilter) -> Iterator[Flag]:
-    # Asked as an instance: an address in a principle is a leak, and flagged as one.
+    # Checked as an instance, because an address in a principle is flagged as a leak already.
     if reason := filtering.problem(item.text, "instance"):
         yield Flag(item_id=item.id, sign="screened", detail=reason)

@@ -1,7 +1,7 @@
-"""What tells who somebody is, found by the package presidio-analyzer: phone numbers, cards, IBANs, names of persons.
+"""Finds personal data with the package presidio-analyzer: phone numbers, cards, IBANs, names of persons.
 
-Nothing is downloaded. Numbers are found by their form and checksum; names by a spaCy model that is installed already,
-in the language of that model and as well as it can: a name that it does not know stays.
+Nothing is downloaded. Numbers are found by their form and checksum; names by an installed spaCy model, in the language
+of that model only. A name that the model does not recognize stays in the text.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Any
 from internalize.config.schema import RedactConfig
 from internalize.errors import UserError, first_line
 
-Find = Callable[[str], list[tuple[int, int, str]]]  # the spans of a text, and of which kind each is
+Find = Callable[[str], list[tuple[int, int, str]]]  # a text -> its spans and their kinds
 _RECOGNIZERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "phone": ("PhoneRecognizer", "PHONE_NUMBER", {"leniency": 2}),  # grouped as numbers are: rows of figures stay
     "card": ("CreditCardRecognizer", "CREDIT_CARD", {}),
     "iban": ("IbanRecognizer", "IBAN_CODE", {}),
 }
-_LIKELY = 0.4  # of presidio's scores: a phone number's; what has a checksum that is right has 1.0
+_LIKELY = 0.4  # presidio's score of a phone number; a valid checksum scores 1.0
 
 
 def require(config: RedactConfig) -> None:
-    """Raise what `finder` would raise about packages, without the seconds that importing them takes."""
+    """Raise what `finder` would raise about packages, without importing them, which takes seconds."""
     if config.persons and find_spec("presidio_analyzer") is None:
         raise UserError("redact.persons needs the extra 'persons': pip install 'internalize[persons]'")
     if "name" in config.persons and not _is_there(config.names_by):
@@ -41,7 +41,7 @@ def _is_there(model: str) -> bool:
 
 @cache
 def finder(persons: tuple[str, ...], names_by: str) -> Find:
-    """What finds these kinds. Raises UserError if a package or model is missing or cannot be loaded."""
+    """A function that finds these kinds. Raises UserError if a package or model is missing or cannot be loaded."""
     require(RedactConfig(persons=persons, names_by=names_by))
     from presidio_analyzer import predefined_recognizers  # noqa: PLC0415 - an extra, and slow to import
 
@@ -65,7 +65,7 @@ def finder(persons: tuple[str, ...], names_by: str) -> Find:
 
 
 def _apart(spans: Iterator[tuple[int, int, str]], text: str) -> list[tuple[int, int, str]]:
-    """Spans that do not overlap, in order; none inside the mark that an earlier redaction left."""
+    """Spans that do not overlap, in order, without those inside the marker of an earlier redaction."""
     kept: list[tuple[int, int, str]] = []
     for start, end, kind in sorted(spans, key=lambda span: (span[0], -span[1])):
         if (not kept or start >= kept[-1][1]) and "removed]" not in text[start : end + 9]:

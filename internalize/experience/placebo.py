@@ -1,7 +1,7 @@
-"""Experience that looks like a pool's and says something else, to measure what experience itself is worth.
+"""Placebo experience, which looks like a pool's but has other content, to measure the effect of experience itself.
 
-For experiments alone: `inject.shown` names what takes the place of a run's own pool in the prompt. The pool itself, and
-what is extracted, stay as they are.
+Only for experiments: `inject.shown` names the items shown in place of the run's own pool. The pool itself and its
+extraction do not change.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHUFFLED = "shuffled"
 def instead_of(
     items: Sequence[Experience], shown: str, seed: int, cues: tuple[CueExtractor, ...]
 ) -> tuple[Experience, ...]:
-    """What is shown for `items`: themselves (""), their rules with each other's actions, or the items of a pool file.
+    """The items shown for `items`: themselves (""), their rules with each other's actions, or those of a pool file.
 
     Raises DataError for a file that is no pool, UserError for shuffled items that are no rules.
     """
@@ -33,7 +33,7 @@ def instead_of(
 
 
 def shuffled(items: Sequence[Experience], seed: int, cues: tuple[CueExtractor, ...]) -> tuple[Experience, ...]:
-    """Every rule with the action of another one. A single rule is left out: there is no other."""
+    """Every rule with the action of another rule. A single rule is left out, because there is no other."""
     rules = [_rule(item, cues) for item in items]
     order = list(range(len(rules)))
     random.Random(seed).shuffle(order)

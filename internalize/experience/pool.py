@@ -79,7 +79,7 @@ class ExperiencePool:
 
 
 def _hashed(item: Experience) -> dict[str, Any]:
-    """What the version covers; without origins where there are none, as before items had any."""
+    """The fields that the version covers. Empty origins are left out, because older items had none."""
     return item.model_dump(mode="json", exclude=None if item.origins else {"origins"})
 
 
@@ -89,7 +89,7 @@ def empty(cap: int) -> ExperiencePool:
 
 
 def replay(edits: Iterable[PoolEdit], cap: int) -> ExperiencePool:
-    """The pool that an edit log leads to. Raises DataError if the log does not fit together."""
+    """The pool after all edits of a log. Raises DataError if the log does not fit together."""
     return empty(cap).apply(edits)
 
 
@@ -104,7 +104,7 @@ def _replace(items: Items, edit: PoolEdit) -> Items:
     targets = _targets(items, edit)
     item = _item(edit)
     parents = dict.fromkeys([*item.parents, *targets])
-    parents.pop(item.id, None)  # the same wording again is no new item
+    parents.pop(item.id, None)  # the same text is no new item
     item = item.model_copy(update={"parents": tuple(parents)})
     if item.id in items:
         item = _joined(items[item.id], item)
@@ -186,7 +186,7 @@ def _strength(item: Experience) -> str:
 
 
 class PoolDiff(Record):
-    """What leads from one pool to another. `changed` has the new state of items kept with other numbers."""
+    """The difference of two pools. `changed` has the new state of items kept with other numbers."""
 
     added: tuple[Experience, ...]
     removed: tuple[Experience, ...]
@@ -194,7 +194,7 @@ class PoolDiff(Record):
 
 
 def diff(old: ExperiencePool, new: ExperiencePool) -> PoolDiff:
-    """Items of `new` that `old` has not, the reverse, and those with other evidence or numbers."""
+    """Items that only `new` has, items that only `old` has, and items with other evidence or numbers."""
     before = {item.id: item for item in old.items}
     after = {item.id for item in new.items}
     return PoolDiff(
@@ -232,7 +232,7 @@ def _shown(trajectory: Trajectory) -> Iterator[str]:
 
 
 def read_edits(path: Path) -> list[PoolEdit]:
-    """The edits of a file. Runs of version 1 noted no cause: those that retired an item began their reason with it."""
+    """The edits of a file. Version 1 wrote no cause: there a retirement is recognized by its reason."""
     edits = read_jsonl(path, PoolEdit)
     retired = (edit.cause is None and edit.reason.startswith("retired: ") for edit in edits)
     return [e.model_copy(update={"cause": "retired"}) if old else e for e, old in zip(edits, retired, strict=True)]
@@ -268,8 +268,8 @@ def load_pool(path: Path) -> ExperiencePool:
 def import_official(data: Any, granularity: Granularity, source: str = "external") -> tuple[PoolEdit, ...]:
     """ADD edits for a pool of the paper's released code: {"G0": text} or [{"id": "G0", "full_text": text}].
 
-    The list's texts may begin with their own id ("[G0]. "), which its selector needs; that is taken
-    off. The old id goes into the edit's reason. Raises DataError naming the entry.
+    A text of the list may begin with its own id ("[G0]. ") for the paper's selector; the id is removed here and kept in
+    the edit's reason. Raises DataError naming the entry.
     """
     return tuple(
         PoolEdit(

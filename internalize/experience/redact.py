@@ -2,10 +2,10 @@
 
 Removed are API keys and tokens of known form (secret_rules.py), private-key blocks, cookies, logins in addresses,
 assignments such as password=..., e-mail addresses, and matches of the recipe's own patterns; a marker such as [email
-removed] takes their place, so redacting twice changes nothing. Secrets of unknown form stay, and what tells who
-somebody is, unless `redact.persons` asks for it (persons.py).
-Sampled token ids never outlive the text they stand for: a trajectory whose own actions hold a secret is not trained on,
-because an edited action was never sampled.
+removed] takes their place, so redacting twice changes nothing. Secrets of unknown form stay, and so does personal data,
+unless `redact.persons` asks for it (persons.py).
+Token ids are dropped with the text they encode: a trajectory whose own actions hold a secret is not trained on, because
+the edited action was never sampled.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from internalize.runs.store import write_json
 from . import persons
 from .secret_rules import secret_spans
 
-# In this order: what stands inside something longer comes after it. A word that names a secret has to be followed by a
-# sign of assignment, so that prose about passwords and tokens stays as it is.
+# The order matters: a pattern that may match inside a longer one comes after it. A word that names a secret must be
+# followed by a sign of assignment, so that prose about passwords and tokens stays as it is.
 _NAMES = (
     r"password|passwd|pwd|pass[_-]?phrase|secret|api[_-]?key|access[_-]?key|account[_-]?key|private[_-]?key|"
     r"auth[_-]?token|access[_-]?token|refresh[_-]?token|client[_-]?secret|connection[_-]?string"
@@ -75,13 +75,13 @@ _KINDS: tuple[tuple[str, str], ...] = (
         r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,8}\.[A-Za-z]{2,24}\b",
     ),
 )
-_RULES_AFTER = "jwt"  # the rules of secret_rules.py come after what is longer than a key
+_RULES_AFTER = "jwt"  # this kind and earlier ones precede the rules of secret_rules.py
 Weighted = tuple[Trajectory, float]  # with its weight in training
 _ASSIGNED = re.compile(r"(?:[=:]|\s(?=\S+$))\s*")  # also the blank after an option of a command
 
 
 class RedactionCount(Record):
-    """What was taken out of one stage's texts, by kind; `dropped` trajectories have a secret in an action."""
+    """Removed secrets of one stage, by kind; `dropped` trajectories have a secret in an action."""
 
     removed: dict[str, int] = Field(default_factory=dict)
     dropped: int = 0
@@ -94,7 +94,7 @@ class Redactions(Record):
 
 
 def note(path: Path, stage: str, count: RedactionCount, write: Callable[[Path, BaseModel], None] = write_json) -> None:
-    """Put the count of a stage into the file, if there is anything to count; those of others stay."""
+    """Write the count of a stage, if it is not empty, into the file; counts of other stages stay."""
     if count == RedactionCount():
         return
     path.parent.mkdir(exist_ok=True)
@@ -109,14 +109,14 @@ def without_secrets(
     stage: str,
     write: Callable[[Path, BaseModel], None] = write_json,
 ) -> list[Weighted]:
-    """`Redactor.trainable`, its counts noted in `path` by `write`."""
+    """`Redactor.trainable`; its counts go to `path` by `write`."""
     kept, counts, dropped = Redactor.of(config).trainable(weighted)
     note(path, stage, RedactionCount(removed=dict(counts), dropped=dropped), write)
     return kept
 
 
 def require_no_secrets(config: Config) -> None:
-    """Raises ConfigError naming the key of a recipe that holds a secret: run.json and the report hold whole recipes."""
+    """Raises ConfigError naming a key that holds a secret, because run.json and the report show the whole recipe."""
     redactor = Redactor.of(RedactConfig())
     for key, text in _recipe_texts(
         "", config.model_dump(mode="json", include={"env", "evaluate", "endpoints", "model"})
@@ -129,7 +129,7 @@ def require_no_secrets(config: Config) -> None:
 
 
 def _recipe_texts(key: str, value: object) -> Iterator[tuple[str, str]]:
-    """The texts of a section by their keys; a list of them, such as a command, as one."""
+    """The texts of a section by their keys; a list of texts, such as a command, counts as one text."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -187,8 +187,8 @@ class Redactor:
                 "global_injection": _injection(trajectory.global_injection, clean),
                 "steps": tuple(_step(step, clean) for step in trajectory.steps),
                 "failure": clean(trajectory.failure) if trajectory.failure else trajectory.failure,
-                "origin": None,  # holds parts of the texts as they were
-                "branches": (),  # the conversations that are trained on come one by one
+                "origin": None,  # holds parts of the texts before redaction
+                "branches": (),  # each branch is a conversation of its own here
             }
         )
         return (changed if counts else trajectory), counts
@@ -206,14 +206,14 @@ class Redactor:
         return _injection(injection, self.clean)
 
     def trajectories(self, trajectories: Iterable[Trajectory]) -> tuple[list[Trajectory], Counter[str]]:
-        """`trajectory` of each, and the counts together."""
+        """`trajectory` of each, and the total counts."""
         pairs = [self.trajectory(trajectory) for trajectory in trajectories]
         return [kept for kept, _ in pairs], sum((counts for _, counts in pairs), Counter[str]())
 
     def trainable(self, weighted: Sequence[Weighted]) -> tuple[list[Weighted], Counter[str], int]:
-        """Trajectories fit for training, what was taken out of their observations, and how many were dropped.
+        """Trajectories fit for training, the counts of their redacted observations, and how many were dropped.
 
-        Observations carry no loss, but their ids are stored and read as context: they are redacted. Actions are
+        Observations carry no loss, but their ids are stored and read as context, so they are redacted. Actions are
         trained on as sampled or not at all.
         """
         safe = [
@@ -252,7 +252,7 @@ def _marker(kind: str) -> Callable[[re.Match[str]], str]:
     def replace(found: re.Match[str]) -> str:
         if kind != "password":
             return marker
-        sign = _ASSIGNED.search(found[0])  # the name stays: that something is asked for is no secret
+        sign = _ASSIGNED.search(found[0])  # the name of the secret stays; only its value is removed
         return found[0][: sign.end()] + marker if sign else marker
 
     return replace
@@ -268,7 +268,7 @@ def _message(message: Message, clean: Callable[[str], str]) -> Message:
 
 
 def _arguments(text: str, clean: Callable[[str], str]) -> str:
-    """JSON text stays JSON text: its strings are cleaned one by one, so that no quotation mark goes."""
+    """Clean the strings of JSON text one by one, so that the result is still valid JSON."""
     try:
         value = json_value(text)
     except ValueError:
@@ -290,7 +290,7 @@ def _strings(value: object, clean: Callable[[str], str]) -> object:
 def _value_of(key: str, entry: object, clean: Callable[[str], str]) -> object:
     if not isinstance(entry, str):
         return _strings(entry, clean)
-    cleaned = clean(f"{key}: {entry}")  # the name of an argument may be what gives its value away
+    cleaned = clean(f"{key}: {entry}")  # the argument's name may tell that its value is a secret
     return cleaned.removeprefix(f"{key}: ")
 
 

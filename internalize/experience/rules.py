@@ -1,6 +1,6 @@
 """The language of contrastive extraction: rules that say which call to make when a cue is present.
 
-A rule names what the environment repeats over tasks and no page, number or entity of one task, so that it can
+A rule names only things that recur over many tasks, never a page, number or entity of one task, so that it can
 transfer. Pools hold rules as sentences, and an item's id is the hash of its text: `phrase` must stay injective, and
 the wording of its sentences must not change.
 """
@@ -18,7 +18,10 @@ from internalize.records import Message, ToolCall, Trajectory
 from .cues import BASE, GENERIC, GIVEN, arguments
 
 _JOINS = {"cue": "", "state": " and ", "value": " "}  # precedes the texts of extractors in a sentence
-_KEYS = {'"': '[^"]+', "[": ".*"}  # the pattern of a key by the character before it; of others it is one word
+_KEYS = {
+    '"': '[^"]+',
+    "[": ".*",
+}  # pattern of a key by the character before it; else a key is one word
 
 
 class Reading(NamedTuple):
@@ -28,7 +31,7 @@ class Reading(NamedTuple):
     key: str = ""
 
     def find(self, situation: Situation) -> str | None:
-        """Its value in a situation; None if it is not present."""
+        """The value in a situation; None if it is not present."""
         return self.of.find(situation, (self.key,)).get(self.key)
 
 
@@ -41,7 +44,7 @@ class Rule(NamedTuple):
     state: Reading | None = None
 
 
-Find = Callable[[Reading], str | None]  # looks up readings of a situation that was read before
+Find = Callable[[Reading], str | None]  # looks up a reading in a situation that was read before
 
 
 def applies(rule: Rule, situation: Situation, find: Find | None = None) -> bool:
@@ -54,7 +57,7 @@ def applies(rule: Rule, situation: Situation, find: Find | None = None) -> bool:
 
 
 def argument_of(rule: Rule, situation: Situation, find: Find | None = None) -> str | None:
-    """The argument that the rule asks for here; one of them if several are right, None if none is present."""
+    """The argument that the rule asks for here (one of them if several are right); None if none is present."""
     if rule.value.of is GIVEN:
         return _given(rule.value.key)
     return (find(rule.value) if find else rule.value.find(situation)) or None
@@ -66,7 +69,7 @@ def _given(text: str) -> str:
 
 
 def matches(rule: Rule, situation: Situation, call: ToolCall, find: Find | None = None) -> bool:
-    """Whether `call` follows the rule: it is of the right tool, and one of its arguments is right."""
+    """Whether `call` follows the rule: it calls the right tool, and one of its arguments is right."""
     if call.name != rule.verb:
         return False
     if accepts := rule.value.of.accepts:
@@ -80,9 +83,9 @@ def taken_by(*calls: ToolCall) -> tuple[tuple[str, str], ...]:
 
 
 def decisions(trajectory: Trajectory) -> list[tuple[Situation, ToolCall | None]]:
-    """Every call of a trajectory and the situation it was made in; None for a turn without a call, none if left out.
+    """Every call of a trajectory with its situation. A turn without a call gives None; a left-out turn gives nothing.
 
-    The calls of one turn were decided on the same results, each after those before it.
+    All calls of one turn see the same results; each call also sees the calls before it.
     """
     found: list[tuple[Situation, ToolCall | None]] = []
     situation = Situation(trajectory.question)
@@ -112,7 +115,7 @@ def phrase(rule: Rule) -> str:
 
 @lru_cache(maxsize=4096)
 def parse(text: str, cues: tuple[CueExtractor, ...] = GENERIC) -> Rule | None:
-    """The rule that `phrase` wrote about an environment with these cues, or None for any other text."""
+    """The rule that `phrase` wrote with these cues, or None for any other text."""
     known = (*BASE, *cues)
     match = _grammar(known).fullmatch(text)
     if match is None:
@@ -133,7 +136,7 @@ def _grammar(known: tuple[CueExtractor, ...]) -> re.Pattern[str]:
 
 
 def _either(kind: str, known: tuple[CueExtractor, ...]) -> str:
-    """A pattern for the texts of all extractors; the group that matches has an extractor's number and holds the key."""
+    """A pattern for the texts of all extractors; the matching group has the extractor's number and holds the key."""
     templates = {number: _template(of, kind) for number, of in enumerate(known) if getattr(of, kind)}
     if len(set(templates.values())) < len(templates):
         raise ValueError(f"two cue extractors have the same text as a {kind}: {sorted(templates.values())}")

@@ -1,8 +1,8 @@
-"""Secrets of known form in a text: the rules of gitleaks, which its community keeps, and forms that they leave out.
+"""Finds secrets of known form in a text: by the rules of gitleaks, and by rules for forms that gitleaks leaves out.
 
 gitleaks/gitleaks.toml is the file of that project at commit b58d3f1 (2026-07-22), unchanged, under the MIT licence
-beside it. A rule is tried only where one of its words stands; RE2, which gitleaks writes for too, takes time in
-proportion to the text, whatever a page holds. Rules for files of one name are left out.
+beside it. A rule is tried only where one of its keywords occurs. Its patterns run in RE2, as in gitleaks, whose time is
+linear in the length of any text. Rules for files with certain names are left out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
-# The value of a key with a prefix of its maker: long, in both cases and with digits, which names in code are not.
+# The value of a key with a vendor's prefix: long, with both cases and digits, unlike names in code.
 _PREFIX = r"\b([a-z][a-z0-9]{1,11}[_-](?:\w{1,8}[_-])?"
 _MORE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("telegram-bot", (":aa",), r"\b[0-9]{8,10}:AA[\w-]{32,34}\b"),
@@ -47,16 +47,16 @@ _HASHES = (r"^(?:sha|md|blake|crc|sri|hash|digest|commit|rev|etag|uuid|id)[0-9]*
 
 @dataclass(frozen=True)
 class SecretRule:
-    """One form of secret. `group`: of the match, 0 for the first group that holds something."""
+    """One form of secret. `group` is the secret's group in the match, 0 = the first group that holds something."""
 
     name: str
     words: tuple[str, ...]
     regex: str
     group: int = 0
-    entropy: float = 0.0  # bits a character that the secret must exceed
-    harmless: tuple[str, ...] = ()  # patterns of secrets that are none
+    entropy: float = 0.0  # bits per character that the secret must exceed
+    harmless: tuple[str, ...] = ()  # patterns of false alarms
     stopwords: tuple[str, ...] = ()
-    mixed: bool = False  # whether its last part must have digits and letters of both cases
+    mixed: bool = False  # whether the last part must have digits and letters of both cases
 
     @cached_property
     def pattern(self) -> Any:
@@ -64,7 +64,7 @@ class SecretRule:
         return _compiled(self.regex)
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where secrets stand in `text`."""
+        """The places of secrets in `text`."""
         for found in self.pattern.finditer(text):
             groups = [self.group] if self.group else [*range(1, self.pattern.groups + 1)]
             number = next((g for g in groups if found.group(g)), 0)
@@ -84,7 +84,7 @@ class SecretRule:
 
 
 def secret_spans(text: str) -> list[tuple[int, int]]:
-    """Where secrets stand in `text`, in order and apart from each other."""
+    """The places of secrets in `text`, in order and without overlap."""
     low, found = text.lower(), list[tuple[int, int]]()
     present = {word for word in _words() if word in low}
     for rule in _rules() if present else ():
@@ -128,12 +128,12 @@ def _words() -> frozenset[str]:
 
 @cache
 def _compiled(pattern: str) -> Any:
-    import re2  # noqa: PLC0415 - where nothing is redacted it need not be loaded
+    import re2  # noqa: PLC0415 - loaded only if something is redacted
 
     return re2.compile(pattern)
 
 
 def _entropy(text: str) -> float:
-    """Shannon's, in bits a character."""
+    """Shannon entropy, in bits per character."""
     counts = Counter(text).values()
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)

@@ -1,4 +1,4 @@
-"""What showing an item is worth: how often it was shown, and success with it against without it.
+"""Measures the value of showing an item: how often it was shown, and success with it against success without it.
 
     shown    scored episodes in which the item was shown at some step
     without  episodes without any experience, by the same weights, in which the item's situation arose:
@@ -6,10 +6,10 @@
     difference = mean over the shown tasks of: score minus the mean of `without` under the same weights
 
 A task counts once for each set of weights, its attempts averaged. The interval draws tasks, together for both sides,
-so tasks on both sides are paired. The difference is an association. An item is shown because of what was seen, which
-depends on earlier actions and on what was shown before them; items shown together share the credit and the blame; and
-where the two sides hold other tasks, those have to be drawn alike. Items of a global prefix are not measured: all of
-them are shown always. Unscored episodes are no evidence, and a measurement on few tasks retires nothing.
+so tasks on both sides are paired. The difference is an association, not an effect: an item is shown because of an
+observation, which depends on earlier actions and injections; items shown together share the credit and the blame; and
+if the two sides have different tasks, these must come from the same distribution. Items of a global prefix are not
+measured, because all of them are always shown. Unscored episodes are no evidence, and few tasks retire nothing.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .cues import GENERIC
 from .pool import ExperiencePool, count_usage
 from .rules import applies, decisions, parse
 
-LEAST = 10  # tasks a side: below, bootstrap intervals are too narrow
+LEAST = 10  # fewest tasks a side: with fewer, bootstrap intervals are too narrow
 
 
 class Utility(Record):
     """One item. `selected` counts decisions, rates are means over tasks; `difference` None = a side is empty.
 
-    `success_without` is weighted as the shown tasks are distributed over sets of weights.
+    `success_without` counts each set of weights by its share of the shown tasks.
     """
 
     item_id: str
@@ -45,7 +45,7 @@ class Utility(Record):
 
     @property
     def sure(self) -> bool:
-        """Whether both sides have the tasks that an interval needs."""
+        """Whether both sides have as many tasks as an interval needs."""
         return min(self.tasks, self.tasks_without) >= LEAST
 
 
@@ -90,8 +90,8 @@ def utilities(
 def retire(pool: ExperiencePool, measured: Iterable[Utility], *, most: int = 1) -> tuple[PoolEdit, ...]:
     """DELETE edits for the items of `pool` that measurably harm, the worst first, at most `most`.
 
-    Measurably: the interval lies below zero and rests on `LEAST` tasks a side. One at a time, since items shown
-    together share the blame: without the worst, the others may turn out harmless.
+    Measurably: the interval lies below zero and rests on `LEAST` tasks a side. Items shown together share the blame, so
+    by default one goes at a time: without the worst, the others may turn out harmless.
     """
     held = {item.id for item in pool.items}
     sure = [(u, u.difference) for u in measured if u.item_id in held and u.sure]
@@ -101,12 +101,12 @@ def retire(pool: ExperiencePool, measured: Iterable[Utility], *, most: int = 1) 
 
 
 def retired_ids(edits: Iterable[PoolEdit]) -> frozenset[str]:
-    """Items that an edit log retired."""
+    """The ids of items that an edit log retired."""
     return frozenset(i for edit in edits if edit.cause == "retired" for i in edit.targets)
 
 
 def without_retired(edits: Iterable[PoolEdit], retired: frozenset[str]) -> tuple[PoolEdit, ...]:
-    """The edits less those that would bring a retired item back, or take away what they brought."""
+    """The edits without those that bring a retired item back, or remove what such edits brought."""
     return tuple(
         edit
         for edit in edits
@@ -130,7 +130,7 @@ def _sides(
     unaided: Sequence[tuple[Trajectory, Sequence[Situation]]],
     cues: tuple[CueExtractor, ...],
 ) -> _Sides:
-    """`unaided` are the episodes without experience and the situations in them."""
+    """The two sides of an item. `unaided` are the episodes without experience and their situations."""
     shown = [t for t in scored if any(step.injection and item.id in step.injection.item_ids for step in t.steps)]
     weights, tasks = {t.checkpoint for t in shown}, {t.task_id for t in shown}
     rule = parse(item.text, cues)
@@ -157,7 +157,7 @@ def _by_unit(trajectories: Iterable[Trajectory]) -> dict[str, float]:
 
 
 def _above(scores: Mapping[str, float], side: _Sides) -> Scores:
-    """Scores less what the same weights reach without the item; a unit with nothing to compare to has None."""
+    """Scores minus the score of the same weights without the item; None for a unit without a comparison."""
     return {unit: score - side.base[unit] if unit in side.base else None for unit, score in scores.items()}
 
 

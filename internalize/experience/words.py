@@ -1,7 +1,7 @@
-"""Splits texts of any script into the words by which they are searched, selected, compared and measured.
+"""Splits texts of any script into words, for search, selection, comparison and measurement.
 
-A script that is written without spaces between words gives its overlapping pairs of characters instead (Korean too,
-whose words carry their endings): no dictionary is needed, and pairs hold most of what its words are.
+A script without spaces between words is split into overlapping pairs of characters instead, which needs no dictionary.
+Korean is treated alike, because its words carry endings.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _NAME_PARTS = rf"\p{{Lu}}?[\p{{Ll}}\p{{M}}]+|\p{{Lu}}+(?!\p{{Ll}})|\p{{N}}+|[\p{
 
 
 def words_of(text: str, *, names: bool = False, singles: bool = False, most: int = sys.maxsize) -> list[str]:
-    """The words of a text without case, in their order; at most about `most`.
+    """The words of a text, ignoring case, in their order; at most about `most`.
 
-    `names` splits them at underscores and inside camelCase. `singles` adds the characters of a script without spaces,
-    by which a query of one character finds a text.
+    `names` splits them at underscores and inside camelCase. `singles` adds the single characters of a script without
+    spaces, so that a query of one character finds a text.
     """
     found: list[str] = []
     for run, is_unspaced in _runs(text, names=names):
@@ -38,7 +38,7 @@ def words_of(text: str, *, names: bool = False, singles: bool = False, most: int
 
 
 def word_count(text: str) -> int:
-    """How many words a text has, two characters of a script without spaces counting as one."""
+    """The number of words in a text; two characters of a script without spaces count as one."""
     pattern = _patterns(names=False)[1]
     unspaced = sum(map(len, pattern.findall(text)))
     if not unspaced:
@@ -56,7 +56,7 @@ def _runs(text: str, *, names: bool) -> Iterator[tuple[str, bool]]:
 
 @cache
 def _patterns(*, names: bool) -> tuple[Any, Any]:
-    import regex  # noqa: PLC0415 - only where it is needed; the standard library knows no scripts
+    import regex  # noqa: PLC0415 - loaded on demand; the standard library cannot tell scripts
 
     parts = _NAME_PARTS if names else _SPACED
     return regex.compile(rf"[{UNSPACED}]+|{parts}", regex.V1), regex.compile(rf"[{UNSPACED}]+", regex.V1)

@@ -1,8 +1,8 @@
 """Anthropic Messages as chat messages: the blocks of content become text, thoughts, calls and results.
 
-The provider's request types do not read logs: they are unions of typed dictionaries without a discriminator. One
-unknown block is accepted until its list is walked, and then gives 80 errors, of which none is the one (98 for a number
-as a name in Responses). A block that is not known here is refused by its type.
+The provider's request types cannot read logs: they are unions of typed dictionaries without a discriminator. They
+accept an unknown block until its list is walked, and then report 80 errors without the right one (98 for a number as a
+name in Responses). Here an unknown block is refused by its type.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def as_chat(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def chat_messages(message: Any) -> list[Any]:
-    """The chat messages that one message with blocks stands for, in their order."""
+    """The chat messages that one message with blocks stands for, in order."""
     content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, list):
         return [message]
@@ -56,7 +56,7 @@ def chat_messages(message: Any) -> list[Any]:
 
 
 def _turns(message: Mapping[str, Any], blocks: Sequence[Any]) -> list[Raw]:
-    """An assistant's turn, in parts where a tool of the provider answered inside it."""
+    """An assistant's turn; it is in parts if a tool of the provider answered inside it."""
     found: list[Raw] = []
     turn: Raw = {**message, "content": [], "tool_calls": []}
     for block in blocks:

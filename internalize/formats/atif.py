@@ -1,8 +1,8 @@
 """ATIF, the trajectory format of Harbor, in and out. The package `atif` validates every document.
 
-What our records have no place for (times, costs, token ids, images, sub-agents' references) is kept as a patch to what
-the exporter would write, so that a document comes back as it was. Copied context is never learnt. A sub-agent inside a
-document is an episode of its own. The score of a Harbor trial stands in the files beside the document.
+Content without a place in our records (times, costs, token ids, images, references to sub-agents) is kept as a patch to
+what the exporter would write, so that export restores the document. Copied context is never learnt. A sub-agent inside
+a document is an episode of its own. The score of a Harbor trial is in files beside the document.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _KEPT = ("env", "split", "iteration", "termination", "score", "failure")
 
 
 def recognizes(head: Sequence[dict[str, Any]]) -> bool:
-    """Whether a file is an ATIF document, or a line of it each."""
+    """Whether a file is an ATIF document, or has one on each line."""
     return str(head[0].get("schema_version", "")).upper().startswith("ATIF")
 
 
 def values(path: Path) -> Iterator[Located]:
-    """The documents of a file, each with the score that Harbor's files beside it have."""
+    """The documents of a file, each with the score from Harbor's files beside it."""
     score = _trial_score(path)
     for where, value in json_values(path):
         yield where, value if isinstance(value, DataError) else {"document": value, "score": score}
@@ -54,7 +54,7 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
 
 
 def to_atif(trajectory: Trajectory) -> Raw:
-    """The document of an episode: the one it was read from, as it was, or a new one. Raises DataError."""
+    """The document of an episode: the imported one, restored, or a new one. Raises DataError."""
     plain = _plain(trajectory)
     origin = trajectory.origin
     if origin is None or origin.format != "atif":
@@ -100,7 +100,7 @@ def _episodes(checked: atif.Trajectory, document: Raw, score: float | None, sess
 
 
 def _messages(step: atif.Step) -> Iterator[Raw]:
-    """The chat messages of one step: the turn, then the result of each call, then what answers no call."""
+    """The chat messages of one step: the turn, the result of each call, then other observations."""
     content = _content(step.message)
     if step.source != "agent":
         yield {"role": step.source, "content": content}
@@ -112,7 +112,7 @@ def _messages(step: atif.Step) -> Iterator[Raw]:
 
 
 def _results(step: atif.Step) -> Iterator[Raw]:
-    """What a step observed; results without ids are those of its calls in order if there are as many."""
+    """The observations of a step. Results without ids belong to its calls in order if the numbers are equal."""
     results = step.observation.results if step.observation else []
     calls = [call.tool_call_id for call in step.tool_calls or ()]
     in_order = len(calls) == len(results) and all(result.source_call_id is None for result in results)
@@ -142,7 +142,7 @@ def _content(content: Any) -> str | list[Raw]:
 
 
 def _plain(trajectory: Trajectory) -> Raw:
-    """The document that is written for an episode which came from elsewhere."""
+    """The document for an episode that was not imported from ATIF."""
     steps = [{"source": _SOURCES[message.role], "message": message.text} for message in trajectory.prompt]
     for step in trajectory.steps:
         steps += [_agent_step(step), *({"source": "user", "message": m.text} for m in step.results if m.role == "user")]
@@ -177,7 +177,7 @@ def _agent_step(step: Step) -> Raw:
     results = [_result(message) for message in step.results if message.role == "tool"]
     if results:
         found["observation"] = {"results": results}
-    if step.left_out:  # what its readers must not train on either
+    if step.left_out:  # other readers must not train on it either
         found |= {"is_copied_context": True, "extra": {_LEFT_OUT: step.left_out}}
     return found
 

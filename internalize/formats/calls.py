@@ -1,8 +1,8 @@
 """Logs of single calls of a model, each with its whole request and response, as conversations.
 
-The history of a call holds the calls before it. Only the longest conversations are episodes: a call whose request and
-answer another call's request begins with is part of that one. Chat completions, Anthropic Messages and Responses are
-told apart by their fields. A file is read twice, so that only a hash of every call is held.
+The history of a call contains the calls before it. Only the longest conversations are episodes: a call is part of
+another one if that one's request begins with its request and answer. Chat completions, Anthropic Messages and Responses
+are distinguished by their fields. A file is read twice, so that only a hash of every call is in memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def recognizes(head: Sequence[dict[str, Any]]) -> bool:
 
 
 def values(path: Path) -> Iterator[Located]:
-    """The calls of a file that no later call goes on with, as chat lines. Raises DataError."""
+    """The calls of a file that no later call continues, as chat lines. Raises DataError."""
     ends: dict[str, int] = {}
     parts: set[int] = set()
     for number, (_, value) in enumerate(json_values(path)):
@@ -58,7 +58,7 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
 
 
 def longest(conversations: Sequence[Sequence[Any]]) -> list[int]:
-    """The indices of the conversations that no later one begins with."""
+    """The indices of the conversations with which no later one begins."""
     ends: dict[str, int] = {}
     parts: set[int] = set()
     for number, messages in enumerate(conversations):
@@ -117,7 +117,7 @@ def _canonical(arguments: str) -> str:
 
 
 def _parts(value: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The request and the answer of a call; an object without anything where there is none."""
+    """The request and the answer of a call; a missing one is an empty object."""
     request = _inner(value, _REQUESTS) or value
     answer = _inner(value, _RESPONSES) or {}
     request = _inner(request, ("body", "params", "json")) or request

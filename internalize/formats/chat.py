@@ -96,7 +96,7 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
 
 
 def answered(line: dict[str, Any], session: Session) -> Iterator[Trajectory]:
-    """The trajectory of a line; none, which is counted, if no model answered in it. Raises DataError."""
+    """The trajectory of a line; none, which is counted, if the line has no answer of a model. Raises DataError."""
     messages = line.get("messages")
     roles = [m.get("role") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else ["assistant"]
     if not line.get("error") and "assistant" not in roles:
@@ -239,7 +239,7 @@ def _from_message(message: Message) -> ChatMessage:
 
 
 class _Place(NamedTuple):
-    """Where a turn stands: the index of the first reply, its own number, and why what precedes forbids learning it."""
+    """The place of a turn: the index of its first reply, its number, and why the text before it forbids learning it."""
 
     reply: int
     number: int
@@ -267,7 +267,7 @@ def _step(
 
 
 def _left_out(turn: Sequence[ChatMessage], text: str) -> str:
-    """Why a turn is not to be learnt; "" if it may be."""
+    """Why a turn must not be learnt; "" if it may be learnt."""
     if reason := next((m.left_out for m in turn if m.left_out), None):
         return reason
     if any(m.weight == 0 for m in turn):

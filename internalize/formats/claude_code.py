@@ -34,7 +34,7 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
 
 
 class _Conversation:
-    """A thread, and where each record and each turn of the model ends in it."""
+    """A thread, with the position where each record and each turn of the model ends in it."""
 
     def __init__(self, thread: Thread) -> None:
         self.thread = thread
@@ -91,7 +91,7 @@ class _Conversations:
         return found
 
     def _for(self, record: Raw, parent: _Conversation | None) -> _Conversation:
-        """The conversation that a record goes on with, or a new one."""
+        """The conversation that a record continues, or a new one."""
         if record.get("isCompactSummary"):
             self._main = self._new(Thread())
             return self._main
@@ -110,7 +110,7 @@ class _Conversations:
         return self.all[-1]
 
     def _rewinds(self, parent: _Conversation, record: Raw) -> bool:
-        """Whether anything but results of tools was said after the record that this message answers."""
+        """Whether anything but tool results already follows the record that this message answers."""
         later = parent.thread.messages[parent.end_of[_parent(record)] :]
         return any(message.get("role") != "tool" for message in later)
 
@@ -129,7 +129,7 @@ def _begins(record: Raw) -> bool:
 
 
 def _is_typed(record: Raw) -> bool:
-    """Whether a record is a message of the user and not results of tools."""
+    """Whether a record is a message that the user typed, not results of tools."""
     content = record["message"].get("content")
     blocks = content if isinstance(content, list) else []
     kinds = {kind_of(block) for block in blocks}

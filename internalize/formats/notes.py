@@ -1,4 +1,4 @@
-"""What reading a log met with: what was repaired, and what was dropped, each with its reason and how often."""
+"""Counts of repairs and dropped parts in a reading of logs, with their reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Notes:
-    """Counts by reason. A repair keeps what the log means; what is dropped is in no trajectory."""
+    """Counts by reason. A repair keeps the meaning of the log; a dropped part is in no trajectory."""
 
     repaired: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)

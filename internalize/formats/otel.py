@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of calls of models (GenAI conventions) in JSON: a collector's file, or the console exporter's.
+"""OpenTelemetry spans of model calls (GenAI conventions) in JSON, from a collector or the console exporter.
 
-Each span holds a whole request and its answer. The spans of a trace are its calls in the order of time; the longest
-conversations are its episodes. A file of many traces is read twice, and one trace is held at a time.
+Each span has a whole request and its answer. The spans of a trace are its calls in the order of time; the longest
+conversations are its episodes. A file of many traces is read twice, with one trace in memory at a time.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _start(span: Span) -> tuple[int, str]:
 
 
 def _attributes(span: Span) -> Raw:
-    """The attributes by name, with those of events that hold the messages of the call."""
+    """The attributes by name, with those of events that hold the call's messages."""
     found = _flat(span.get("attributes"))
     for event in list_in(span, "events"):
         if isinstance(event, Mapping) and str(event.get("name", "")).startswith("gen_ai."):
@@ -121,7 +121,7 @@ def _flat(attributes: Any) -> Raw:
 
 
 def _value(value: Any) -> Any:
-    """An attribute's value, out of its wrapper that names the type."""
+    """An attribute's value without the wrapper that names its type."""
     if not isinstance(value, Mapping):
         return value
     if isinstance(array := value.get("arrayValue"), Mapping):
@@ -132,7 +132,7 @@ def _value(value: Any) -> Any:
 
 
 def _messages(attributes: Raw) -> list[Any]:
-    """The conversation in the attributes of the present conventions; empty if they are not there."""
+    """The conversation in the attributes of the current conventions; empty if they are missing."""
     asked, said = listed(attributes.get("gen_ai.input.messages")), listed(attributes.get("gen_ai.output.messages"))
     if not isinstance(asked, list):
         return []
@@ -169,7 +169,7 @@ def _of_parts(turn: Any) -> list[Raw]:
 
 
 def _indexed(attributes: Raw) -> list[Raw]:
-    """The conversation in attributes such as `gen_ai.prompt.0.content`, which came before; empty if there are none."""
+    """The conversation in older attributes such as `gen_ai.prompt.0.content`; empty if there are none."""
     return [*_numbered(attributes, "gen_ai.prompt"), *_numbered(attributes, "gen_ai.completion")[:1]]
 
 

@@ -1,7 +1,7 @@
-"""Reads files of logs as a stream: one value at a time, each with its place, and the trajectories made of it.
+"""Reads log files as a stream: one value at a time, each with its place, and the trajectories made from it.
 
-Only one value is held at once, so that a file may be of any size: a line of JSON Lines, or an item of a JSON list. A
-file of objects over several lines is read whole.
+Only one value (a line of JSON Lines, or an item of a JSON list) is in memory, so a file may have any size. A file of
+objects over several lines is read whole.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 class Reading(BaseModel):
     """Options for reading logs. `protocol` is the tool format of the model that will be trained on them.
 
-    "native": its own; tools are kept as such, and turns are written by the model's template when they are trained on.
+    "native": the model's own format; tools are kept as such, and training writes turns with the model's template.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,7 +45,7 @@ class Reading(BaseModel):
     protocol: Protocol = "json"
     thinking: bool = False
     score: float | None = Field(None, ge=0, le=1)  # for episodes whose log has none
-    score_range: tuple[float, float] = (0.0, 1.0)  # the scores of the log that mean failure and success
+    score_range: tuple[float, float] = (0.0, 1.0)  # the log's scores for failure and success
 
     @model_validator(mode="after")
     def _has_width(self) -> Reading:
@@ -67,26 +67,26 @@ class Reading(BaseModel):
 
 @dataclass
 class Session:
-    """One reading of any number of files: its options, what it met with, and which episodes it has seen.
+    """One reading of any number of files: its options, its counts, and the episodes seen so far.
 
-    With `skip`, what cannot be read is left out and counted.
+    With `skip`, unreadable values are left out and counted.
     """
 
     reading: Reading = field(default_factory=Reading)
     notes: Notes = field(default_factory=Notes)
     skip: bool = False
     attempts: Counter[str] = field(default_factory=Counter)
-    seen: set[str] = field(default_factory=set)  # ids of turns, where a format copies them from log to log
+    seen: set[str] = field(default_factory=set)  # ids of turns, for formats that copy turns from log to log
     places: dict[str, str] = field(default_factory=dict)  # of every episode, by its id
 
     def leave_out(self, error: DataError, place: str) -> None:
-        """Count what cannot be read. Raises DataError, with the place, if that is not to be skipped."""
+        """Count an unreadable value. Raises DataError, with the place, unless such values are skipped."""
         if not self.skip:
             raise DataError(f"{place}{', ' if str(error).startswith('line ') else ': '}{error}") from error
         self.notes.dropped[f"unreadable ({error})"] += 1
 
     def require_new(self, found: Iterable[Trajectory], near: str) -> None:
-        """Raises DataError for an id that an earlier episode has; a place that begins with `near` is named shortly."""
+        """Raises DataError for an id of an earlier episode; its place is shortened if it begins with `near`."""
         for trajectory in found:
             if first := self.places.get(trajectory.id):
                 raise DataError(f"id: {trajectory.id!r} is also the id in {first.removeprefix(near)}")
@@ -127,7 +127,7 @@ def episodes(
 
 
 def _to_the_end(values: Iterator[Located], session: Session) -> Iterator[Located]:
-    """The values up to where a file cannot be read on. Raises DataError if that is not to be skipped."""
+    """The values up to the first unreadable place. Raises DataError unless that is skipped."""
     try:
         yield from values
     except DataError as error:
@@ -137,7 +137,7 @@ def _to_the_end(values: Iterator[Located], session: Session) -> Iterator[Located
 
 
 def json_values(path: Path) -> Iterator[Located]:
-    """The lines of JSON Lines, the items of a JSON list, or the one object that the file is.
+    """The lines of JSON Lines, the items of a JSON list, or the file's only object.
 
     Raises DataError naming file and line.
     """
@@ -168,7 +168,7 @@ def items(path: Path, prefix: str) -> Iterator[Located]:
 
 
 def events(file: BinaryIO, *, several: bool = False) -> Iterator[tuple[str, Any]]:
-    """What a JSON parser meets with, one after the other. Raises ijson.JSONError, also where it is nested too deep."""
+    """The events of a JSON parser, one by one. Raises ijson.JSONError, also for too deep nesting."""
     depth = 0
     for event, value in ijson.basic_parse(file, use_float=True, multiple_values=several):
         depth += event.startswith("start_") - event.startswith("end_")
@@ -178,7 +178,7 @@ def events(file: BinaryIO, *, several: bool = False) -> Iterator[tuple[str, Any]
 
 
 def opened(path: Path) -> BinaryIO:
-    """The file to read. Raises DataError if it cannot be, or is written in UTF-16."""
+    """The open file. Raises DataError if it cannot be opened, or is in UTF-16."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -191,7 +191,7 @@ def opened(path: Path) -> BinaryIO:
 
 
 def _documents(data: bytes) -> Iterator[Located]:
-    """The objects over several lines, one after the other, that a text consists of."""
+    """The objects over several lines in a text, one by one."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -216,7 +216,7 @@ def _documents(data: bytes) -> Iterator[Located]:
 
 
 def _parsed(text: bytes) -> Any:
-    """The JSON value, or the DataError that says why there is none."""
+    """The JSON value, or the DataError that explains why there is none."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -239,6 +239,6 @@ def _is_json(line: bytes) -> bool:
 
 
 def _is_start(line: bytes) -> bool:
-    """Whether a line is the beginning of an object that goes on in further lines."""
+    """Whether a line begins an object that spans further lines."""
     opening = line.lstrip()[:1] == b"{" and line.rstrip()[-1:] in {b"{", b"[", b","}
     return opening and not _is_json(line)

@@ -1,4 +1,4 @@
-"""Recognizes the format of a log by its content: the first values of the file, or the archive that it is."""
+"""Recognizes the format of a log by its content: the first values of the file, or the kind of archive."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from . import (
 )
 from .reading import Located, Session, events, json_values, opened
 
-_HEAD = 1 << 20  # bytes that a format is recognized by
+_HEAD = 1 << 20  # bytes by which a format is recognized
 Head = Sequence[dict[str, Any]]  # the first objects of a file; the last may be cut
 
 
 class LogFormat(NamedTuple):
-    """One line about a format, whether a file is in it, the episodes of one value, and the values of a file."""
+    """A format: one line about it, a test of a file's head, its values, and the episodes of one value."""
 
     about: str
     recognizes: Callable[[Head], bool]
@@ -46,7 +46,7 @@ class LogFormat(NamedTuple):
     values: Callable[[Path], Iterator[Located]] = json_values
 
 
-# In the order in which they are tried: the more a format asks of a file, the earlier.
+# In the order of trial: stricter formats first.
 FORMATS: dict[str, LogFormat] = {
     "trajectories": LogFormat("trajectories of this program", trajectories.recognizes, trajectories.read),
     "official-rollout": LogFormat(
@@ -84,7 +84,7 @@ def named(name: str) -> LogFormat:
 
 
 def recognized(path: Path) -> str:
-    """The name of the format of a file. Raises UserError if it is none of them, DataError if it cannot be read."""
+    """The name of a file's format. Raises UserError if it is unknown, DataError if the file cannot be read."""
     first = head(path)
     for name, found in FORMATS.items():
         if first and found.recognizes(first):

@@ -1,7 +1,7 @@
-"""Repairs of the faults that logs in the chat format are known to have: each has one reading, and is counted.
+"""Repairs known faults of logs in the chat format. Each fault has one interpretation, and each repair is counted.
 
-What has no single reading is left as it is, for the schema in `wire` to refuse. Text that the model may not have
-written in this form is kept as context and marked `left_out`, so that no training learns it.
+Ambiguous faults stay, and the schema in `wire` refuses them. Text that the model may not have written in this form is
+kept as context and marked `left_out`, so that no training learns it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOT_AS_WRITTEN = "text that is not as the model wrote it"
 
 
 def parsed(value: object) -> object:
-    """The value of a text that is JSON, or what was given."""
+    """The value of JSON text; anything else unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -46,7 +46,7 @@ def parsed(value: object) -> object:
 
 
 def kind_of(value: object) -> str:
-    """What an object says its `type` is; "" if that is no object."""
+    """The `type` of an object; "" if the value is no object."""
     return str(value.get("type") or "") if isinstance(value, Mapping) else ""
 
 
@@ -61,7 +61,7 @@ def list_in(value: object, name: str) -> list[Any]:
 
 
 def arguments_of(value: object, notes: Notes) -> object:
-    """The arguments of a call as the text of one JSON object, if that is what they are."""
+    """The arguments of a call as the text of one JSON object, if they are one."""
     if value is None or (isinstance(value, str) and not value.strip()):
         notes.repaired["empty arguments, read as {}"] += value is not None
         return "{}"
@@ -79,7 +79,7 @@ def arguments_of(value: object, notes: Notes) -> object:
 
 
 def readable(arguments: str) -> bool:
-    """Whether the arguments of a call are one JSON object that can be written again."""
+    """Whether a call's arguments are one JSON object that can be written again."""
     values = parsed(arguments)
     if not isinstance(values, dict):
         return False
@@ -100,7 +100,7 @@ def without_nulls(value: Mapping[str, object]) -> dict[str, object]:
 
 
 def call_of(value: object, notes: Notes) -> object:
-    """An entry of `tool_calls` in the form `{id, function: {name, arguments}}`."""
+    """An entry of `tool_calls` as `{id, function: {name, arguments}}`."""
     if not isinstance(value, Mapping) or isinstance(value.get("function"), Mapping):
         return value
     if isinstance(custom := value.get("custom"), Mapping):
@@ -114,7 +114,7 @@ def call_of(value: object, notes: Notes) -> object:
 
 
 def message_of(value: object, notes: Notes) -> object:
-    """A message with its role, content, thoughts and calls where the schema has them."""
+    """A message with role, content, thoughts and calls in the schema's fields."""
     if not isinstance(value, Mapping):
         return value
     message = without_surrogates({**value, "media": None, "left_out": value.get("left_out") or ""}, notes)
@@ -129,7 +129,7 @@ def message_of(value: object, notes: Notes) -> object:
 
 
 def without_surrogates(message: Raw, notes: Notes) -> Raw:
-    """A message whose halves of characters are U+FFFD; a model's turn with one is left out."""
+    """A message with U+FFFD for lone surrogates; a model's turn with one is left out."""
     whole: Raw = _whole(message)
     if whole is message:
         return message
@@ -208,7 +208,7 @@ def _is_known(part: object) -> bool:
 
 
 def _part(message: Raw, part: object, notes: Notes) -> str:
-    """The text of a part; of one that is no text (an image) only the mark that it was there."""
+    """The text of a part; for anything else (an image) only a mark."""
     if isinstance(part, str):
         return part
     kind = kind_of(part) if isinstance(part, Mapping) else type(part).__name__
@@ -233,7 +233,7 @@ def _thoughts(message: Raw) -> None:
 
 
 def _apart(message: Any, notes: Notes) -> Any:
-    """A model's turn with the thoughts at the start of its content in a field of their own."""
+    """A model's turn with the thoughts from the start of its content in their own field."""
     content = message.get("content") if isinstance(message, Mapping) and message.get("role") == "assistant" else None
     reasoning, rest = split_thought(content) if isinstance(content, str) else ("", content)
     if rest == content:
@@ -316,7 +316,7 @@ def listed(value: object) -> object:
 
 
 def termination_of(value: object, notes: Notes) -> str | None:
-    """How an episode ended, in the words of this package; None, which is then inferred, if the word is not known."""
+    """How an episode ended, in this package's words; None (it is then inferred) for an unknown word."""
     word = re.sub("[^a-z]", "", str(value).lower())
     known = next((kind for kind, words in _TERMINATIONS.items() if word in words), None)
     notes.dropped[f"termination {str(value)[:40]!r}, not known"] += known is None
@@ -331,7 +331,7 @@ def _turns(value: object, role: str) -> list[Raw]:
 
 
 def _without_exit(messages: list[Any], notes: Notes) -> tuple[list[Any], object]:
-    """Without a last message with the role `exit`, which says how the episode ended and is none of the conversation."""
+    """The messages without a last one of the role `exit`, which tells the episode's end and is no part of it."""
     last = messages[-1] if messages else None
     if not isinstance(last, Mapping) or last.get("role") != "exit":
         return messages, None

@@ -1,8 +1,8 @@
-"""OpenAI Responses as chat messages: items become turns, thoughts, calls and results. Sessions of Codex hold them too.
+"""OpenAI Responses as chat messages: items become turns, thoughts, calls and results. Codex sessions use them too.
 
-A log line has `input` and `output`, and `instructions` and `tools` beside them. What a tool of the provider (a web
-search, say) returned is in no item: the turn that used it is context only, and so is all that follows a summary of a
-session which it encrypted.
+A log line has `input` and `output`, and `instructions` and `tools` beside them. No item holds the result of a
+provider's tool (a web search, say): the turn that used it is context only, and so is everything after an encrypted
+summary of a session.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def read(value: Any, session: Session) -> Iterator[Trajectory]:
 
 
 def read_codex(value: Any, session: Session) -> Iterator[Trajectory]:
-    """The episodes of a session; what follows a compaction is one of its own. Raises DataError."""
+    """The episodes of a session; the part after a compaction is its own episode. Raises DataError."""
     threads, model, about = [Thread()], None, dict[str, Any]()
     for line, record in records(value, session):
         payload = record.get("payload")
@@ -85,7 +85,7 @@ def as_chat(value: Mapping[str, Any], notes: Notes) -> Raw:
 
 
 def chat_messages(items: object, notes: Notes) -> list[Any]:
-    """The chat messages that items stand for, in their order. Raises DataError for an unknown type."""
+    """The chat messages that items stand for, in order. Raises DataError for an unknown type."""
     if not isinstance(items, list):
         raise DataError("input, output: is no list of items")
     return [message for number, item in enumerate(items) for message in _messages(number, item, notes)]
@@ -111,7 +111,7 @@ def _messages(number: int, item: object, notes: Notes) -> Iterable[Raw]:
 
 
 def _aside(number: int, kind: str, notes: Notes) -> list[Raw]:
-    """For items that say nothing of the conversation, or only that something in it is hidden. Raises DataError."""
+    """Handle items without content of the conversation, or with hidden content. Raises DataError for others."""
     if kind in _HIDDEN:
         notes.dropped[f"item of type {kind}"] += 1
         return [{"role": "assistant", "content": "", "left_out": HIDDEN}]
@@ -127,7 +127,7 @@ def _call(call_id: object, name: object, arguments: object) -> Raw:
 
 
 def _seen(output: object) -> object:
-    """What a tool returned, as content; a screenshot is a part that is no text."""
+    """A tool's result as content; a screenshot is a part that is no text."""
     if isinstance(output, Mapping) and output.get("type") == "computer_screenshot":
         return [{"type": "image"}]
     return "" if output is None else output

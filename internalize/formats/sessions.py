@@ -1,4 +1,4 @@
-"""What logs of whole sessions share: a file is one session with a record a line, and an error names its line."""
+"""The common part of session logs: a file is one session with a record a line, and an error names its line."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ COPIED = "copied context"
 
 @dataclass
 class Thread:
-    """One conversation of a session in the chat format; a message has the line that it came from."""
+    """One conversation of a session in the chat format; a message has the number of its line."""
 
     messages: list[Any] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     hidden: str = ""  # why its further turns are context only
 
     def add(self, line: int, *messages: Any) -> None:
-        """Append what one line holds."""
+        """Append the content of one line."""
         for message in messages:
             unlearnt = self.hidden and message.get("role") == "assistant"
             self.messages.append({**message, "left_out": self.hidden} if unlearnt else message)
@@ -51,7 +51,7 @@ class Thread:
 
 
 def session_values(path: Path) -> Iterator[Located]:
-    """The one session of a file: its records with their lines, or the DataError that stands for one."""
+    """The one session of a file: its records with their lines, or a DataError in place of one."""
     found = [(int(where.removeprefix("line ") or 0), value) for where, value in json_values(path)]
     yield "", found
 

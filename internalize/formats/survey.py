@@ -1,4 +1,4 @@
-"""Reads logs, counts what they hold, and says what a training on them would use."""
+"""Reads logs, counts their content, and reports what a training would use."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Survey:
     steps: int = 0
     calls: int = 0
     without_call: int = 0
-    learnt: Counter[str] = field(default_factory=Counter)  # of the episodes with score 1.0
+    learnt: Counter[str] = field(default_factory=Counter)  # in episodes with score 1.0
 
     def trajectories(self, paths: Sequence[Path], kind: str) -> Iterator[Trajectory]:
         """The episodes of all files, one at a time; ids must differ among all of them. Raises UserError, DataError."""
@@ -77,7 +77,7 @@ class Survey:
             self.learnt.update({"episodes": 1, "turns": len(turns), "tokens": tokens})
 
     def summary(self) -> str:
-        """One line: how many, how good."""
+        """One line: the number of episodes and of successes."""
         success = f"success {self.total / self.scored:.1%}" if self.scored else "nothing scored"
         return (
             f"{self.episodes} trajectories of {len(self.outcomes)} tasks, {self.episodes - self.scored} unscored, "
@@ -95,7 +95,7 @@ class Survey:
             yield from _listed(title, counts)
 
     def use(self) -> Iterator[str]:
-        """What a training on the episodes with score 1.0 and an extraction would use."""
+        """What extraction and a training on episodes with score 1.0 would use."""
         both = sum(len(found) == 2 for found in self.outcomes.values())
         counts = self.learnt
         yield (

@@ -58,7 +58,7 @@ def read_mini(value: Any, session: Session) -> Iterator[Trajectory]:
 
 
 def _mini_messages(message: Any, session: Session) -> list[Any]:
-    """A message, or those of an answer in the format of Responses."""
+    """A message, or the messages of an answer in the format of Responses."""
     if isinstance(message, Mapping) and isinstance(message.get("output"), list) and "role" not in message:
         return chat_messages(message["output"], session.notes)
     if isinstance(message, Mapping) and "role" not in message and "type" in message:

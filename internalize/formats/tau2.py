@@ -1,7 +1,7 @@
-"""Result files of tau2-bench, and of tau-bench before it: one JSON document whose simulations are episodes.
+"""Result files of tau2-bench and its predecessor tau-bench: one JSON document whose simulations are episodes.
 
-A simulation holds both sides: calls of the simulated user and their results are not the agent's and are dropped. The
-agent's policy, which stands in the file's `info`, becomes the system message.
+A simulation has both sides: calls of the simulated user and their results are not the agent's and are dropped. The
+agent's policy, in the file's `info`, becomes the system message.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def recognizes_tau1(head: Sequence[dict[str, Any]]) -> bool:
 
 
 def values(path: Path) -> Iterator[Located]:
-    """The simulations, one at a time, each with what the document says of all. Raises DataError."""
+    """The simulations, one at a time, each with the document's common fields. Raises DataError."""
     about = next((value for _, value in items(path, "info")), None)
     for where, simulation in items(path, "simulations.item"):
         yield where.replace("item", "simulation"), {"info": about, "simulation": simulation}

@@ -1,7 +1,7 @@
-"""Traces of verifiers, which prime-rl writes too: `results.jsonl` of version 0, `traces.jsonl` of version 1.
+"""Traces of verifiers (also written by prime-rl): `results.jsonl` of version 0, `traces.jsonl` of version 1.
 
-A trace of version 1 is a graph of messages; each path from a root to a leaf is an episode. A turn is learnt in the
-first of them that holds it, and only if the model sampled it.
+A trace of version 1 is a graph of messages; each path from a root to a leaf is an episode. The first episode that holds
+a turn learns it, if the model sampled it.
 """
 
 from __future__ import annotations

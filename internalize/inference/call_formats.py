@@ -1,8 +1,8 @@
-"""Reads the tool calls and the thoughts in the text of a turn, in the formats of the model families.
+"""Parses the tool calls and the thoughts in the text of a turn, in the formats of the model families.
 
-A format says where a call begins and ends; what stands in between is recognized by its shape. What is malformed but
-unambiguous is read (arguments as JSON text, a missing closing mark, line breaks inside JSON strings, missing braces);
-anything else is a problem in words, which the policy is told.
+A format says where a call begins and ends; the form of its body is recognized by its shape. Malformed but unambiguous
+calls are accepted (arguments as JSON text, a missing closing mark, line breaks inside JSON strings, missing braces);
+anything else becomes a problem in words, which the policy is told.
 """
 
 # ruff: noqa: RUF001 - marks of model families
@@ -19,7 +19,7 @@ from internalize.records import ToolCall, ToolSpec
 
 from . import tool_schema as schema
 
-_MOST_BRACES = 3  # that may be missing at the end of a call
+_MOST_BRACES = 3  # braces that may be missing at the end of a call
 
 
 class CallFormat(NamedTuple):
@@ -30,7 +30,7 @@ class CallFormat(NamedTuple):
 
 
 CALL_FORMATS: dict[str, CallFormat] = {
-    "hermes": CallFormat(r"<tool_call>", r"</tool_call>"),  # Qwen, GLM, Granite 4, SmolLM3; whatever is inside
+    "hermes": CallFormat(r"<tool_call>", r"</tool_call>"),  # Qwen, GLM, Granite 4, SmolLM3; any body
     "harmony": CallFormat(r"(?=\bto=functions\.)", r"<\|call\|>|<\|end\|>|<\|start\|>assistant"),
     "mistral": CallFormat(r"\[TOOL_CALLS\]", r"(?=\[TOOL_CALLS\])|</s>"),
     "gemma4": CallFormat(r"<\|tool_call>", r"<tool_call\|>"),
@@ -81,7 +81,7 @@ class Written(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """The text before the first call, the valid calls in order, and what is wrong with the first of the others."""
+    """The text before the first call, the valid calls in order, and the problem of the first invalid one."""
 
     content: str
     calls: tuple[ToolCall, ...] = ()
@@ -89,10 +89,10 @@ class Calls(NamedTuple):
 
 
 def split_thought(text: str, pairs: Sequence[tuple[str, str]] = THOUGHTS, *, opened: bool = False) -> tuple[str, str]:
-    """The thought at the start of a turn ("" if there is none), and the rest, which a thought cut off does not have.
+    """The thought at the start of a turn ("" = none), and the rest, which is empty if the thought was cut off.
 
-    `opened`: the prompt ended with the opening mark. Without it, a closing mark ends a thought only before a line
-    break, which cannot stand inside a string of JSON.
+    `opened`: the prompt ended with the opening mark. Otherwise a closing mark ends a thought only before a line break,
+    which cannot occur inside a JSON string.
     """
     start = text.lstrip()
     for opening, closing in pairs:
@@ -100,7 +100,7 @@ def split_thought(text: str, pairs: Sequence[tuple[str, str]] = THOUGHTS, *, ope
         if inside != start or opened:
             thought, _, rest = inside.partition(closing)
             return thought.strip(), rest.lstrip()
-        if start.startswith(closing):  # an empty thought, of which some templates write the end alone
+        if start.startswith(closing):  # an empty thought, of which some templates write only the end
             return "", start.removeprefix(closing).lstrip()
         thought, closed, rest = text.partition(f"{closing}\n")
         if closed and opening not in thought and closing == "</think>":
@@ -133,7 +133,7 @@ class _Body(NamedTuple):
 
 
 def _bodies(text: str, form: CallFormat) -> Iterator[_Body]:
-    """What stands between the marks of each call."""
+    """The text between the marks of each call."""
     opening, closing = re.compile(form.opening), re.compile(f"{form.closing}|(?={form.opening})|\\Z")
     place = 0
     while place < len(text) and (found := opening.search(text, place)):
@@ -146,14 +146,14 @@ def _bodies(text: str, form: CallFormat) -> Iterator[_Body]:
 
 
 def _whole(body: str) -> bool:
-    """Whether a body may end here: no JSON string is open, since a closing mark may stand in one."""
+    """Whether a body may end here. It may not inside a JSON string, which may contain a closing mark."""
     if not body.lstrip().startswith(("{", "[")):
         return True
     return len(re.findall(r'(?<!\\)(?:\\\\)*"', body)) % 2 == 0
 
 
 def read_body(body: str) -> Iterator[Written]:
-    """The calls in one body. Raises ValueError with a few words on what is wrong."""
+    """The calls in one body. Raises ValueError with a short description of the problem."""
     text = body.strip()
     if functions := list(_FUNCTION.finditer(text)):
         ends = [*(found.start() for found in functions[1:]), len(text)]
@@ -186,9 +186,9 @@ def _function(name: str, rest: str) -> Written:
 
 
 def _object(call: Any) -> Written:
-    """A call written as a JSON object, under the names that the families use."""
+    """A call written as a JSON object, with any of the families' field names."""
     if not isinstance(call, dict):
-        raise ValueError("it is no JSON object")  # noqa: TRY004 - the reader's one kind of refusal
+        raise ValueError("it is no JSON object")  # noqa: TRY004 - the parser raises only ValueError
     call = call["function"] if isinstance(call.get("function"), dict) else call
     name = next((call[key] for key in ("name", "tool_name", "function") if isinstance(call.get(key), str)), None)
     if name is None and len(call) == 1:  # {"look": {"box": "b"}}
@@ -222,7 +222,7 @@ def _gemma(text: str) -> Any:
 
 
 def _python(text: str) -> Iterator[Written]:
-    """Calls written as Python, one or a list; only literals are read."""
+    """Calls written as Python, one or a list; only literals are accepted."""
     try:
         try:
             tree = ast.parse(text, mode="eval").body
@@ -244,7 +244,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def json_value(text: str) -> Any:
-    """The JSON value that a text starts with; control characters in strings and missing braces at the end are allowed.
+    """The JSON value at the start of a text; control characters in strings and missing final braces are allowed.
 
     Raises ValueError.
     """
@@ -260,7 +260,7 @@ def json_value(text: str) -> Any:
 
 
 def check_all(calls: Sequence[ToolCall], tools: Sequence[ToolSpec]) -> Calls:
-    """Calls that a server has read: the valid ones, and what is wrong with the first of the others."""
+    """Check calls that a server has parsed: the valid ones, and the problem of the first invalid one."""
     found, problems = [], []
     for call in calls:
         try:
@@ -271,7 +271,7 @@ def check_all(calls: Sequence[ToolCall], tools: Sequence[ToolSpec]) -> Calls:
 
 
 def checked(call: Written, tools: Sequence[ToolSpec]) -> ToolCall:
-    """The call if its tool is known and its arguments fit. Raises ValueError with what is wrong."""
+    """The call if its tool is known and its arguments fit. Raises ValueError with the problem."""
     tool = next((tool for tool in tools if tool.name == call.name), None)
     if tool is None:
         names = ", ".join(tool.name for tool in tools)
@@ -292,7 +292,7 @@ def checked(call: Written, tools: Sequence[ToolSpec]) -> ToolCall:
 
 
 def typed(values: Mapping[str, str], tool: ToolSpec) -> dict[str, Any]:
-    """Values written as text with the types of the tool's schema: what may be text stays text."""
+    """Textual values converted to the types of the tool's schema; a value that may be text stays text."""
     known = schema.properties(tool.argument_schema)
     found: dict[str, Any] = {}
     for key, text in values.items():

@@ -16,7 +16,7 @@ from internalize.records import ChatRequest, Message, Record, Reply, ToolSpec, r
 from .client import Body, EndpointClient, MalformedError, Refused
 from .server import UNKNOWN_FIELD, ServerChat, TokenApi, VllmAnswer, read_ids
 
-SHORT_ANSWER = 256  # tokens that judges and selectors ask for
+SHORT_ANSWER = 256  # tokens that judges and selectors request
 TOOL = ToolSpec(name="look_up", argument="word", description="Looks a word up in the dictionary.")
 
 
@@ -36,17 +36,17 @@ _SCHEMA: dict[str, JsonValue] = {
 
 
 class Abilities(Record):
-    """What one endpoint supports. `tokens`: its interface for token ids with logprobs; '' = text only."""
+    """The features of one endpoint. `tokens`: its interface for token ids with logprobs; '' = text only."""
 
     endpoint: str
     model: str
     tokens: Literal["", "vllm", "llama.cpp"] = ""
     schemas: bool = False  # its answers obey a JSON schema
     prompt_logprobs: bool = False  # it scores given tokens
-    tools: bool = False  # it is passed tools, reads its model's calls, and takes their results
+    tools: bool = False  # it accepts tools, parses its model's calls, and accepts their results
     adapters: bool = False  # it loads LoRA adapters while it runs
     reasons: bool = False  # it sends reasoning before its answers
-    cut_off: bool = False  # an answer of one line did not fit into SHORT_ANSWER tokens
+    cut_off: bool = False  # a one-line answer did not fit into SHORT_ANSWER tokens
     left_out: tuple[str, ...] = ()  # fields of a request that it refuses
 
     @property
@@ -71,7 +71,7 @@ async def probe(client: EndpointClient) -> Abilities:
     Raises InfrastructureError when it is out of reach.
     """
     chat = ServerChat(client)
-    schemas, reply = await _obeys_schemas(chat)  # first, because it fails if there is no server
+    schemas, reply = await _obeys_schemas(chat)  # first: fails if there is no server
     tokens, prompt_logprobs = await _token_api(client)
     return Abilities(
         endpoint=client.name,
@@ -88,9 +88,9 @@ async def probe(client: EndpointClient) -> Abilities:
 
 
 async def _obeys_schemas(chat: ServerChat) -> tuple[bool, Reply]:
-    """Whether a reply obeys a schema, and the reply. One cut off while it may still obey gets the benefit of the doubt.
+    """Whether a reply obeys a schema, and the reply. One cut off before it breaks the schema counts as obeying.
 
-    A reply without any text, because the model reasons first, is asked for again with as many tokens as judges ask for.
+    A reply without any text, because the model reasons first, is requested again with as many tokens as judges request.
     """
     message = Message(role="user", content='Reply with the JSON object {"ok": true}.')
     for tokens in (24, SHORT_ANSWER):
@@ -107,9 +107,9 @@ async def _obeys_schemas(chat: ServerChat) -> tuple[bool, Reply]:
 
 
 async def _takes_tools(chat: ServerChat) -> bool:
-    """Whether a model that is told to calls a tool, as a call that the server has read, and its result is taken.
+    """Whether a model that is asked to call a tool does so, the server parses the call, and it accepts the result.
 
-    A model that only writes about it gets its tools in the prompt, as does one whose server does not read its calls.
+    A model that only writes about the call gets its tools in the prompt, and so does one whose server parses no calls.
     """
     asked = Message(role="user", content=f"Call the tool {TOOL.name} with the word tea. Do nothing else.")
     try:
@@ -121,7 +121,7 @@ async def _takes_tools(chat: ServerChat) -> bool:
         called = Message(role="assistant", content=reply.text, tool_calls=calls)
         more = ChatRequest(messages=(asked, called, *results), tools=(TOOL,), max_tokens=1)
         await chat.complete(more)
-    except EmptyAnswer:  # it took the messages
+    except EmptyAnswer:  # it accepted the messages
         return True
     except Refused as error:
         if error.status not in UNKNOWN_FIELD:
@@ -152,12 +152,12 @@ def _scores_prompts(answer: Body) -> bool:
 
 
 async def _result(client: EndpointClient, path: str, body: Body, read: Callable[[Body], bool]) -> bool | None:
-    """What `read` makes of the answer, or None if the server does not support this: it refuses, or fails twice."""
+    """The result of `read` on the answer, or None if the server does not support this: it refuses, or fails twice."""
 
     def validated(answer: Body) -> bool | None:
         try:
             return read(answer)
-        except (MalformedError, ValidationError):  # an answer of another form is not worth another try
+        except (MalformedError, ValidationError):  # another try would give the same form of answer
             return None
 
     for _ in range(2):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Body = dict[str, Any]  # a JSON object as it is sent or received
 Count = Annotated[int, BeforeValidator(lambda value: value if isinstance(value, int) and value > 0 else 0)]
-_RETRIED = frozenset({408, 409, 429})  # 4xx that a later try may get past; so may every 5xx
+_RETRIED = frozenset({408, 409, 429})  # 4xx statuses worth another try, like every 5xx
 _LONGEST_QUOTE = 240  # characters of a server's explanation in a message
 
 
@@ -57,7 +57,7 @@ class SaysNothingError(MalformedError):
 
 
 class Refused(UserError):  # noqa: N818 - a decision of the server
-    """The server will not serve this request, now or later: a 4xx. `said` is its own words."""
+    """The server refuses this request for good: a 4xx status. `said` is its explanation."""
 
     def __init__(self, message: str, said: ServerError) -> None:
         super().__init__(message)
@@ -106,7 +106,7 @@ class Usage(Record):
 
 @dataclass(frozen=True)
 class _Connection:
-    """What belongs to one event loop: connections and semaphores cannot move to another."""
+    """The connections and semaphores of one event loop, which cannot move to another loop."""
 
     loop: asyncio.AbstractEventLoop
     opened: AsyncGenerator[
@@ -180,15 +180,15 @@ class EndpointClient:
         return await self._with_retries(path, body, decoded, final)
 
     async def post(self, path: str, body: Body, *, final: Collection[int] = ()) -> None:
-        """POST for its effect, whatever the answer says. Raises what `request` raises."""
+        """POST and ignore the content of the answer. Raises what `request` raises."""
         await self._with_retries(path, body, lambda _: None, final)
 
     @asynccontextmanager
     async def relayed(self, path: str, body: Body, headers: Mapping[str, str]) -> AsyncIterator[Any]:
-        """The server's own answer, as it arrives and whatever its status: for a caller who retries by itself.
+        """The server's own answer, as it arrives and with any status, for a caller that retries by itself.
 
-        Raises InfrastructureError for a server that cannot be reached or does not answer, Incomplete when the budget is
-        spent. Call `count` with what was answered.
+        Raises InfrastructureError if the server cannot be reached or does not answer, Incomplete if the budget is
+        spent. Call `count` with the answer.
         """
         connection, key = await self._connected(), self._key()
         library = import_module(type(connection.http).__mro__[1].__module__.partition(".")[0])
@@ -242,7 +242,7 @@ class EndpointClient:
             async with connection.slots:
                 await asyncio.sleep(max(0.0, self._paused_until - time.monotonic()))
                 self._require()
-                self._check_budget()  # only now: other requests have spent some of it while this one waited
+                self._check_budget()  # checked now: other requests have spent budget while this one waited
                 self._count(requests=1)
                 async with asyncio.timeout(self.config.timeout):
                     text = str(await connection.client.post(path, body=body, cast_to=str))

@@ -1,8 +1,8 @@
-"""Text of others on its way to a server, in which no model family finds a control token of its chat template.
+"""Breaks up control tokens in untrusted text before it is sent to a server, for the tokens of all model families.
 
-A server encodes the whole rendered prompt, so that `<|im_end|>` in a page ends the turn the page stands in. What is
-stored stays as it was: only what is sent is changed, by a space after the first character of a token, and where a reply
-quotes what was sent so, the space is taken out again before anybody reads it.
+A server encodes the whole rendered prompt, so `<|im_end|>` in a page would end the turn that holds the page. Only the
+sent text is changed, by a space after the first character of a token; what is stored is not. If a reply quotes a broken
+token, the space is removed before anything reads the reply.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ def inert(text: str) -> str:
 
 
 def inert_message(message: Message) -> Message:
-    """The message with its text, its calls and their names so."""
+    """The message with control tokens broken up in its text, its calls and their names."""
     calls = tuple(_call(call, inert) for call in message.tool_calls)
     return message.model_copy(update={"content": inert(message.text), "tool_calls": calls})
 
 
 def inert_tool(tool: ToolSpec) -> ToolSpec:
-    """The tool with all that its server or its author wrote so."""
+    """The tool with control tokens broken up in all text that its server or author wrote."""
     parameters = tool.parameters and {inert(key): _value(value) for key, value in tool.parameters.items()}
     texts = {name: inert(getattr(tool, name)) for name in ("name", "argument", "description")}
     return tool.model_copy(update={**texts, "parameters": parameters})
 
 
 def restored(reply: Reply, messages: Sequence[Message]) -> Reply:
-    """A reply to these messages, quoting control tokens as they stand there and not as they were sent.
+    """A reply to these messages that quotes control tokens as the messages have them, not as they were sent.
 
-    One that stands there in both forms is left as the model wrote it.
+    A token that the messages have in both forms is left as the model wrote it.
     """
     texts = [text for message in messages for text in _texts(message)]
     tokens = {found[0] for text in texts for found in _WHOLE.finditer(text)}

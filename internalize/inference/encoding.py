@@ -1,7 +1,7 @@
-"""Encodes rendered text so that control tokens come from a template's structure alone; other text reads back unchanged.
+"""Encodes rendered text so that control tokens come only from the template; other text reads back unchanged.
 
-Text that a model must not take for structure is marked before a template sees it (`ControlTokens.mark`): a mark inside
-every control token. Encoding a rendered text then takes only unmarked ones for control tokens, and removes the marks.
+Untrusted text is marked before a template sees it (`ControlTokens.mark`): a mark inside every control token. Encoding a
+rendered text then treats only unmarked ones as control tokens, and removes the marks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CACHED_PIECES = 16_384  # tokenized pieces of text in the cache
-_SECRET = secrets.token_hex(8)  # text that nobody could have put into a page; it reaches no ids
+_SECRET = secrets.token_hex(8)  # random, so no page can contain it; it never reaches the ids
 _MARK = f"@{_SECRET}@"  # plain ASCII, so that a template may write it as JSON
 _NAME = "@{}:" + _SECRET + ";"  # stands for control token number {} while a text is encoded
 
@@ -135,5 +135,5 @@ class ControlTokens:
 
 
 def _is_written(token: str, template: str) -> bool:
-    """Whether a template writes this token, and it is no ordinary text."""
+    """Whether a template writes this token and it is not ordinary text."""
     return token in template and token[0] in "<[" and token[-1] in ">]"

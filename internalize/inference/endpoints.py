@@ -32,7 +32,7 @@ class Endpoints:
         self._chats: dict[str, ServerChat] = {}
 
     def client(self, name: str) -> EndpointClient:
-        """Raises ConfigError for a name without a section, UserError for a missing key or extra."""
+        """The client of an endpoint. Raises ConfigError for an unknown name, UserError for a missing key or extra."""
         if name not in self._clients:
             if name not in self._config.endpoints:
                 raise ConfigError(f"there is no section [endpoints.{name}]")
@@ -42,7 +42,7 @@ class Endpoints:
         return self._clients[name]
 
     def add(self, name: str, config: EndpointConfig, require: Callable[[], None]) -> EndpointClient:
-        """The client of an endpoint that no recipe names; `require` is called before each of its requests."""
+        """Register an endpoint that no recipe names; `require` is called before each of its requests."""
         self._clients[name] = EndpointClient(name, config, self._retries, require)
         return self._clients[name]
 
@@ -53,13 +53,13 @@ class Endpoints:
         return self._chats[name]
 
     def check(self) -> None:
-        """Raise now what the first request to an endpoint of the recipe would raise."""
+        """Raise now what a first request to an endpoint of the recipe would raise."""
         for name in sorted(set(self._config.endpoints_used.values())):
             self.client(name)
 
     @property
     def usage(self) -> dict[str, Usage]:
-        """The use of each endpoint that a client was made for."""
+        """The use of each endpoint that has a client."""
         return {name: client.usage for name, client in self._clients.items()}
 
 

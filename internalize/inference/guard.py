@@ -1,8 +1,8 @@
-"""Runs a command, and ends it with all its processes when whoever started this ends, however that happens.
+"""Runs a command, and ends it with all its processes when the starting process ends, however that happens.
 
     python guard.py PID COMMAND...      PID: the process that starts this
 
-A program of its own, run by its path: it must start at once and outlive what a killed process cannot do any more.
+It is a separate program, run by its path: it must start at once and clean up after a starter that was killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-PATIENCE = 10.0  # seconds that a command has to end by itself
+PATIENCE = 10.0  # seconds in which a command must end by itself
 _LOOKS = 0.5  # seconds
 
 
@@ -30,7 +30,7 @@ def main(starter: int, command: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=_end_with, args=(starter, process.pid), daemon=True).start()
     code = process.wait()
-    _signal(process.pid, signal.SIGKILL)  # what it started and did not end
+    _signal(process.pid, signal.SIGKILL)  # child processes that it has not ended
     return code if code >= 0 else 128 - code
 
 

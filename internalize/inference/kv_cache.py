@@ -66,7 +66,7 @@ class KeyValues:
         return best, common_prefix(best.ids, ids)
 
     def claim(self, owner: str, ids: Sequence[int], busy: set[str]) -> Slot | None:
-        """A slot for `owner`, cut back to the prefix it shares with `ids`; None if all belong to `busy` owners."""
+        """A slot for `owner`, cut to the prefix it shares with `ids`; None if `busy` owners have all slots."""
         slot = self._owners.get(owner) or self._assign(owner, ids, busy)
         if slot is not None:
             self._clock += 1
@@ -75,7 +75,7 @@ class KeyValues:
         return slot
 
     def _assign(self, owner: str, ids: Sequence[int], busy: set[str]) -> Slot | None:
-        """The slot with the longest shared prefix if it is free, else another one that the prefix is copied to."""
+        """The slot with the longest shared prefix if it is free, else another slot, to which the prefix is copied."""
         donor, shared = self.longest_prefix(ids)
         slot: Slot | None = donor
         if donor.owner is not None:  # free slots first, then the least recently used; low indices keep batches dense
@@ -95,7 +95,7 @@ class KeyValues:
         return slot
 
     def release(self, owner: str) -> None:
-        """Free a slot; its content remains a prefix for others until the slot is claimed."""
+        """Free a slot; others can reuse its content as a prefix until the slot is claimed."""
         if slot := self._owners.pop(owner, None):
             slot.owner = None
 

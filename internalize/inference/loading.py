@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _LOG = logging.getLogger(__name__)
-# Code in a model's folder is never run; without a word transformers would ask on the terminal whether it may.
+# Code in a model's folder is never run; without this option transformers would ask on the terminal.
 OWN_CODE: dict[str, Any] = {"trust_remote_code": False}
 
 
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
-    """Raises UserError for whatever the libraries raise over files of others: no list of it would be complete."""
+    """Turns every error of the libraries into UserError, because broken files can raise anything."""
     try:
         yield
     except InternalizeError:
@@ -67,7 +67,7 @@ def load_policy(
         model = _with_adapter(model, merged)
     if not options:
         model = model.to(resolve_device(device))
-    for part in model.modules():  # quantized ones may take a way that gives no gradients, without a word
+    for part in model.modules():  # else quantized layers may silently take a path without gradients
         if hasattr(part, "support_avx512bf16_for_cpu"):
             part.support_avx512bf16_for_cpu = False
     return model.eval(), tokenizer
@@ -76,8 +76,8 @@ def load_policy(
 def _quantized(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """The options with which transformers loads a model in 4 bits. Raises UserError without the package.
 
-    Eight bits are not offered: they round the inputs of a layer too, so that a sampled token and the same token in a
-    plain pass differ by 0.04 nats.
+    8 bits are not offered: they round the inputs of a layer too, so a sampled token and the same token in a plain pass
+    would differ by 0.04 nats.
     """
     if find_spec("bitsandbytes") is None:
         raise UserError("model.quantize = '4bit' needs the package bitsandbytes: pip install bitsandbytes")
@@ -97,7 +97,7 @@ def _pretrained(source: str, folder: str | Path, **options: Any) -> PreTrainedMo
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
-        model, report = AutoModelForImageTextToText.from_pretrained(folder, **wanted)  # its text part is what acts
+        model, report = AutoModelForImageTextToText.from_pretrained(folder, **wanted)  # only its text part acts
     for kind, names in (
         ("missing from its files", report["missing_keys"]),
         ("of another shape in its files than its config says", [name for name, *_ in report["mismatched_keys"]]),
@@ -116,7 +116,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def servable(source: str, adapter: str, dtype: str, out: Path) -> str:
-    """What a server is started with to serve the policy: its own folder or name, or `out`, where it is merged once."""
+    """What a server can load to serve the policy: its own folder or name, or `out`, where it is merged once."""
     merged = adapter != "none" and (adapter or source == "builtin")
     if not merged:
         return _folder(source)
@@ -204,7 +204,7 @@ def _with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel  # noqa: PLC0415 - slow to import, and only needed here
 
     with _loading(f"adapter {str(folder)!r} does not fit the model"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; users cannot act on it
+        warnings.simplefilter("ignore", FutureWarning)  # a warning that users cannot act on
         warnings.filterwarnings("error", ".*missing adapter keys")  # PEFT would initialize them at random
         return PeftModel.from_pretrained(model, folder).merge_and_unload()
 

@@ -46,7 +46,7 @@ class LocalEngine(BatchedEngine):
         self._cache.release(conversation)
 
     def reset(self) -> None:
-        """Forget all keys and values. Must be called whenever the weights change or an adapter is switched."""
+        """Drop all keys and values. Must be called whenever the weights change or an adapter is switched."""
         self._cache.clear()
 
     def _admit(self) -> None:
@@ -70,7 +70,7 @@ class LocalEngine(BatchedEngine):
         self._waiting = waiting
 
     def _better_later(self, request: Request, reading: Sequence[tuple[int, ...]]) -> bool:
-        """Whether a prompt read in this pass will offer a new conversation a much longer prefix than any slot now."""
+        """Whether a prompt read in this pass will give a new conversation a much longer prefix than any slot now."""
         if not reading or self._cache.find(request.conversation) is not None:
             return False
         soon = max(common_prefix(prompt, request.prompt) for prompt in reading)

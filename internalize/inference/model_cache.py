@@ -1,8 +1,8 @@
-"""A model's own cache object: passes that continue it, copies of it, and the caches of several rows as one batch.
+"""Uses a model's own cache object: passes that continue it, copies of it, and a batch of the caches of several rows.
 
-Nothing here knows an architecture. A cache may hold keys and values, windows of them, convolution and recurrent states;
-only copies can undo what was fed, as a recurrent state cannot be cut back. `join` pads on the left, so that distances
-between tokens stay what they are; whether a model reads such a batch rightly is for the self-check to find out.
+It works for any architecture. A cache may hold keys and values, windows of them, convolution and recurrent states; a
+recurrent state cannot be cut back, so only copies can undo a pass. `join` pads on the left, so that distances between
+tokens do not change; the self-check finds out whether a model reads such a batch correctly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from internalize.errors import UserError
 
-_NAMES = ("past_key_values", "cache_params", "state")  # what models call their cache
+_NAMES = ("past_key_values", "cache_params", "state")  # names of the cache argument in models
 
 
 class State(NamedTuple):
@@ -27,15 +27,15 @@ class State(NamedTuple):
     length: int = 0
 
     def fork(self) -> State:
-        """A copy that can be continued by itself."""
+        """A copy that can be continued independently."""
         return State(copy.deepcopy(self.cache), self.length)
 
 
 class CachedModel:
     """A module (a causal language model, or the transformer below its head) run with its own cache.
 
-    `positions`: whether it is told positions that count from 0; some models count from elsewhere, and some not at all.
-    `singly`: whether a cache that holds something is fed one token a pass; some recurrent layers forget it otherwise.
+    `positions`: whether positions are passed, counted from 0; some models count from elsewhere, and some not at all.
+    `singly`: whether a non-empty cache is fed one token a pass; some recurrent layers lose their state otherwise.
     """
 
     def __init__(self, module: nn.Module, *, positions: bool = True, singly: bool = False) -> None:
@@ -49,7 +49,7 @@ class CachedModel:
     def __call__(self, ids_BT: Tensor, lengths: Sequence[int], cache: Any, room: int | None = None, **more: Any) -> Any:
         """The module's output for tokens that follow `lengths` cached ones in each row; its cache grows in place.
 
-        The cache has `room` entries a row (None: as many as all the `lengths`), those of shorter rows on the right.
+        The cache has `room` entries a row (None: as many as all the `lengths`); shorter rows have theirs on the right.
         """
         device = next(self._module.parameters()).device
         cached, room = torch.tensor(lengths), lengths[0] if room is None else room
@@ -64,7 +64,7 @@ class CachedModel:
         return self._module(input_ids=ids_BT.to(device), use_cache=True, **{self._name: cache}, **moved)
 
     def feed(self, state: State, ids: Sequence[int] | Tensor, **more: Any) -> tuple[State, list[Any]]:
-        """The state after `ids`, which replaces `state`, and the outputs: one, or one a token."""
+        """The state after `ids`, in place of `state`, and the outputs: one, or with `singly` one for each token."""
         ids_T, outputs = torch.as_tensor(ids), []
         for part in torch.split(ids_T, 1 if self._singly and state.length else len(ids_T)):
             outputs.append(self(part[None], [state.length], state.cache, **more))
@@ -73,7 +73,7 @@ class CachedModel:
 
 
 def join(states: Sequence[State]) -> Any:
-    """One cache with a row for each of `states`; keys, values and the like are padded on the left."""
+    """One cache with a row for each of `states`; tensors with a sequence are padded on the left."""
     if len(states) == 1:
         return states[0].cache
     joined = copy.copy(states[0].cache)
@@ -92,17 +92,17 @@ def join(states: Sequence[State]) -> Any:
 
 
 def split(cache: Any, row: int, length: int) -> State:
-    """The state of one row of a joined cache, `length` tokens long, as a copy."""
+    """A copy of one row of a joined cache as a state of `length` tokens."""
     return State(_rows(cache, [row], lambda tensor: min(length, tensor.shape[-2]), length), length)
 
 
 def select(cache: Any, rows: Sequence[int]) -> Any:
-    """Some rows of a joined cache, padded as they are."""
+    """Some rows of a joined cache, with the same padding."""
     return _rows(cache, rows, lambda tensor: int(tensor.shape[-2]), None)
 
 
 def _rows(cache: Any, rows: Sequence[int], last: Callable[[Tensor], int], length: int | None) -> Any:
-    """A copy with some rows, and of what has a sequence only the `last` entries."""
+    """A copy with some rows; tensors with a sequence keep only the `last` entries."""
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
     for layer in chosen.layers:
@@ -115,7 +115,7 @@ def _rows(cache: Any, rows: Sequence[int], last: Callable[[Tensor], int], length
         if length is not None and hasattr(layer, "cumulative_length"):
             layer.cumulative_length = length
         for name, value in vars(layer).items():
-            if isinstance(value, dict):  # flags of states that are set in place
+            if isinstance(value, dict):  # flags that change in place
                 setattr(layer, name, dict(value))
     return chosen
 

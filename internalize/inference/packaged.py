@@ -1,9 +1,9 @@
 """A renderer over the package `renderers`, for the families it knows: it extends a conversation token by token.
 
-Which of its renderers fits is found out by comparing ids with those of the model's own template. Beyond the template it
-keeps what a generation prompt began (the empty thought of Qwen3 with thinking off), so that such episodes stay one
-sequence. What it cannot extend is rendered through the template. gpt-oss is left out: its encoder is not that of the
-tokenizer, and makes control tokens of any text.
+The right one of its renderers is found by comparing ids with those of the model's own template. Beyond the template it
+keeps the beginning of a turn that a generation prompt wrote (the empty thought of Qwen3 with thinking off), so that
+such episodes stay one sequence. Histories that it cannot extend are rendered through the template. gpt-oss is left out:
+its encoder differs from the tokenizer's and makes control tokens of any text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .turns import PLACE
 
 
 class _Encoder:
-    """What the package needs of a tokenizer, with the encoder that keeps marked text free of control tokens."""
+    """What the package needs of a tokenizer, with the encoder that makes no control tokens of marked text."""
 
     def __init__(self, tokenizer: Any, control: ControlTokens) -> None:
         self._tokenizer, self._control = tokenizer, control
@@ -68,7 +68,7 @@ class PackagedRenderer(TemplateRenderer):
 
     @property
     def way(self) -> str:
-        """How calls are written, for people."""
+        """How calls are written, as a label for people."""
         return f"renderers ({self._package.config.name})"
 
     def template_ids(
@@ -100,7 +100,7 @@ class PackagedRenderer(TemplateRenderer):
         return super()._next(before, steps, hint, tools)
 
     def _reread(self, state: State, tools: Sequence[ToolSpec]) -> State:
-        """A context that was extended, with what the template writes for it."""
+        """An extended context, with the messages and text that the template writes for it."""
         listed, openings = self.turns.tools(tools), list[str]()
         for place, message in enumerate(state.messages):
             if f"{PLACE}{len(openings)}" in str(message):
@@ -110,7 +110,7 @@ class PackagedRenderer(TemplateRenderer):
     def _extended(
         self, prompt: tuple[int, ...], known: tuple[int, ...], results: list[Chat], tools: Sequence[ToolSpec]
     ) -> tuple[int, ...]:
-        """The ids after these results; () where the package cannot extend, or not without changing what is known."""
+        """The ids after these results; () if the package cannot extend without changing known ids."""
         if not results or self._package is None:
             return ()
         action, listed = list(known[len(prompt) :]), self.turns.tools(tools) or None
@@ -130,7 +130,7 @@ def _names() -> list[str]:
 
 
 def _made(name: str, encoder: _Encoder, arguments: Mapping[str, Any]) -> Any:
-    """One of the package's renderers; it raises whatever its family raises for tokens and arguments of another."""
+    """One of the package's renderers. It may raise anything for a tokenizer or arguments of another family."""
     from renderers import base, configs  # noqa: PLC0415
 
     config = base.merge_chat_template_kwargs(configs.config_from_name(name), dict(arguments))

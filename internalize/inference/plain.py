@@ -1,9 +1,9 @@
 """The plain engine: samples with the model's own forward and its own cache object, for any causal language model.
 
-Conversations that wait are started together and run until the last of them has its action: each prompt is read by
-itself from the longest prefix known, then all advance one token a pass as a joined batch. As a recurrent state cannot
-be cut back when a hint goes, copies are kept where prompts were seen to part and at the ends of turns: a turn reads
-again what was read since the hint before, and never the whole history.
+Waiting conversations start together and run until the last of them has its action: each prompt is read alone from its
+longest known prefix, then all advance one token a pass as a joined batch. A recurrent state cannot be cut back when a
+hint is removed, so copies are kept where prompts have diverged before and at the ends of turns. A turn then reads only
+the tokens since the previous hint again, never the whole history.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _COPIES = 3  # as many copies are kept as this many times the conversations of a
 
 
 class PlainEngine(BatchedEngine):
-    """`BatchedEngine` with a cache object a conversation.
+    """`BatchedEngine` with a cache object for each conversation.
 
-    `batch` 1 never joins caches, and leaves it to the model to count positions unless it is `placed`. `singly` as in
+    `batch` 1 never joins caches, and lets the model count positions unless it is `placed`. `singly` as in
     `CachedModel`.
     """
 
@@ -50,14 +50,14 @@ class PlainEngine(BatchedEngine):
         self._cache: Any = None
 
     def release(self, conversation: str) -> None:
-        """Nothing is kept by conversation: copies go when newer ones need their room."""
+        """Do nothing: a copy belongs to no conversation and is dropped when a newer one needs its room."""
 
     def reset(self) -> None:
         """Forget every copy. Must be called whenever the weights change or an adapter is switched."""
         self._copies.clear()
 
     def _admit(self) -> None:
-        """Start those that wait once nobody runs; a conversation runs once at a time."""
+        """Start the waiting conversations when none is running; each can run only once at a time."""
         self._waiting = [request for request in self._waiting if not request.future.done()]
         self._running = [request for request in self._running if not request.future.done()]
         if self._running:
@@ -72,7 +72,7 @@ class PlainEngine(BatchedEngine):
 
     @torch.no_grad()
     def _pass(self) -> None:
-        """Read the prompts of those that were just started, or feed the last sampled token of each."""
+        """Read the prompts of new conversations, or feed the last sampled token of each."""
         training = self.model.training
         self.model.eval()
         try:
@@ -117,7 +117,7 @@ class PlainEngine(BatchedEngine):
         return state, outputs[-1].logits[0, -1].float()
 
     def _advance(self) -> None:
-        """One token of every row."""
+        """Sample one token for every row."""
         tokens = torch.tensor([request.sampled[-1:] for request in self._rows])
         output = self._pass_of(tokens, self._lengths, self._cache, self._room, **self._last)
         running = [row for row, request in enumerate(self._rows) if not request.future.done()]
@@ -137,7 +137,7 @@ class PlainEngine(BatchedEngine):
             self._rows, self._lengths = [self._rows[row] for row in left], [self._lengths[row] for row in left]
 
     def _keep(self, ids: Sequence[int], state: State) -> None:
-        """Keep a copy that nobody else continues; the least recently used one goes if there are too many."""
+        """Keep a copy that nobody continues, in place of the least recently used one if there are too many."""
         self._copies[tuple(ids)] = state
         self._copies.move_to_end(tuple(ids))
         while len(self._copies) > _COPIES * self._batch:

@@ -1,6 +1,6 @@
 """A chat model over the engine and renderer that sample the policy's actions.
 
-Decoding is not constrained: a response schema has no effect beyond what the messages say about it.
+Decoding is not constrained: a response schema has an effect only through the messages that describe it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Renders messages as token ids through a chat template; sampled ids are spliced in, never encoded again.
 
 Each context is the one before it, the ids sampled there, and what the template writes after them: the rest of the turn,
-the results, the next generation prompt. Where a template rewrites earlier turns (it cuts their thoughts, say), there is
-no such context: its ids are then those of the rewritten text, with what is still shown of each sampled turn in its
-place, and `prefix_stable` says so. A hint stands at the end of the last message, before its end of turn.
+the results, the next generation prompt. If a template rewrites earlier turns (it cuts their thoughts, say), no context
+continues the one before. Its ids are then those of the rewritten text, with the sampled ids of every part that is still
+in it, and `prefix_stable` is False. A hint stands at the end of the last message, before its end of turn.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class State:
     text: str
     ids: tuple[int, ...]
     rewritten: bool = False  # it rewrites earlier turns
-    openings: tuple[str, ...] = ()  # for each turn what stood before it when it was sampled, from the turn before it on
+    openings: tuple[str, ...] = ()  # the text before each turn when it was sampled, from the turn before it on
 
 
 class TemplateRenderer:
     """`interfaces.Renderer` over the chat template of a tokenizer; `stop_ids` are added to those of the tokenizer.
 
     With a tool format, calls and results are text; without one the template itself writes tools, calls and results.
-    Raises UserError for a template that cannot be used so.
+    Raises UserError for a template that does not support this.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class TemplateRenderer:
 
     @property
     def way(self) -> str:
-        """How calls are written, for people."""
+        """How calls are written, as a label for people."""
         if self.tool_format:
             return next(name for name, form in TOOL_FORMATS.items() if form is self.tool_format)
         return f"template ({next(name for name, form in CALL_FORMATS.items() if form is self.turns.form)})"
@@ -79,13 +79,13 @@ class TemplateRenderer:
         return self.turns.parallel
 
     def instructions(self, tools: Sequence[ToolSpec]) -> str:
-        """What the system message says about the tools; "" if the template says it."""
+        """The tool format's description of the tools; "" if the template describes them."""
         return self.tool_format.instructions(tools) if self.tool_format else ""
 
     def context(
         self, prompt: Sequence[Message], steps: Sequence[Step], hint: str = "", tools: Sequence[ToolSpec] = ()
     ) -> Context:
-        """What the policy sees before its next action. With a `hint`, the last message ends with it on a new line."""
+        """The context of the next action. With a `hint`, the last message ends with it on a new line."""
         clean = self._state(prompt, steps, "", tools).ids
         if not hint:
             return Context(clean, len(clean))
@@ -101,7 +101,7 @@ class TemplateRenderer:
         return not any(step.shown for step in steps[:-1]) and not any(rewritten)
 
     def parse(self, ids: Sequence[int], tools: Sequence[ToolSpec]) -> tuple[Message, str]:
-        """The turn that was sampled, and what is wrong with a call in it ("" = nothing)."""
+        """The sampled turn as a message, and what is wrong with a call in it ("" = nothing)."""
         return self.turns.read(self.decode(ids), tools)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -110,17 +110,17 @@ class TemplateRenderer:
         return str(self.tokenizer.decode(list(content), clean_up_tokenization_spaces=False))
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Ids of a whole turn with its end of turn: for scripted and imported data, never for sampled text."""
+        """Ids of a whole turn with its end: for scripted and imported data, never for sampled text."""
         return (*self.control.encode(self.control.mark(text, keep=self.control.ordinary)), self.turns.end_id)
 
     def encode_turn(self, message: Message, tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
-        """Ids of an assistant's turn with its end, in the model's own words: for turns without sampled ids."""
+        """Ids of a turn with its end, as the template writes it: for turns without sampled ids."""
         return self.control.encode(self.turns.text(message, tools))
 
     def template_ids(
         self, prompt: Sequence[Message], steps: Sequence[Step], tools: Sequence[ToolSpec] = ()
     ) -> tuple[int, ...]:
-        """The ids that the template itself gives a history, every turn encoded from its parts."""
+        """The ids of a history as the template alone writes it, with every turn encoded from its parts."""
         chat = [self.turns.prompt(message) for message in prompt]
         for step in steps:
             chat += [self.turns.written(step.message, tools), *self.turns.results(step.calls, step.results)]
@@ -136,7 +136,7 @@ class TemplateRenderer:
         return next(n for n in range(start + 1, len(ids) + 1) if mark in self.decode(ids[start:n]))
 
     def closing(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids that close the thought which these ids of a turn are still inside of; () if they are in none."""
+        """The ids that close the thought in which these ids of a turn end; () if no thought is open."""
         return self.control.encode(self.turns.closing(self.decode(ids)))
 
     # -- contexts -------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class TemplateRenderer:
         return self._keep(State(key, tuple(chat), text, self.control.encode(text)))
 
     def _next(self, before: State, steps: Sequence[Step], hint: str, tools: Sequence[ToolSpec]) -> State:
-        """The context after the last of these steps; `before` is the one it was sampled in."""
+        """The context after the last of these steps; `before` is the context in which that step was sampled."""
         step, number = steps[-1], len(steps) - 1
         turn = step.shown or step.message
         results = [result.text for result in step.results]
@@ -195,7 +195,7 @@ class TemplateRenderer:
         return state
 
     def _action(self, step: Step, tools: Sequence[ToolSpec]) -> tuple[int, ...]:
-        """The ids of a past turn as it was sampled; one that was not, or that was rewritten, is encoded."""
+        """The ids of a past turn: the sampled ones, or encoded if it was not sampled or was rewritten."""
         if step.token_ids and step.shown is None:
             return step.token_ids
         if self.tool_format and step.shown is None:
@@ -203,14 +203,14 @@ class TemplateRenderer:
         return self.encode_turn(step.shown or step.message, tools)
 
     def _tail(self, text: str, action: tuple[int, ...], *, has_calls: bool) -> tuple[int, ...]:
-        """The ids after a sampled turn: its end if it was not sampled, and all that follows."""
+        """The ids after a sampled turn: its end, if the model did not sample it, and everything that follows."""
         end = self.turns.end_of_turn(text, text.rfind(PLACE), len(text))
         ids = self.control.encode(text[end.start :])
         sampled = action[-1:] == (end.id,) or (bool(self.stop_ids & {*action[-1:]}) and self.turns.closes[has_calls])
         return ids[1:] if sampled and ids[:1] == (end.id,) else ids
 
     def _rewritten(self, text: str, actions: Sequence[tuple[int, ...]], openings: Sequence[str]) -> tuple[int, ...]:
-        """The ids of a text that rewrites earlier turns, with the sampled ids that it still shows in their places."""
+        """The ids of a text that rewrites earlier turns, with sampled ids for every part that it still shows."""
         ids: list[int] = []
         done = 0
         for number, (action, opening) in enumerate(zip(actions, openings, strict=True)):
@@ -244,7 +244,7 @@ def _last_place(text: str, number: int) -> int:
 
 
 def _after(text: str, mark: str, start: int, end: int) -> int:
-    """The place behind a mark and white space in a part of a text; -1 if it has no mark."""
+    """The position after a mark and white space in a part of a text; -1 if the mark is missing."""
     found = text.rfind(mark, start, end)
     if found < 0:
         return -1

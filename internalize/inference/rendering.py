@@ -1,4 +1,4 @@
-"""Chooses the renderer of a model by what the model at hand supports, tried out when it is loaded."""
+"""Chooses the renderer of a model by trying what the model supports when it is loaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def renderer_of(
     date: str = DATE,
     stop_ids: Collection[int] = (),
 ) -> Renderer:
-    """The renderer of a tokenizer. `protocol`: 'auto', or a way alone, which then has to work. Raises UserError."""
+    """The renderer of a tokenizer. `protocol`: 'auto', or one way, which then must work. Raises UserError."""
     template = ChatTemplate.of(tokenizer, arguments, date)
     reasons = []
     for way, make in _NATIVE.items():
@@ -52,7 +52,7 @@ _NATIVE: dict[str, Callable[..., TemplateRenderer]] = {"renderers": PackagedRend
 
 
 def stop_ids(model: Any) -> frozenset[int]:
-    """What ends a turn according to a model's config and generation config. Raises UserError for what is no id."""
+    """The ids that end a turn by a model's config and generation config. Raises UserError for what is no id."""
     found: set[int] = set()
     for config in (getattr(model, "config", None), getattr(model, "generation_config", None)):
         eos = getattr(config, "eos_token_id", None)

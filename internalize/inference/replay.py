@@ -1,8 +1,8 @@
-"""A conversation replayed through a renderer: its contexts must be what the chat template itself writes.
+"""Replays a conversation through a renderer: its contexts must equal what the chat template itself writes.
 
-Ways in which templates were seen to differ are in it: thoughts, arguments that are no text, several calls, results that
-follow. So a template that cannot be followed is found when its model is loaded. The last turn, an answer in words, is
-for comparing renderers with each other.
+The conversation has everything in which templates were seen to differ: thoughts, arguments that are no text, several
+calls, results that follow. So an unsupported template is found when its model is loaded. The last turn, an answer in
+words, serves to compare renderers with each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PROMPT = (Message(role="system", content="Be brief."), Message(role="user", cont
 
 
 def conversation(thoughts: Sequence[str], *, parallel: bool) -> list[Step]:
-    """Three turns without ids, with these thoughts; `parallel`: the second holds two calls."""
+    """Three turns without ids, with these thoughts; with `parallel` the second has two calls."""
     calls = [
         ToolCall.of("look_up", word=word, more=[1, True, {"é": 2.5}]).model_copy(update={"id": f"call_{number}"})
         for number, word in enumerate("xyz")
@@ -50,17 +50,17 @@ def encoded(renderer: TemplateRenderer, steps: Sequence[Step], tools: Sequence[T
 def require_own_ids(renderer: TemplateRenderer) -> None:
     """Raises Unrenderable unless all contexts of the conversation have the template's own ids.
 
-    Numbers may differ: some templates number the calls of a whole conversation, and a turn encoded by itself begins
-    at the first. A tokenizer of few words, in which the conversation cannot be written, is not tried.
+    Numbers may differ, because some templates number the calls of a whole conversation and a turn encoded alone starts
+    at the first. A tokenizer with too few words for the conversation is not tested.
     """
     if not _writes(renderer, f"{PROMPT[1].text} {conversation([''] * 3, parallel=False)[0].calls[0].arguments}"):
         return
     prompt = with_system(PROMPT, renderer.instructions(TOOLS))
     for thought in ("", "Let me see."):
         if renderer.opens_thought and not thought:
-            continue  # a turn without a thought does not go on from this prompt
+            continue  # this turn has no thought, but the prompt opens one
         steps = encoded(renderer, conversation([thought] * 3, parallel=renderer.parallel))
-        for count in (1, 2):  # an answer ends the episode; some templates write another end where more follows
+        for count in (1, 2):  # an answer is last; some templates end a turn differently if more follows
             ids = renderer.context(prompt, steps[:count], "", TOOLS).ids
             own = renderer.template_ids(prompt, steps[:count], TOOLS)
             if ids != own and _without_numbers(renderer, ids) != _without_numbers(renderer, own):
@@ -68,7 +68,7 @@ def require_own_ids(renderer: TemplateRenderer) -> None:
 
 
 def _writes(renderer: TemplateRenderer, text: str) -> bool:
-    """Whether a text reads back from its ids, white space aside."""
+    """Whether a text is decoded from its own ids unchanged, white space aside."""
     ids = list(renderer.control.encode(renderer.control.mark(text)))
     return "".join(renderer.tokenizer.decode(ids).split()) == "".join(text.split())
 

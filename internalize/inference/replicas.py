@@ -1,6 +1,6 @@
 """Several servers with the same weights behind one endpoint: a conversation stays where its prefix is cached.
 
-They share the endpoint's client, and so its limits and its budget; only the address of a request differs.
+The servers share the endpoint's client, and so its limits and its budget; requests differ only in the address.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class At:
         self.name, self.config, self.root = client.name, client.config, self._address.removesuffix("/v1")
 
     async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
-        """What `EndpointClient.request` gives and raises."""
+        """As `EndpointClient.request`, at this address."""
         return await self._client.request(self._at(path), body, read, final=final)
 
     async def post(self, path: str, body: Body, *, final: Collection[int] = ()) -> None:
-        """What `EndpointClient.post` does and raises."""
+        """As `EndpointClient.post`, at this address."""
         await self._client.post(self._at(path), body, final=final)
 
     def _at(self, path: str) -> str:
@@ -43,14 +43,14 @@ def servers_of(client: EndpointClient) -> list[At]:
 
 
 class Spread:
-    """`server.Asked` for requests that belong together with no other: each goes to the server with the fewest."""
+    """`server.Asked` for independent requests: each goes to the server with the fewest requests under way."""
 
     def __init__(self, servers: Sequence[Asked]) -> None:
         self._servers, self._busy = servers, Counter[int]()
         self.name, self.config, self.root = servers[0].name, servers[0].config, servers[0].root
 
     async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
-        """What `EndpointClient.request` gives and raises."""
+        """As `EndpointClient.request`, at the server with the fewest requests."""
         number = min(range(len(self._servers)), key=lambda n: self._busy[n])
         self._busy[number] += 1
         try:
@@ -60,7 +60,7 @@ class Spread:
 
 
 class ReplicaEngine:
-    """`interfaces.Engine` over engines with the same weights; a new conversation goes to the one with the fewest."""
+    """`interfaces.Engine` over replicas; a new conversation goes to the one with the fewest conversations."""
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = engines
@@ -69,7 +69,7 @@ class ReplicaEngine:
     async def generate(
         self, prompt_ids: Sequence[int], *, conversation: str, seed: int, sampling: Sampling | None = None
     ) -> Generation:
-        """Continue `prompt_ids` where the conversation is."""
+        """Continue `prompt_ids` on the conversation's replica."""
         if conversation not in self._at:
             held = Counter(self._at.values())
             self._at[conversation] = min(range(len(self._engines)), key=lambda n: held[n])
@@ -77,7 +77,7 @@ class ReplicaEngine:
         return await engine.generate(prompt_ids, conversation=conversation, seed=seed, sampling=sampling)
 
     def release(self, conversation: str) -> None:
-        """Forget where the conversation was."""
+        """Drop the conversation on its replica."""
         if conversation in self._at:
             self._engines[self._at.pop(conversation)].release(conversation)
 

@@ -1,4 +1,4 @@
-"""Reads the answer of a chat completion: text, reasoning, tool calls, refusals, in the forms of many servers.
+"""Reads the answer of a chat completion (text, reasoning, tool calls, refusals) in the forms of many servers.
 
 openai's own classes are not used, because they require fields that some servers omit.
 """
@@ -76,12 +76,12 @@ class _Answer(BaseModel):
 
 
 def read_reply(answer: Body, *, calls: bool = False) -> Reply:
-    """The text of a chat completion and its reasoning; tool calls that the server has parsed are text again.
+    """The text of a chat completion and its reasoning; tool calls that the server has parsed become text again.
 
-    With `calls`, of a request with tools, they stay calls.
+    With `calls`, for a request with tools, they stay calls.
 
     Raises MalformedError or ValidationError if there is neither. An empty text is valid only if it was cut off, or if
-    the server reports sampled tokens: then it is the model's own choice. A refusal is a reply that says so.
+    the server reports sampled tokens, so that the model itself chose it. A refusal is a reply with `finish` "refused".
     """
     choice, counts = _Answer.model_validate(answer).choices[0], TokenCounts.of(answer)
     message, reason = choice.message, (choice.finish_reason or "").lower()
@@ -109,7 +109,7 @@ def read_reply(answer: Body, *, calls: bool = False) -> Reply:
 
 
 def _called(call: _ToolCall) -> ToolCall:
-    """A call with its arguments as canonical JSON where they are an object; some servers escape what others do not."""
+    """A call. Arguments that are an object become canonical JSON, because servers escape text differently."""
     found = ToolCall(name=call.function.name, arguments=call.function.arguments)
     return ToolCall.of(found.name, **found.values) if found.values else found
 

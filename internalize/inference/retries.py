@@ -15,7 +15,7 @@ from tenacity.wait import wait_random_exponential
 
 
 class TransientError(Exception):
-    """A failed try that a later one may succeed after; the message says why. `retry_after`: seconds the server set."""
+    """A try failed, but a later one may succeed; the message says why. `retry_after`: seconds set by the server."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -32,7 +32,7 @@ class Retries:
 
     tries: int = 3
     first: float = 0.5  # seconds: the span before the second try
-    longest: float = 60.0  # seconds: the longest span; a Retry-After is followed up to here
+    longest: float = 60.0  # seconds: the longest span, also of a Retry-After
     total: float = math.inf  # seconds after the first try beyond which no wait may extend
 
     def blocking(self) -> Retrying:
@@ -40,7 +40,7 @@ class Retries:
         return Retrying(**self._settings())
 
     def concurrent(self, before_wait: Callable[[TransientError], None] = lambda _: None) -> AsyncRetrying:
-        """The same for a coroutine function; `before_wait` receives the error before each wait."""
+        """As `blocking`, for a coroutine function; `before_wait` receives the error before each wait."""
         return AsyncRetrying(**self._settings(), before_sleep=lambda state: before_wait(_failure(state)))
 
     def wait(self, state: RetryCallState) -> float:

@@ -1,4 +1,4 @@
-"""Public fakes of an engine and a chat model: replies come from a script, failures on demand; no torch is needed.
+"""Public fakes of an engine and a chat model, with scripted replies and scripted failures; they need no torch.
 
 The n-th reply of a conversation depends on that conversation alone, so that scheduling cannot change a test; it has
 probability 1 (logprobs are 0).
@@ -57,7 +57,7 @@ class ScriptedEngine:
         return Generation(token_ids=ids, logprobs=(0.0,) * len(ids), text=text, finish="stop")
 
     def release(self, conversation: str) -> None:
-        """Record the end of a conversation; its script starts again if the name comes back."""
+        """End a conversation; its script starts again if the name is used again."""
         self.released.append(conversation)
         self._answered.pop(conversation, None)
 

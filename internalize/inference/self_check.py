@@ -2,8 +2,8 @@
 
 Random ids run through an engine (a conversation of two turns whose hint is dropped in between, and a second one that
 joins it and reuses its prefix) and through a scorer (one trajectory with a hint at each step: logits, and one gradient
-of the trained weights). The fast ones replace a model's attention and leave its other layers as they are; the plain
-ones copy and pad its cache. Whether that is right for an architecture cannot be told by its name, so it is measured.
+of the trained weights). The fast engine and scorer replace a model's attention and keep its other layers; the plain
+ones copy and pad its cache. An architecture's name does not tell whether that is right, so it is measured.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 # Logits at the action tokens: [A, V] of the clean trajectory, then [A, V] of the contexts with hints.
 Scores = Callable[[nn.Module, DistillExample], Tensor]
-Draw = Callable[[int], tuple[int, ...]]  # so many random ids
+Draw = Callable[[int], tuple[int, ...]]  # number of random ids
 Turn = tuple[tuple[int, ...], Generation]  # prompt and sampled continuation
 Gradient = Sequence[Tensor | None]
 
-# Every token counts: a large model on a CPU takes a second for one. Two sampled tokens are the fewest of which one is
-# fed back, two turns the fewest in which a prefix is kept.
+# As few as possible: a large model on a CPU takes a second a token. Of two sampled tokens one is fed back; with two
+# turns a prefix is kept.
 _START, _TASK, _HINT, _ACTION, _OBSERVATION = 4, 2, 2, 2, 2
-# The scorer's trajectory, as ids at its start and turns. It is longer where rounding is coarse: of few tokens, one that
-# a router sends to another expert may turn a gradient by a third.
+# Start and turns of the scorer's trajectory. It is longer if rounding is coarse: among few tokens, one that a router
+# sends to another expert may change a gradient by a third.
 _TRAJECTORY, _LONGER_TRAJECTORY = (4, 2), (8, 3)
-# Config keys with a number of tokens beyond which a model attends to fewer; no short context shows it.
+# Config keys with the longest reach of attention in tokens, which a short context cannot reveal.
 _WINDOWS = ("sliding_window", "attention_window_size", "local_attention", "attention_chunk_size", "index_topk")
 _LAYER_TYPES = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 _SMALL_SHARE = 0.01  # gradients below this share of the total norm are compared with that share: they may be rounding
@@ -62,19 +62,19 @@ _NOUNS = {"logprobs": "sampled log-probabilities", "scores": "scores", "gradient
 
 
 class Reference(NamedTuple):
-    """What plain passes of a model say of one trajectory: logits at its actions, and the gradient of its weights."""
+    """The results of plain passes over one trajectory: logits at its actions, and the gradient of the weights."""
 
     example: DistillExample
     logits_RV: Tensor
-    weights: Sequence[Tensor]  # those that are trained
+    weights: Sequence[Tensor]  # the trained weights
     gradient: Gradient
 
 
 def check_engine(model: nn.Module, engine: Engine, ids: Sequence[int]) -> float:
     """Compare `engine` with plain passes of `model` on random `ids`: the difference in log-probability, in nats.
 
-    Raises UserError with the model's class and the difference if it is no rounding; whatever else the model's code
-    raises becomes a UserError too. The model is left as it was.
+    Raises UserError with the model's class and the difference if it is more than rounding; any other error of the
+    model's code becomes a UserError too. The model is left unchanged.
     """
     with restored_attention(model), in_one_sentence(model, "sampling"):
         differences_A = _engine_differences(model, engine, ids)
@@ -82,7 +82,7 @@ def check_engine(model: nn.Module, engine: Engine, ids: Sequence[int]) -> float:
 
 
 def plain_reference(model: nn.Module, ids: Sequence[int]) -> Reference:
-    """A random trajectory of `ids` by plain passes, in evaluation mode, for `check_scores`."""
+    """Plain passes over a random trajectory of `ids`, in evaluation mode, for `check_scores`."""
     exact = next(model.parameters()).dtype == torch.float32
     example = _example(_random_ids(ids), *(_TRAJECTORY if exact else _LONGER_TRAJECTORY))
     weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -94,7 +94,7 @@ def plain_reference(model: nn.Module, ids: Sequence[int]) -> Reference:
 def check_scores(model: nn.Module, scores: Scores, plain: Reference) -> tuple[float, float]:
     """Relative differences of the logits and of the gradients (0 where no weight is trained), as in `check_engine`."""
     with restored_attention(model), torch.enable_grad(), in_one_sentence(model, "scoring"):
-        # Without gradients first: a scorer may then go another way, which is the one that teachers take.
+        # Without gradients first, as teachers score: a scorer may then take another path.
         with torch.no_grad():
             taught = scores(model, plain.example)
         packed, fast = _with_gradient(scores(model, plain.example), plain.example, plain.weights)
@@ -105,7 +105,7 @@ def check_scores(model: nn.Module, scores: Scores, plain: Reference) -> tuple[fl
 
 
 def require_finite(model: nn.Module, engine: Engine, scores: Scores, ids: Sequence[int]) -> None:
-    """Raises UserError if `engine` or `scores` fail on the model in the type of its weights, or give no numbers."""
+    """Raises UserError if `engine` or `scores` fail, or give NaN, with the model in the type of its weights."""
     with restored_attention(model), in_one_sentence(model, "sampling"):
         values = [_engine_differences(model, engine, ids)]
     with restored_attention(model), torch.no_grad(), in_one_sentence(model, "scoring"):
@@ -117,9 +117,9 @@ def require_finite(model: nn.Module, engine: Engine, scores: Scores, ids: Sequen
 
 
 def require_reach(model: Any, max_context: int, *, windows: bool = True) -> None:
-    """Raises UserError if the model reads contexts of `max_context` tokens differently from the short ones checked.
+    """Raises UserError if contexts of `max_context` tokens are read differently from the short ones checked.
 
-    `windows` False: its own code handles windows, and only what depends on the length of the whole context counts.
+    `windows` False: the model's own code handles windows, so only settings that depend on the whole length count.
     """
     for key, tokens in _limits(model.config.get_text_config()):
         if tokens < max_context and (windows or key not in _WINDOWS):
@@ -130,14 +130,14 @@ def require_reach(model: Any, max_context: int, *, windows: bool = True) -> None
 
 
 def ordinary_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids known to model and tokenizer that are no special tokens, which some models treat in their own way."""
+    """The ids known to model and tokenizer that are no special tokens, which some models treat differently."""
     rows = int(model.get_input_embeddings().weight.shape[0])
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return sorted(token for token in tokenizer.get_vocab().values() if token < rows and token not in special)
 
 
 def _limits(config: Any) -> Iterator[tuple[str, int]]:
-    """Config keys that change how a model reads beyond a number of tokens, and that number."""
+    """Config keys with a number of tokens beyond which a model reads differently, and that number."""
     kinds = getattr(config, "layer_types", None)
     unused = {key for kind, key in _LAYER_TYPES.items() if kinds is not None and kind not in kinds}
     for key in _WINDOWS:
@@ -154,10 +154,10 @@ def _limits(config: Any) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[bool]:
-    """Hold weights of a shorter type in float32, in which right and wrong are far apart, and restore them afterwards.
+    """Hold weights of a shorter type in float32 within the block, where errors are far larger than rounding.
 
-    Whether that was done is given; without the memory for it nothing changes. No value is altered: float32 holds all
-    of a shorter type.
+    Yields whether that was done; without enough memory nothing changes. No value changes: float32 holds every value of
+    a shorter type.
     """
     short = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.element_size() < 4]
     kept = [tensor.dtype for tensor in short]
@@ -213,7 +213,7 @@ def _configs(model: nn.Module) -> list[Any]:
 
 @contextmanager
 def in_one_sentence(model: nn.Module, what: str) -> Iterator[None]:
-    """Turn whatever a model's code raises into a UserError of one sentence that names the class and `what` failed."""
+    """Turn any error of a model's code into a UserError of one sentence that names the class and `what` failed."""
     name = _class(model)
     try:
         yield
@@ -225,7 +225,7 @@ def in_one_sentence(model: nn.Module, what: str) -> Iterator[None]:
 
 
 def _required(model: nn.Module, quantity: str, differences: Tensor) -> float:
-    """The quantile of `differences` that the tolerance applies to. Raises UserError with it if it is no rounding."""
+    """The quantile of `differences` that the tolerance is for. Raises UserError if it is more than rounding."""
     allowed = TOLERANCES.get(next(model.parameters()).dtype, TOLERANCES[torch.bfloat16])
     difference, largest = float(differences.quantile(allowed.share)), getattr(allowed, quantity)
     if difference <= largest:  # not `>` and raise: NaN must fail
@@ -248,7 +248,7 @@ def _random_ids(ids: Sequence[int]) -> Draw:
 def _engine_differences(model: nn.Module, engine: Engine, ids: Sequence[int]) -> Tensor:
     """Differences of the sampled tokens' log-probabilities, in nats: [A].
 
-    They are divided by the spread of the logits where it is below 1: almost uniform models would agree with any other.
+    They are divided by the spread of the logits if that is below 1, because almost uniform models agree with any other.
     """
     with ThreadPoolExecutor(1) as thread:  # the caller's thread may be running an event loop
         turns = thread.submit(asyncio.run, _play_conversations(engine, _random_ids(ids))).result()
@@ -262,7 +262,7 @@ def _engine_differences(model: nn.Module, engine: Engine, ids: Sequence[int]) ->
 
 
 async def _play_conversations(engine: Engine, draw: Draw) -> list[Turn]:
-    """A conversation, and the first turn of another that starts as it does and runs beside its second turn."""
+    """A conversation, and the first turn of another with the same start, which runs beside its second turn."""
     start, sampling = draw(_START), Sampling(max_tokens=_ACTION, temperature=1.0)
     turns: list[Turn] = []
 
@@ -325,7 +325,7 @@ def _with_gradient(logits_RV: Tensor, example: DistillExample, weights: Sequence
 
 
 def _relative(packed_RV: Tensor, plain_RV: Tensor) -> Tensor:
-    """Relative difference of each row's logits without their mean, which softmax ignores: [R]."""
+    """Relative difference of each row's logits (minus their mean, which softmax ignores): [R]."""
     centred_RV = plain_RV - plain_RV.mean(-1, keepdim=True)
     difference_RV = packed_RV - packed_RV.mean(-1, keepdim=True) - centred_RV
     relative_R: Tensor = difference_RV.norm(dim=-1) / centred_RV.norm(dim=-1)

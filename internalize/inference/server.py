@@ -33,7 +33,7 @@ _SEEDS = 2**31  # seeds are sent modulo this: some servers store them in 32 bits
 UNKNOWN_FIELD = (400, 404, 415, 422, 501)  # statuses of servers for a field they do not support
 _NEW_LIMIT = "max_completion_tokens"  # what some servers call max_tokens
 _SCHEMA = "response_format"
-_OPTIONAL = ("temperature", "seed")  # a server answers without them by its own default
+_OPTIONAL = ("temperature", "seed")  # without them a server uses its own default
 _LOG = logging.getLogger(__name__)
 
 
@@ -69,16 +69,16 @@ class LlamaAnswer(BaseModel):
 
 
 class Asked(Protocol):
-    """Who sends requests to one endpoint: an `EndpointClient`, or one that does more around it."""
+    """Sends requests to one endpoint: an `EndpointClient`, or a wrapper of one."""
 
     @property
     def name(self) -> str:
-        """The endpoint's."""
+        """The endpoint's name."""
         ...
 
     @property
     def config(self) -> EndpointConfig:
-        """The endpoint's."""
+        """The endpoint's section of the recipe."""
         ...
 
     @property
@@ -87,15 +87,15 @@ class Asked(Protocol):
         ...
 
     async def request(self, path: str, body: Body, read: Callable[[Body], T], *, final: Collection[int] = ()) -> T:
-        """What `EndpointClient.request` gives and raises."""
+        """As `EndpointClient.request`."""
         ...
 
 
 class ServerChat:
     """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter).
 
-    Nothing that is sent holds a control token; a reply that quotes one has it as it stood in the request. A field that
-    the server refuses by name is left out from then on, or sent under the name it asks for.
+    No control token is sent; a reply that quotes one has it as the request originally had it. A field that the server
+    refuses by name is left out from then on, or sent under the name that the server asks for.
     """
 
     def __init__(self, client: Asked, model: str = "") -> None:
@@ -103,14 +103,14 @@ class ServerChat:
         self.model = model or client.config.model
         config = client.config
         shaping = {"body": config.body, "answer_tokens": config.answer_tokens}
-        self.name = f"{client.name}/{self.model}"  # what a cache finds replies by
+        self.name = f"{client.name}/{self.model}"  # the key of cached replies
         if any(shaping.values()):
             self.name += f"#{content_hash(shaping)[:6]}"
-        self.changes: dict[str, str] = {}  # fields that the server refused: the name that it takes instead, or ""
+        self.changes: dict[str, str] = {}  # refused fields: the name that the server accepts instead, or ""
 
     @property
     def schemas(self) -> bool:
-        """Whether the server has refused no JSON schema."""
+        """False once the server has refused a JSON schema."""
         return _SCHEMA not in self.changes
 
     async def complete(self, request: ChatRequest) -> Reply:
@@ -137,11 +137,11 @@ class ServerChat:
                     raise
                 changes |= change
                 continue
-            self._learn(changes)  # only now: the request was served with these changes, so they were what it needed
+            self._learn(changes)  # kept only now: the request succeeded with these changes
             return restored(reply, request.messages)
 
     def _change(self, said: ServerError, sent: Body) -> dict[str, str] | None:
-        """What to change about a request that was refused; None if the refusal names nothing that can be changed."""
+        """The change of a refused request; None if the refusal names nothing that can be changed."""
         if said.status not in UNKNOWN_FIELD:
             return None
         free = sent.keys() - self.client.config.body.keys()
@@ -193,9 +193,9 @@ class ServerEngine:
         seed: int,
         sampling: Sampling | None = None,
     ) -> Generation:
-        """Continue `prompt_ids`. A turn that the server ended on another token than an end of turn counts as cut off.
+        """Continue `prompt_ids`. A turn that the server ended on a token other than an end of turn counts as cut off.
 
-        Ids that this tokenizer does not have, and too many ids, are malformed answers.
+        Ids unknown to this tokenizer, or too many ids, make an answer malformed.
         """
         sampling = sampling or self.sampling
         room = min(sampling.max_tokens, self.max_context - len(prompt_ids))

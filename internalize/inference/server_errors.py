@@ -1,7 +1,7 @@
-"""What the error answer of a server says, and whether the prompt is too long or a filter declines its content.
+"""Reads error answers of servers: the explanation, and whether the prompt is too long or a filter declines it.
 
-No status or code is common to the servers. Hence their words decide, by how they put it in general rather than by whole
-messages. Only fields that hold a server's own words are read, because some answers repeat the request.
+Servers share no status or code for this, so their words decide, by common phrases rather than whole messages. Only
+fields that hold a server's own words are read, because some answers repeat the request.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _NAMED = re.compile(r"[`'\"]([a-z_]+)[`'\"]|\b([a-z]+(?:_[a-z]+)+|temperature|se
 
 
 class ServerError(NamedTuple):
-    """One error answer. `fields` are those that it says are wrong; `named` are words in it that may be fields."""
+    """One error answer. `fields` are those it calls wrong; `named` are words in it that may be fields."""
 
     status: int  # 0 = the answer had the status of a success and no other
     message: str
@@ -78,7 +78,7 @@ class ServerError(NamedTuple):
 
     @property
     def declined(self) -> bool:
-        """Whether a filter of the server declines what the request says."""
+        """Whether a filter of the server declines the content of the request."""
         return self.status in (0, 400, 403, 422, 451) and bool(_DECLINED.search(f"{self.message} {self.codes}"))
 
     @property
@@ -94,7 +94,7 @@ class ServerError(NamedTuple):
 
 
 def read_error(status: int, text: str) -> ServerError:
-    """What the body of an error answer says, JSON or not."""
+    """The error in the body of an answer, JSON or not."""
     messages: dict[str, None] = {}
     codes: list[str] = []
     fields: list[str] = []

@@ -1,9 +1,9 @@
-"""The policy on a server: an endpoint acts for the weights that it holds, and is measured before it is believed.
+"""The policy on a server: an endpoint samples with the weights that it has loaded, after a comparison with ours.
 
-At the start tokens that the server samples are scored by the model here: log-probabilities of `compute.endpoint` must
-agree, of `model.endpoint` the difference is told. A rehearsal with an adapter of the recipe's rank shows, before
-anything is trained, whether trained weights can act there. A checkpoint that the server cannot hold acts in this
-process, with one warning: a record must never carry the id of weights that did not act.
+At the start the model here scores tokens that the server samples. The log-probabilities of `compute.endpoint` must
+agree; for `model.endpoint` the difference is only reported. A rehearsal with an adapter of the recipe's rank shows,
+before any training, whether trained weights can act on the server. A checkpoint that the server cannot load acts in
+this process, with one warning: a record must never carry the id of weights that did not act.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from .replicas import ReplicaEngine, Spread, servers_of
 from .server import Asked, ServerChat, ServerEngine
 from .tool_formats import text_format, text_name
 
-SAME = 0.05  # nats: what another precision makes of the same weights on average; other weights differ by more than 0.5
+SAME = 0.05  # nats, on average: another precision of the same weights differs by less, other weights by more than 0.5
 _LOG = logging.getLogger(__name__)
 _SAMPLE = "Hello, wörld! f(x_1) = [answer]\n\n  def g(a): return a + 0.25"
 _SAMPLED = 8  # tokens a request
 
 
 class OwnModel(Protocol):
-    """The weights here that a server's are compared with."""
+    """The weights in this process, with which a server's are compared."""
 
     def logprobs(self, ids: Sequence[int], start: int) -> list[float]:
-        """Log-probabilities of `ids[start:]`, each after all ids before it, with the weights held now."""
+        """Log-probabilities of `ids[start:]`, each given all ids before it, with the current weights."""
         ...
 
     def rehearsal(self, folder: Path | None) -> AbstractContextManager[str]:
-        """Hold the starter's weights (None), or an adapter with an effect that is saved in `folder`; its id."""
+        """Within the block, hold the starter (None), or an adapter with an effect, saved in `folder`; yields its id."""
         ...
 
 
 class ServerPolicy:
-    """An endpoint, acting for the weights that its server has loaded. It is taken to serve `starter`."""
+    """An endpoint that acts with the weights that its server has loaded; it must serve `starter` at first."""
 
     def __init__(
         self, client: EndpointClient, config: Config, renderer: Renderer, starter: str, abilities: Abilities
@@ -60,7 +60,7 @@ class ServerPolicy:
         self._client, self._config, self._renderer, self.abilities = client, config, renderer, abilities
         self._starter = starter
         self._adapters = Adapters(client)
-        # Only where a model of the same words learns from it: its prompts have no description of the tools either.
+        # Only if a model with native calls learns from it, whose prompts have no description of the tools either.
         self.native = abilities.tools and not renderer.instructions((TOOL,))
         self._told = False
 
@@ -68,9 +68,9 @@ class ServerPolicy:
     async def connect(
         cls, client: EndpointClient, config: Config, renderer: Renderer, starter: str, own: OwnModel, root: Path
     ) -> ServerPolicy:
-        """Find out what the server supports, and compare it with the model here. Raises as `probe` does.
+        """Probe the server's features, and compare it with the model here. Raises as `probe` does.
 
-        Raises UserError if it is `compute.endpoint` and serves other weights or text alone, or if it loads adapters but
+        Raises UserError if it is `compute.endpoint` and serves other weights or text only, or if it loads adapters but
         none of the recipe's rank.
         """
         abilities = await probe(client)
@@ -85,13 +85,13 @@ class ServerPolicy:
 
     @property
     def way(self) -> str:
-        """How calls are written there, for people."""
+        """How calls are written there, as a label for people."""
         if self.abilities.tokens:
             return self._renderer.way
         return "by the server" if self.native else text_name(self._config.model.protocol)
 
     async def compare(self, own: OwnModel, root: Path) -> str:
-        """How far the server's log-probabilities are from those of the model here, in words. Raises as `connect`."""
+        """A text on the server's differences in log-probability from the model here. Raises as `connect`."""
         name, must = self._client.name, self._config.acting_endpoint == self._config.compute.endpoint
         if not self.abilities.tokens:
             if must:
@@ -101,7 +101,7 @@ class ServerPolicy:
             return "its weights cannot be compared with model.source"
         with own.rehearsal(None):
             difference = await self._difference(own, self._starter)
-        if not difference <= SAME:  # nor if it is no number
+        if not difference <= SAME:  # false for NaN too
             text = f"endpoint {name!r} gives no log-probabilities that could be compared with those of model.source"
             if not isnan(difference):
                 text = (
@@ -128,7 +128,7 @@ class ServerPolicy:
         Raises UserError if it cannot be loaded.
         """
         rank = self._config.distill.lora_r
-        # Workers rehearse at the same time: with one name, the first to end would take the others' adapter away.
+        # Workers rehearse at once: with a shared name, the first to finish would unload the others' adapter.
         folder = Path(mkdtemp(prefix=names.REHEARSAL, dir=root.resolve()))
         adapter = folder.name.removeprefix(".")
         with own.rehearsal(folder):
@@ -153,7 +153,7 @@ class ServerPolicy:
 
     @property
     def can_load(self) -> bool:
-        """Whether trained weights can act there."""
+        """Whether trained weights can be loaded there."""
         loads = self.abilities.adapters or bool(self._client.config.adapters)
         return loads and self._config.distill.lora_r > 0
 
@@ -186,7 +186,7 @@ class ServerPolicy:
     def agent(self, checkpoint: str, judge: Judge | None = None) -> Agent | None:
         """An agent with these weights on the server, or None if it has not loaded them."""
         settings, limits = self._config.model, self._config.rollout
-        wave = self._client.config.concurrency  # more would only wait: fewer at once end earlier, and are stored then
+        wave = self._client.config.concurrency  # more would only wait, and episodes would end later
         chat = self.chat(checkpoint)
         if chat is None:
             return None
@@ -208,7 +208,7 @@ class ServerPolicy:
         return engines[0] if len(engines) == 1 else ReplicaEngine(engines)
 
     def _servers(self, checkpoint: str) -> list[Asked]:
-        """Those of the endpoint, each of which loads the checkpoint again if it has lost it."""
+        """The endpoint's servers, each of which reloads the checkpoint if it has lost it."""
         servers = servers_of(self._client)
         if checkpoint == self._starter:
             return [*servers]
@@ -220,7 +220,7 @@ class _Tokenized(BaseModel):
 
 
 async def _same_tokens(client: EndpointClient, abilities: Abilities, renderer: Renderer) -> bool:
-    """Whether both sides encode a sample alike. A server without an endpoint to tell is trusted."""
+    """Whether both sides encode a sample alike; assumed if the server cannot tell."""
     text = f"{_SAMPLE}{renderer.tokenizer.eos_token}"
     body: Body = {"model": abilities.model, "prompt": text, "add_special_tokens": False}
     if abilities.tokens == "llama.cpp":

@@ -27,7 +27,7 @@ _REASONING = re.compile(
     rf"<({_TAGS})>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z)|◁think▷.*?(?:◁/think▷|\Z)|\A.*?</(?:{_TAGS})>",
     re.DOTALL,
 )
-_GROWTH = 4  # times as many tokens after an answer that was cut off
+_GROWTH = 4  # factor on the token limit after an answer that was cut off
 AGAIN = "That answer is not valid: {problem}. Answer again, with the JSON object alone."
 
 
@@ -35,7 +35,7 @@ AGAIN = "That answer is not valid: {problem}. Answer again, with the JSON object
 class Answer(Generic[T]):
     """`value` None = no reply to any of the `requests` was valid; `problem` says why the last one was not.
 
-    `kind` is that in a word: invalid, empty, cut off or refused.
+    `kind` names the problem: invalid, empty, cut off or refused.
     """
 
     value: T | None
@@ -57,8 +57,8 @@ async def ask(
 ) -> Answer[T]:
     """The first reply that `read` accepts, with another seed at each try. If there is none, a cache rejects them all.
 
-    `read` raises ValueError with a few words on what is wrong. Raises what `ChatModel.complete` raises, except that
-    content which a server declines is an answer without a value.
+    `read` raises ValueError with a short problem. Raises what `ChatModel.complete` raises, except for declined content,
+    which is an answer without a value.
     """
     requests, problem, kind = [request], "no answer", "invalid"
     for number in range(1, tries + 1):
@@ -72,7 +72,7 @@ async def ask(
         except (ContextError, Refused):
             if asked.max_tokens == request.max_tokens:
                 raise
-            break  # the server has no room for an answer of more tokens: the problem stays that it was cut off
+            break  # no room for a longer answer: the problem is still that it was cut off
         except ValueError as error:
             problem, kind = str(error), error.kind if isinstance(error, Unusable) else "invalid"
         if number < tries:
@@ -82,7 +82,7 @@ async def ask(
 
 
 def _next(first: ChatRequest, last: ChatRequest, reply: Reply, problem: str, number: int) -> ChatRequest:
-    """The request after an unusable reply: with more room if it was cut off, else with what is wrong with it."""
+    """The request after an unusable reply: with more tokens if it was cut off, else with the problem."""
     update: dict[str, Any] = {"seed": first.seed + number, "max_tokens": last.max_tokens}
     if reply.finish == "length":
         update["max_tokens"] *= _GROWTH
@@ -94,7 +94,7 @@ def _next(first: ChatRequest, last: ChatRequest, reply: Reply, problem: str, num
 
 
 def _object(reply: Reply) -> dict[str, Any]:
-    """The JSON object of a reply: its whole text, or the only one that is a block of code or begins a line.
+    """The JSON object of a reply: its whole text, or the only object in a block of code or at the start of a line.
 
     Reasoning does not count. Raises Unusable for anything else.
     """
@@ -119,7 +119,7 @@ def _object(reply: Reply) -> dict[str, Any]:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON value of a text, in whose strings line breaks may stand as they are; None if it is none."""
+    """The JSON value of a text, whose strings may hold bare line breaks; None if there is no value."""
     try:
         return json.loads(text, strict=False)
     except (json.JSONDecodeError, RecursionError):
@@ -127,7 +127,7 @@ def _parsed(text: str) -> Any:
 
 
 def _on_lines(text: str) -> list[dict[str, Any]]:
-    """The JSON objects that begin a line; one inside a sentence may be a quotation."""
+    """The JSON objects that begin a line; an object inside a sentence may be a quotation."""
     decoder = json.JSONDecoder(strict=False)
     found: list[dict[str, Any]] = []
     end = 0

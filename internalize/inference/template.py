@@ -1,7 +1,7 @@
-"""The chat template of a tokenizer, rendered with the arguments and the date of a run; what it refuses is adapted.
+"""Renders the chat template of a tokenizer with the run's arguments and date, and adapts messages that it refuses.
 
-How a template wants its messages (ids of calls, arguments as objects or text, empty content or none, a system message
-or not) is found out by rendering, never by the model's name.
+The form in which a template wants its messages (ids of calls, arguments as objects or text, empty content or none, a
+system message or none) is found by rendering, never by the model's name.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from .tool_schema import tool_dict
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Chat = dict[str, Any]  # a message as templates read it
-DATE = "2026-01-01"  # what templates that ask for today's date are told, unless the recipe says otherwise
+Chat = dict[str, Any]  # a message as a template takes it
+DATE = "2026-01-01"  # today's date for templates, unless the recipe sets another
 _TODAY = re.compile(r"""strftime_now\(\s*(?P<quote>["'])(?P<form>.*?)(?P=quote)\s*\)""")
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 class Unrenderable(UserError):  # noqa: N818 - a decision of the template
-    """The template refuses these messages, or breaks on them."""
+    """The template refuses these messages, or fails on them."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one template wants calls. `ids`: a format of the number and the tool, for templates that insist on a form."""
+    """The form of calls for one template. `ids`: a format of number and tool, if the template demands a form of ids."""
 
     ids: str = "call_{number}"
     text_arguments: bool = False
-    empty: str | None = ""  # the content of a turn that has calls alone
+    empty: str | None = ""  # the content of a turn with calls only
 
     def call(self, call: ToolCall, number: int, control: ControlTokens) -> Chat:
         """A call with its strings marked."""
@@ -63,7 +63,7 @@ DIALECTS = tuple(
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template with its arguments. Raises UserError if there is none, or if it does not know an argument."""
+    """A template with its arguments. Raises UserError if there is none, or if it has no such argument."""
 
     tokenizer: PreTrainedTokenizerBase
     control: ControlTokens
@@ -71,13 +71,13 @@ class ChatTemplate:
     date: str = DATE
     folds_system: bool = False  # a system message is put before the first user message
     parts: bool = False  # contents are lists of parts
-    lists_tools: bool = False  # it goes through a list of tools also where there are none
+    lists_tools: bool = False  # it iterates over tools even if there are none
 
     @classmethod
     def of(
         cls, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None, date: str = DATE
     ) -> ChatTemplate:
-        """The template of a tokenizer, tried out on a conversation."""
+        """The template of a tokenizer, tried on a conversation."""
         if not tokenizer.chat_template:
             raise UserError("the tokenizer has no chat template; use an instruction-tuned model")
         template = cls(tokenizer, ControlTokens(tokenizer), arguments or {}, date)
@@ -103,7 +103,7 @@ class ChatTemplate:
 
     @property
     def thought_key(self) -> str:
-        """The field in which the template reads the thoughts of a turn; "" if it has none."""
+        """The field from which the template takes the thoughts of a turn; "" if there is none."""
         return next((key for key in _THOUGHT_KEYS if re.search(rf"\b{key}\b", self.source)), "")
 
     def render(self, messages: Sequence[Chat], tools: Sequence[Chat] = (), *, generation_prompt: bool = True) -> str:
@@ -147,14 +147,14 @@ class ChatTemplate:
         return {"content": f"{opening}\n{text}\n{closing}\n\n{content or ''}"}
 
     def _dated(self, source: str) -> str:
-        """The template with the run's date in place of today's: the same ids after midnight, and on a resume."""
+        """The template with the run's date in place of today's, so that ids are the same after midnight."""
         date = dt.date.fromisoformat(self.date)
         return _TODAY.sub(lambda found: json.dumps(date.strftime(found["form"])), source)
 
     def shows(self) -> bool:
-        """Whether a system message and a user message are in the text, and in this order also later on.
+        """Whether system and user message are in the text in this order, also after further turns.
 
-        Some templates move the system message to the last user message, and have none once results follow.
+        Some templates move the system message to the last user message, and drop it when results follow.
         """
         chat = [{"role": role, "content": f"@@{role}@@"} for role in ("system", "user", "assistant")]
         try:

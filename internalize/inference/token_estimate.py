@@ -1,4 +1,4 @@
-"""How many tokens a text takes, where no tokenizer is at hand."""
+"""Estimates the number of tokens of a text without a tokenizer."""
 
 import re
 
@@ -7,6 +7,6 @@ IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
 def estimated_tokens(text: str) -> int:
-    """An ideograph counts as one token, four other characters as another."""
+    """One token for each ideograph and for every four other characters."""
     ideographs = len(IDEOGRAPH.findall(text))
     return ideographs + -(-(len(text) - ideographs) // CHARACTERS_A_TOKEN)

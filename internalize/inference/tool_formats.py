@@ -48,7 +48,7 @@ class BracketFormat:
             bare = ""
         elif list(values) == [schema.only_argument(parameters)]:
             bare = text_of(next(iter(values.values())))
-        if bare is not None and bare.count("[") == bare.count("]"):  # else text that follows could be read as its end
+        if bare is not None and bare.count("[") == bare.count("]"):  # else following text could be parsed as its end
             text = f"{call.name}[{bare}]"
             if any(parsed.values == values for parsed in self.parse(text, tools).tool_calls):
                 return text
@@ -77,7 +77,7 @@ class BracketFormat:
         return assistant(answer, reasoning)
 
     def problem(self, text: str, tools: Sequence[ToolSpec]) -> str:
-        """What is wrong with the first line that starts like a call, if there is no call."""
+        """The problem of the first line that starts like a call, if there is no valid call."""
         _, answer = split_thought(text)
         known = {tool.name: tool for tool in tools}
         written = [found for line in answer.split("\n") if (found := _WRITTEN.match(line))]
@@ -158,7 +158,7 @@ class JsonFormat:
         return assistant(read.content, reasoning, *read.calls)
 
     def problem(self, text: str, tools: Sequence[ToolSpec]) -> str:
-        """What is wrong with the first call that is not valid."""
+        """The problem of the first invalid call."""
         return read_calls(split_thought(text)[1], CALL_FORMATS["hermes"], tools).problem
 
 
@@ -176,14 +176,14 @@ def _json_value(text: str) -> Any:
 
 
 def as_text(message: Message, tool_format: ToolFormat, tools: Sequence[ToolSpec] = ()) -> str:
-    """An assistant's turn as text, for models that read calls and results as text."""
+    """An assistant's turn as text, for models whose calls and results are text."""
     thoughts = [f"<think>\n{message.reasoning}\n</think>"] if message.reasoning else []
     content = [message.text] if message.text else []
     return "\n".join([*thoughts, *content, *(tool_format.format(call, tools) for call in message.tool_calls)])
 
 
 def as_user(results: Sequence[Message]) -> Message:
-    """The results of a turn as one user message, for models that read about their tools in the prompt."""
+    """The results of a turn as one user message, for models whose prompt describes the tools."""
     return Message(role="user", content="\n".join(result.text for result in results))
 
 
@@ -191,10 +191,10 @@ TOOL_FORMATS: dict[str, ToolFormat] = {"bracket": BracketFormat(), "json": JsonF
 
 
 def text_name(protocol: str) -> str:
-    """The format in which calls are written where a model reads about its tools in the prompt."""
+    """The name of the format of calls for a prompt that describes the tools."""
     return protocol if protocol in TOOL_FORMATS else "bracket"
 
 
 def text_format(protocol: str) -> ToolFormat:
-    """How calls are written where a model reads about its tools in the prompt, whatever its own way is."""
+    """The format of calls for a prompt that describes the tools, whatever the model's own format is."""
     return TOOL_FORMATS[text_name(protocol)]

@@ -19,7 +19,7 @@ _NAMING = frozenset({"properties", "$ref", "allOf", "anyOf", "oneOf", "if", "dep
 
 
 def problem(schema: Schema, arguments: Mapping[str, Any]) -> str | None:
-    """Why `arguments` do not fit the schema, in one sentence; None if they do.
+    """Why `arguments` do not fit the schema, in one sentence; None if they fit.
 
     This is JSON Schema (2020-12 unless `$schema` says otherwise), except that arguments which the schema does not name
     are refused unless it allows them explicitly or names none at all. A schema that cannot be applied refuses nothing;
@@ -56,7 +56,7 @@ def defect(schema: Schema) -> str | None:
         validator = _validators(json.dumps(schema))[0]
         for reference in _references(schema):
             resolver.lookup(reference)
-        validator.is_valid({})  # finds references that lead back to themselves
+        validator.is_valid({})  # fails on circular references
     except SchemaError as error:
         return _sentence(error)
     except Unresolvable:
@@ -126,7 +126,7 @@ def _required(schema: Schema, root: Schema) -> frozenset[str]:
 
 
 def _parts(schema: Any, root: Schema, combining: Sequence[str], depth: int = _DEEPEST) -> Iterator[Schema]:
-    """The schema itself, the schema it refers to, and those it combines by the keywords `combining`."""
+    """The schema, the schema it refers to, and the schemas it combines by the keywords `combining`."""
     if not isinstance(schema, Mapping) or depth < 0:
         return
     yield schema

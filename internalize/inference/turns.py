@@ -1,7 +1,7 @@
-"""How one chat template writes turns, calls and results, found out by rendering a few conversations with it.
+"""Finds out how one chat template writes turns, calls and results, by rendering a few conversations with it.
 
-A sampled turn stands in a rendered text as places: for its thought, its content and the arguments of its calls. What
-the template writes around them tells where the turn begins and ends.
+A sampled turn is rendered with placeholders ("places") for its thought, its content and the arguments of its calls. The
+template's text around the places tells where the turn begins and ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Control(NamedTuple):
 
 
 class Turns:
-    """The turns of a template. `tool_format` None: it writes tools, calls and results itself. Raises Unrenderable."""
+    """How a template writes turns. `tool_format` None: the template writes tools and calls. Raises Unrenderable."""
 
     def __init__(self, template: ChatTemplate, tool_format: ToolFormat | None, stop_ids: Collection[int]) -> None:
         self.template, self.control, self.tool_format = template, template.control, tool_format
@@ -71,7 +71,7 @@ class Turns:
         return shown | self.template.thought(place(number, "r"), shown["content"]) if thought else shown
 
     def written(self, message: Message, tools: Sequence[ToolSpec] = ()) -> Chat:
-        """A turn with its own parts, which are marked. In a tool format its calls are text."""
+        """A turn with its own parts, marked. With a tool format its calls are text."""
         text, calls = message.text, message.tool_calls
         if self.tool_format and calls:
             text, calls = as_text(message.model_copy(update={"reasoning": ""}), self.tool_format, tools), ()
@@ -83,11 +83,11 @@ class Turns:
         return shown | self.template.thought(thought, content) if thought else shown
 
     def marked(self, text: str) -> str:
-        """A turn's text, marked; in a tool format it may write control tokens that are not special (<tool_call>)."""
+        """A turn's text, marked; with a tool format it may hold ordinary control tokens such as <tool_call>."""
         return self.control.mark(text, keep=self.control.ordinary if self.tool_format else ())
 
     def results(self, calls: Sequence[ToolCall], results: Sequence[Message]) -> list[Chat]:
-        """The results of a turn: one message for each, or in a tool format one user message for all."""
+        """The results of a turn: one message for each, or with a tool format one user message for all."""
         if self.tool_format:
             return [self.template.chat(as_user(results))] if results else []
         shown = [self.template.chat(result) for result in results]
@@ -111,7 +111,7 @@ class Turns:
     def text(self, message: Message, tools: Sequence[ToolSpec]) -> str:
         """A turn with its end as this template writes it, marked.
 
-        A thought is left out where the template cannot write it so that it is read as one.
+        A thought is left out if the template cannot write it so that it is parsed as a thought.
         """
         text = self._text(message, tools)
         if message.reasoning and self.read(self.control.plain(text), tools)[0].reasoning != message.reasoning.strip():
@@ -150,14 +150,14 @@ class Turns:
         return assistant(found.content, thought, *found.calls), found.problem
 
     def without_end(self, text: str) -> str:
-        """A turn's text without what ends it."""
+        """A turn's text without its end of turn."""
         ends = sorted((self.control.text_of(number) for number in self.stop_ids), key=len, reverse=True)
         for end in ends:
             text = text.removesuffix(end)
         return text.removesuffix(self.before_end)
 
     def thought_mark(self, text: str) -> str:
-        """The mark that closes the thought of a turn's text; "" if it has none."""
+        """The mark that closes the thought in a turn's text; "" if it has none."""
         if self.opened:
             return self.opened[1] if self.opened[1] in text else ""
         for opening, closing in THOUGHTS:
@@ -166,7 +166,7 @@ class Turns:
         return ""
 
     def closing(self, text: str) -> str:
-        """What closes the thought that a turn's text is still inside of, as the template writes it; "" if in none."""
+        """The template's text that closes the thought in which a turn's text ends; "" if no thought is open."""
         start = text.lstrip()
         pair = self.opened or next((pair for pair in THOUGHTS if start.startswith(pair[0])), None)
         if pair is None or pair[1] in text:
@@ -205,13 +205,13 @@ class Turns:
         return results if results and not self.tool_format else [{"role": "user", "content": _AFTER}]
 
     def _find_header(self) -> str:
-        """The generation prompt; "" where the template has none."""
+        """The generation prompt; "" if the template has none."""
         ask = [self.template.chat(ASK)]
         bare, full = self.template.render(ask, generation_prompt=False), self.template.render(ask)
         return full[len(bare) :] if full.startswith(bare) else ""
 
     def _around(self, calls: Sequence[ToolCall]) -> tuple[list[int], list[int], str]:
-        """The control tokens after a turn that is the last one, those after one that is not, and what is between."""
+        """The control tokens after a turn that is last and after one that is not, and the text in between."""
         ask, turn, tools = self.template.chat(ASK), self.placed(0, calls), self.tools((_LOOK,))
         alone = self.template.render([ask, turn], tools, generation_prompt=False)
         text = self.template.render([ask, turn, *self._follow(calls)], tools)
@@ -224,7 +224,7 @@ class Turns:
         return own, [one.id for one in found], text[last:end]
 
     def _find_closing(self, calls: Sequence[ToolCall]) -> bool:
-        """Add what ends a turn of this kind to the stop ids; whether the turn has it also where nothing follows."""
+        """Add the ids that end such a turn to the stop ids; whether it ends so even if nothing follows."""
         own, after, _ = self._around(calls)
         if self.stop_ids & set(own or after):
             return bool(own)
@@ -244,7 +244,7 @@ class Turns:
         return end, between if any(self.control.find(between)) else ""
 
     def _between_calls(self, call: ToolCall) -> tuple[int, ...]:
-        """The control tokens between two calls of a turn: they end no turn."""
+        """The control tokens between two calls of a turn, which do not end the turn."""
         turn = self.placed(0, (call, call))
         try:
             text = self.template.render([self.template.chat(ASK), turn], generation_prompt=False)
@@ -267,7 +267,7 @@ class Turns:
         raise Unrenderable("the chat template writes no tools, calls and results that can be read back")
 
     def _require_readable(self) -> None:
-        """Raises Unrenderable where a template puts a turn's text between marks of its own, as channels do."""
+        """Raises Unrenderable if a template puts a turn's text between its own marks, as channels do."""
         call = ToolCall.of(_LOOK.name, word="x")
         found, _ = self.read(self._text(Message(role="assistant", tool_calls=(call,)), (_LOOK,)), (_LOOK,))
         if [one.key for one in found.tool_calls] != [call.key]:
@@ -284,7 +284,7 @@ class Turns:
         return None
 
     def _reads_back(self, calls: Sequence[ToolCall]) -> bool:
-        """Whether a turn of these calls, with tools and results, is in the text and is read as it was."""
+        """Whether a turn of these calls, with tools and results, is in the text and is parsed unchanged."""
         turn, tools = Message(role="assistant", tool_calls=tuple(calls)), (_LOOK,)
         self.parallel = True
         try:
@@ -309,7 +309,7 @@ def _blank(text: str) -> str:
 
 
 def turn_start(prompt: str, text: str) -> int:
-    """Where a turn begins in a text whose start is the prompt, or the prompt but for what it began of the turn."""
+    """Where a turn begins in a text that starts with the prompt, or with the prompt less its start of the turn."""
     same = common_prefix(prompt, text)
     if same == len(prompt):
         return same

@@ -1,8 +1,8 @@
 """Servers of vLLM that a run starts for itself: `compute.engine = "vllm"`.
 
-Each runs in vLLM's own environment under a guard, which ends it with this process however that ends. A thread looks
-after them: one that ended, or does not answer, is told in a line and started again. Adapters lie in a folder in which
-vLLM's resolver finds them, so a server that was started again has what it held. What they print is in the run's folder.
+Each runs in vLLM's own environment under a guard, which ends it when this process ends, however that happens. A thread
+watches the servers and restarts one that ended or does not answer, with one line in the log. Adapters lie in a folder
+in which vLLM's resolver finds them, so a restarted server has them again. The servers' output is in the run's folder.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from internalize.errors import Incomplete, InternalizeError, UserError
 
 from . import guard
 
-NAME = "compute.vllm"  # of the endpoint that the servers are
+NAME = "compute.vllm"  # name of the servers' endpoint
 _LOG = logging.getLogger(__name__)
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as the largest rank
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # largest ranks that vLLM accepts
 _LOOKS = 0.5  # seconds
-_ANSWERS = 10.0  # seconds that a health check waits
+_ANSWERS = 10.0  # seconds of a health check
 _SILENT = 300.0  # seconds without an answer after which a server counts as stuck
-_STARTS = 5  # in a row that came to nothing; one that ends by itself at its first start will do so again
+_STARTS = 5  # failed starts in a row; a server that ends by itself at its first start will do so again
 _KILLED = 128  # exit codes from here on are signals
-_ENDS = 100  # of one server in a run
+_ENDS = 100  # restarts of one server in a run
 # The resolver is asked only where adapters may be loaded at run time.
 _ALWAYS = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_PLUGINS": "lora_filesystem_resolver",
@@ -47,7 +47,7 @@ _ON_CPU = {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "
 
 
 class Server:
-    """One of the servers, for the thread that looks after it."""
+    """One of the servers, for the thread that watches it."""
 
     def __init__(self, name: str, port: int, command: list[str], variables: dict[str, str], log: Path) -> None:
         self.name, self.port, self.log = name, port, log
@@ -57,7 +57,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        """Start it, whatever ran before."""
+        """Start a process that appends to the log."""
         self.healthy, self.since = False, time.monotonic()
         run = [sys.executable, guard.__file__, str(os.getpid()), *self._command]
         with self.log.open("ab") as log:
@@ -84,7 +84,7 @@ class Server:
             pass
 
     def health(self) -> bool | None:
-        """Whether it answers that it is well; None = it does not answer."""
+        """Whether it reports to be healthy; None = it does not answer."""
         try:
             with urllib.request.urlopen(self._request("/health"), timeout=_ANSWERS) as answer:  # noqa: S310 - http
                 return bool(answer.status == 200)
@@ -104,7 +104,7 @@ class Server:
 
 
 class VllmServers:
-    """`compute.vllm.servers` servers of the model in a folder, or of that name. Started at once, healthy later."""
+    """`compute.vllm.servers` servers of a model (folder or name). They start at once and are healthy later."""
 
     def __init__(self, config: Config, model: str, folder: Path, *, cpu: bool) -> None:
         self._settings = config.compute.vllm
@@ -138,7 +138,7 @@ class VllmServers:
         threading.Thread(target=_watch, args=watch, daemon=True).start()
 
     def command(self, config: Config, model: str, port: int) -> list[str]:
-        """How one server is started."""
+        """The command that starts one server."""
         settings = self._settings
         python = str(Path(settings.python).expanduser()) if settings.python else sys.executable
         options = ["--model", model, "--host", "127.0.0.1", "--port", str(port), "--dtype", config.model.dtype]
@@ -155,8 +155,8 @@ class VllmServers:
     def _variables(self, adapters: Path, number: int, *, cpu: bool) -> dict[str, str]:
         settings = self._settings
         found = (_ON_CPU if cpu else {}) | dict(os.environ) | _ALWAYS | {"VLLM_LORA_RESOLVER_CACHE_DIR": str(adapters)}
-        found.pop("PYTHONPATH", None)  # packages of this process are not those of vLLM
-        if settings.python:  # what it compiles with lies beside its Python
+        found.pop("PYTHONPATH", None)  # vLLM has packages of its own
+        if settings.python:  # its compilers are beside its Python
             found["PATH"] = f"{Path(settings.python).expanduser().absolute().parent}{os.pathsep}{found.get('PATH', '')}"
         if settings.servers > 1 and not cpu:
             own = range(number * settings.devices, (number + 1) * settings.devices)
@@ -166,26 +166,26 @@ class VllmServers:
         return found | settings.variables
 
     def require(self) -> None:
-        """Raise what went wrong with the servers for good, if anything did."""
+        """Raise the error for which the servers were given up, if there is one."""
         if self._problem:
             raise self._problem
 
     async def ready(self) -> None:
-        """Wait until all answer. Raises UserError if one cannot be started."""
+        """Wait until all servers answer. Raises UserError if one cannot be started."""
         while not all(server.healthy for server in self.servers):
             self.require()
             await asyncio.sleep(_LOOKS)
 
     def give_up(self, problem: InternalizeError) -> None:
-        """Remember why there are no servers any more."""
+        """Keep the reason why there are no servers any more."""
         self._problem = problem
 
     async def sleep(self) -> None:
-        """Have them give back the memory of their GPUs, with `compute.vllm.sleep`."""
+        """With `compute.vllm.sleep`, have the servers free the memory of their GPUs."""
         await self._each("/sleep?level=1")
 
     async def wake(self) -> None:
-        """Have them take it again."""
+        """Have the servers take that memory again."""
         await self._each("/wake_up")
 
     async def _each(self, path: str) -> None:
@@ -197,12 +197,12 @@ class VllmServers:
                     _LOG.warning("%s refuses %s (%s)", server.name, path, error)
 
     def close(self) -> None:
-        """End them."""
+        """End the servers."""
         _end(self.servers, self._stopped)
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of the loopback that nobody listens on now."""
+    """Ports of the loopback interface on which nobody listens now."""
     probes = [socket.socket() for _ in range(number)]
     try:
         for probe in probes:
@@ -224,7 +224,7 @@ def _end(servers: list[Server], stopped: threading.Event) -> None:
 def _watch(
     servers: list[Server], within: float, stopped: threading.Event, owner: weakref.ReferenceType[VllmServers]
 ) -> None:
-    """Look after them until `stopped`, or until one cannot be had."""
+    """Watch the servers until `stopped`, or until one is given up."""
     while not stopped.wait(_LOOKS):
         for server in servers:
             if (problem := _look(server, within, stopped)) is None:
@@ -235,7 +235,7 @@ def _watch(
 
 
 def _look(server: Server, within: float, stopped: threading.Event) -> InternalizeError | None:
-    """Start a server again that has ended or is stuck; why it is given up, if it is."""
+    """Restart a server that has ended or is stuck; returns why it is given up, if it is."""
     now, code = time.monotonic(), server.process.poll()
     if code is None:
         well = server.health()

@@ -3,7 +3,7 @@
     Task -> Trajectory(Step(Injection)) -> Experience -> PoolEdit -> DistillExample -> Checkpoint -> EvalResult
 
 The context of a step is derived (`Trajectory.context`): storing it would make files quadratic in the turns. Ids are
-content hashes, a score of None means unscored (never 0), and an injection belongs to its step alone.
+content hashes, a score of None means unscored (never 0), and an injection belongs only to its step.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ Granularity = Literal["principle", "instance"]
 Pattern = Literal["none", "global", "stepwise"]
 Termination = Literal["answered", "max_steps", "context_full", "failed"]
 Mode = Literal["internalized", "in_context"]  # measured without experience in the prompt, or with the pool
-Candidate = Literal[1, 2]  # 2: the milder one that the gate tries when the first loses
-# contrast: found by comparing episodes. chance: its lift may be none. writer: a language model wrote it. retired: what
-# it was shown with did measurably worse. cap: the pool was too large.
+Candidate = Literal[1, 2]  # 2: the milder candidate that the gate tries after rejecting the first
+# contrast: found by comparing episodes. chance: its lift may be chance. writer: a language model wrote it. retired:
+# episodes in which it was shown did measurably worse. cap: the pool was too large.
 Cause = Literal["contrast", "chance", "writer", "retired", "cap", "imported", "planted"]
 StageKind = Literal["rollout", "extract", "collect", "round", "distill", "episodes", "evaluate", "gate", "second"]
 
@@ -83,10 +83,10 @@ class Injection(Record):
 class ActionTurn(Record):
     """What an agent does at one decision.
 
-    `text` is the turn as it was sampled, `message` the same as it was read: content, reasoning, tool calls in order
-    (none if nothing in it is a valid call). `token_ids` and `logprobs` are as sampled (raw, temperature 1), the end
-    of the turn included; a chat endpoint or an imported log has none. Of them those in `[forced[0], forced[1])` were
-    put in and not sampled, with a log-probability of 0: what closed a thought that had spent its budget.
+    `text` is the turn as sampled; `message` is the parsed turn: content, reasoning, tool calls in order (none if no
+    call in it is valid). `token_ids` and `logprobs` are as sampled (raw, temperature 1), including the end of the turn;
+    both are empty for a chat endpoint or an imported log. The ids in `[forced[0], forced[1])` were inserted to close a
+    thought that had spent its budget; they were not sampled, and their log-probability is 0.
     """
 
     text: str
@@ -95,21 +95,21 @@ class ActionTurn(Record):
     logprobs: tuple[Finite, ...] = ()
     forced: tuple[Count, Count] = (0, 0)
     finish: Literal["stop", "length"] = "stop"
-    problem: str = ""  # what is wrong with a call that the turn tried to make ("" = nothing)
+    problem: str = ""  # what is wrong with an invalid call of the turn ("" = nothing)
 
 
 class Step(ActionTurn):
-    """One decision and what came of it: a result for each call that was executed, in order.
+    """One decision and its outcome: a result for each call that was executed, in order.
 
-    A turn without a valid call is answered by one user message. Where the episode ended there are fewer results than
+    A turn without a valid call is answered by one user message. The step that ends the episode has fewer results than
     calls (or none).
     """
 
-    injection: Injection | None = None  # experience shown at this step alone, never part of the history
+    injection: Injection | None = None  # experience shown only at this step, never part of the history
     results: tuple[Message, ...] = ()
     seconds: Finite = 0.0
     left_out: str = ""  # why the turn is context that no training learns ("" = it may be learnt)
-    shown: Message | None = None  # the turn as later contexts hold it, where an agent of somebody else's rewrote it
+    shown: Message | None = None  # the turn as later contexts hold it, if the user's own agent rewrote it
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -128,7 +128,7 @@ class Step(ActionTurn):
 
 
 class ActionRequest(Record):
-    """What an agent is asked at one decision: the prompt (with a global injection, if any), the steps since, a hint."""
+    """The input of an agent at one decision: the prompt (with a global injection, if any), the steps since, a hint."""
 
     episode: str  # the id of the trajectory
     prompt: tuple[Message, ...]
@@ -136,11 +136,11 @@ class ActionRequest(Record):
     tools: tuple[ToolSpec, ...] = ()
     hint: str = ""
     seed: int = 0
-    max_tokens: int | None = None  # fewer than the limits of the recipe allow; None = as they are
+    max_tokens: int | None = None  # a lower limit than the recipe's; None = the recipe's
 
 
 class Origin(Record):
-    """Which log format an imported episode had, and what it said beyond the records of this package.
+    """The log format of an imported episode, and the content that the records of this package cannot hold.
 
     `beyond` is a JSON Patch (RFC 6902) that turns what the exporter writes into what was read.
     """
@@ -164,14 +164,14 @@ class Trajectory(Record):
     checkpoint: str
     pool_version: str | None = None
     prompt: tuple[Message, ...]
-    tools: tuple[ToolSpec, ...] = ()  # that were passed to the model's template; () = the prompt describes them
+    tools: tuple[ToolSpec, ...] = ()  # passed to the model's template; () = the prompt describes the tools
     global_injection: Injection | None = None
     steps: tuple[Step, ...] = ()
     termination: Termination
     score: Share | None = None
     failure: str | None = None
-    origin: Origin | None = None  # of an imported episode
-    branches: tuple[Trajectory, ...] = ()  # its further conversations: of sub-agents, of compacted histories
+    origin: Origin | None = None  # set for an imported episode
+    branches: tuple[Trajectory, ...] = ()  # further conversations of the episode: sub-agents, compacted histories
 
     @property
     def question(self) -> str:
@@ -188,11 +188,11 @@ class Trajectory(Record):
 
     @property
     def text_only(self) -> bool:
-        """Whether sampled ids are missing (a chat endpoint, an imported log): to be trained on as text."""
+        """Whether sampled ids are missing (a chat endpoint, an imported log), so that training encodes the text."""
         return any(not step.token_ids for step in self.steps)
 
     def context(self, step: int) -> tuple[Message, ...]:
-        """The clean messages that step number `step` was decided on (no injection in them)."""
+        """The clean messages on which step number `step` was decided (no injection in them)."""
         messages = list(self.prompt)
         for past in self.steps[:step]:
             messages += [past.shown or past.message, *past.results]
@@ -211,7 +211,7 @@ class Experience(Record):
     iteration: Count = 0
     support: Count = 0  # decisions seen that back the item (0: not counted)
     lift: float = Field(0.0, ge=-1, le=1)  # success rate when followed minus when not, in [-1, 1]
-    origins: tuple[str, ...] = ()  # hosts or pages that showed what it rests on, eight at most (none: not known)
+    origins: tuple[str, ...] = ()  # hosts or pages of its evidence, at most eight (none: not known)
 
     @staticmethod
     def new(text: str, granularity: Granularity, source: str, **rest: Any) -> Experience:
@@ -259,7 +259,7 @@ class DistillExample(Record):
 
     @property
     def rewritten(self) -> bool:
-        """Whether no single sequence holds it: `token_ids` then has a whole context and action for every step."""
+        """Whether no single sequence holds the example: `token_ids` then has a whole context for every step."""
         return any(span.origin for span in self.spans)
 
 
@@ -268,8 +268,8 @@ class TrainSummary(Record):
 
     `accepted` trajectories were trained on and `rejected` ones were not; None = not counted. `divergence_before` and
     `_after` are unweighted, over the trajectories of the first optimizer step: before any update and after the last
-    one. `held_out_before` and `_after` are of `held_out` trajectories that were not trained on, against the teacher
-    of the start. A training on files has their names in `trajectories` and `pool`. Of `tensors` that were trained
+    one. `held_out_before` and `_after` are measured on `held_out` trajectories that were not trained on, against the
+    teacher of the start. A training on files names them in `trajectories` and `pool`. Of `tensors` that were trained
     (0 = not counted), `without_gradient` got none in the first optimizer step.
     """
 
@@ -310,7 +310,7 @@ class Checkpoint(Record):
     path: str
 
     def folder(self, root: Path) -> Path | None:
-        """Where the weights lie; None for the starter, whose weights the recipe names."""
+        """The folder of the weights; None for the starter, whose weights the recipe names."""
         return root / self.path if self.path else None
 
 
@@ -334,7 +334,7 @@ class EvalResult(Record):
 
 
 class Drift(Record):
-    """drift.json: one checkpoint against the starter, nats per token. None = there was nothing to measure it on."""
+    """drift.json: the drift of one checkpoint from the starter, nats per token. None = nothing to measure it on."""
 
     iteration: Count
     checkpoint: str
@@ -347,8 +347,8 @@ class Drift(Record):
 class Stage(Record):
     """One stage of a run; its records lie in the folder of `iteration`.
 
-    `round` counts the rounds of `collect` and `round`. `suite`, `mode`, `policy` (updates of the policy that is
-    measured) and `candidate` are of `episodes` and `evaluate`.
+    `round` numbers the stages of the kinds `collect` and `round`. Only `episodes` and `evaluate` have a `suite`, a
+    `mode`, a `policy` (the number of updates of the measured policy) and a `candidate`.
     """
 
     iteration: Count
@@ -363,10 +363,10 @@ class Stage(Record):
 class StageMark(Record):
     """One line of progress.jsonl: this stage is finished and its records are on disk.
 
-    `seconds` since the mark before, or since the process took the run up. Memory is the peak of the process so far,
-    bytes: `device_memory` that of tensors on an accelerator. `compute` is that section of the recipe. `files` are the
-    SHA-256 of what the stage wrote, by name in the run directory. With `begun` the stage is not finished: it is about
-    to replace these files, or to remove those whose digest is "". `chain` depends on this line and all before it;
+    `seconds` count from the mark before, or from the start of the process. Memory is the peak of the process so far, in
+    bytes; `device_memory` is that of tensors on an accelerator. `compute` is that section of the recipe. `files` are
+    the SHA-256 of what the stage wrote, by name in the run directory. With `begun` the stage is not finished: it is
+    about to replace these files, or to remove those whose digest is "". `chain` depends on this line and all before it;
     version 1 and early version 2 have neither.
     """
 

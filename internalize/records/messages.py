@@ -1,4 +1,4 @@
-"""The base of every record, and what language models are shown and answer: the OpenAI chat format, as records."""
+"""The base of every record, and the messages, requests and replies of language models in the OpenAI chat format."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-MOST_NESTED = 200  # lists and objects within each other, as pydantic takes them; what walks a value recurses
+MOST_NESTED = 200  # levels of lists and objects, as in pydantic: functions that walk a value are recursive
 
 
 def json_value(text: str | bytes, *, encodable: bool = False) -> Any:
-    """The value of JSON text of others.
+    """The value of JSON text from outside.
 
-    Raises ValueError, also where it is nested more deeply than MOST_NESTED and, if it has to be `encodable`, where it
-    holds half of a surrogate pair, which no file and no tokenizer takes.
+    Raises ValueError, also for a value nested more deeply than MOST_NESTED and, if it has to be `encodable`, for one
+    that holds half of a surrogate pair, which no file and no tokenizer takes.
     """
     try:
         value = json.loads(text)
@@ -41,7 +41,7 @@ def json_value(text: str | bytes, *, encodable: bool = False) -> Any:
 
 
 def is_deep(value: object) -> bool:
-    """Whether lists and objects stand within each other more than MOST_NESTED times."""
+    """Whether lists and objects are nested more deeply than MOST_NESTED."""
     level = [value]
     for _ in range(MOST_NESTED):
         if not level:
@@ -86,7 +86,7 @@ class ToolCall(Record):
 
     @property
     def argument(self) -> str:
-        """The call's only argument if that is text, "" if there is none, else the JSON text of all arguments."""
+        """The call's only argument if it is text, "" if there is no argument, else the JSON text of all arguments."""
         values = self.values
         if not values:
             return "" if self.arguments.strip() in {"", "{}"} else self.arguments
@@ -95,7 +95,7 @@ class ToolCall(Record):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What two calls share that do the same: the tool and its argument, whatever their ids are."""
+        """The tool and its argument: equal for two calls that do the same, whatever their ids are."""
         return self.name, self.argument
 
 
@@ -112,13 +112,13 @@ class Message(Record):
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str | tuple[ContentPart, ...] = ""
-    reasoning: str = ""  # the thoughts of an assistant turn, kept apart from what it says
+    reasoning: str = ""  # the thoughts of an assistant turn, apart from its content
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
 
     @property
     def text(self) -> str:
-        """The content as text; of several parts, those that are text, one a line."""
+        """The content as text; if it has several parts, the text parts, one a line."""
         if isinstance(self.content, str):
             return self.content
         return "\n".join(part.text for part in self.content if part.type == "text")
@@ -132,7 +132,7 @@ def result_of(calls: Sequence[ToolCall], number: int, text: str) -> Message:
 
 
 class ToolSpec(Record):
-    """One tool as the policy is told of it: `argument` names its only, textual argument.
+    """One tool as it is described to the policy: `argument` names its only, textual argument.
 
     A tool of several (or no) arguments has their JSON schema in `parameters`.
     """
@@ -151,10 +151,10 @@ class ToolSpec(Record):
 
 
 class ChatRequest(Record):
-    """What a chat model is asked. Temperature 0 = greedy.
+    """A request to a chat model. Temperature 0 = greedy.
 
     A server is asked to obey `response_schema` if it can; the caller validates the answer all the same. `tools` are
-    passed to a server that takes them, for its model to call; where the prompt describes the tools there are none.
+    passed to a server that accepts tools; they are empty where the prompt describes the tools.
     """
 
     messages: tuple[Message, ...]
@@ -166,9 +166,9 @@ class ChatRequest(Record):
 
 
 class Reply(Record):
-    """What a chat model answers, `reasoning` kept apart from `text`. Token counts are the server's own (0: unknown).
+    """The answer of a chat model, with `reasoning` apart from `text`. Token counts are the server's own (0: unknown).
 
-    `finish` "refused": the model, or a filter of its server, declined to answer; `text` is what it said, if anything.
+    `finish` "refused": the model, or a filter of its server, declined to answer; `text` is its explanation, if any.
     `tool_calls` are those of a request with tools, as they came: nobody has checked them.
     """
 
@@ -182,7 +182,7 @@ class Reply(Record):
 
 
 class Generation(Record):
-    """What an engine returns: sampled ids, their raw logprobs, their text (end of turn not in it)."""
+    """What an engine returns: sampled ids, their raw logprobs, their text (without the end of turn)."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]

@@ -1,6 +1,6 @@
-"""What a scorer is given: a sequence (the trunk) and the branches that fork from it, laid out one after the other.
+"""The input of a scorer: a sequence (the trunk) and the branches that fork from it, laid out one after the other.
 
-And how far engine and scorer were from plain passes of the model.
+Also the record of how far engine and scorer were from plain passes of the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Packed:
 
     @property
     def plain(self) -> bool:
-        """Whether ordinary causal attention is all it needs."""
+        """Whether ordinary causal attention is enough."""
         return len(self.segments) <= 1
 
 

@@ -1,7 +1,7 @@
-"""What a run took: episodes, tokens, time by kind of stage, memory.
+"""The costs of a run: episodes, tokens, time by kind of stage, memory.
 
-Time in which no process worked on the run is in no stage. What a run was given by another run of its study (the
-starter's evaluation, the first rollouts) is in the time of the one that played it, and in the tokens of both.
+Time in which no process worked on the run is not counted. Stages copied from another run of the study (the starter's
+evaluation, the first rollouts) count in the time of the run that played them, and in the tokens of both.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _KINDS: dict[StageKind, str] = {
 
 
 class Costs(Record):
-    """Of an iteration, of a run, or the mean of several runs; memory is the greatest needed at any time, in bytes."""
+    """Costs of an iteration or a run, or the mean of several runs; memory is the peak, in bytes."""
 
-    episodes: float = 0  # learnt from, as are those without a score and the tokens sampled
+    episodes: float = 0  # episodes for learning; `unscored` and `sampled` too
     unscored: float = 0
     sampled: float = 0
-    measured: float = 0  # tokens of evaluation episodes, also those of rejected candidates
+    measured: float = 0  # tokens of evaluation episodes, with those of rejected candidates
     trained: float = 0  # tokens
     failures: dict[str, int] = Field(default_factory=dict, description="All unscored episodes by the kind of failure.")
     seconds: dict[str, float] = Field(default_factory=dict, description="By kind; empty if no time was noted.")
@@ -39,7 +39,7 @@ class Costs(Record):
 
     @staticmethod
     def of(trajectory: Trajectory, *, measuring: bool) -> Costs:
-        """Of one episode."""
+        """The costs of one episode."""
         tokens = sum(len(step.token_ids) for step in trajectory.steps)
         failures = {} if trajectory.failure is None else {kind_of(trajectory.failure): 1}
         if measuring:
@@ -48,13 +48,13 @@ class Costs(Record):
 
     @staticmethod
     def noted(mark: StageMark) -> Costs:
-        """Of a stage, as its mark says."""
+        """The costs of a stage by its mark."""
         seconds = {_KINDS.get(mark.stage.kind, "evaluation"): mark.seconds}
         return Costs(seconds=seconds, memory=mark.memory, device_memory=mark.device_memory)
 
     @staticmethod
     def total(parts: Iterable[Costs]) -> Costs:
-        """Of all these together."""
+        """The sum of these costs; memory is the maximum."""
         found = list(parts)
         noted = [one.seconds for one in found if one.seconds]
         return Costs(
@@ -69,7 +69,7 @@ class Costs(Record):
 
     @staticmethod
     def mean(runs: Sequence[Costs]) -> Costs:
-        """Of the seeds of a cell; the time is of those runs that noted it."""
+        """The mean over the seeds of a cell; time only over runs that recorded it."""
         noted = [one.seconds for one in runs if one.seconds]
         means = {name: fmean(getattr(one, name) for one in runs) for name in _COUNTED}
         seconds = {kind: fmean(one.get(kind, 0.0) for one in noted) for kind in KINDS} if noted else {}
@@ -77,7 +77,7 @@ class Costs(Record):
 
     @property
     def words(self) -> str:
-        """All of it in a sentence or two."""
+        """The costs in a sentence or two."""
         tokens = f"{count(self.sampled)} tokens sampled for learning, {count(self.measured)} for evaluation."
         if not self.seconds:
             return tokens

@@ -1,8 +1,8 @@
-"""Where the episodes of a run lie, what they cost, and which of them a report shows.
+"""Locates the episodes of a run, counts their costs, and chooses which of them a report shows.
 
 The choice is fixed (the first task won and the first lost between the earliest and the latest policy, in file order),
-so that nobody picks the nice ones, and a task that the policy unlearned is shown whenever there is one. Episodes are
-read in one pass and not kept: their files grow large.
+so that nobody picks favourable ones, and a task that the policy unlearned is shown whenever there is one. Episodes are
+read in one pass and not kept, because their files grow large.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SAME = "The same task, nothing changed"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one scored or unscored episode lies on disk, and what choosing needs of it."""
+    """The place of one episode on disk, and the fields that the choice needs."""
 
     path: Path
     offset: int
@@ -38,8 +38,8 @@ class Entry:
     checkpoint: str
     score: float | None
     plain: bool  # no experience was shown
-    iteration: int  # updates of the policy that played
-    suite: str  # it was measured in, or the split it was learnt from
+    iteration: int  # updates of the acting policy
+    suite: str  # the suite, or for learning the split
 
     def read(self) -> Trajectory:
         """The episode itself."""
@@ -57,7 +57,7 @@ class EpisodeFiles:
     names: Names = field(default_factory=Names)
 
     def behaviour(self, line: SuiteMetrics) -> Behaviour:
-        """Of the episodes that a line was made from, read again: version 1 did not note it."""
+        """The behaviour in the episodes of a line, read again, because version 1 did not store it."""
         key = (line.iteration, line.checkpoint, line.suite)
         found = [e.read() for e in self.entries if (e.iteration, e.checkpoint, e.suite) == key]
         return Behaviour.of_all(t for t in found if t.pool_version == line.pool_version)
@@ -137,7 +137,7 @@ def _experience(shown: Injection | None, limit: int) -> tuple[Line, ...]:
 
 
 class Sample(Record):
-    """Episodes to read side by side, and why these."""
+    """Episodes to read side by side, and the reason for the choice."""
 
     title: str
     episodes: tuple[Shown, ...]
@@ -178,7 +178,7 @@ def _pairs(entries: Sequence[Entry], measured: Mapping[str, int]) -> dict[str, t
 
 
 def _with_teacher(pair: tuple[Entry, ...], taught: Sequence[Entry]) -> tuple[Entry, ...]:
-    """The pair with the first best episode of the same task that had experience in its prompt between the two."""
+    """The pair, with the first best episode of the same task with experience in its prompt in between."""
     same = [entry for entry in taught if entry.task_id == pair[0].task_id]
     best = max(same, key=lambda entry: entry.score or 0.0, default=None)
     return pair if best is None else (pair[0], best, *pair[1:])

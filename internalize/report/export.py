@@ -1,7 +1,6 @@
-"""Exports a checkpoint as a folder that transformers or PEFT load by themselves, with a model card of its origin.
+"""Exports a checkpoint as a folder that transformers or PEFT can load, with a model card of its origin.
 
-The folder is complete or absent. The card says nothing that the run directory does not hold, and texts from the run
-are made safe before they stand in it.
+The folder is complete or absent. The card says only what the run directory holds, and texts from the run are escaped.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 
 @dataclass(frozen=True)
 class Source:
-    """Weights to export, the settings they were trained with, and their run if they belong to one."""
+    """Weights to export, their training settings, and their run if they belong to one."""
 
     weights: Path
     config: Config
@@ -62,7 +61,7 @@ def find(path: Path, recipe: Path | None = None, overrides: Sequence[str] = ()) 
 def export(source: Source, out: Path, *, merged: bool) -> str:
     """Write the folder `out`: the whole model if `merged` or trained whole, else the adapter. Returns which it is.
 
-    Raises UserError if `out` is in use, or if the adapter stands on a base that no other program can get.
+    Raises UserError if `out` is in use, or if no other program can get the adapter's base model.
     """
     config = source.config
     whole = merged or not config.distill.lora_r
@@ -106,13 +105,13 @@ def _folder(out: Path) -> Iterator[Path]:
 
 
 def _for_loading(config: Config) -> Config:
-    """What loading the weights needs of a config: no server is asked, any device will do, and nothing is quantized."""
+    """The config for loading the weights: without servers, on any device, not quantized."""
     model = config.model.model_copy(update={"endpoint": "", "quantize": "none"})
     return Config(seed=config.seed, model=model, distill=DistillConfig(lora_r=config.distill.lora_r))
 
 
 def _no_model_by_itself(config: Config) -> str:
-    """The base of an adapter if PEFT could not load it by a name; '' if it could."""
+    """The base of an adapter if PEFT could not load that base by name; '' if it could."""
     named = config.model
     merged = named.adapter or ("of the starter" if named.source == "builtin" else "none")
     if merged != "none":

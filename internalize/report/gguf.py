@@ -1,4 +1,4 @@
-"""Makes a GGUF file of an exported model with llama.cpp's own converter, where that is installed."""
+"""Makes a GGUF file of an exported model with llama.cpp's own converter, if that is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from internalize.errors import UserError
 from .export import Source, export
 
 CONVERTER = "convert_hf_to_gguf.py"
-HOME = "LLAMA_CPP"  # variable of the environment: the folder with llama.cpp's sources
+HOME = "LLAMA_CPP"  # environment variable with the folder of llama.cpp's sources
 
 
 def converter() -> Path:
@@ -44,7 +44,7 @@ def export_gguf(source: Source, out: Path) -> None:
 
 
 def convert(program: Path, model: Path, out: Path) -> None:
-    """Write the model in a folder to the file `out`. Raises UserError with the last thing that the converter said."""
+    """Write the model in a folder to the file `out`. Raises UserError with the converter's last message."""
     command = [sys.executable, str(program), str(model), "--outfile", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the user's converter
     if done.returncode or not out.is_file():

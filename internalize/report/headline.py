@@ -1,7 +1,7 @@
-"""What a run changed from the starter to the final policy and how sure that is, in a few sentences.
+"""Summarizes a run in a few sentences: the change from the starter to the final policy, and how sure it is.
 
-"rose" and "fell" are said only when the paired interval excludes zero and the exact sign test agrees at 0.05, and what
-limits the result (one seed, few tasks, an unfinished or rolled-back run) is said next to it.
+"rose" and "fell" are written only if the paired interval excludes zero and the exact sign test agrees at 0.05. Limits
+of the result (one seed, few tasks, an unfinished or rolled-back run) follow the sentence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .run_report import RunReport
 from .signs import diagnose
 from .text import change_words, equals
 
-FEW_TASKS = 200  # below it, what could be detected at all is said
+FEW_TASKS = 200  # with fewer tasks, the detectable difference is stated
 SURE = 0.05
 ONE_SEED = "One seed: the variation between runs is not measured."
 
@@ -47,7 +47,7 @@ def summary(report: RunReport, *more: RunReport) -> str:
 
 
 def verdict_line(report: RunReport) -> str:
-    """One line: what each suite says of the final policy; "" before there is one."""
+    """One line with the verdict of each suite on the final policy; "" before there is one."""
     final = report.final.number if report.final else 0
     suites = (report.suite, *(suite for suite in report.settings.final if suite != report.suite))
     lines = [(suite, report.line(suite, "internalized", final)) for suite in suites] if final else []
@@ -63,7 +63,7 @@ def _word(gain: Interval) -> str:
 
 
 def _change(report: RunReport, before: Sequence[Scores], after: Sequence[Scores], change: Interval) -> str:
-    """How success changed. Several runs share their tasks, which the exact test does not allow for: they have no p."""
+    """The change in success. Several runs get no p-value, because the exact test does not allow for shared tasks."""
     p = sign_test(*won_and_lost(before[0], after[0])) if len(before) == 1 else None
     agrees = p is None or p < SURE
     verb = ("rose" if change.mean > 0 else "fell") if change.excludes_zero and agrees else "went"

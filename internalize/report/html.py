@@ -16,7 +16,7 @@ from . import figures
 from .page import Page, Picture
 from .text import plain
 
-# Colours of figures that a dark page needs otherwise, and the variables of style.css that replace them.
+# Colours of figures that must differ on a dark page, and the variables of style.css that replace them.
 THEMED = {
     figures.INK: "ink", figures.GRID: "line", "#ffffff": "paper", "#1d4ed8": "blue", "#d97706": "amber",
     "#9ca3af": "soft", "#be123c": "red", "#000000": "ink", "black": "ink",

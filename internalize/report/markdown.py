@@ -8,7 +8,7 @@ from . import figures
 from .page import Code, Episode, Episodes, Item, Items, Line, Page, Part, Picture, Section, Table, Text
 from .text import code_span, fenced, markdown_text
 
-LONGEST_LIST = 100  # items; the files of the run have them all
+LONGEST_LIST = 100  # items in a list; the run's files have all of them
 
 
 def render(page: Page, folder: Path | None = None) -> str:

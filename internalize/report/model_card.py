@@ -1,7 +1,6 @@
-"""The model card (README.md) of exported weights: how to load them, lineage, data, settings, what was measured.
+"""The model card (README.md) of exported weights: how to load them, lineage, data, settings, results.
 
-Every number is of the run that made the weights; without a run the card says nothing of data, and that nothing was
-measured.
+Every number comes from the run that made the weights; without a run the card says that nothing was measured.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def card(
     *,
     alone: TrainSummary | None = None,
 ) -> str:
-    """The Markdown text, with the front matter that model hubs read. `alone`: of a training outside a run."""
+    """The Markdown text, with the front matter that model hubs read. `alone`: the training, if it had no run."""
     sections = (
         Section("Lineage", *_lineage(lineage)),
         Section("Data", *(_data(config, report) if report else [_file(alone)])),

@@ -1,6 +1,6 @@
-"""What a report shows, as data: a page of sections whose parts `terminal`, `markdown` and `html` each know how to show.
+"""A report as data: a page of sections, whose parts `terminal`, `markdown` and `html` can render.
 
-Every text in a page may come from a model, an environment or a recipe. Escaping it is the renderers' work alone.
+Every text in a page may come from a model, an environment or a recipe. Only the renderers escape it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Anything that stands in a section; `place` says where. Pages are Markdown and HTML."""
+    """Anything in a section; `place` says where it is shown. Pages are Markdown and HTML."""
 
     place: Literal["pages", "everywhere", "terminal"] = "pages"
 
     @property
     def kind(self) -> str:
-        """The name by which the template of HTML knows it."""
+        """The part's name in the HTML template."""
         return type(self).__name__.lower()
 
 
@@ -36,10 +36,10 @@ class Text(Part):
 
 @dataclass(frozen=True)
 class Table(Part):
-    """Rows, each with a cell for every column; `text` and `code` name the columns that are no numbers.
+    """Rows, each with a cell for every column; `text` and `code` name the columns that are not numbers.
 
-    A number is made here and holds no text of others. `fits`: columns that a terminal has room for. `folded`: a title
-    that HTML hides the table behind.
+    Numbers are made by this package and need no escaping. `fits`: columns for a terminal. `folded`: a title under which
+    HTML hides the table.
     """
 
     rows: Sequence[Mapping[str, str]]
@@ -82,9 +82,9 @@ class Items(Part):
 
 @dataclass(frozen=True)
 class Picture(Part):
-    """What `plot` draws into an empty figure of `size` inches; HTML holds it, Markdown shows `file`, if it has one.
+    """`plot` draws it into an empty figure of `size` inches; HTML embeds it, Markdown shows `file`, if it has one.
 
-    `narrow`: the size for a telephone, which HTML shows there; `plot` looks at the width of its figure.
+    `narrow`: the size for a phone in HTML; `plot` checks the width of its figure.
     """
 
     plot: Callable[[Any], None]
@@ -96,7 +96,7 @@ class Picture(Part):
 
 @dataclass(frozen=True)
 class Code(Part):
-    """Text shown as it is. `folded`: a title that HTML hides it behind."""
+    """Verbatim text. `folded`: a title under which HTML hides it."""
 
     text: str
     folded: str
@@ -104,7 +104,7 @@ class Code(Part):
 
 @dataclass(frozen=True)
 class Line:
-    """What a policy was shown, did or saw at one step."""
+    """What a policy saw, did or got at one step."""
 
     kind: Literal["experience", "action", "invalid", "result"]
     text: str
@@ -130,7 +130,7 @@ class Episodes(Part):
 
 
 class Section:
-    """The parts that hold anything under a title; "" = none is shown. `folded`: HTML shows them on demand."""
+    """Non-empty parts under a title; "" = no title. `folded`: HTML shows them on demand."""
 
     def __init__(self, title: str, *parts: Part | None, folded: bool = False) -> None:
         self.title, self.folded = title, folded
@@ -138,14 +138,14 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """What links to the section name; "" without a title."""
+        """The id for links to the section; "" without a title."""
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")[:60]
 
 
 class Page:
-    """The sections that hold anything, under the title of all and one line about it.
+    """Non-empty sections under a common title and one line about the page.
 
-    `refresh`: seconds after which a browser reads the page again, because more is to come; 0 = never.
+    `refresh`: seconds after which a browser reloads the page of a running run; 0 = never.
     """
 
     def __init__(self, title: str, *sections: Section, facts: str = "", refresh: int = 0) -> None:

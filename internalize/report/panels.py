@@ -1,4 +1,4 @@
-"""Every diagnostic over the iterations, as curves and as a table. Of what was not measured there is neither."""
+"""Every diagnostic over the iterations, as curves and as a table, if it was measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .run_report import RunReport, changes
 from .text import NOTHING, one_line
 
 OfT = TypeVar("OfT")
-BEFORE = "before"  # with a pool, on the policy that has yet to be trained with it
-MODES: tuple[Mode, ...] = ("in_context", "internalized")  # in this order, so that the second is drawn on top
+BEFORE = "before"  # with a new pool, before training on it
+MODES: tuple[Mode, ...] = ("in_context", "internalized")  # drawn in this order, the second on top
 MEASURED = {"internalized": "without", "in_context": "with pool", BEFORE: "with pool, before training"}
 Points = list[tuple[int, float]]
 
@@ -59,7 +59,7 @@ def panels(report: RunReport) -> list[Panel]:
 
 
 def table(report: RunReport) -> Table:
-    """Every diagnostic, in which mode it was measured, and its value at each iteration."""
+    """Every diagnostic, its mode of evaluation, and its value at each iteration."""
     names = {i.number: "starter" if i.number == 0 else str(i.number) for i in report.iterations}
     rows = [
         {

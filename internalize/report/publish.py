@@ -41,14 +41,14 @@ def write_run(run_dir: Path) -> None:
 
 
 def watch_run(run_dir: Path, seconds: float = REFRESH) -> None:
-    """Write the pages again and again until the run is finished."""
+    """Write the pages repeatedly until the run is finished."""
     while (report := load(run_dir)).finished < report.planned:
         _say_written(write(run_page(report), run_dir, "report"))
         time.sleep(seconds)
 
 
 def _track(report: RunReport) -> None:
-    """Show the trackers of the recipe the figure that was drawn."""
+    """Send the drawn figure to the recipe's trackers."""
     picture, config = report.path / "figure.png", TrackConfig.model_validate(report.info.config.get("track", {}))
     if config.to and picture.exists():
         with tracking(config, report.path) as tracker:
@@ -63,7 +63,7 @@ def publish_study(out: Path) -> None:
 
 
 def write(page: Page, folder: Path, name: str) -> list[Path]:
-    """Write a page into `folder` in both forms, as far as what they need is installed. Returns what was written."""
+    """Write a page into `folder` as Markdown and, if jinja2 is installed, HTML. Returns the written files."""
     texts = {"md": markdown.render(page, folder), "html": html.render(page)}
     written = {folder / f"{name}.{ending}": text for ending, text in texts.items() if text is not None}
     for path, text in written.items():
@@ -78,7 +78,7 @@ def _say_written(paths: Sequence[Path]) -> None:
 
 
 def diagnoses(paths: Sequence[Path], limits: Thresholds = Thresholds()) -> list[Diagnosis]:  # noqa: B008 - frozen
-    """Of every run named, and of every run begun in a study named. Raises UserError for a folder that is neither."""
+    """The diagnosis of every named run, and of every run of a named study. Raises UserError for other folders."""
     runs = [path for path in paths if not (path / STUDY).exists()]
     are_distinct = len({path.name for path in runs}) == len(runs)
     named = [(path.name if are_distinct else str(path), path) for path in runs]

@@ -45,7 +45,7 @@ REFRESH = 20  # seconds after which a browser reads the page of a run that works
 
 
 def run_page(report: RunReport) -> Page:
-    """Everything that is known of a run."""
+    """The page with everything known about a run."""
     changed = changes(report.iterations, report.entities)
     total = Costs.total(i.costs for i in report.iterations)
     versions = ", ".join(f"{name} {version}" for name, version in report.info.versions.items())

@@ -1,7 +1,7 @@
-"""A run directory read into one frozen `RunReport`: what every kind of report is made from.
+"""Reads a run directory into one frozen `RunReport`, from which every kind of report is made.
 
-Reads only and takes no lock, so a run can be looked at while it works. Every file but run.json may be missing. An
-iteration counts only once it has its line in metrics.jsonl (without that file, once it has results without experience).
+Takes no lock and writes nothing, so a running run can be read. Every file but run.json may be missing. An iteration
+counts only once it has its line in metrics.jsonl (without that file, once it has results without experience).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from .episodes import Entry, EpisodeFiles, Sample, pick, read_episodes
 
 
 class _Loose(BaseModel):
-    """A file of which a report needs some fields only; versions that had no such field are read too."""
+    """A file of which a report needs only some fields; older versions without them are read too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Settings(_Loose):
-    """What a report needs of the config of a run."""
+    """The part of a run's config that reports need."""
 
     iterations: int = 0
     suite: str = Field("dev", validation_alias=AliasPath("evaluate", "split"))
@@ -87,7 +87,7 @@ class IterationReport(Observed):
 
 
 class Change(NamedTuple):
-    """What one iteration did to the pool, and what the pool's texts then said."""
+    """The changes of the pool in one iteration, and the health of its texts afterwards."""
 
     number: int
     added: tuple[Experience, ...]
@@ -109,7 +109,7 @@ class RunReport(Record):
 
     @property
     def settings(self) -> Settings:
-        """What matters of its config."""
+        """The relevant part of the run's config."""
         return Settings.model_validate(self.info.config)
 
     @property
@@ -144,7 +144,7 @@ class RunReport(Record):
 
     @property
     def mode(self) -> Mode:
-        """Where the run keeps what it learns: in its weights, or, if it trains nothing, in its prompt."""
+        """Where the run keeps what it learns: in its weights or, if it trains nothing, in its prompt."""
         shown = self.settings.pattern != "none"
         return "in_context" if shown and self.settings.epochs == 0 else "internalized"
 
@@ -156,13 +156,13 @@ class RunReport(Record):
         return by_task(r for r in found if own is None or (r.checkpoint, r.pool_version) == own)
 
     def before(self, iteration: int) -> SuiteMetrics | None:
-        """The main suite with the pool of `iteration`, on the policy that was then trained with it."""
+        """The main suite with the pool of `iteration`, on the policy before training on that pool."""
         found = in_context_before(self.results, self.suite, iteration)
         wanted = [(self.suite, "in_context", r.iteration, r.pool_version) for r in found[:1]]
         return next((m for m in self.metrics if (m.suite, m.mode, m.iteration, m.pool_version) in wanted), None)
 
     def kept_at(self, iteration: int) -> int:
-        """The iteration whose policy the gate had in force after `iteration`; 0 = the starter."""
+        """The iteration whose policy was in force after the gate of `iteration`; 0 = the starter."""
         return max((i.number for i in self.kept if i.number <= iteration), default=0)
 
     def line(self, suite: str, mode: Mode, iteration: int) -> SuiteMetrics | None:
@@ -171,10 +171,10 @@ class RunReport(Record):
 
 
 def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa: B008 - frozen
-    """Read a run; `limits` say when a sign is a caution.
+    """Read a run; `limits` are the thresholds of the signs.
 
-    Raises UserError if there is no run.json, DataError naming file and line of a broken record, or a file that is not
-    as its stage wrote it.
+    Raises UserError if there is no run.json, DataError naming file and line of a broken record, or a file that its
+    stage did not write so.
     """
     info = read_run(run_dir)
     require_sound(run_dir, weights=False)
@@ -185,7 +185,7 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
     known = [one for folder in folders.values() for one in records(folder / names.DIAGNOSTICS, Diagnostics)]
-    found = measured(results, known, settings.resamples, info.seed)  # computes what version 1 did not write
+    found = measured(results, known, settings.resamples, info.seed)  # version 1 did not write them
     computed = {(one.metrics.iteration, one.metrics.suite, one.metrics.mode) for one in found}
     others = {key: line for line in lines if (key := (line.iteration, line.suite, line.mode)) not in computed}
     metrics = (*(one.metrics for one in found), *others.values())
@@ -212,7 +212,7 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
 
 
 def episodes(run_dir: Path) -> list[Entry]:
-    """Where every whole episode of a run lies. Raises UserError if there is no run."""
+    """The places of all complete episodes of a run. Raises UserError if there is no run."""
     settings = Settings.model_validate(read_run(run_dir).config)
     return read_episodes(names.iterations(run_dir, settings.iterations), settings.suites).entries
 
@@ -255,7 +255,7 @@ def _iteration(
 
 
 def changes(iterations: Sequence[IterationReport], entities: Collection[str] = ()) -> list[Change]:
-    """Items that came and went, iteration by iteration; `entities` are names that belong to single tasks."""
+    """Added and removed items of each iteration; `entities` are names that belong to single tasks."""
     found, before = [], dict[str, Experience]()
     for iteration in iterations:
         if iteration.pool is not None:
@@ -268,5 +268,5 @@ def changes(iterations: Sequence[IterationReport], entities: Collection[str] = (
 
 
 def training_of(weights: Path) -> TrainSummary | None:
-    """What stands beside weights that `internalize distill` made; None for others."""
+    """The training summary beside weights of `internalize distill`; None for other weights."""
     return record(weights / names.TRAINING, TrainSummary)

@@ -54,11 +54,11 @@ class Diagnosis(Record):
     tasks: int
     collapse: Collapse | None
     signs: tuple[Sign, ...]
-    detectable: float  # fall of success that so many tasks show with power 0.8
+    detectable: float  # loss of success that the run's tasks detect with power 0.8
 
 
 def diagnose(report: RunReport, name: str = "") -> Diagnosis:
-    """What a run's signs said, and what became of it."""
+    """The signs of a run, and its collapse, if there was one."""
     scores = [(i.number, report.scores(i.number)) for i in report.kept]
     starter = report.starter.internalized if report.starter else None
     success = starter.success if starter else None
@@ -73,12 +73,12 @@ def diagnose(report: RunReport, name: str = "") -> Diagnosis:
 
 
 def signs_of(report: RunReport) -> tuple[Sign, ...]:
-    """The signs of a run, first fired first."""
+    """The signs of a run, in the order of their first firing."""
     return signs([caution for iteration in report.iterations for caution in iteration.cautions])
 
 
 def verdict(found: Diagnosis) -> str:
-    """One sentence on what became of a run."""
+    """One sentence on the outcome of a run."""
     if found.collapse is None:
         return (
             f"{found.run}: no collapse shown in {found.iterations} iterations ({found.tasks} tasks: "
@@ -145,7 +145,7 @@ def _lead(leads: Sequence[int], found: Sequence[Diagnosis]) -> str:
 
 
 def _alarms(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
-    """Iterations of runs without a collapse at which the sign fired, of all of theirs."""
+    """How many iterations of runs without a collapse fired the sign, of all their iterations."""
     whole = [one for one in found if one.collapse is None]
     fired = [s for one in whole if (s := _sign(one, name, mode))]
     if not whole:
@@ -154,7 +154,7 @@ def _alarms(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Ascending numbers in short: 1, 4-6 for 1, 4, 5, 6."""
+    """Ascending numbers in short form: 1, 4-6 for 1, 4, 5, 6."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

@@ -1,8 +1,8 @@
-"""A finished run without its episodes, examples and weights: what reports and studies read, some 50 KB packed.
+"""A finished run without its episodes, examples and weights: the part that reports and studies read, some 50 KB.
 
-Such archives can be kept in a repository, so that a study goes on elsewhere and its tables are made again from them.
-They hold every evaluated task, the pool, the gate and what each iteration cost; the marks of the stages are written
-anew, with the digests of what is left. Nothing can go on from a run that was unpacked.
+Such archives can be kept in a repository, so that a study can continue elsewhere and its tables can be made again. They
+hold every evaluated task, the pool, the gate and the costs of each iteration; the marks of the stages are rewritten
+with digests of the remaining files. A run that was unpacked cannot be resumed.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from internalize.stages.study import STUDY, Manifest
 
 from .run_report import load
 
-MOST_BYTES = 500_000_000  # of an unpacked run: a small archive may claim to hold any amount
-DIGITS = 3  # of each task's mean -log p: its digits make most of an archive, and the means have their own line
+MOST_BYTES = 500_000_000  # most bytes of an unpacked run, because a small archive may expand to any size
+DIGITS = 3  # digits of each task's mean -log p, which make up most of an archive; the means are stored separately
 KEPT = frozenset({
     RUN, names.METRICS, names.POOL, names.EDITS, names.TRAINING, names.SECOND_TRAINING, names.CHECKPOINT,
     names.EVALUATIONS, names.DIAGNOSTICS, names.DRIFT, names.GATE, names.REDACTIONS, names.COSTS,
@@ -45,7 +45,7 @@ def pack(run: Path, archive: Path) -> None:
 
 
 def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The same records make the same archive, whoever packs them and when."""
+    """The archive entry without owner and time, so that the same records make the same archive."""
     member.uid = member.gid = member.mtime = 0
     member.uname = member.gname = ""
     return member
@@ -60,19 +60,19 @@ def unpack(archive: Path, run: Path) -> None:
             with tarfile.open(archive) as packed:
                 size = 0
                 for member in packed:
-                    if (size := size + member.size) > MOST_BYTES:  # before anything of it is written
+                    if (size := size + member.size) > MOST_BYTES:  # checked before anything is written
                         raise DataError(f"{archive}: holds more than {MOST_BYTES:,} bytes")
                     packed.extract(member, target, filter="data")
         except (OSError, tarfile.TarError, EOFError, lzma.LZMAError) as error:
             raise DataError(f"{archive}: no archive of a run's records ({error})") from error
-        load(target)  # names a file that is not as it was packed
+        load(target)  # names a file that differs from the packed one
         target.rename(run)
 
 
 def unpack_study(archives: Path, out: Path) -> None:
     """Put a study's runs that lie packed in the folder `archives` into its folder `out`, those that are not there."""
     manifest = record(archives / STUDY, Manifest)
-    if manifest is None:  # nothing was packed yet
+    if manifest is None:  # no archive yet
         return
     out.mkdir(parents=True, exist_ok=True)
     if not (out / STUDY).exists():
@@ -95,7 +95,7 @@ def _archive(archives: Path, folder: str) -> Path:
 
 
 def slim(run: Path, target: Path) -> None:
-    """Copy what reports read of `run` to the new folder `target`."""
+    """Copy the files of `run` that reports read to the new folder `target`."""
     report = load(run)
     target.mkdir(parents=True)
     for file in (path for path in run.rglob("*") if path.name in KEPT and path.is_file()):
@@ -123,5 +123,5 @@ def _mark(marks: Iterable[StageMark], target: Path) -> None:
 
 
 def is_slim(run: Path) -> bool:
-    """Whether the folder holds a run's records only."""
+    """Whether the folder holds only a run's records."""
     return (run / names.iteration(0) / names.COSTS).is_file()

@@ -1,4 +1,4 @@
-"""The page of a study: what it asked, its cells over the iterations, and how sure the differences are."""
+"""The page of a study: its question, its cells over the iterations, and how sure the differences are."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LEGEND = (
 
 
 def study_page(comparison: Comparison) -> Page:
-    """Everything that is known of a study."""
+    """The page with everything known about a study."""
     found = comparison.diagnoses
     measured = any(any(curve.internalized) for curve in comparison.curves)
     size, narrow = figures.STUDY_SIZE, figures.NARROW_STUDY
@@ -69,7 +69,7 @@ def study_page(comparison: Comparison) -> Page:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """What may be said of each cell against the reference, clear differences first."""
+    """The verdict on each cell against the reference, clear differences first."""
     told = [one for one in comparison.versus if one.verdict != "not told apart"]
     same = [one.cell for one in comparison.versus if one.verdict == "not told apart"]
     lines = [

@@ -1,4 +1,4 @@
-"""A page in the terminal: the parts that fit there, and no section titles.
+"""Prints a page in the terminal: the parts that fit, without section titles.
 
 Text of models and files is printed as plain text, never read as markup or control codes.
 """
@@ -15,14 +15,14 @@ from rich.text import Text as RichText
 from .page import Episode, Episodes, Items, Line, Page, Part, Table, Text
 from .text import one_line, plain
 
-NARROWEST = 36  # columns of a terminal that an episode takes at least
+NARROWEST = 36  # fewest terminal columns of an episode
 _LOOKS = {"warning": "yellow"}
 _JUSTIFY: dict[str, Literal["left", "right"]] = {"number": "right", "text": "left", "code": "left"}
 _LINES = {"experience": "yellow", "action": "cyan", "invalid": "red", "result": "dim"}
 
 
 def print_page(page: Page, console: Console) -> None:
-    """Print what a page has for the terminal."""
+    """Print the parts of a page for the terminal."""
     for section in page.sections:
         for part in section.parts:
             if part.place != "pages":
@@ -30,7 +30,7 @@ def print_page(page: Page, console: Console) -> None:
 
 
 def print_part(part: Part, console: Console) -> None:
-    """Print one part; nothing of a kind that only pages show."""
+    """Print one part, unless its kind is only for pages."""
     if isinstance(part, Text):
         console.print(plain_text(part.text, _LOOKS.get(part.look, "")))
     elif isinstance(part, Items):

@@ -1,7 +1,7 @@
 """How reports write numbers and untrusted text.
 
 Everything a model wrote or an environment showed is untrusted and reaches a report only through these functions:
-`plain` removes what a terminal would obey, `markdown_text` and `fenced` also what a Markdown or HTML reader would.
+`plain` removes everything that a terminal would interpret, `markdown_text` and `fenced` also all Markdown and HTML.
 """
 
 from __future__ import annotations

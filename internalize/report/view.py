@@ -1,4 +1,4 @@
-"""Episodes of a run to read in the terminal: which tasks were won when, and all episodes of one task side by side."""
+"""Shows episodes of a run in the terminal: which tasks were won when, and all episodes of one task side by side."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Label:
-    """What every trajectory of one stage has in common."""
+    """The fields that all trajectories of one stage share."""
 
     stage: str
     iteration: int
@@ -49,7 +49,7 @@ class Label:
 
 
 def episode_id(task: Task, attempt: int, label: Label) -> str:
-    """The id of a trajectory: a hash of task, stage and seed, not of what happened in it."""
+    """The id of a trajectory: a hash of task, stage and seed, not of its content."""
     return content_hash([label.stage, label.iteration, label.seed, task.id, attempt])
 
 
@@ -101,7 +101,7 @@ async def run_episode(
 async def _call(env: Environment, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call the environment, in a thread if its methods wait for something.
 
-    Any exception but our own fails this episode alone: it becomes an InfrastructureError.
+    Any exception from outside this package fails this episode alone: it becomes an InfrastructureError.
     """
 
     def guarded() -> T:
@@ -120,7 +120,7 @@ async def _call(env: Environment, method: Callable[P, T], *args: P.args, **kwarg
 async def _score(episode: Episode, env: Environment, agent: Agent) -> float | None:
     """The environment's score, or the judge's if the environment gives a claim instead.
 
-    Raises InfrastructureError with the judge's reason if it gives no score, so that the episode is played again.
+    Raises InfrastructureError with the reason if the judge gives no score, so that the episode is played again.
     """
     score = score_of(env.name, await _call(env, episode.score))
     claim_method: Callable[[], Claim | None] | None = getattr(episode, "claim", None)
@@ -164,10 +164,10 @@ class _Run:
             )
             turn = await self.agent.act(request)
             if turn is None:
-                if not self.steps:  # nothing was decided: a long description or question is no failure of the policy
+                if not self.steps:  # the policy decided nothing: a long prompt is not its failure
                     raise InfrastructureError("the prompt alone leaves no room for an answer (model.max_context)")
                 return "context_full"
-            # Call ids count over the whole episode.
+            # Call ids are unique in the whole episode.
             calls = tuple(c.model_copy(update={"id": f"call_{next(self.calls)}"}) for c in turn.message.tool_calls)
             message = turn.message.model_copy(update={"tool_calls": calls})
             results = _told(await self._execute(calls, episode), turn.problem)
@@ -180,7 +180,7 @@ class _Run:
         return "max_steps"
 
     async def _execute(self, calls: Sequence[ToolCall], episode: Episode) -> tuple[Message, ...]:
-        """A result for each call, in order, until one ends the episode. A turn without calls is the call None."""
+        """A result for each call, in order, until one ends the episode. A turn without calls is one step with None."""
         results = []
         for number, call in enumerate(calls or [None]):
             observation = observation_of(self.env.name, await _call(self.env, episode.step, call))
@@ -191,7 +191,7 @@ class _Run:
 
 
 def _told(results: tuple[Message, ...], problem: str) -> tuple[Message, ...]:
-    """The results with what is wrong with a call: in place of the environment's answer to no call, else after it."""
+    """The results with a note on an invalid call: it replaces the answer to a turn without calls, else is added."""
     if not problem or not results:
         return results
     told, last = f"A call could not be made: {problem}.", results[-1]

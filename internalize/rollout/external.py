@@ -1,6 +1,6 @@
-"""Episodes that somebody's own agent plays: its model calls reach the policy over HTTP, each episode by its own path.
+"""Episodes that the user's own agent plays: it calls the policy over HTTP, with a path for each episode.
 
-An episode's samples do not depend on its company but by float rounding, so only missing episodes are played.
+Episodes influence each other's samples by float rounding only, so a resumed stage plays only the missing ones.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class AgentRunner:
     posted: dict[str, EpisodeScore] = field(default_factory=dict)
 
     async def play(self, task: Task, attempt: int) -> Trajectory:
-        """One episode. An agent or an engine that broke becomes `failure`. Raises Incomplete for a spent budget."""
+        """One episode. An error of the agent or the engine becomes `failure`. Raises Incomplete for a spent budget."""
         name = episode_id(task, attempt, self.label)
-        path = f"{name}-{uuid4().hex[:8]}"  # of this try: what is left of another must not get in
+        path = f"{name}-{uuid4().hex[:8]}"  # one for each try, so that late calls of an earlier try are not counted
         self.service.open(path, self.agent.limits.max_steps, seed=name)
         try:
             outcome = await self._run(task, Seat(f"{self.address}/episodes/{path}", self.key))
@@ -74,7 +74,7 @@ class AgentRunner:
     def _failure(
         self, outcome: Outcome, ended: Termination, error: InternalizeError | None, calls: Sequence[RecordedCall]
     ) -> str:
-        """Why the episode does not count; '' if it does. An agent whose calls were refused at a limit may well fail."""
+        """Why the episode does not count ('' = it counts). An agent may well fail after its calls were refused."""
         if error is not None:
             return str(error)
         if outcome.error and ended == "answered" and self.env.options.on_error == "unscored":
@@ -82,7 +82,7 @@ class AgentRunner:
         return "" if calls else outcome.error or "the agent made no call of the model"
 
     def _trajectory(self, task: Task, attempt: int, calls: Sequence[RecordedCall]) -> Trajectory:
-        """The conversation of the last call, with the others beside it; without a call an episode without steps."""
+        """The conversation of the last call, with the others as branches; without calls an episode without steps."""
         label = self.label
         common = Common(task.id, task.env, task.split, task.family, label.iteration, label.seed, attempt)
         if found := trajectories_of(calls, common):
@@ -92,7 +92,8 @@ class AgentRunner:
         return Trajectory(id="", **common._asdict(), **acting.model_dump(), prompt=prompt, termination="failed")
 
     async def _score(self, task: Task, path: str, played: Trajectory, outcome: Outcome) -> float | None:
-        """What the agent gave or posted, the verifier's, or the judge's; an agent that failed at a limit has 0.
+        """The score that the agent returned or posted (0 after an error without one), else the verifier's, else the
+        judge's.
 
         Raises InfrastructureError if a verifier or a judge fails.
         """
@@ -128,7 +129,7 @@ class AgentRunner:
 async def agent_runner(
     env: PlayedByAgent, agent: Agent, tool_format: ToolFormat, injector: Injector, label: Label
 ) -> AsyncIterator[AgentRunner]:
-    """A runner whose endpoint listens on loopback until the end of the block."""
+    """A runner whose endpoint listens on loopback until the block ends."""
     from internalize.serve.app import Endpoint  # noqa: PLC0415 - an extra
     from internalize.serve.server import serving  # noqa: PLC0415
 
@@ -136,7 +137,7 @@ async def agent_runner(
     settings, posted = ServeConfig(concurrency=1024, queue=100_000), dict[str, EpisodeScore]()
 
     async def kept(_: RecordedCall) -> None:
-        """Nothing: the trajectory is stored when the episode is over."""
+        """Store nothing: the trajectory is stored when the episode ends."""
 
     async def scored(score: EpisodeScore) -> None:
         posted[score.episode] = score

@@ -2,7 +2,7 @@
 
 The last bits of a sample depend on the batch it is drawn in, so waves have a fixed composition: an interrupted wave is
 played again completely and only its missing episodes are returned, so that a resumed run samples in the same batches as
-an uninterrupted one. A server forms its own batches, so there only missing episodes are played.
+an uninterrupted one. A server forms its own batches, so with a server only missing episodes are played.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def injector_of(spec: RolloutSpec, chats: Chats) -> Injector:
     if spec.pool is None:
         return Injector(pool_version=spec.pool_version)
     clean = Redactor.of(spec.config.redact).clean
-    cues = registry.vocabulary(spec.config.env.name)  # that the pool is about, wherever these episodes are played
+    cues = registry.vocabulary(spec.config.env.name)  # the pool's environment, which may not be spec.env
     selector = build_selector(spec.config.inject, chats.chat, spec.replies, spec.checkpoint.id, clean, cues)
     shown = instead_of(spec.pool, spec.config.inject.shown, spec.config.seed, cues)
     return Injector.over(ExperiencePool(shown, max(spec.config.extract.cap, len(shown))), spec.config.inject, selector)
@@ -118,7 +118,7 @@ async def play(
 async def _missing(
     tasks: Sequence[Task], one: Callable[[Job], Awaitable[Trajectory]], label: Label, done: Collection[str], pace: Pace
 ) -> AsyncIterator[Trajectory]:
-    """The episodes that are not in `done`; of waves that belong together all are played."""
+    """The episodes that are not in `done`. Waves of dependent episodes are played completely."""
     jobs, known = jobs_of(tasks, label.attempts), set(done)
     size = max(len(jobs), 1) if pace.independent else pace.wave
     for start in range(0, len(jobs), size):
@@ -134,7 +134,7 @@ async def _missing(
 async def _wave(
     jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], pace: Pace
 ) -> AsyncIterator[Trajectory]:
-    """Play all jobs together, then those that failed one by one; `independent` jobs run at most `wave` at a time."""
+    """Play all jobs together, then failed ones one by one; `independent` jobs run at most `wave` at a time."""
     concurrency = pace.wave if pace.independent else len(jobs)
     for number in range(TRIES):
         failed = set()
@@ -152,7 +152,7 @@ async def _wave(
 async def _all(
     jobs: Sequence[Job], play_one: Callable[[Job], Awaitable[Trajectory]], concurrency: int
 ) -> AsyncIterator[tuple[Job, Trajectory]]:
-    """Jobs as they end, `concurrency` at a time. After an error no job starts, and those under way are finished."""
+    """Yield jobs as they end, `concurrency` at a time. After an error no job starts, but those under way finish."""
     slots, errors = asyncio.Semaphore(concurrency), list[InternalizeError]()
     ended: asyncio.Queue[tuple[Job, Trajectory] | None] = asyncio.Queue()
 
@@ -173,5 +173,5 @@ async def _all(
         for task in workers:
             task.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-    if errors:  # a run that is merely incomplete is the least important reason
+    if errors:  # Incomplete is reported only if there is no other error
         raise min(errors, key=lambda error: isinstance(error, Incomplete))

@@ -1,9 +1,9 @@
 """Plays episodes on workers of Ray, each with a policy and environments of its own, on any machine of a cluster.
 
-Tasks are cut into shards of as many episodes as are sampled together, so episodes do not depend on how many workers
-play them. A worker that is lost costs what it had not sent home: its shard is played again by another. This process
-writes every record: replies of a selector come home with the episodes, and so does the use of endpoints, whose budgets
-hold over all workers. Workers read weights below the run directory, which all machines must see.
+Tasks are cut into shards of as many episodes as are sampled together, so episodes do not depend on the number of
+workers. If a worker is lost, another worker plays the episodes of its shard that were not returned yet. This process
+writes every record: workers return episodes, replies of a selector, and their use of endpoints, whose budgets hold over
+all workers. Workers read weights below the run directory, which all machines must see.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from .episode import Label, episode_id
 from .local import TRIES, LocalRollouts, jobs_of
 
 _LOG = logging.getLogger(__name__)
-_ANSWERS = 10.0  # seconds that a cluster has to take a connection
-_CLOSING = 10.0  # seconds that the environments of a worker have to end their processes
-_PLAIN = (Incomplete, UserError, InternalizeError)  # kinds of errors that come home; their subclasses may not pickle
+_ANSWERS = 10.0  # seconds in which a cluster must accept a connection
+_CLOSING = 10.0  # seconds in which a worker's environments must end their processes
+_PLAIN = (Incomplete, UserError, InternalizeError)  # their subclasses may not pickle
 
 
 class Playing(NamedTuple):
-    """What a worker plays with."""
+    """The backend, environments and endpoints of a worker."""
 
     backend: RolloutBackend
     environments: Environments
@@ -47,19 +47,19 @@ class Playing(NamedTuple):
 
 
 Make = Callable[[Config], Playing]  # called in the worker
-Served = Callable[[Path], Awaitable[Config]]  # of the run's folder
+Served = Callable[[Path], Awaitable[Config]]  # takes the run's folder
 
 
 def in_worker(config: Config) -> Playing:
     """The policy of a recipe and its environments."""
-    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - torch, in the worker alone
+    from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch, only in the worker
 
     policy, environments = LocalPolicy.of(config), Environments()
     return Playing(LocalRollouts(policy, environments), environments, policy.endpoints)
 
 
 class Home(NamedTuple):
-    """What a worker sends home: an episode or why there are no more, new replies, all use of endpoints so far."""
+    """One message of a worker: an episode, or the end and its reason; new replies; its total use of endpoints."""
 
     episode: Trajectory | None
     replies: bytes
@@ -72,11 +72,11 @@ class Shard(NamedTuple):
 
     tasks: Sequence[Task]
     ids: frozenset[str]
-    lost: int = 0  # workers that were lost with it
+    lost: int = 0  # workers that were lost while they played it
 
 
 def shards(spec: RolloutSpec, tasks: Sequence[Task]) -> list[Shard]:
-    """The tasks in parts of `compute.batch` episodes, all attempts of a task in one of them."""
+    """The tasks in parts of `compute.batch` episodes; all attempts of a task are in one part."""
     size = max(1, spec.config.compute.batch // spec.attempts)
     label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
     parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
@@ -93,9 +93,9 @@ class Worker:
     async def play(
         self, spec: RolloutSpec, shard: Shard, done: Collection[str], known: bytes, budgets: dict[str, Usage]
     ) -> AsyncIterator[Home]:
-        """The missing episodes of a shard, each as soon as it is over.
+        """Yield the missing episodes of a shard, each as soon as it ends.
 
-        `known`: replies that are not asked for again. `budgets`: what may be spent in this shard, by endpoint.
+        `known`: replies that need not be requested again. `budgets`: what this shard may spend, by endpoint.
         """
         with tempfile.TemporaryDirectory() as folder:
             replies, position = Path(folder, "replies.jsonl"), len(known)
@@ -122,7 +122,7 @@ class Worker:
 
 
 def _allow(endpoints: Endpoints, name: str, budget: Usage) -> None:
-    """Let this process spend so much more on an endpoint."""
+    """Let this process spend `budget` more on an endpoint."""
     client = endpoints.client(name)
     limits = {
         "max_tokens": budget.prompt_tokens and budget.prompt_tokens + client.usage.tokens,
@@ -137,7 +137,7 @@ def _whole_lines(file: Path, position: int) -> bytes:
 
 
 class RayRollouts:
-    """`interfaces.RolloutBackend` over `compute.replicas` workers. `endpoints`: this process's, whose budgets hold.
+    """`interfaces.RolloutBackend` over `compute.replicas` workers. `endpoints`, of this process, hold the budgets.
 
     `served` gives the workers' recipe, with the address of servers that this process starts.
     """
@@ -160,14 +160,14 @@ class RayRollouts:
         stage = _Stage(self, spec, set(done), [one for one in shards(spec, tasks) if not one.ids <= set(done)])
         serving = [asyncio.create_task(stage.serve(slot)) for slot in range(self._config.compute.replicas)]
         try:
-            for _ in serving:  # each ends with a None
+            for _ in serving:  # None marks the end of each worker
                 while (episode := await stage.home.get()) is not None:
                     yield episode
         finally:
             for task in serving:
                 task.cancel()
             await asyncio.gather(*serving, return_exceptions=True)
-        if stage.errors:  # a run that is merely incomplete is the least important reason
+        if stage.errors:  # Incomplete is reported only if there is no other error
             raise min(stage.errors, key=lambda error: isinstance(error, Incomplete))
 
     def worker(self, slot: int) -> Any:
@@ -176,22 +176,22 @@ class RayRollouts:
 
         if slot not in self._workers:
             kind = ray.remote(num_cpus=1, num_gpus=self._config.compute.gpus, max_concurrency=2)(Worker)
-            where = self._config.compute.model_copy(update={"device": "auto"})  # of what Ray gives the worker
+            where = self._config.compute.model_copy(update={"device": "auto"})  # of those Ray gives the worker
             self._workers[slot] = kind.remote(self._config.model_copy(update={"compute": where}), self._make)
         return self._workers[slot]
 
     def lose(self, slot: int) -> None:
-        """Forget a worker that is gone."""
+        """Drop a worker that has died."""
         self._workers.pop(slot, None)
 
     @property
     def budgets(self) -> Budgets:
-        """What may still be spent."""
+        """The budgets of the endpoints."""
         return self._budgets
 
 
 class _Stage:
-    """The shards of one stage on their way through the workers."""
+    """The shards of one stage and the episodes that the workers have returned."""
 
     def __init__(self, rollouts: RayRollouts, spec: RolloutSpec, known: set[str], waiting: list[Shard]) -> None:
         self._rollouts, self._spec, self._known, self._waiting = rollouts, spec, known, waiting
@@ -199,7 +199,7 @@ class _Stage:
         self.errors: list[InternalizeError] = []
 
     async def serve(self, slot: int) -> None:
-        """Have one worker play shard after shard. After an error no shard starts."""
+        """Have one worker play one shard after another. After an error no shard starts."""
         from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError  # noqa: PLC0415 - an extra
 
         try:
@@ -235,10 +235,10 @@ class _Stage:
                 kind, message = home.problem
                 if kind is not Incomplete or not budgets.left or budgets.spent == spent_before:
                     raise kind(message)
-                self._waiting.append(shard)  # its share is spent, and not the budget
+                self._waiting.append(shard)  # the worker's share is spent, but not the whole budget
 
     def _again(self, shard: Shard, reason: str) -> None:
-        """Owe the rest of a shard to another worker. Raises Incomplete if it has lost too many."""
+        """Queue the rest of a shard for another worker. Raises Incomplete after `TRIES` lost workers."""
         rest = len(shard.ids - self._known)
         if shard.lost + 1 == TRIES:
             raise Incomplete(f"{rest} episodes are owed: {TRIES} workers were lost while they played them ({reason})")
@@ -247,26 +247,26 @@ class _Stage:
 
 
 class Budgets:
-    """What all workers and this process together have spent on endpoints, against the recipe's budgets."""
+    """The spending of this process and all workers on endpoints, against the recipe's budgets."""
 
     def __init__(self, config: Config, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
         used = set(config.endpoints_used.values())
         self._limited = [name for name in used if config.endpoints[name].max_tokens or config.endpoints[name].max_cost]
-        self._counted: dict[tuple[int, str], Usage] = {}  # what each worker was last known to have used
+        self._counted: dict[tuple[int, str], Usage] = {}  # the last reported use of each worker
 
     @property
     def spent(self) -> dict[str, Usage]:
-        """By endpoint, of those that have a budget."""
+        """The use of each endpoint that has a budget."""
         return {name: self._endpoints.client(name).usage for name in self._limited}
 
     @property
     def left(self) -> bool:
-        """Whether something is left of every budget."""
+        """Whether every budget has something left."""
         return all(self._rest(name, "max_tokens") > 0 and self._rest(name, "max_cost") > 0 for name in self._limited)
 
     def share(self, workers: int) -> dict[str, Usage]:
-        """What one of so many workers may spend now; 0 = no limit."""
+        """What one of `workers` workers may spend now, by endpoint; 0 = no limit."""
         found = {}
         for name in self._limited:
             config = self._endpoints.client(name).config
@@ -276,10 +276,10 @@ class Budgets:
         return found
 
     def count(self, slot: int, usage: dict[str, Usage]) -> None:
-        """Add to this process's use what a worker has used since it was last heard of."""
+        """Add the use of a worker since its last report to this process's use."""
         for name, now in usage.items():
             before = self._counted.get((slot, name), Usage())
-            if now.requests < before.requests:  # a new worker in the place of one that was lost
+            if now.requests < before.requests:  # a new worker has replaced a lost one
                 before = Usage()
             self._counted[slot, name] = now
             client = self._endpoints.client(name)
@@ -329,7 +329,7 @@ def require_answer(address: str) -> None:
 
 
 def _end(workers: dict[int, Any]) -> None:
-    """End the workers, and before that the processes of their environments."""
+    """End the processes of the workers' environments, then the workers."""
     import ray  # noqa: PLC0415 - an extra
 
     if workers and ray.is_initialized():

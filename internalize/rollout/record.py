@@ -28,10 +28,11 @@ async def record(
     progress: Progress | None = None,
     checkpoint: str = "",
 ) -> list[Trajectory]:
-    """The episodes with these ids, in this order, also in the file `path`. `episodes` receives the ids already there.
+    """The episodes with these ids, in this order, also stored in `path`. `episodes` receives the ids already there.
 
-    Those there of another `checkpoint` do not count ("" = all do): they were begun for a candidate that was rejected.
-    Raises Incomplete when more than `MOST_FAILED` of them failed, or when a budget is spent; finished ones are kept.
+    Stored episodes of another `checkpoint` do not count ("" = all count): they were begun for a candidate that was
+    rejected. Raises Incomplete when more than `MOST_FAILED` of them failed, or when a budget is spent; finished ones
+    are kept.
     """
     stored = read_jsonl(path, Trajectory) if path.exists() else []
     done = {t.id: t for t in stored if t.failure is None and checkpoint in {"", t.checkpoint}}
@@ -46,7 +47,7 @@ async def record(
             ended += 1
             if progress:
                 progress(ended, len(ids))
-    finally:  # also when the stage is stopped: what has ended is kept
+    finally:  # also when the stage is stopped: ended episodes are kept
         await asyncio.shield(asyncio.gather(*writing))
     ordered = [done[i] for i in ids]
     failed = [t for t in ordered if t.failure is not None]
@@ -68,6 +69,6 @@ async def rollout(
     path: Path,
     progress: Progress | None = None,
 ) -> list[Trajectory]:
-    """`record` of episodes that `agent` plays in `env` in this process."""
+    """`record` for episodes that `agent` plays in `env` in this process."""
     ids = [episode_id(*job, label) for job in jobs_of(tasks, label.attempts)]
     return await record(lambda done: play(tasks, env, agent, injector, label, done), ids, path, progress)

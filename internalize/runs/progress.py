@@ -15,7 +15,7 @@ from internalize.errors import Incomplete
 from .visible import visible
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Whose notes are for the user: what a server can do and how far it is off, workers that were lost.
+# Modules whose notes are for the user: abilities and differences of a server, lost workers.
 _TOLD = ("internalize.inference.server_policy", "internalize.rollout.ray")
 Report = Callable[[str, int, int], None]  # stage, number done, total
 QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)  # no progress is shown
@@ -23,7 +23,7 @@ QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)  # no progress is s
 
 @contextmanager
 def going_on_by(advice: str) -> Iterator[None]:
-    """Add to the message of an interruption how to go on. A full disk is one."""
+    """Add advice on resuming to the message of an interruption or a full disk."""
     try:
         yield
     except OSError as error:
@@ -41,13 +41,13 @@ def going_on_by(advice: str) -> Iterator[None]:
 
 
 def is_interruption(error: BaseException) -> bool:
-    """Whether an error began as an interrupt: libraries that were at work may have made another of it."""
+    """Whether an error began as an interrupt, even if a library has turned it into another error."""
     before = error.__cause__ or error.__context__
     return isinstance(error, KeyboardInterrupt) or (before is not None and is_interruption(before))
 
 
 class Bars:
-    """A bar for the stage at work on a terminal, where a finished one makes room; one line for each stage elsewhere."""
+    """A progress bar for the current stage on a terminal, removed when the stage ends; else one line for each stage."""
 
     def __init__(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - not needed for --help
@@ -61,7 +61,7 @@ class Bars:
         self._tasks: dict[str, Any] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` of a stage."""
+        """Show that `done` of `total` of a stage are done."""
         if not self._tasks:  # not earlier: a command that is refused must print its one sentence and no empty line
             self.bars.start()
         if stage not in self._tasks:
@@ -78,14 +78,14 @@ class Bars:
         self.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self._tasks:
             self.bars.stop()
 
 
 @contextmanager
 def progress() -> Iterator[Bars]:
-    """Progress of a command on standard error, and what a server or a worker is told about."""
+    """Progress of a command on standard error, with notes about servers and workers."""
     bars = Bars()
     notes = _Notes(bars)
     for name in _TOLD:
@@ -107,5 +107,5 @@ class _Notes(logging.Handler):
         self._bars = bars
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one."""
+        """Print one note."""
         self._bars.line(record.getMessage())

@@ -1,7 +1,7 @@
-"""Figures of a run for dashboards: each tracker is a few lines over its package, chosen by `[track] to`.
+"""Metrics of a run for dashboards: each tracker is a few lines over its package, chosen by `[track] to`.
 
-What is tracked is written in the run directory anyway, so a tracker that fails is given up with a warning and the run
-goes on. A resumed run sends its figures again, to the same run of the dashboard where the package knows such a thing.
+The run directory has all of them anyway, so a tracker that fails is dropped with a warning and the run goes on. A
+resumed run sends its metrics again, to the same run of the dashboard if the package supports that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class RecordingTracker:
-    """A public fake: keeps what it is told."""
+    """A public fake that keeps everything it receives."""
 
     def __init__(self) -> None:
         self.facts: dict[str, str] = {}
@@ -47,7 +47,7 @@ class RecordingTracker:
         self.figures.append((name, path))
 
     def close(self) -> None:
-        """Note the end."""
+        """Record the end."""
         self.closed = True
 
 
@@ -59,19 +59,19 @@ class TensorBoardTracker:
         self._writer = tensorboard.SummaryWriter(str(run / FOLDER / "tensorboard"))
 
     def describe(self, facts: Mapping[str, str]) -> None:
-        """A text a fact, of which TensorBoard keeps one a name."""
+        """One text for each fact; TensorBoard keeps one for each name."""
         for name, fact in facts.items():
             self._writer.add_text(name, fact)
         self._writer.flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One scalar a figure."""
+        """One scalar for each metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def figure(self, name: str, path: Path) -> None:
-        """A picture; matplotlib, which drew it, reads it."""
+        """A picture, read with matplotlib, which drew it."""
         image: Any = importlib.import_module("matplotlib.image")
         self._writer.add_image(name, image.imread(path), dataformats="HWC")
 
@@ -99,12 +99,12 @@ class MlflowTracker:
         self._run = started.info.run_id
 
     def describe(self, facts: Mapping[str, str]) -> None:
-        """A tag a fact: parameters may not change, and a resumed run may have other dashboards."""
+        """One tag for each fact: parameters must not change, but a resumed run may have other dashboards."""
         for name, fact in facts.items():
             self._client.set_tag(self._run, name, fact)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One metric a figure."""
+        """One value for each metric."""
         for name, value in metrics.items():
             self._client.log_metric(self._run, name, value, step=step)
 
@@ -113,7 +113,7 @@ class MlflowTracker:
         self._client.log_artifact(self._run, str(path), name)
 
     def close(self) -> None:
-        """The run is finished."""
+        """End the run."""
         self._client.set_terminated(self._run)
 
 
@@ -125,10 +125,10 @@ class WandbTracker:
         (run / FOLDER).mkdir(exist_ok=True)
         given = {"project": project, "name": run.resolve().name, "id": _id(run), "dir": str(run / FOLDER)}
         self._run = self._wandb.init(**given, mode="offline", resume="allow")
-        self._run.define_metric("*", step_metric="step")  # its own steps may not go back
+        self._run.define_metric("*", step_metric="step")  # W&B's own steps must not decrease
 
     def describe(self, facts: Mapping[str, str]) -> None:
-        """Its config."""
+        """Update the run's config."""
         self._run.config.update(dict(facts), allow_val_change=True)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -140,14 +140,14 @@ class WandbTracker:
         self._run.log({name: self._wandb.Image(str(path))})
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest and end the run."""
         self._run.finish()
 
 
 class TrackioTracker:
-    """A local run of trackio; look at it with `trackio show`. Its files are where TRACKIO_DIR says.
+    """A local run of trackio; look at it with `trackio show`. Its files are in the folder TRACKIO_DIR.
 
-    Its config goes with the first figures; facts that come later are a text among the figures.
+    Its config is sent with the first metrics; later facts become a text among the metrics.
     """
 
     def __init__(self, run: Path, project: str) -> None:
@@ -156,7 +156,7 @@ class TrackioTracker:
         self._run = self._trackio.init(project=project, name=_id(run), resume="allow", embed=False)
 
     def describe(self, facts: Mapping[str, str]) -> None:
-        """Its config, or texts."""
+        """Keep the config, or send texts later."""
         if self._began:
             self._run.log({name: self._trackio.Markdown(fact) for name, fact in facts.items()})
         else:
@@ -172,7 +172,7 @@ class TrackioTracker:
         self._run.log({name: self._trackio.Image(str(path))})
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rest and end the run."""
         self._run.finish()
 
 
@@ -185,25 +185,25 @@ TRACKERS: dict[str, tuple[Callable[[Path, str], Tracker], str]] = {  # by name i
 
 
 class Trackers:
-    """Several trackers as one. One that raises is told nothing more."""
+    """Several trackers as one. A tracker that raises gets no further calls."""
 
     def __init__(self, trackers: Mapping[str, Tracker]) -> None:
         self._working = dict(trackers)
 
     def describe(self, facts: Mapping[str, str]) -> None:
-        """What the run is."""
+        """As `Tracker.describe`, for all."""
         self._each(lambda tracker: tracker.describe(facts))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Figures of one iteration or optimizer step."""
+        """As `Tracker.log`, for all."""
         self._each(lambda tracker: tracker.log(step, metrics))
 
     def figure(self, name: str, path: Path) -> None:
-        """A picture that was written."""
+        """As `Tracker.figure`, for all."""
         self._each(lambda tracker: tracker.figure(name, path))
 
     def close(self) -> None:
-        """No more will come."""
+        """As `Tracker.close`, for all."""
         self._each(lambda tracker: tracker.close())
 
     def _each(self, tell: Callable[[Tracker], None]) -> None:
@@ -224,7 +224,7 @@ def require_packages(config: TrackConfig) -> None:
 
 @contextmanager
 def tracking(config: TrackConfig, run: Path) -> Iterator[Tracker]:
-    """What the recipe tracks the run in the directory `run` with; it is closed at the end."""
+    """The trackers of a recipe for the run in the directory `run`; they are closed at the end of the block."""
     made: dict[str, Tracker] = {}
     for name in config.to:
         try:
@@ -239,6 +239,6 @@ def tracking(config: TrackConfig, run: Path) -> Iterator[Tracker]:
 
 
 def _id(run: Path) -> str:
-    """A name for the dashboard that a resumed run has again."""
+    """The run's name on a dashboard, which is the same after a resume."""
     path = run.resolve()
     return f"{path.name}-{content_hash(str(path))}"

@@ -1,4 +1,4 @@
-"""Text of others as a terminal may be shown it: nothing in it moves the cursor, sets the clipboard or hides."""
+"""Makes untrusted text safe for a terminal: nothing in it can move the cursor, set the clipboard or hide."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A recording, injecting endpoint between an agent of somebody else's and a model."""
+"""An endpoint between a user's own agent and a model: it injects experience and records calls."""

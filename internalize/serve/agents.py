@@ -1,7 +1,7 @@
-"""Runs somebody's own agent on one task: a command, or a function in a thread.
+"""Runs the user's own agent on one task: a command, or a function in a thread.
 
-The command finds the endpoint where the clients of OpenAI and Anthropic look for it, in environment variables, and the
-task as JSON on standard input. When it ends, or its time is over, whatever it started is ended with it.
+The command gets the endpoint in the environment variables that OpenAI's and Anthropic's clients read, and the task as
+JSON on standard input. When it ends, or its time is over, every process that it started is ended too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from internalize.errors import first_line
 from internalize.records import Task
 
-_LAST = 400  # bytes of an agent's error output that are read
-_HIDDEN = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "ANTHROPIC_AUTH_TOKEN")  # would send another provider's account along
+_LAST = 400  # bytes that are read of an agent's error output
+_HIDDEN = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "ANTHROPIC_AUTH_TOKEN")  # would send the account of another provider
 
 
 class Seat(NamedTuple):
@@ -33,12 +33,12 @@ class Seat(NamedTuple):
 
     @property
     def base_url(self) -> str:
-        """For clients of OpenAI."""
+        """The base URL for OpenAI's clients."""
         return f"{self.episode_url}/v1"
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the clients of OpenAI and Anthropic read; those of Anthropic add /v1 themselves."""
+        """The environment variables for OpenAI's and Anthropic's clients; Anthropic's add /v1 themselves."""
         return {
             "OPENAI_BASE_URL": self.base_url,
             "OPENAI_API_BASE": self.base_url,
@@ -50,7 +50,7 @@ class Seat(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How an agent ended: a score or an answer if it gave one, and its error if it had one."""
+    """The end of an agent: its score or answer, if it gave one, and its error, if it had one."""
 
     score: float | None = None
     answer: str | None = None
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 def description(task: Task) -> dict[str, Any]:
-    """The task as its agent is told of it, without the reference answer."""
+    """The task as the agent receives it, without the reference answer."""
     return {"id": task.id, "question": task.question, "split": task.split, "family": task.family, **task.state}
 
 
@@ -103,7 +103,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def run_function(function: Callable[..., Any], task: Task, seat: Seat, seconds: float) -> Outcome:
     """Call `function(task, base_url, api_key)`: a number or truth value is a score, a text an answer.
 
-    A function that does not end in time is left behind; its calls of the model are refused from then on.
+    A function that does not end in time keeps running, but its further calls of the model are refused.
     """
     arguments = (description(task), seat.base_url, seat.key)
     try:
@@ -141,10 +141,10 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             outcome, value = done.set_result, function(*arguments)
         except StopIteration as error:  # a future refuses to raise it
             outcome, value = done.set_exception, RuntimeError(f"StopIteration {error}")
-        except BaseException as error:  # noqa: BLE001 - SystemExit too ends the agent alone
+        except BaseException as error:  # noqa: BLE001 - SystemExit too must end only the agent
             failure = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__} {error}")
             outcome, value = done.set_exception, failure
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
             loop.call_soon_threadsafe(tell, outcome, value)
 
     threading.Thread(target=work, name="agent", daemon=True).start()

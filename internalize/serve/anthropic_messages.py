@@ -41,7 +41,7 @@ class AnthropicMessages:
     end = b"message_stop"
 
     def read(self, body: Body) -> AgentCall:
-        """The request."""
+        """Parse the request."""
         validated(_request(), {name: value for name, value in body.items() if name != "stream"})
         system = [Message(role="system", content=content_of(body["system"], _TEXT))] if body.get("system") else []
         turns = [message for given in body["messages"] for message in _messages(given)]
@@ -56,7 +56,7 @@ class AnthropicMessages:
         )
 
     def hinted(self, body: Body, hint: str, system: str) -> Body:
-        """The hint is the last part of the last message; global experience that of the system message."""
+        """The hint becomes the last part of the last message; global experience that of the system message."""
         body = copy.deepcopy(body)
         if hint:
             body["messages"][-1]["content"] = _extended(body["messages"][-1]["content"], hint)
@@ -72,19 +72,19 @@ class AnthropicMessages:
     def events(self, answer: Answer, call: AgentCall) -> Iterator[bytes]:  # noqa: ARG002 - usage is always told
         """The events of a message: each block is opened, filled and closed."""
 
-        def said(kind: str, **fields: Any) -> bytes:
+        def sse(kind: str, **fields: Any) -> bytes:
             return event({"type": kind, **fields}, kind)
 
         usage = {"input_tokens": answer.prompt_tokens, "output_tokens": 0}
-        yield said("message_start", message={**_head(answer), "content": [], "stop_reason": None, "usage": usage})
+        yield sse("message_start", message={**_head(answer), "content": [], "stop_reason": None, "usage": usage})
         for index, block in enumerate(_blocks(answer.turn)):
-            yield said("content_block_start", index=index, content_block=block | _EMPTY[block["type"]])
+            yield sse("content_block_start", index=index, content_block=block | _EMPTY[block["type"]])
             for piece in pieces(_filling(block)):
-                yield said("content_block_delta", index=index, delta=_delta(block["type"], piece))
-            yield said("content_block_stop", index=index)
+                yield sse("content_block_delta", index=index, delta=_delta(block["type"], piece))
+            yield sse("content_block_stop", index=index)
         delta = {"stop_reason": _stop(answer.turn), "stop_sequence": None}
-        yield said("message_delta", delta=delta, usage={"output_tokens": answer.completion_tokens})
-        yield said("message_stop")
+        yield sse("message_delta", delta=delta, usage={"output_tokens": answer.completion_tokens})
+        yield sse("message_stop")
 
     def turn(self, answer: Body) -> ActionTurn | None:
         """The blocks of a message as one turn."""
@@ -95,7 +95,7 @@ class AnthropicMessages:
         return written_turn(message, cut_off=answer["stop_reason"] == "max_tokens")
 
     def streamed_turn(self, events: Sequence[Body]) -> ActionTurn | None:
-        """The blocks put together."""
+        """The turn put together from the events of a stream."""
         whole: Body = {"type": "message", "content": []}
         arguments: dict[int, str] = {}
         for one in events:
@@ -123,7 +123,7 @@ class AnthropicMessages:
 
 
 def _messages(given: Body) -> Iterable[Message]:
-    """The messages of one: each result of a tool is one of its own, before the text that stands beside it."""
+    """The chat messages of one message: each result of a tool is its own message, before the text beside it."""
     content, role = given["content"], given["role"]
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     results = [b for b in blocks if b.get("type") == "tool_result"]

@@ -46,14 +46,14 @@ Switch = Callable[[Body], Awaitable[Body]]
 
 
 class Bounds:
-    """How many calls are answered and wait, and how long a request may be."""
+    """Bounds on concurrent calls, waiting calls, and the length of a request."""
 
     def __init__(self, config: ServeConfig) -> None:
         self._config, self._slots, self._calls = config, asyncio.Semaphore(config.concurrency), 0
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """A place among those that are answered. Raises CallError if too many wait."""
+        """A place among the concurrent calls. Raises CallError if too many wait."""
         if self._calls >= self._config.concurrency + self._config.queue:
             raise CallError(429, f"{self._calls} calls are under way or waiting (serve.queue)", "rate_limit_exceeded")
         self._calls += 1
@@ -66,7 +66,7 @@ class Bounds:
     async def body(self, request: Request) -> Body:
         """The JSON object of a request. Raises CallError."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise CallError(415, "the content type has to be application/json")  # what a web page cannot send unasked
+            raise CallError(415, "the content type has to be application/json")  # which protects against web pages
         data, most = bytearray(), self._config.max_bytes
         async for chunk in request.stream():
             data += chunk
@@ -87,7 +87,7 @@ class Bounds:
 
 
 class Endpoint:
-    """The routes over one service. `token` "" lets every caller in; `scored` None takes no scores here."""
+    """The routes over one service. `token` "" admits every caller; with `scored` None scores are refused."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Endpoint:
     def _guarded(
         self, respond: Callable[[Request], Awaitable[Response]], dialect: Dialect = DIALECTS[0]
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Checks the token; an error becomes an answer in the caller's format."""
+        """Check the token, and turn an error into an answer in the caller's format."""
 
         async def guarded(request: Request) -> Response:
             try:
@@ -195,7 +195,7 @@ class Endpoint:
             raise CallError(400, str(error)) from error
 
     async def _count(self, request: Request) -> Response:
-        """An estimate, as nothing is sampled: Anthropic's clients ask for it before they compact a history."""
+        """An estimate without sampling: Anthropic's clients request it before they compact a history."""
         body = await self._bounds.body(request)
         texts = [json.dumps(body.get(name, ""), ensure_ascii=False) for name in ("system", "messages", "tools")]
         return JSONResponse({"input_tokens": sum(map(estimated_tokens, texts))})
@@ -209,7 +209,7 @@ class Endpoint:
 
 
 def _episode(request: Request) -> str:
-    """The name in the path or the header, or ''. Raises CallError for one that cannot be a name."""
+    """The episode's name in the path or the header, or ''. Raises CallError for an invalid name."""
     name = request.path_params.get("name") or request.headers.get("x-episode", "")
     try:
         return _NAME.validate_python(name) if name else ""
@@ -218,7 +218,7 @@ def _episode(request: Request) -> str:
 
 
 async def _unless_gone(request: Request, work: Any) -> Answer:
-    """What `work` gives; it is cancelled when the client disappears. Raises ClientDisconnect then."""
+    """The result of `work`, which is cancelled if the client disconnects; then raises ClientDisconnect."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":

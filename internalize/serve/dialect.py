@@ -1,4 +1,4 @@
-"""What the wire formats of the endpoint have in common. A format is one file with one object: see `Dialect`."""
+"""The common part of the endpoint's wire formats. A format is one file with one object: see `Dialect`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
     @staticmethod
     def of(name: str, model: str, created: float, turn: ActionTurn, messages: Sequence[Message]) -> Answer:
-        """An answer whose tokens are counted where they are known."""
+        """An answer with the token counts of the turn where they are known, else with estimates."""
         prompt = sum(estimated_tokens(message.text) for message in messages)
         return Answer(name, model, int(created), turn, prompt, len(turn.token_ids) or estimated_tokens(turn.text))
 
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 class Dialect(Protocol):
     """One wire format. Bodies are JSON objects; events of a stream are those of server-sent events."""
 
-    path: str  # behind the base URL
+    path: str  # path after the base URL
     end: bytes  # a stream that holds this is complete
 
     def read(self, body: Body) -> AgentCall:
@@ -53,15 +53,15 @@ class Dialect(Protocol):
         ...
 
     def answer(self, answer: Answer) -> Body:
-        """The whole answer."""
+        """The whole answer as one body."""
         ...
 
     def events(self, answer: Answer, call: AgentCall) -> Iterator[bytes]:
-        """The same as a stream."""
+        """The answer as a stream of events."""
         ...
 
     def turn(self, answer: Body) -> ActionTurn | None:
-        """The turn in an answer of somebody else's server; None if it has none."""
+        """The turn in an answer of another server; None if there is none."""
         ...
 
     def streamed_turn(self, events: Sequence[Body]) -> ActionTurn | None:
@@ -69,7 +69,7 @@ class Dialect(Protocol):
         ...
 
     def error(self, status: int, message: str, code: str) -> Body:
-        """An error as clients of this format know it."""
+        """An error in the form that clients of this format expect."""
         ...
 
 
@@ -85,7 +85,7 @@ def validated(adapter: TypeAdapter[Any], body: Body) -> None:
 
 
 def _exhaust(value: Any) -> None:
-    """Walk through the iterators that pydantic makes of `Iterable`, which check their members only then."""
+    """Walk through the iterators that pydantic makes for `Iterable`, which check their members only then."""
     if isinstance(value, Mapping):
         value = value.values()
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
@@ -94,13 +94,13 @@ def _exhaust(value: Any) -> None:
 
 
 def event(body: Body, name: str = "") -> bytes:
-    """One server-sent event, in ASCII: some clients take other characters for the end of a line."""
+    """One server-sent event, in ASCII, because some clients take other characters for the end of a line."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(body)}\n\n".encode()
 
 
 def events_of(stream: bytes) -> list[Body]:
-    """The JSON objects of a whole stream; what is none (`[DONE]`, a comment) is left out."""
+    """The JSON objects of a whole stream, without other events (`[DONE]`, a comment)."""
     found = []
     for block in stream.decode("utf-8", "replace").replace("\r\n", "\n").split("\n\n"):
         data = "\n".join(line[5:].strip() for line in block.split("\n") if line.startswith("data:"))
@@ -112,13 +112,13 @@ def events_of(stream: bytes) -> list[Body]:
 
 
 def pieces(text: str) -> Iterator[str]:
-    """A text in the pieces in which it is streamed."""
+    """A text in pieces for streaming."""
     for start in range(0, len(text), _PIECE):
         yield text[start : start + _PIECE]
 
 
 def tool_spec(name: str, description: str, parameters: Mapping[str, Any] | None) -> ToolSpec:
-    """A tool as the policy is told of it: one that needs nothing but a text has the short form."""
+    """A tool for the policy; one that needs only a text has the short form."""
     schema = dict(parameters or {"type": "object", "properties": {}})
     only = tool_schema.only_argument(schema)
     if only and tool_schema.takes_text(schema) and only in tool_schema.required(schema):
@@ -129,7 +129,7 @@ def tool_spec(name: str, description: str, parameters: Mapping[str, Any] | None)
 
 
 def content_of(parts: Any, kinds: Mapping[str, str]) -> str | tuple[ContentPart, ...]:
-    """The content of a message: text, or parts if one of them is none. `kinds` names the text of each kind of part.
+    """The content of a message: text, or parts if one of them is not text. `kinds` names the text of each kind of part.
 
     Of anything but text only the hash is kept.
     """
@@ -148,14 +148,14 @@ def content_of(parts: Any, kinds: Mapping[str, str]) -> str | tuple[ContentPart,
 
 
 def written_turn(message: Message, *, cut_off: bool) -> ActionTurn:
-    """A turn of somebody else's server. Its token ids are of another tokenizer, so none are kept."""
+    """A turn of another server. Its token ids belong to another tokenizer, so none are kept."""
     return ActionTurn(
         text=as_text(message, TOOL_FORMATS["json"]), message=message, finish="length" if cut_off else "stop"
     )
 
 
 def merged(messages: Iterable[Message]) -> tuple[Message, ...]:
-    """Messages in which no two of the assistant follow each other."""
+    """The messages with consecutive messages of the assistant merged."""
     found: list[Message] = []
     for message in messages:
         if found and message.role == found[-1].role == "assistant":
@@ -170,7 +170,7 @@ def merged(messages: Iterable[Message]) -> tuple[Message, ...]:
 
 
 def unsupported(body: Body, harmless: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
-    """The fields of a request that ask for what the policy cannot do; `harmless` names the values that ask nothing."""
+    """The fields of a request that the policy cannot honour; `harmless` names the values without an effect."""
     return tuple(name for name, values in harmless.items() if body.get(name) is not None and body[name] not in values)
 
 

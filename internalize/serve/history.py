@@ -1,8 +1,8 @@
-"""Which calls belong together: a call goes on from an earlier one whose request its own messages begin with.
+"""Finds which calls belong together: a call continues an earlier one if its messages begin with that one's request.
 
-The calls of an episode are a forest: a sub-agent or a compacted history starts a tree of its own, and a repeated or
-alternative call is a branch. A path from a root to a leaf is a trajectory. A call is learnt from in one of them only;
-in the others, and where weights were switched on the way, it is copied context.
+The calls of an episode form a forest: a sub-agent or a compacted history starts a tree of its own, and a repeated or
+alternative call is a branch. A path from a root to a leaf is a trajectory. Only one trajectory learns a call; in the
+others, and after a switch of weights, it is copied context.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from internalize.records import Injection, Message, Step, Trajectory, content_ha
 from .records import Acting, AgentCall, Place, RecordedCall
 
 COPIED = "copied context"
-_KEYS = 50_000  # messages whose keys an episode remembers
+_KEYS = 50_000  # message keys that an episode caches
 
 
 class Turn(NamedTuple):
-    """An assistant's message in a history, and what followed it."""
+    """An assistant's message in a history, and the messages after it."""
 
     message: Message
     results: tuple[Message, ...]
@@ -47,20 +47,20 @@ def turns_of(messages: Sequence[Message]) -> tuple[tuple[Message, ...], list[Tur
 
 
 class History:
-    """The calls of one episode, or of all that came without a name; the oldest are forgotten beyond `most`.
+    """The calls of one episode, or of all episodes without a name; beyond `most` the oldest are dropped.
 
-    Messages are compared without secrets, so that a record in which they were removed is compared as well.
+    Messages are compared after removal of secrets, because secrets are removed from the record too.
     """
 
     def __init__(self, tool_format: ToolFormat, clean: Callable[[str], str], most: int, *, named: bool) -> None:
         self._format, self._clean, self._most, self._named = tool_format, clean, most, named
         self._calls: OrderedDict[str, RecordedCall] = OrderedDict()
-        self._requests: dict[str, list[str]] = {}  # the calls that showed this, by hash
+        self._requests: dict[str, list[str]] = {}  # ids of the calls by the hash of the request
         self._continued: set[str] = set()
-        self._keys: dict[bytes, str] = {}  # of messages, by the hash of what was sent
+        self._keys: dict[bytes, str] = {}  # keys of messages by the hash of their content
 
     def locate(self, call: AgentCall, instructions: str) -> tuple[Place, str]:
-        """Where a call stands, and the hash of its request. Raises DataError for messages that end with a turn."""
+        """The place of a call, and the hash of its request. Raises DataError for messages that end with a turn."""
         prompt, turns = turns_of(call.messages)
         hashes = [self._hash(instructions, prompt)]
         for turn in turns:
@@ -81,7 +81,7 @@ class History:
         return Place(prompt=prompt, copied=tuple(map(self._copied, turns))), hashes[-1]
 
     def add(self, call: RecordedCall) -> None:
-        """Remember a finished call."""
+        """Store a finished call."""
         self._calls[call.id] = call
         self._requests.setdefault(call.request, []).append(call.id)
         if call.place.parent:
@@ -90,7 +90,7 @@ class History:
             self._forget(next(iter(self._calls)))
 
     def path(self, last: str | None) -> list[RecordedCall]:
-        """The calls from a root to the call `last`; a forgotten one ends it."""
+        """The calls from a root to the call `last`, or from where an older call was dropped."""
         found: list[RecordedCall] = []
         while last is not None and last in self._calls:
             found.append(self._calls[last])
@@ -98,7 +98,7 @@ class History:
         return found[::-1]
 
     def repeats(self, request: str) -> int:
-        """How often this request was answered already."""
+        """How often this request was answered before."""
         return len(self._requests.get(request, ()))
 
     @property
@@ -107,9 +107,9 @@ class History:
         return list(self._calls.values())
 
     def _answered(self, request: str, turn: Message) -> RecordedCall | None:
-        """The call with this request that answered with `turn`, or else (the agent rewrote it) the last one.
+        """The call with this request and the answer `turn`, or else (if the agent rewrote it) the last one.
 
-        Of equal answers it is one that nothing follows yet: two episodes may begin alike.
+        Among equal answers one without a successor is chosen, because two episodes may begin alike.
         """
         found = [self._calls[i] for i in self._requests.get(request, ()) if self._whole(i)]
         key = self._key(turn)
@@ -133,15 +133,15 @@ class History:
             self._requests[call.request] = others
 
     def _key(self, message: Message) -> str:
-        """A hash of what is compared: not ids, reasoning, white space around the text or the layout of arguments.
+        """A hash of the compared parts: without ids, reasoning, outer white space of the text and layout of arguments.
 
-        It is remembered: an agent sends its whole history at every call, and to clean a long one takes half a second.
+        It is cached: an agent sends its whole history at every call, and cleaning a long one takes half a second.
         """
         calls = [[call.name, call.arguments] for call in message.tool_calls]
         raw = sha256(json.dumps([message.role, message.text, calls]).encode()).digest()
         if raw not in self._keys:
-            said = [[name, _canonical(self._clean(arguments))] for name, arguments in calls]
-            self._keys[raw] = content_hash([message.role, self._clean(message.text).strip(), said])
+            cleaned = [[name, _canonical(self._clean(arguments))] for name, arguments in calls]
+            self._keys[raw] = content_hash([message.role, self._clean(message.text).strip(), cleaned])
             if len(self._keys) > _KEYS:
                 del self._keys[next(iter(self._keys))]
         return self._keys[raw]
@@ -173,7 +173,7 @@ def steps_of(path: Sequence[RecordedCall], place: Place | None = None) -> list[S
 
 
 class Label(NamedTuple):
-    """What the trajectories of one episode have in common."""
+    """The fields that all trajectories of one episode share."""
 
     task_id: str
     env: str
@@ -185,10 +185,10 @@ class Label(NamedTuple):
 
 
 def trajectories_of(calls: Sequence[RecordedCall], label: Label | None = None) -> list[Trajectory]:
-    """The trajectories of the calls of one episode, unscored. `label` None = made of the question.
+    """The unscored trajectories of one episode's calls. `label` None = made from the question.
 
-    That of the last call comes first (with it the agent answers, also where it had sub-agents or compacted its
-    history), then the longest. Of several answers to one request those count that were gone on from, or else the last.
+    The trajectory of the last call comes first, because that call gives the agent's answer; then the longest. Of
+    several answers to one request the continued ones count, or else the last one.
     """
     paths = _paths(calls)
     taken: set[str] = set()
@@ -202,14 +202,14 @@ def trajectories_of(calls: Sequence[RecordedCall], label: Label | None = None) -
 
 
 def _paths(calls: Sequence[RecordedCall]) -> list[list[RecordedCall]]:
-    """The paths to the calls that nothing follows under the same weights, without answers that were dropped."""
+    """The paths to calls without a successor under the same weights, without dropped answers."""
     known = {call.id: call for call in calls}
     paths = {call.id: _path(known, call) for call in calls}
     requests: dict[str, list[RecordedCall]] = {}
     for call in calls:
         requests.setdefault(call.request, []).append(call)
-    kept: dict[str, list[RecordedCall]] = {call.id: [] for call in calls}  # what follows a call and counts
-    # What a request is followed by stands deeper, and has to be decided first.
+    kept: dict[str, list[RecordedCall]] = {call.id: [] for call in calls}  # the successors of a call that count
+    # Successors are deeper, and must be decided first.
     for same in sorted(requests.values(), key=lambda same: -max(len(paths[call.id]) for call in same)):
         followed = [call for call in same if kept[call.id]]
         for call in same:

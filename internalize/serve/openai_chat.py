@@ -49,7 +49,7 @@ class OpenAIChat:
     end = b"data: [DONE]"
 
     def read(self, body: Body) -> AgentCall:
-        """The request."""
+        """Parse the request."""
         validated(_request(), {name: value for name, value in body.items() if name != "stream"})
         options, stop = body.get("stream_options") or {}, body.get("stop") or ()
         return AgentCall(
@@ -110,12 +110,12 @@ class OpenAIChat:
         yield self.end + b"\n\n"
 
     def turn(self, answer: Body) -> ActionTurn | None:
-        """The first choice."""
+        """The turn of the first choice."""
         choices = answer.get("choices") or []
         return _turn(choices[0]) if choices else None
 
     def streamed_turn(self, events: Sequence[Body]) -> ActionTurn | None:
-        """The first choice, put together by hand: the SDK builds the whole message again at every chunk."""
+        """The turn of the first choice; the SDK would rebuild the whole message at every chunk."""
         whole: Body = {"message": {"content": "", "reasoning": ""}}
         calls: dict[int, Body] = {}
         for chunk in events:
@@ -133,7 +133,7 @@ class OpenAIChat:
 
 
 def _add(message: Body, calls: dict[int, Body], delta: Body) -> None:
-    """Put one piece of a streamed message to the others."""
+    """Add one piece of a streamed message to the pieces before it."""
     message["content"] += delta.get("content") or ""
     message["reasoning"] += delta.get("reasoning_content") or delta.get("reasoning") or ""
     for piece in delta.get("tool_calls") or ():

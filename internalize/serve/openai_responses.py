@@ -1,4 +1,4 @@
-"""OpenAI Responses, without state of the server's: every request has to bring its whole history."""
+"""OpenAI Responses without server state: every request must bring its whole history."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class OpenAIResponses:
     end = b"response.completed"
 
     def read(self, body: Body) -> AgentCall:
-        """The request."""
+        """Parse the request."""
         validated(_request(), {name: value for name, value in body.items() if name != "stream"})
         for name in _STATE:
             if body.get(name):
@@ -92,18 +92,18 @@ class OpenAIResponses:
         """The events of a response: each item is opened, filled and closed."""
         numbers = iter(range(1_000_000))
 
-        def said(kind: str, **fields: Any) -> bytes:
+        def sse(kind: str, **fields: Any) -> bytes:
             return event({"type": kind, "sequence_number": next(numbers), **fields}, kind)
 
         for kind in ("response.created", "response.in_progress"):
-            yield said(kind, response=_response(answer, [], "in_progress"))
+            yield sse(kind, response=_response(answer, [], "in_progress"))
         for place, item in enumerate(_output(answer)):
             at = {"item_id": item["id"], "output_index": place}
-            yield said("response.output_item.added", output_index=place, item=item | _EMPTY[item["type"]])
-            yield from _filling(item, at, said)
-            yield said("response.output_item.done", output_index=place, item=item)
+            yield sse("response.output_item.added", output_index=place, item=item | _EMPTY[item["type"]])
+            yield from _filling(item, at, sse)
+            yield sse("response.output_item.done", output_index=place, item=item)
         whole = self.answer(answer)
-        yield said(f"response.{whole['status']}", response=whole)
+        yield sse(f"response.{whole['status']}", response=whole)
 
     def turn(self, answer: Body) -> ActionTurn | None:
         """The items of a response as one turn."""
@@ -115,7 +115,7 @@ class OpenAIResponses:
         return written_turn(messages[0], cut_off=answer["status"] == "incomplete")
 
     def streamed_turn(self, events: Sequence[Body]) -> ActionTurn | None:
-        """The last event holds the whole response."""
+        """The turn of the last event, which holds the whole response."""
         return next((self.turn(one["response"]) for one in reversed(events) if one.get("type") in _LAST), None)
 
     def error(self, status: int, message: str, code: str) -> Body:
@@ -167,27 +167,27 @@ def _output(answer: Answer) -> list[Body]:
     return items
 
 
-def _filling(item: Body, at: Body, said: Any) -> Iterator[bytes]:
+def _filling(item: Body, at: Body, sse: Any) -> Iterator[bytes]:
     """The events between the opening and the closing of an item."""
     if item["type"] == "function_call":
         for piece in pieces(item["arguments"]):
-            yield said("response.function_call_arguments.delta", **at, delta=piece)
+            yield sse("response.function_call_arguments.delta", **at, delta=piece)
         done = {"name": item["name"], "arguments": item["arguments"]}
-        yield said("response.function_call_arguments.done", **at, **done)
+        yield sse("response.function_call_arguments.done", **at, **done)
     elif item["type"] == "message":
         part = item["content"][0]
-        yield said("response.content_part.added", **at, content_index=0, part={**part, "text": ""})
+        yield sse("response.content_part.added", **at, content_index=0, part={**part, "text": ""})
         for piece in pieces(part["text"]):
-            yield said("response.output_text.delta", **at, content_index=0, delta=piece, logprobs=[])
-        yield said("response.output_text.done", **at, content_index=0, text=part["text"], logprobs=[])
-        yield said("response.content_part.done", **at, content_index=0, part=part)
+            yield sse("response.output_text.delta", **at, content_index=0, delta=piece, logprobs=[])
+        yield sse("response.output_text.done", **at, content_index=0, text=part["text"], logprobs=[])
+        yield sse("response.content_part.done", **at, content_index=0, part=part)
     else:
         part = item["summary"][0]
-        yield said("response.reasoning_summary_part.added", **at, summary_index=0, part={**part, "text": ""})
+        yield sse("response.reasoning_summary_part.added", **at, summary_index=0, part={**part, "text": ""})
         for piece in pieces(part["text"]):
-            yield said("response.reasoning_summary_text.delta", **at, summary_index=0, delta=piece)
-        yield said("response.reasoning_summary_text.done", **at, summary_index=0, text=part["text"])
-        yield said("response.reasoning_summary_part.done", **at, summary_index=0, part=part)
+            yield sse("response.reasoning_summary_text.delta", **at, summary_index=0, delta=piece)
+        yield sse("response.reasoning_summary_text.done", **at, summary_index=0, text=part["text"])
+        yield sse("response.reasoning_summary_part.done", **at, summary_index=0, part=part)
 
 
 def _response(answer: Answer, output: list[Body], status: str) -> Body:

@@ -1,4 +1,4 @@
-"""Calls that an endpoint of the recipe answers: its bytes go to the agent as they come, and are kept when complete."""
+"""Relays calls to an endpoint of the recipe: passes its bytes on as they arrive, and records complete answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .dialect import Body, Dialect, event, events_of
 from .records import AgentCall
 from .service import CallError, Located, Model, Service
 
-_FORWARDED = ("anthropic-", "openai-")  # request headers by how they begin
+_FORWARDED = ("anthropic-", "openai-")  # prefixes of request headers
 _RETURNED = ("content-type", "retry-after", "x-request-id", "request-id", "x-should-retry", "retry-after-ms")
 
 
@@ -33,7 +33,7 @@ async def relay(
     request: Request,
     episode: str,
 ) -> Response:
-    """The server's answer. Raises CallError if it cannot be had."""
+    """The server's answer. Raises CallError if there is none."""
     if body.get("n") not in {None, 1}:
         raise CallError(400, "n: one answer a call is recorded")
     async with AsyncExitStack() as stack:
@@ -57,7 +57,7 @@ async def relay(
 
 
 class _Stream(StreamingResponse):
-    """A stream that frees what it holds even if the client is gone before the first byte."""
+    """A stream that frees its resources even if the client disconnects before the first byte."""
 
     def __init__(
         self, content: AsyncIterator[bytes], status: int, headers: dict[str, str], held: AsyncExitStack
@@ -76,7 +76,7 @@ def _headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Relayed:
-    """One answer on its way."""
+    """One answer in transit."""
 
     def __init__(
         self, service: Service, model: Model, located: Located, dialect: Dialect, sent: Body, response: Any
@@ -85,7 +85,7 @@ class _Relayed:
         self._dialect, self._sent, self._response = dialect, sent, response
 
     async def whole(self) -> Response:
-        """An answer that is no stream; an error of the server is passed on and not kept."""
+        """An answer that is not streamed. An error of the server is passed on and not recorded."""
         try:
             data = await self._response.aread()
         except Exception as error:  # of the HTTP library, which depends on the version of openai
@@ -105,9 +105,9 @@ class _Relayed:
         return turn
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The bytes as they come. A complete stream is kept before the bytes that end it are passed on.
+        """The bytes as they arrive. A complete answer is recorded before its last bytes are passed on.
 
-        Where the server breaks off, an error event follows.
+        If the server breaks off, an error event follows.
         """
         data, ending, kept = bytearray(), False, False
         try:

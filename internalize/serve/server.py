@@ -14,7 +14,7 @@ from internalize.errors import UserError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-_ENDING = 5  # seconds that calls under way may take when the server ends
+_ENDING = 5  # seconds in which calls under way must end when the server ends
 
 
 @asynccontextmanager
@@ -29,7 +29,7 @@ async def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Async
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
-    # `Server.serve` does the same and takes over the signals, which belong to whoever runs the loop.
+    # Not `Server.serve`, which would take over the signals of the program that runs the loop.
     await server.startup(sockets=[listening])
     working = asyncio.create_task(server.main_loop())
     try:
@@ -41,7 +41,7 @@ async def serving(app: ASGIApp, host: str = "127.0.0.1", port: int = 0) -> Async
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether an address can be reached from this machine only."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -50,7 +50,7 @@ def is_loopback(host: str) -> bool:
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Named by its protocol: only then does asyncio switch Nagle's algorithm off, which would add 40 ms to every answer.
+    # Only with the protocol named does asyncio disable Nagle's algorithm, which would add 40 ms to every answer.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,7 +1,7 @@
-"""What the endpoint does with a call, without HTTP: find its place, show experience, have it answered, keep it.
+"""The endpoint without HTTP: finds the place of a call, injects experience, has it answered, and records it.
 
-Experience goes into the outgoing request alone; what is kept is the agent's own history. A call counts as finished when
-it is on disk, and only then is it answered.
+Experience goes only into the outgoing request; the agent's own history is recorded. A call is answered only after its
+record is on disk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CallError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """Who answers: the policy (`agent`) or an endpoint (`relay`), with the experience that is shown."""
+    """The policy (`agent`) or endpoint (`relay`) that answers, with the experience to inject."""
 
     acting: Acting
     tool_format: ToolFormat
@@ -49,11 +49,11 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The model's name towards agents."""
+        """The model's name for agents."""
         return self.acting.checkpoint
 
     def instructions(self, call: AgentCall) -> str:
-        """What the recorded prompt says about the tools."""
+        """The description of the tools in the recorded prompt."""
         if not call.tools:
             return ""
         return self.agent.instructions(call.tools) if self.agent else self.tool_format.instructions(call.tools)
@@ -61,7 +61,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Located:
-    """A call in its episode, before it is answered."""
+    """A call with its place in its episode, before it is answered."""
 
     id: str
     episode: str
@@ -71,20 +71,20 @@ class Located:
     request: str
     steps: tuple[Step, ...]
     prompt: tuple[Message, ...]
-    acting: Acting  # of the call before it
+    acting: Acting  # of the previous call
     started: float
     injection: Injection | None = None
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The clean messages that the turn is decided on."""
+        """The clean messages on which the turn is decided."""
         past = [message for step in self.steps for message in (step.shown or step.message, *step.results)]
         return (*self.prompt, *past)
 
 
 @dataclass
 class Announced:
-    """An episode that was begun here. `seed` is what the seeds of its samples are made of."""
+    """An episode that this process began. The seeds of its samples depend on `seed`."""
 
     most_calls: int
     seed: str
@@ -92,14 +92,14 @@ class Announced:
 
 
 class Service:
-    """Answers and keeps calls. With `announced` only episodes that `open` was told of."""
+    """Answers and records calls. With `announced`, only those of episodes announced by `open`."""
 
     def __init__(self, model: Model, redactor: Redactor, keep: Keep, remember: int, *, announced: bool = False) -> None:
         self._model, self._redactor, self._keep, self._remember = model, redactor, keep, remember
         self._episodes: OrderedDict[str, History] = OrderedDict()
         self._nameless, self._remembered = self._history(named=False), 0
         self._announced: dict[str, Announced] | None = {} if announced else None
-        self.errors: dict[str, InternalizeError] = {}  # of announced episodes: what a call could not be served for
+        self.errors: dict[str, InternalizeError] = {}  # by announced episode: why a call could not be served
         self._in_use, self._switching = 0, asyncio.Lock()
         self._idle, self._steady = asyncio.Event(), asyncio.Event()
         self._idle.set()
@@ -107,12 +107,12 @@ class Service:
 
     @property
     def model(self) -> Model:
-        """Who answers now."""
+        """The model that answers now."""
         return self._model
 
     @asynccontextmanager
     async def using(self) -> AsyncIterator[Model]:
-        """Who answers, not changed before the end of the block."""
+        """The model that answers; it cannot change within the block."""
         while not self._steady.is_set():
             await self._steady.wait()
         self._in_use += 1
@@ -125,7 +125,7 @@ class Service:
                 self._idle.set()
 
     async def switch(self, load: Callable[[], Awaitable[Model]]) -> Model:
-        """Have another model answer, after the calls under way; new ones wait. If `load` raises, the old one stays."""
+        """Replace the model after the calls under way; new ones wait. If `load` raises, the old model stays."""
         async with self._switching:
             self._steady.clear()
             try:
@@ -138,20 +138,20 @@ class Service:
     # -- episodes -------------------------------------------------------------------------------------------------
 
     def open(self, episode: str, most_calls: int, seed: str) -> None:
-        """Announce an episode, the most calls it may make, and what its seeds are made of."""
+        """Announce an episode, its limit of calls, and the seed of its samples."""
         assert self._announced is not None, "episodes are not announced here"
         self._announced[episode] = Announced(most_calls, seed)
         self._episodes[episode] = self._history()
 
     def close(self, episode: str) -> list[RecordedCall]:
-        """The calls of an announced episode, which may make no more."""
+        """End an announced episode and return its calls."""
         assert self._announced is not None, "episodes are not announced here"
         self._announced.pop(episode, None)
         history = self._episodes.pop(episode, None)
         return history.calls if history else []
 
     def ended(self, episode: str) -> Termination:
-        """At which limit calls of an announced episode were refused; "answered" if at none."""
+        """The limit at which calls of an announced episode were refused; "answered" if there was none."""
         assert self._announced is not None, "episodes are not announced here"
         return self._announced[episode].ended
 
@@ -174,7 +174,7 @@ class Service:
     # -- calls ----------------------------------------------------------------------------------------------------
 
     async def locate(self, model: Model, episode: str, call: AgentCall) -> Located:
-        """Where a call stands, and the experience shown at it. Raises CallError."""
+        """The place of a call, with the experience for it. Raises CallError."""
         history, instructions = self._history_of(episode), model.instructions(call)
         try:
             place, request = history.locate(call, instructions)
@@ -201,7 +201,7 @@ class Service:
         return replace(located, injection=await model.injector.step_injection(located.messages))
 
     async def act(self, model: Model, located: Located) -> RecordedCall:
-        """Have the policy answer, and keep the call. Raises CallError."""
+        """Have the policy answer, and record the call. Raises CallError."""
         assert model.agent, "an endpoint is relayed"
         call = located.call
         if call.unsupported:
@@ -230,7 +230,7 @@ class Service:
         return await self.keep(model, located, _until(turn, call.stop, model.tool_format))
 
     async def keep(self, model: Model, located: Located, turn: ActionTurn) -> RecordedCall:
-        """Write a finished call to disk. Raises CallError if that fails: it is not finished then."""
+        """Write a finished call to disk. Raises CallError if that fails, and the call is then not finished."""
         number = sum(len(step.message.tool_calls) for step in located.steps)
         calls = tuple(
             c if c.id else c.model_copy(update={"id": f"call_{number + n}"})
@@ -279,14 +279,14 @@ class Service:
         return call.model_copy(update=update)
 
     def _seed(self, located: Located) -> int:
-        """That of the same step of an episode played here; a repeated request is another draw."""
+        """The seed of the same step in an episode played by a run; a repeated request gets another seed."""
         announced = self._announced and self._announced.get(located.episode)
         repeats = located.history.repeats(located.request)
         name = announced.seed if announced else located.episode
         return int(content_hash([name, len(located.steps), *([repeats] if repeats else [])]), 16)
 
     def refusal(self, episode: str, error: InternalizeError) -> CallError:
-        """What a caller is told of an error; of an announced episode it is remembered."""
+        """The error for the caller; for an announced episode it is stored too."""
         if self._announced is not None:
             self.errors[episode] = error
         if isinstance(error, ContextError):
@@ -299,7 +299,7 @@ class Service:
 
 
 def _until(turn: ActionTurn, stop: Sequence[str], tool_format: ToolFormat) -> ActionTurn:
-    """The turn up to the first of the agent's own stop texts. One that was cut was not sampled: it has no ids."""
+    """The turn up to the first of the agent's own stop texts. A cut turn was not sampled so, and has no ids."""
     text = turn.message.text
     cut = min((place for mark in stop if mark and (place := text.find(mark)) >= 0), default=None)
     if cut is None:

@@ -1,6 +1,6 @@
-"""The files of an endpoint: finished calls and scores, on disk before anybody is told of them.
+"""The files of an endpoint: finished calls and scores, written to disk before anybody learns of them.
 
-Lines that wait at the same time are written together, with one wait for the disk.
+Lines that arrive during a write are written together, with one wait for the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The backends of a recipe: who plays episodes (this process, or workers of Ray), who trains (this, or launched)."""
+"""The backends of a recipe: this process or Ray workers play episodes; this process or launched ones train."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
 def require(config: Config) -> None:
-    """Raise what `local` would raise about packages and endpoints, without the seconds that importing torch takes."""
+    """Raise what `local` would raise about packages and endpoints, without importing torch, which takes seconds."""
     if missing := [package for package in _PACKAGES if find_spec(package) is None]:
         raise UserError(
             f"a model in this process needs the extra 'train' (no {missing[0]}): pip install 'internalize[train]'"
@@ -40,7 +40,7 @@ def require(config: Config) -> None:
 
 
 def _require_vllm(config: Config) -> None:
-    """Raise UserError where servers of our own cannot be started, or not reached by who plays."""
+    """Raise UserError if the run cannot start its own vLLM servers, or its rollout workers cannot reach them."""
     python = config.compute.vllm.python
     if python and not os.access(Path(python).expanduser(), os.X_OK):
         raise UserError(f"compute.vllm.python = {python!r}: is no program that can be run")
@@ -56,7 +56,7 @@ def _require_vllm(config: Config) -> None:
 
 
 def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> Backends:
-    """Everything in this process, with the model that the recipe names. Raises UserError if it cannot be had."""
+    """The backends of a recipe in this process, with the model loaded. Raises UserError if it cannot be loaded."""
     require(config)
     from internalize.training.policy import LocalPolicy  # noqa: PLC0415 - imports torch
     from internalize.training.together import require_shares  # noqa: PLC0415
@@ -75,7 +75,7 @@ def local(config: Config, environments: Callable[[EnvConfig], Environment]) -> B
 
 
 def in_process(policy: LocalPolicy, environments: Callable[[EnvConfig], Environment]) -> Backends:
-    """Everything in this process, with a policy that is loaded already."""
+    """The backends in this process for a policy that is already loaded."""
     from internalize.training.policy import LocalTraining  # noqa: PLC0415 - imports torch
 
     return Backends(

@@ -1,6 +1,7 @@
-"""After every measurement: its diagnostics, written beside the results, and the warning signs that it shows.
+"""After every measurement: diagnostics, written beside the results, and the warning signs in them.
 
-Only what a measurement can have changed is computed: a line depends on nothing measured in later iterations.
+A line of diagnostics depends on nothing that later iterations measure, so only the lines of a new measurement are
+computed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Diagnosis:
-    """What was measured in the run at `path`. `suites` are all that it measures."""
+    """Diagnostics of the run at `path`. `suites` are all suites that it measures."""
 
     def __init__(self, path: Path, config: Config, suites: Iterable[str]) -> None:
         self.path, self.config, self.suites = path, config, tuple(suites)
@@ -41,7 +42,7 @@ class Diagnosis:
         behaviour: Behaviour | None = None,
         write: Callable[[Path, Iterable[BaseModel]], None] = write_jsonl,
     ) -> tuple[Diagnostics, ...]:
-        """The diagnostics of all `results`, written by `write`; `new` was measured now, and `behaviour` is its own."""
+        """Write the diagnostics of all `results` and return them. `new` is the group just measured."""
         folders = names.iterations(self.path, self.config.iterations)
         files = {k: folder / names.DIAGNOSTICS for k, folder in folders.items()}
         known = {k: read_jsonl(file, Diagnostics) if file.exists() else [] for k, file in files.items()}
@@ -61,7 +62,7 @@ class Diagnosis:
         return found
 
     def warn(self, found: Sequence[Diagnostics], k: int) -> None:
-        """Log the signs that iteration `k` shows and the one before did not, while there is time to stop."""
+        """Log the signs of iteration `k` that the one before did not show, while the user can still stop the run."""
         history = [self._observe(found, number) for number in range(k + 1)]
         entities = self._entities(k)
         before = {_sign(c) for c in cautions(history[: k - 1], history[k - 1], entities)}

@@ -1,7 +1,7 @@
-"""What a recipe will take before it is run: episodes, requests, tokens, cost, memory, disk. No weight is loaded.
+"""Estimates what a recipe will take: episodes, requests, tokens, cost, memory, disk. No weight is loaded.
 
-Episodes are those of a run in which nothing is left out; tokens are at most those that the limits of the recipe allow,
-or those of an earlier run's episodes. Activations of a training pass come on top of the memory here.
+The estimate assumes that no stage is skipped; tokens are at most those that the limits of the recipe allow,
+or those of an earlier run's episodes. The estimated memory does not include the activations of a training pass.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _JUDGE_READS, _ANSWER = 800, 200  # tokens of a judge's request; of a selector's
 
 
 class EpisodeSize(Record):
-    """One episode: its decisions, the tokens it samples, its longest context, and its bytes as a record."""
+    """The size of one episode: decisions, sampled tokens, longest context, and bytes as a record."""
 
     turns: float
     sampled: float
@@ -40,7 +40,7 @@ class EpisodeSize(Record):
 
     @staticmethod
     def most(config: Config) -> EpisodeSize:
-        """What the limits of a recipe allow. A token is 4 bytes as text; a sampled one has its id and logprob too."""
+        """The size that the limits of a recipe allow: 4 bytes a token as text, and an id and a logprob if sampled."""
         limits, context = config.rollout, config.model.max_context
         sampled = limits.max_steps * limits.max_action_tokens
         return EpisodeSize(
@@ -49,7 +49,7 @@ class EpisodeSize(Record):
 
     @staticmethod
     def of_run(run: Path) -> EpisodeSize:
-        """The mean of what a run has played. Raises UserError if it has no episodes."""
+        """The mean size of a run's episodes. Raises UserError if it has none."""
         last = int(str(read_run(run).config.get("iterations", 1)))
         found: list[Trajectory] = []
         for k, folder in names.iterations(run, last).items():
@@ -68,7 +68,7 @@ class EpisodeSize(Record):
 
 
 class Requests(Record):
-    """What one model is asked besides actions. `cost` by the prices of its endpoint."""
+    """The requests to one model besides actions. `cost` by the prices of its endpoint."""
 
     use: str
     name: str
@@ -79,7 +79,7 @@ class Requests(Record):
 
 
 class Estimate(Record):
-    """What a run takes at most. Memory and disk in bytes by what needs them; None = not known."""
+    """What a run takes at most. Memory and disk are bytes by the part that needs them; None = not known."""
 
     episodes: dict[str, int]
     steps: int
@@ -92,12 +92,12 @@ class Estimate(Record):
 
     @property
     def cost(self) -> float:
-        """Of all requests to endpoints."""
+        """The cost of all requests to endpoints."""
         return sum(one.cost for one in self.requests)
 
 
 def estimate(config: Config, plan: TaskPlan, model: Architecture | None, size: EpisodeSize | None = None) -> Estimate:
-    """Of a recipe and its tasks. `model` None = its sizes are not known; `size` None = what the limits allow."""
+    """The estimate for a recipe and its tasks. `model` None = unknown sizes; `size` None = the limits of the recipe."""
     each = size or EpisodeSize.most(config)
     played = list(_played(config, plan))
     episodes: dict[str, int] = {}
@@ -125,7 +125,7 @@ class _Played(NamedTuple):
 
 
 def _played(config: Config, plan: TaskPlan) -> Iterator[_Played]:
-    """The episodes of every stage in the order of the loop; a milder candidate and a pool's own value count too."""
+    """The episodes of every stage in the order of the loop, with those of a second candidate and of a new pool."""
     settings, shows = config.evaluate, config.inject.pattern != "none"
     count = {suite: len(tasks) * settings.attempts for suite, tasks in plan.suites.items()}
     suite, further = count[settings.split], sum(count[name] for name in settings.further)
@@ -155,7 +155,7 @@ def _steps(config: Config, plan: TaskPlan) -> int:
 
 
 def _requests(config: Config, played: Iterable[_Played], each: EpisodeSize) -> Iterator[Requests]:
-    """At most what each model is asked, if every answer can be used."""
+    """The most requests to each model, if every answer can be used."""
     played = list(played)
     total = sum(one.episodes for one in played)
     if acts := config.acting_endpoint:

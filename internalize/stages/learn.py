@@ -1,4 +1,4 @@
-"""The training of an iteration: its examples go to files, a `TrainBackend` trains on them, round after round."""
+"""The training of an iteration: writes its examples to files and has a `TrainBackend` train on them, round by round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .run import Run
 def require_success(
     run: Run, trajectories: Sequence[Trajectory], pool: ExperiencePool, examples: Sequence[DistillExample], k: int
 ) -> None:
-    """Raises NothingLearnt if the first rollouts all failed and nothing came of them: all iterations would be alike."""
+    """Raises NothingLearnt if the first rollouts all failed and taught nothing: later ones would fail alike."""
     config = run.config
     learnt = pool.items or examples or any(t.score for t in trajectories)
     if k == 1 and config.distill.epochs and config.rollout.require_success and not learnt:
@@ -32,7 +32,7 @@ def require_success(
 async def distill(
     run: Run, policy: Checkpoint, pool: ExperiencePool, examples: Sequence[DistillExample], k: int
 ) -> Checkpoint:
-    """The policy trained on the examples (and those of later rounds); its weights are iter-k/checkpoint."""
+    """Train the policy on the examples (and those of later rounds); the weights go to iter-k/checkpoint."""
     folder, stage = run.store.iteration(k), Stage(iteration=k, kind="distill")
     if not run.store.done(stage):
         run.report(f"iteration {k}: distil", 0, 1)
@@ -50,7 +50,7 @@ async def distill(
 async def _rounds(
     run: Run, policy: Checkpoint, pool: ExperiencePool, examples: Sequence[DistillExample], k: int
 ) -> tuple[Checkpoint, TrainSummary, Sequence[DistillExample]]:
-    """Train round after round. One that was finished is known by its mark, its weights and its optimizer."""
+    """Train round after round. A finished round is known by its mark, its weights and its optimizer."""
     folder, plan, config = run.store.iteration(k), run.rounds(k), run.config.distill
     if len(plan) == 1:
         return *await train(run, policy, examples, k, names.WEIGHTS), examples
@@ -58,26 +58,27 @@ async def _rounds(
     current, trained, summaries = policy, [*examples], []
     earlier = len(read_examples(earlier_examples(run, k))) if config.replay else 0
     for number, part in enumerate(training_rounds(config, plan, folder, policy, held, earlier)):
-        given, stage = folder / names.round_examples(number), Stage(iteration=k, kind="round", round=number)
-        if number:  # a finished round is read: the weights that it was collected with may be gone
+        examples_file, stage = folder / names.round_examples(number), Stage(iteration=k, kind="round", round=number)
+        if number:  # a finished round is only read: the weights that collected it may be gone
             examples = (
-                read_jsonl(given, DistillExample)
+                read_jsonl(examples_file, DistillExample)
                 if run.store.done(stage)
                 else await run.collect(current, pool, k, number)
             )
             trained += examples
         weights = names.WEIGHTS if number == len(plan) - 1 else names.round_weights(number)
-        kept, record = folder / names.round_summary(number), folder / names.round_checkpoint(number)
+        summary_file, record = folder / names.round_summary(number), folder / names.round_checkpoint(number)
         if not run.store.done(stage):
-            write_jsonl(given, examples)
+            write_jsonl(examples_file, examples)
             after, summary = await train(run, current, examples, k, weights, part)
-            write_json(kept, summary.model_copy(update={"rejected": run.rejected}))
+            write_json(summary_file, summary.model_copy(update={"rejected": run.rejected}))
             write_json(record, after)
-            run.store.mark(stage, given, kept, record, folder / weights, folder / names.round_optimizer(number))
+            files = (examples_file, summary_file, record, folder / weights, folder / names.round_optimizer(number))
+            run.store.mark(stage, *files)
         current = required(record, Checkpoint)
-        if (folder / names.round_optimizer(number)).exists():  # a round without examples leaves none
+        if (folder / names.round_optimizer(number)).exists():  # a round without examples has no optimizer
             run.store.drop(stage, *names.round_state(folder, number))
-        summaries.append(required(kept, TrainSummary))
+        summaries.append(required(summary_file, TrainSummary))
         run.rejected = summaries[-1].rejected or 0
     return current, merge_summaries(summaries), trained
 
@@ -121,5 +122,5 @@ async def train(
 
 
 def earlier_examples(run: Run, k: int) -> list[Path]:
-    """Files of what the iterations before `k` were trained on."""
+    """The files of examples that the iterations before `k` trained on."""
     return [run.store.iteration(n) / names.EXAMPLES for n in range(1, k)]

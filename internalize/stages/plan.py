@@ -1,7 +1,7 @@
 """Which tasks a run plays and measures.
 
-Those of suites never reach extraction or training (invariant 12). Those of final suites are in no suite that a
-checkpoint is chosen by (invariant 14).
+Tasks of suites never reach extraction or training (invariant 12). Tasks of final suites are in no suite by which a
+checkpoint is chosen (invariant 14).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from internalize.records import Message, Task
 
 
 class TaskPlan(NamedTuple):
-    """The tasks of a run: each suite's, and the training split in its drawn order."""
+    """The tasks of a run: those of each suite, and the training split in its shuffled order."""
 
     env: Environment
     suites: dict[str, tuple[Task, ...]]
@@ -36,9 +36,9 @@ class TaskPlan(NamedTuple):
 
 
 def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment]) -> TaskPlan:
-    """Choose the tasks. Raises TaskError for an unknown or empty split, or a task that is where it must not be.
+    """Choose the tasks. Raises UserError for an environment that cannot be made.
 
-    UserError for an environment that cannot be made.
+    Raises TaskError for an unknown or empty split, or a task both in training and in a suite (or in two suites).
     """
     settings, env = config.evaluate, environments(config.env)
     others = {name: environments(suite.env) for name, suite in settings.further.items()}
@@ -62,7 +62,7 @@ def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment])
 
 
 def require_room(config: Config, plan: TaskPlan, renderer: Renderer | None) -> None:
-    """Raises UserError if what is said of an environment's tools leaves no room for its shortest question."""
+    """Raises UserError if the description of an environment's tools leaves no room for its shortest question."""
     if renderer is None:
         return
     for env, tasks in ((plan.env, plan.training), *((plan.env_of(name), suite) for name, suite in plan.suites.items())):
@@ -79,7 +79,7 @@ def require_room(config: Config, plan: TaskPlan, renderer: Renderer | None) -> N
 def require_disjoint(
     tasks: Sequence[Task], others: Sequence[Task], both: str = "in training and in an evaluation suite"
 ) -> None:
-    """Raises TaskError naming a task that stands in both, by id or by question."""
+    """Raises TaskError naming a task that is in both, by id or by question."""
     ids, questions = {t.id for t in others}, {" ".join(t.question.split()).lower() for t in others}
     for task in tasks:
         if task.id in ids or " ".join(task.question.split()).lower() in questions:

@@ -1,8 +1,8 @@
 """The gate at work: the new checkpoint is kept, or a milder one is tried, or the run goes back to the parent.
 
-The decision and its numbers are in iter-K/gate.json, the first candidate's too; a second candidate's results take the
-place of the first one's, which stay in evaluations-first.jsonl. Each decision is written before it takes effect, so a
-killed run finds it again.
+iter-K/gate.json has the decision and its numbers, for the first candidate too. The results of a second candidate
+replace those of the first, which stay in evaluations-first.jsonl. A decision is written before it takes effect, so a
+resumed run reads it instead of deciding again.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from .run import Run
 
 
 async def gate(run: Run, policy: Checkpoint, candidate: Checkpoint, pool: ExperiencePool, k: int) -> Checkpoint:
-    """The candidate, or a milder one, or the policy that was trained."""
+    """The candidate, or a milder candidate, or the policy that was trained."""
     folder, stage = run.store.iteration(k), Stage(iteration=k, kind="gate")
     if not run.store.done(stage):
-        held = folder / names.FIRST_GATE
-        first = record(held, Decision) or _decided(run, k)
+        first_file = folder / names.FIRST_GATE
+        first = record(first_file, Decision) or _decided(run, k)
         if not first.promote and run.config.gate.rule in {"retry", "average"}:
-            write_json(held, first)
+            write_json(first_file, first)
             write_json(folder / names.GATE, await _second(run, policy, candidate, pool, first))
         else:
             write_json(folder / names.GATE, first)
-        run.store.mark(stage, folder / names.GATE, held)
+        run.store.mark(stage, folder / names.GATE, first_file)
     return run.kept(k)
 
 
 def _decided(run: Run, k: int) -> Decision:
-    """What the results of iteration `k` say against those of its parent, or of the best kept so far."""
+    """Compare the results of iteration `k` with those of its parent, or of the best checkpoint kept so far."""
     settings, rule = run.config.evaluate, run.config.gate
     results = [r for r in run.results() if r.suite == settings.split and r.mode == "internalized"]
-    held = {number: [r for r in results if r.iteration == number] for number in range(k + 1)}
+    by_iteration = {number: [r for r in results if r.iteration == number] for number in range(k + 1)}
     rival = run.kept(k - 1).iteration
     kept = {run.kept(n).iteration for n in range(k)}
-    means = {number: mean for number in kept if (mean := _mean(held[number])) is not None}
+    means = {number: mean for number in kept if (mean := _mean(by_iteration[number])) is not None}
     if rule.against == "best" and means:
-        rival = max(means, key=lambda number: (means[number], number))  # of equals the latest
-    found = decide(held[rival], held[k], rule.rule, settings.resamples, run.config.seed)
+        rival = max(means, key=lambda number: (means[number], number))  # the latest of equals
+    found = decide(by_iteration[rival], by_iteration[k], rule.rule, settings.resamples, run.config.seed)
     return found.model_copy(update={"rival": rival})
 
 
 def _mean(results: Sequence[EvalResult]) -> float | None:
-    """None where nothing is scored."""
+    """The mean success; None if nothing is scored."""
     scored = [result.success for result in results if result.success is not None]
     return fmean(scored) if scored else None
 
@@ -59,13 +59,13 @@ def _mean(results: Sequence[EvalResult]) -> float | None:
 async def _second(
     run: Run, policy: Checkpoint, candidate: Checkpoint, pool: ExperiencePool, first: Decision
 ) -> Decision:
-    """A milder candidate: trained with a smaller step, or averaged with the parent; measured like the first."""
+    """Make and measure a milder candidate: trained with a smaller step, or averaged with the parent."""
     k = candidate.iteration
     folder, stage = run.store.iteration(k), Stage(iteration=k, kind="second")
     if not run.store.done(stage):
-        kept = folder / names.FIRST_EVALUATIONS
-        if not kept.exists():
-            write_jsonl(kept, read_jsonl(folder / names.EVALUATIONS, EvalResult))
+        first_results = folder / names.FIRST_EVALUATIONS
+        if not first_results.exists():
+            write_jsonl(first_results, read_jsonl(folder / names.EVALUATIONS, EvalResult))
         if run.config.gate.rule == "average":
             out = f"{names.iteration(k)}/{names.SECOND_WEIGHTS}"
             milder = await run.backends.trainer.average(policy, candidate, run.store.path, out)

@@ -17,7 +17,7 @@ from internalize.runs.store import RunInfo, read_run
 
 
 class RecordedRun:
-    """What a run has written so far. It is read anew at every call, no lock is taken, and nothing is written."""
+    """The records that a run has written so far, read anew at every call. No lock is taken and nothing is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class RecordedRun:
 
     @property
     def iterations(self) -> tuple[int, ...]:
-        """The iterations that were begun; 0 is the starter, which is only measured."""
+        """The iterations that have begun; 0 is the starter, which is only measured."""
         return tuple(names.iterations(self.path, self.config.iterations))
 
     @property
@@ -39,32 +39,32 @@ class RecordedRun:
         return tuple(records(self.path / names.METRICS, SuiteMetrics))
 
     def pool(self, k: int) -> ExperiencePool | None:
-        """The pool after iteration `k`; None if it was not extracted yet."""
+        """The pool after iteration `k`; None if it is not extracted yet."""
         path = self._folder(k) / names.POOL
         return load_pool(path) if path.exists() else None
 
     def edits(self, k: int) -> tuple[PoolEdit, ...]:
-        """What iteration `k` changed in the pool, with reasons."""
+        """The changes of the pool in iteration `k`, with reasons."""
         return tuple(records(self._folder(k) / names.EDITS, PoolEdit))
 
     def training(self, k: int) -> TrainSummary | None:
-        """What the training of iteration `k` did; None if there was none yet."""
+        """The summary of the training of iteration `k`; None if there is none yet."""
         return record(self._folder(k) / names.TRAINING, TrainSummary)
 
     def decision(self, k: int) -> Decision | None:
-        """Whether the gate kept the checkpoint of iteration `k`; None if that is open."""
+        """The gate's decision on the checkpoint of iteration `k`; None if there is none yet."""
         return record(self._folder(k) / names.GATE, Decision)
 
     def checkpoint(self, k: int) -> Checkpoint | None:
-        """What the training of iteration `k` gave; its weights are in `checkpoint.folder(run.path)`."""
+        """The checkpoint trained in iteration `k`; its weights are in `checkpoint.folder(run.path)`."""
         return record(self._folder(k) / names.CHECKPOINT, Checkpoint)
 
     def results(self, k: int) -> tuple[EvalResult, ...]:
-        """Every task that was evaluated in iteration `k`, one record for each attempt."""
+        """Every evaluation result of iteration `k`, one record for each task and attempt."""
         return tuple(records(self._folder(k) / names.EVALUATIONS, EvalResult))
 
     def trajectories(self, k: int, kind: StageKind | None = None) -> tuple[Trajectory, ...]:
-        """Episodes of iteration `k`: those of "rollout", "collect" or "episodes" (of evaluations); None = all."""
+        """The episodes of iteration `k` of one kind: "rollout", "collect" or "episodes" (evaluations); None = all."""
         folder, settings = self._folder(k), self.config.evaluate
         suites = (settings.split, *settings.further, *settings.final_splits)
         stages = (*names.learning(folder, k), *names.measuring(folder, k, suites))

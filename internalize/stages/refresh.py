@@ -33,7 +33,7 @@ def rounds(config: DistillConfig, tasks: Sequence[Task]) -> list[Sequence[Task]]
 def split_held_out(
     config: DistillConfig, plan: Sequence[Sequence[Task]], first: Sequence[DistillExample], seed: int
 ) -> tuple[list[DistillExample], tuple[DistillExample, ...]]:
-    """The first round's examples, and those of them held out in every round (none if all rounds have too few)."""
+    """The first round's examples for training, and those held out in every round (none if rounds are too small)."""
     enough = sum(len(tasks) for tasks in plan) * config.attempts >= FEWEST_TO_SPLIT and len(first) > FEWEST_HELD
     places = draw_held_out(len(first), config.held_out, seed) if enough else frozenset()
     return [e for i, e in enumerate(first) if i not in places], tuple(e for i, e in enumerate(first) if i in places)
@@ -78,7 +78,7 @@ def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> li
 
 
 def read_examples(earlier: Sequence[Path]) -> list[DistillExample]:
-    """The examples in these files; a file that does not exist holds none."""
+    """The examples in these files; a missing file counts as empty."""
     return [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)]
 
 

@@ -1,7 +1,7 @@
-"""The stages of an iteration over one run directory: each takes and gives records, and finds its own finished work.
+"""The stages of an iteration over one run directory: each takes and returns records, and is skipped if already done.
 
-A stage is marked done only when its files are on disk. A policy is a value here, its `Checkpoint`: what plays episodes
-and changes weights stands behind the seams of `interfaces.py`.
+A stage is marked done only when its files are on disk. A policy is passed around as its `Checkpoint`; the code that
+plays episodes and changes weights is behind the Protocols of `interfaces.py`.
 """
 
 from __future__ import annotations
@@ -56,20 +56,20 @@ from .refresh import build_examples, rounds
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Show no progress."""
+    """A report that shows no progress."""
 
 
 @dataclass(frozen=True)
 class Backends:
-    """What a run works with: who plays, who trains, who makes policies of checkpoints, and how text becomes ids."""
+    """The machinery of a run: who plays episodes, who trains, who loads checkpoints, and how text becomes ids."""
 
     rollouts: RolloutBackend
     trainer: TrainBackend
     policies: PolicyLoader
     renderer: Renderer | None  # None: no examples can be made
     starter: Checkpoint
-    self_check: SelfCheck | None = None  # of the model in this process
-    close: Callable[[], None] = lambda: None  # ends what they have started
+    self_check: SelfCheck | None = None  # None: no model in this process
+    close: Callable[[], None] = lambda: None  # ends processes that the backends have started
 
 
 @dataclass
@@ -82,18 +82,18 @@ class Run:
     plan: TaskPlan
     report: Report = silent
     tracker: Tracker | None = None
-    rejected: int = 0  # of the last `collect`
-    tracked: dict[int, dict[str, float]] = field(default_factory=dict)  # figures the tracker was told, by iteration
+    rejected: int = 0  # episodes that the last `collect` did not keep
+    tracked: dict[int, dict[str, float]] = field(default_factory=dict)  # metrics sent to the tracker, by iteration
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """Diagnostics and warning signs of what was measured."""
+        """Diagnostics and warning signs of the measurements."""
         return Diagnosis(self.store.path, self.config, self.plan.suites)
 
     # -- the stages, in the order of the loop ---------------------------------------------------------------------
 
     async def rollout(self, policy: Checkpoint, k: int) -> list[Trajectory]:
-        """What the policy does now, without experience."""
+        """Episodes of the policy without experience, for extraction."""
         return await self._play(*self._rollouts(policy, k))
 
     def _rollouts(self, policy: Checkpoint, k: int) -> tuple[Stage, RolloutSpec, list[Task]]:
@@ -103,9 +103,10 @@ class Run:
 
     @asynccontextmanager
     async def ahead(self, policy: Checkpoint, k: int) -> AsyncIterator[None]:
-        """Inside, the rollouts of iteration `k` are begun, with `compute.overlap` and episodes that depend on no batch.
+        """Play rollouts of iteration `k` while the body runs, if `compute.overlap` is set and no batch matters.
 
-        Those that are not over at the end are left to `rollout`; another policy has other episodes, so it drops these.
+        Episodes that have not ended with the body are left to `rollout`, which drops these episodes if the gate rejects
+        the policy.
         """
         compute, stage = self.config.compute, Stage(iteration=k, kind="rollout")
         wanted = compute.overlap and compute.rollout == "local" and k <= self.config.iterations
@@ -121,11 +122,11 @@ class Run:
             yield
         finally:
             begun.cancel()
-            with suppress(asyncio.CancelledError, InternalizeError):  # what failed will be told by `rollout`
+            with suppress(asyncio.CancelledError, InternalizeError):  # `rollout` meets the failure again and reports it
                 await begun
 
     async def extract(self, policy: Checkpoint, trajectories: Sequence[Trajectory], k: int) -> ExperiencePool:
-        """The pool of the iteration before, edited by what these trajectories and the recent ones teach."""
+        """The pool of the iteration before, edited by what these and recent trajectories teach."""
         folder, stage = self.store.iteration(k), Stage(iteration=k, kind="extract")
         if not self.store.done(stage):
             before = self.pool(k - 1)
@@ -149,7 +150,7 @@ class Run:
         return self.pool(k)
 
     def _retired(self, k: int, before: ExperiencePool) -> tuple[tuple[PoolEdit, ...], frozenset[str]]:
-        """DELETEs of what harmed in recent iterations' training episodes, and every item ever retired."""
+        """DELETEs of items that harmed in recent training episodes, and the ids of all items ever retired."""
         settings = self.config.extract
         if not settings.retire:
             return (), frozenset()
@@ -168,7 +169,7 @@ class Run:
         return [t for file in files for t in read_jsonl(file, Trajectory)]
 
     async def collect(self, policy: Checkpoint, pool: ExperiencePool, k: int, number: int = 0) -> list[DistillExample]:
-        """Trajectories of one round to learn from (teacher's or student's), filtered, with the teacher's contexts."""
+        """The examples of one round: trajectories of the teacher or student, filtered, with the teacher's contexts."""
         config = self.config.distill
         if not config.epochs:
             return []
@@ -178,9 +179,9 @@ class Run:
         found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
         kept = weighted(found, config.filter)[: config.most or None]
         self.rejected = sum(len(conversations(t)) for t in found) - len(kept) + (self.rejected if number else 0)
-        noted = self.store.iteration(k) / names.REDACTIONS
+        counts = self.store.iteration(k) / names.REDACTIONS
         write = partial(self.store.replace_json, stage)
-        kept = without_secrets(kept, self.config.redact, noted, f"round {number}", write)
+        kept = without_secrets(kept, self.config.redact, counts, f"round {number}", write)
         if not kept:
             return []
         injector = None
@@ -205,7 +206,7 @@ class Run:
     ) -> None:
         """Measure a policy on every suite in every mode; results go to the folder of iteration `k`.
 
-        Those of candidate 2 take the place of those of candidate 1.
+        Results of candidate 2 replace those of candidate 1.
         """
         stages = [
             Stage(iteration=k, kind="evaluate", suite=suite, mode=mode, policy=policy.iteration, candidate=candidate)
@@ -217,7 +218,7 @@ class Run:
                 await self._measure(stage, policy, pool)
                 written = (self.store.iteration(k) / name for name in names.OF_EVALUATION)
                 self.store.mark(stage, *written, self.store.path / names.METRICS)
-        if stages:  # nothing changes in a resumed run, unless an earlier version computed other lines
+        if stages:  # changes nothing in a resumed run, unless an older version computed other lines
             found = self.diagnosis.update(self.results(), write=self._writer(stages[-1]))
             self._track(self._summarize(stages[-1], found))
 
@@ -230,7 +231,7 @@ class Run:
         return lines
 
     def _track(self, lines: Sequence[SuiteMetrics]) -> None:
-        """Tell the tracker the figures that are new since it was last told."""
+        """Send the tracker the metrics that are new since the last call."""
         found: dict[int, dict[str, float]] = {}
         for line in lines:
             found.setdefault(line.iteration, {}).update(figures(line))
@@ -258,7 +259,7 @@ class Run:
         new, behaviour = group_of(results[0]), Behaviour.of_all(found)
         diagnostics = self.diagnosis.update(self.results(), new, behaviour, self._writer(stage))
         self._summarize(stage, diagnostics)
-        if stage.iteration == k > 0:  # not a pool that is measured before it is learnt
+        if stage.iteration == k > 0:  # no warning for the measurement of a pool before training on it
             self.diagnosis.warn(diagnostics, k)
 
     # -- what is on disk ------------------------------------------------------------------------------------------
@@ -274,13 +275,13 @@ class Run:
         return list(gathered(read_jsonl(path, EvalResult) for path in paths if path.exists()))
 
     def checkpoint(self, k: int) -> Checkpoint:
-        """What the training of iteration `k` gave; the starter for 0."""
+        """The checkpoint trained in iteration `k`; the starter for 0."""
         if not k:
             return self.backends.starter
         return required(self.store.iteration(k) / names.CHECKPOINT, Checkpoint)
 
     def kept(self, k: int) -> Checkpoint:
-        """The last checkpoint up to iteration `k` that the gate kept; the starter if there is none."""
+        """The last checkpoint up to iteration `k` that the gate kept; the starter if it kept none."""
         for number in range(k, 0, -1):
             path = self.store.path / names.iteration(number) / names.GATE
             if required(path, Decision).promote:
@@ -298,7 +299,7 @@ class Run:
         pool: ExperiencePool | None = None,
         suite: str = "",
     ) -> RolloutSpec:
-        """How a stage's episodes are played by a policy after `updates` trainings, with or without a pool."""
+        """How a policy after `updates` trainings plays a stage's episodes, with or without a pool."""
         further = self.config.evaluate.further.get(suite)
         return RolloutSpec(
             config=self.config,
@@ -336,7 +337,7 @@ class Run:
 
 
 def _stage_name(stage: Stage) -> str:
-    """A stage of episodes in words. Ids and seeds of episodes are made from them: changed, every run would differ."""
+    """The name of a stage of episodes. Ids and seeds of episodes depend on it: a changed name changes every run."""
     if stage.kind == "episodes":
         return f"evaluate {stage.suite} {stage.mode}{' second' if stage.candidate == 2 else ''}"
     return f"{stage.kind} {stage.round}" if stage.round else stage.kind

@@ -1,6 +1,6 @@
 """Public fakes of the backends: episodes from a script and trainings that change nothing but the record.
 
-For tests of everything above a backend, and for trying an environment or a study without a model. Needs no torch.
+For tests of code above the backends, and to try an environment or a study without a model. Needs no torch.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from internalize.runs.store import read_jsonl
 
 from .run import Backends
 
-Says = Callable[[Checkpoint, Sequence[Message]], str]  # what a checkpoint answers to these messages
+Says = Callable[[Checkpoint, Sequence[Message]], str]  # the answer of a checkpoint to these messages
 STARTER = Checkpoint(id="starter", parent=None, iteration=0, pool_version=None, config_digest="", path="")
 
 
 class ScriptedPolicy:
-    """`interfaces.Policy` that says what a function says."""
+    """`interfaces.Policy` whose answers come from a function."""
 
     def __init__(self, checkpoint: Checkpoint, says: Says, limits: RolloutConfig) -> None:
         self.checkpoint, self._says, self._limits = checkpoint, says, limits
@@ -57,7 +57,7 @@ class ScriptedTraining:
     async def train(
         self, spec: TrainSpec, progress: Callable[[int, int, float], None] | None = None
     ) -> tuple[Checkpoint, TrainSummary]:
-        """A new checkpoint whose id is made of its parent's and the examples."""
+        """A new checkpoint whose id is made from its parent's id and the examples."""
         examples = read_jsonl(spec.examples, DistillExample)
         (spec.root / spec.out).mkdir(parents=True, exist_ok=True)
         if progress:
@@ -66,11 +66,11 @@ class ScriptedTraining:
         return spec.result(content_hash(seen)), TrainSummary(steps=1, accepted=len(examples), action_tokens=0)
 
     async def average(self, a: Checkpoint, b: Checkpoint, root: Path, out: str) -> Checkpoint:  # noqa: ARG002
-        """A record of the mean."""
+        """A new checkpoint record; nothing is averaged."""
         return b.model_copy(update={"id": content_hash([a.id, b.id]), "path": out})
 
     async def drift(self, checkpoint: Checkpoint, root: Path, episodes: Sequence[Trajectory]) -> Drift:  # noqa: ARG002
-        """No drift."""
+        """A drift of zero."""
         fields = {"iteration": checkpoint.iteration, "checkpoint": checkpoint.id}
         return Drift(**fields, tokens=0, entropy=None, kl_to_base=None, held_out_nll=0.0)
 
@@ -82,7 +82,7 @@ class ScriptedRollouts:
         self._inner = LocalRollouts(loader, lambda _: env)
 
     def run(self, spec: RolloutSpec, tasks: Sequence[Task], done: Collection[str] = ()) -> AsyncIterator[Trajectory]:
-        """The missing episodes."""
+        """Play the missing episodes."""
         return self._inner.run(spec, tasks, done)
 
 
@@ -92,6 +92,6 @@ def scripted_backends(
     renderer: Renderer | None = None,
     limits: RolloutConfig | None = None,
 ) -> Backends:
-    """Backends without a model. Examples for training need a `renderer`."""
+    """Backends without a model. They need a `renderer` to make examples for training."""
     loader = ScriptedLoader(says, limits or RolloutConfig())
     return Backends(ScriptedRollouts(loader, env), ScriptedTraining(), loader, renderer, STARTER)

@@ -1,4 +1,4 @@
-"""What an endpoint recorded, as scored trajectories that `extract` and `distill` read."""
+"""Turns the calls that an endpoint recorded into scored trajectories for `extract` and `distill`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class ScoreLine(BaseModel):
 def served_episodes(folder: Path, config: Config, scores: Path | None = None) -> list[Trajectory]:
     """The trajectories that an endpoint recorded in `folder`; an episode with branches or sub-agents has several.
 
-    A score that was posted counts first, then that of the file, then the verifier's of the recipe. An episode without
-    one stays unscored. Raises UserError for a folder without calls, DataError for a line that cannot be read.
+    A posted score counts first, then the score of the file, then the recipe's verifier. An episode without any stays
+    unscored. Raises UserError for a folder without calls, DataError for a line that cannot be read.
     """
     if not (folder / CALLS).exists():
         raise UserError(f"{folder}: nothing was recorded there (no {CALLS})")
@@ -77,7 +77,7 @@ def task_of(trajectory: Trajectory) -> Task:
 
 
 def verified(verify: Callable[..., Any], task: Task, trajectory: Trajectory, key: str) -> float | None:
-    """What a verifier says of an episode. Raises UserError if it fails or says anything but a score."""
+    """A verifier's score of an episode. Raises UserError if the verifier fails or returns anything but a score."""
     try:
         value = verify(task, trajectory)
         score = None if value is None else float(value)
@@ -108,7 +108,7 @@ def _lines(path: Path, known: Any) -> dict[str, ScoreLine]:
 
 
 def summary(found: Sequence[Trajectory]) -> str:
-    """What was recorded, in one line."""
+    """One line on the recorded episodes."""
     scored = [t.score for t in found if t.score is not None]
     own = [step for t in found for step in t.steps if not step.left_out]
     success = f"success {sum(scored) / len(scored):.1%}" if scored else "nothing scored"

@@ -1,4 +1,4 @@
-"""`internalize serve`: the policy of a recipe, or any kept checkpoint of a run, answers agents of somebody else's."""
+"""`internalize serve`: the policy of a recipe, or any kept checkpoint of a run, answers users' own agents."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Asked = dict[str, object]  # the body of POST /checkpoint
 
 
 class Sources(NamedTuple):
-    """Whose weights and experience answer: a run, or a checkpoint folder and a pool file; nothing = the starter."""
+    """The weights and experience to serve: a run, or a checkpoint folder and a pool file; neither = the starter."""
 
     run: RecordedRun | None = None
     checkpoint: Path | None = None
@@ -41,7 +41,7 @@ class Sources(NamedTuple):
 
 
 class Models:
-    """Makes the models of an endpoint. Raises UserError for a model that cannot be had, before anything is served."""
+    """Makes the models of an endpoint. Raises UserError, before it serves, for a model that cannot be loaded."""
 
     def __init__(self, config: Config, sources: Sources, out: Path) -> None:
         self._config, self._sources, self._out = config, sources, out
@@ -53,9 +53,9 @@ class Models:
             self._policy = LocalPolicy.of(config)
 
     async def load(self, iteration: int | None = None, *, pool: bool = True) -> Model:
-        """The model with the weights of an iteration of the run (None = the last that was kept), and its experience.
+        """The model with the weights and experience of an iteration of the run (None = the last that was kept).
 
-        Raises DataError for an iteration that has no checkpoint.
+        Raises DataError for an iteration without a checkpoint.
         """
         run = self._sources.run
         checkpoint, number = self._checkpoint(iteration)
@@ -111,13 +111,13 @@ def _acting(checkpoint: str, injector: Injector) -> Acting:
 
 
 def _kept(run: RecordedRun) -> int:
-    """The last iteration whose checkpoint was kept; 0 = the starter."""
+    """The last iteration whose checkpoint the gate kept; 0 = the starter."""
     kept = [k for k in run.iterations if k and (decision := run.decision(k)) and decision.promote]
     return max(kept, default=0)
 
 
 def token_of(config: Config) -> str:
-    """The callers' token. Raises UserError if it is not set, or if anybody in a network could call without one."""
+    """The callers' token. Raises UserError if it is not set, or if callers in a network would need none."""
     settings = config.serve
     if settings.token_env and not os.environ.get(settings.token_env):
         raise UserError(f"serve.token_env: the environment variable {settings.token_env} is not set")
@@ -132,7 +132,7 @@ def token_of(config: Config) -> str:
 async def endpoint(
     config: Config, sources: Sources, out: Path, *, pool: bool = True
 ) -> AsyncIterator[tuple[str, Model]]:
-    """The address of the running endpoint, which records in the folder `out`, and who answers at its start."""
+    """The address of the running endpoint, which records in the folder `out`, and its model at the start."""
     from internalize.serve.app import Endpoint  # noqa: PLC0415 - an extra
     from internalize.serve.server import serving  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """Single stages with files in and files out: `internalize rollout`, `extract`, `distill` and `evaluate`.
 
-Bad input is refused before a model is loaded. Only the command that began an output file adds to it, so that episodes
-of other weights or settings are neither counted nor lost.
+Bad input is refused before a model is loaded. A command adds to an output file only if it began the file itself, so
+episodes of other weights or settings are neither counted nor lost.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from internalize.training.policy import LocalPolicy
 
 _LOG = logging.getLogger(__name__)
-_FIRST_BYTES = b'{"id": '  # of every file of trajectories
+_FIRST_BYTES = b'{"id": '  # every file of trajectories begins so
 _WITHOUT_EFFECT_ON_AN_EPISODE = {"rollout": {"split", "tasks", "attempts"}}
 
 
 class Inputs(NamedTuple):
-    """What a command takes besides the recipe: a pool to inject, and weights in place of the starter's."""
+    """The inputs of a command besides the recipe: a pool to inject, and weights in place of the starter's."""
 
     pool: Path | None = None
     checkpoint: Path | None = None
@@ -58,10 +58,10 @@ class TaskSlice(NamedTuple):
 
 
 def play(config: Config, amount: TaskSlice, out: Path, given: Inputs, report: Report) -> list[Trajectory]:
-    """Roll out and add the episodes to `out`; those that an earlier call of this command wrote are kept.
+    """Roll out and add the episodes to `out`; episodes that an earlier call of this command wrote are kept.
 
-    Raises UserError, before anything is played or written, for a missing folder, model or split, and DataError if
-    `out` holds anything but episodes of this command.
+    Raises UserError, before anything is played or written, for a missing folder, model or split, and DataError if `out`
+    holds anything but episodes of this command.
     """
     require_folder(out)
     env = registry.make(config.env.name, config.env.options)
@@ -99,10 +99,10 @@ def play(config: Config, amount: TaskSlice, out: Path, given: Inputs, report: Re
 
 
 def _setting(config: Config, *, injects: bool) -> str:
-    """Hash of what shapes an episode besides weights and pool.
+    """Hash of everything that determines an episode besides weights and pool.
 
-    The model is part of it, because a checkpoint's id covers the trained weights and not those under an adapter; so
-    is the server that acts, if one does.
+    The model is part of it, because a checkpoint's id covers the trained weights but not the base weights under an
+    adapter; so is the server, if a server acts.
     """
     sections = {"model", "env", "rollout", *(("inject",) if injects else ())}
     shape = config.model_dump(mode="json", include=sections, exclude=_WITHOUT_EFFECT_ON_AN_EPISODE)
@@ -127,9 +127,9 @@ def _require_own_episodes(out: Path, ids: Collection[str]) -> None:
 def extract_file(
     config: Config, trajectories: Path, out: Path, pool_file: Path | None, report: Report
 ) -> tuple[ExperiencePool, ExperiencePool, str]:
-    """The pool before and after, written to `out`, its edits to `out` with `.edits.jsonl`; why it is empty, if it is.
+    """Write the new pool to `out` and its edits beside it; returns the pools before and after, and why it is empty.
 
-    What a language model answered is kept in the folder `out` with `.extraction`, so that the same command goes on.
+    Answers of a language model are kept in the folder `out` with `.extraction`, so that the same command can resume.
     """
     require_folder(out)
     if out.resolve() == trajectories.resolve():
@@ -161,7 +161,7 @@ def _why_empty(config: Config, trajectories: Sequence[Trajectory]) -> str:
 
 
 def _answers(config: Config, out: Path) -> Path:
-    """The folder of replies. The policy's are known by its weights, as all policies are called 'self'."""
+    """The folder of replies. For the policy it is named after its weights, because every policy is called 'self'."""
     weights = content_hash(config.model.model_dump(mode="json")) if config.extract.source == "self" else ""
     return out.with_suffix(f".extraction{weights and '-'}{weights}")
 
@@ -174,7 +174,7 @@ def _writer(config: Config) -> ChatModel:
 def distill_file(config: Config, trajectories: Path, out: Path, given: Inputs, report: Report) -> TrainSummary:
     """Train on the trajectories that pass the recipe's filter and write the weights to the new folder `out`.
 
-    With a pool, the teacher is shown its experience at every step; else it sees what stands in the trajectories.
+    With a pool, the teacher is shown its items at every step; else it sees the experience recorded in the trajectories.
     Raises DataError if there is nothing to learn from, UserError for a recipe that needs an environment.
     """
     out = out.resolve()
@@ -224,7 +224,7 @@ async def _examples(
     pool: ExperiencePool | None,
     replies: Path,
 ) -> list[DistillExample]:
-    """The trajectories as examples whose teacher is shown the pool, if there is one."""
+    """The trajectories as examples. With a pool, the teacher's context holds its items."""
     from .refresh import build_examples  # noqa: PLC0415 - it needs the learning half
 
     if pool is None:
@@ -244,7 +244,7 @@ async def _examples(
 
 
 def short_enough(config: Config, path: Path | str, examples: Sequence[DistillExample]) -> list[DistillExample]:
-    """Those that fit into the context: an imported log may be of any length. Raises DataError if none does."""
+    """The examples that fit into the context: an imported log may be of any length. Raises DataError if none fits."""
     most = config.model.max_context
     long = [e.trajectory_id for e in examples if max(span.end - span.origin for span in e.spans) > most]
     kept = [e for e in examples if e.trajectory_id not in long]
@@ -263,7 +263,7 @@ def short_enough(config: Config, path: Path | str, examples: Sequence[DistillExa
 def accepted(
     config: Config, path: Path | str, found: Sequence[Trajectory], pool: ExperiencePool | None
 ) -> list[tuple[Trajectory, float]]:
-    """The trajectories that pass the filter with their weights, if anything can be learnt from them."""
+    """The trajectories that pass the filter, with weights. Raises DataError if nothing can be learnt from them."""
     settings = config.distill
     kept = weighted(found, settings.filter)
     if not kept:
@@ -302,7 +302,7 @@ def _policy(config: Config, given: Inputs | None = None) -> LocalPolicy:
 
 
 def _given(policy: LocalPolicy, folder: Path | None) -> Checkpoint:
-    """The checkpoint in a folder, loaded, or the starter."""
+    """The checkpoint of a folder, loaded into the policy; without a folder the starter."""
     if folder is None:
         return policy.starter
     found = {"id": policy.restore(folder), "path": str(folder.resolve())}

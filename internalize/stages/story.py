@@ -1,4 +1,4 @@
-"""One sentence an iteration, for whoever watches a run: what it learnt, from how much, and how long the rest takes."""
+"""One sentence an iteration for the user: what the run learnt, from how much, and how long the rest takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .run import Run
 
 
 def sentence(run: Run, k: int, seconds: float | None = None) -> str:
-    """How iteration `k` ended; `seconds` is what an iteration takes. It reads a few small files and no trajectory."""
+    """The sentence on iteration `k`; `seconds` is the duration of an iteration. Reads small files, no trajectory."""
     lines = list(records(run.store.path / names.METRICS, SuiteMetrics))
     suite, planned = run.config.evaluate.split, run.config.iterations
     without, before = _success(lines, suite, "internalized", k), _success(lines, suite, "internalized", 0)
@@ -35,7 +35,7 @@ def _success(lines: list[SuiteMetrics], suite: str, mode: Mode, k: int) -> str:
 
 
 def _work(run: Run, k: int) -> str:
-    """What was kept of what was tried, and what became of the pool."""
+    """How many trajectories were kept of those played, and the changes of the pool."""
     folder = run.store.iteration(k)
     trained, edits = record(folder / names.TRAINING, TrainSummary), read_edits(folder / names.EDITS)
     tried = trained.accepted + (trained.rejected or 0) if trained else 0

@@ -50,7 +50,7 @@ from internalize.runs.readers import record
 from internalize.runs.store import RUN, RunStore, first_problem, read_jsonl, read_run, write_json, write_jsonl
 
 Override = dict[str, JsonValue]
-Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or goes on with it
+Play = Callable[[Config, Path], None]  # runs one recipe in one folder, or resumes it
 Note = Callable[[str], None]  # takes one sentence for the user
 _SHARED = frozenset({"seed", "model", "env", "rollout", "evaluate", "judge", "endpoints"})
 FIRST_ROLLOUTS = Stage(iteration=1, kind="rollout")
@@ -120,7 +120,7 @@ def load_grid(path: Path) -> Grid:
 
 
 def configs(grid: Grid, path: Path, overrides: Sequence[str] = ()) -> dict[tuple[str, int], Config]:
-    """The resolved config of every cell and seed; `overrides` outrank the base and yield to the cells.
+    """The resolved config of every cell and seed. `overrides` replace values of the base; cells replace `overrides`.
 
     Raises ConfigError naming the cell, before anything is run.
     """
@@ -137,7 +137,7 @@ def configs(grid: Grid, path: Path, overrides: Sequence[str] = ()) -> dict[tuple
 
 
 def _as_overrides(values: Override) -> list[str]:
-    """The values as `--set` takes them. A table is written key by key, because a JSON object is not valid TOML."""
+    """The values in the form of `--set`. A table is written key by key, because a JSON object is not valid TOML."""
     found = []
     for key, value in values.items():
         if isinstance(value, dict):
@@ -186,11 +186,11 @@ def study(
 ) -> Manifest:
     """Run or continue every cell and seed of the study file `path`, or the selected `part`, in the folder `out`.
 
-    `at_once`: how many at a time, for a `play` that has them played elsewhere.
-    All cells of one seed run before the next seed, so that an interrupted study has every cell with fewer seeds. A run
-    that stops is reported to `note` and the others continue. Raises ConfigError for a bad study file, or one that is
-    not the one `out` was begun with; after the last run UserError if runs failed that would fail again, else
-    Incomplete if a server broke, work is left, or other processes hold runs.
+    `at_once`: how many runs at a time, for a `play` that runs elsewhere. All cells of one seed run before the next
+    seed, so that an interrupted study has every cell with fewer seeds. A run that stops is reported to `note` and the
+    others continue. Raises ConfigError for a bad study file, or one that differs from the one `out` was begun with;
+    after the last run UserError if runs failed that would fail again, else Incomplete if a server broke, work is left,
+    or other processes hold runs.
     """
     grid = load_grid(path)
     wanted = configs(grid, path, overrides)
@@ -209,11 +209,11 @@ def study(
             play(config, folder)
         except (InternalizeError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-                raise  # a fault of ours; torch says with a RuntimeError that there is not enough memory
+                raise  # a bug; but torch raises RuntimeError for lack of memory
             stops.append(FailedRun(member.folder, type(error), first_line(error)))
             note(f"{member.folder}: {first_line(error)}; the other runs go on")
 
-    if at_once == 1:  # in the thread that takes signals
+    if at_once == 1:  # in the main thread, which receives signals
         for member in wanted_now:
             play_one(member)
     else:
@@ -229,14 +229,14 @@ def study(
 
 
 def _ending(out: Path, total: int, stops: Sequence[FailedRun]) -> InternalizeError:
-    """One sentence about the runs that stopped; what the user must mend comes first and sets the exit code."""
+    """One sentence about the runs that stopped. Failures that the user must fix come first and set the exit code."""
     busy = [stop for stop in stops if issubclass(stop.kind, Busy)]
     owed = [stop for stop in stops if issubclass(stop.kind, Incomplete)]
     failed = [stop for stop in stops if stop not in (*busy, *owed)]
     failed.sort(key=lambda stop: issubclass(stop.kind, InfrastructureError))
     groups = (("failed", failed), ("stopped with work left", owed), ("left to other processes", busy))
     parts = [f"{len(found)} {what} (first {found[0].folder}: {found[0].reason})" for what, found in groups if found]
-    again = not failed or issubclass(failed[0].kind, InfrastructureError)  # others would fail again
+    again = not failed or issubclass(failed[0].kind, InfrastructureError)  # any other failure would occur again
     kind = Incomplete if again else UserError
     return kind(f"{out}: of {total} runs, {', '.join(parts)}")
 
@@ -256,7 +256,7 @@ def _folder(cell: str, seed: int) -> str:
 
 
 def shared_key(config: Config) -> str:
-    """Hash of everything that the starter's evaluation and the first rollouts depend on.
+    """Hash of everything on which the starter's evaluation and the first rollouts depend.
 
     The rank of the adapter is in it, because a checkpoint's id covers the untrained adapter too.
     """
@@ -273,7 +273,7 @@ def copy_shared_stages(config: Config, folder: Path, others: Sequence[tuple[Conf
     if donor is None:
         return
     read_run(donor)
-    require_sound(donor)  # or damage would be copied, and marked as right
+    require_sound(donor)  # else damaged files would be copied and marked as sound
     with RunStore.create(folder, config) as store:
         for mark in read_marks(donor):
             if _is_shared(mark.stage):
@@ -299,6 +299,6 @@ def _copy(source: Path, target: Path, stage: Stage) -> list[Path]:
     write_jsonl(target / names.EVALUATIONS, [r for r in results if (r.mode, r.iteration) == ("internalized", 0)])
     of_starter = read_jsonl(source / names.DIAGNOSTICS, Diagnostics)
     write_jsonl(target / names.DIAGNOSTICS, [one for one in of_starter if one.metrics.mode == "internalized"])
-    if (source / names.DRIFT).is_file():  # the starter's, against which later ones are measured
+    if (source / names.DRIFT).is_file():  # later drifts are compared with the starter's
         copied(source / names.DRIFT, target / names.DRIFT)
     return [target / name for name in names.OF_EVALUATION]

@@ -1,7 +1,7 @@
 """Plays the runs of a study on workers of Ray, a run in a process of its own, on any machine of a cluster.
 
-A run directory is the only state, so all machines must see the study's folder. A worker that is lost costs what its run
-had not written: another goes on with it.
+A run directory is the only state, so all machines must see the study's folder. If a worker is lost, another worker
+resumes its run from what is on disk.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from internalize.rollout.ray import start
 from .study import Play
 
 _LOG = logging.getLogger(__name__)
-_KINDS = (Busy, Incomplete, UserError, InfrastructureError, InternalizeError)  # come home; subclasses may not pickle
+_KINDS = (Busy, Incomplete, UserError, InfrastructureError, InternalizeError)  # subclasses of these may not pickle
 Problem = tuple[type[InternalizeError], str]
 
 
 @contextmanager
 def on_ray(work: Play, workers: int, gpus: float = 0.0) -> Iterator[Play]:
-    """Inside: what has a run played by `work` on one of so many workers, each with so many GPUs.
+    """Yields a function that has a run played by `work` on one of `workers` workers, each with `gpus` GPUs.
 
     Raises UserError without Ray, or if the cluster that RAY_ADDRESS names does not answer.
     """
@@ -55,11 +55,11 @@ def on_ray(work: Play, workers: int, gpus: float = 0.0) -> Iterator[Play]:
     try:
         yield play
     finally:
-        ray.shutdown()  # or a thread that waits for a run would keep this process
+        ray.shutdown()  # else a thread that waits for a run would keep this process alive
 
 
 def _problem_of(work: Play, config: Config, folder: Path) -> Problem | None:
-    """In the worker: what ended the run early, if anything did."""
+    """In the worker: the error that ended the run early, if any."""
     try:
         work(config, folder)
     except InternalizeError as error:

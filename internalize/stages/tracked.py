@@ -1,4 +1,4 @@
-"""What trackers are told beside the figures of evaluations: the recipe, the work of each iteration, its checkpoint."""
+"""What trackers receive besides evaluations: the recipe, the work of each iteration, its checkpoint."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .run import Run
 
 
 def recipe_facts(config: Config) -> dict[str, str]:
-    """Every key of a recipe by its dotted name, and the digest of those that can change a result."""
+    """Every key of a recipe by its dotted name, and the digest of the keys that can change a result."""
     return {"digest": config.digest, **_flat(config.dump())}
 
 
 def track_iteration(run: Run, k: int) -> None:
-    """Tell the tracker what iteration `k` did and what its checkpoint comes from."""
+    """Send the tracker the metrics of iteration `k`, and its checkpoint with its parent."""
     if run.tracker and run.config.track.to:
         run.tracker.log(k, iteration_figures(run, k))
         if found := record(run.store.iteration(k) / names.CHECKPOINT, Checkpoint):
@@ -44,13 +44,13 @@ def iteration_figures(run: Run, k: int) -> dict[str, float]:
 
 
 def _numbers(name: str, found: Record | None) -> dict[str, float]:
-    """The numbers of a record; nothing for those that are None."""
+    """The numbers of a record by name, without those that are None."""
     values = found.model_dump(exclude={"iteration"}) if found else {}
     return {f"{name}/{key}": float(value) for key, value in values.items() if isinstance(value, int | float)}
 
 
 def _episodes(run: Run, k: int) -> dict[str, float]:
-    """How many episodes were played to learn from, and the tokens sampled in them."""
+    """The number of episodes played for learning, and of tokens sampled in them."""
     folder = run.store.iteration(k)
     files = [folder / names.episodes(stage) for stage in names.learning(folder, k)]
     sampled = [sum(len(step.token_ids) for step in one.steps) for file in files for one in records(file, Trajectory)]

@@ -1,7 +1,7 @@
 """The stages as plain functions of records, for notebooks and scripts: what `import internalize` offers.
 
-They wait for their work in a thread with an event loop of its own, so they may be called where a loop runs already.
-Nothing is resumed here: a run directory (`loop.run`) is what survives being killed.
+Their work runs in a thread with its own event loop, so they may be called where a loop runs already. A workbench cannot
+be resumed; only a run directory (`loop.run`) survives being killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .standalone import accepted, short_enough
 
 @dataclass(frozen=True)
 class Workbench:
-    """A recipe, what plays and trains with it, and the folder for weights and for replies of language models."""
+    """A recipe, its backends, and the folder for weights and for replies of language models."""
 
     config: Config
     folder: Path
@@ -58,7 +58,7 @@ class Workbench:
         return drawn, self.plan.draw(config, k, config.rollout.tasks, config.distill.tasks)
 
     def close(self) -> None:
-        """End the thread in which the work is waited for, and what the backends have started."""
+        """End the thread of the event loop, and processes that the backends have started."""
         self.thread.close()
         self.backends.close()
 
@@ -68,10 +68,10 @@ def open_workbench(
 ) -> Workbench:
     """Load the model that the recipe names (or what `backends` makes) and make the folder.
 
-    Raises UserError if the model cannot be had, or if sampling or scoring it would be wrong, TaskError for a split
-    that is not there or a task that stands in training and in a suite.
+    Raises UserError if the model cannot be loaded or fails its self-check, TaskError for an unknown split or a task
+    that is both in training and in a suite.
     """
-    from .backends import local  # noqa: PLC0415 - torch, which other backends may not need
+    from .backends import local  # noqa: PLC0415 - imports torch, which other backends do not need
 
     environments = Environments()
     plan = plan_tasks(config, environments)
@@ -94,10 +94,10 @@ def roll_out(
     attempts: int = 1,
     stage: str = "",
 ) -> list[Trajectory]:
-    """Episodes of `policy`, `attempts` a task in the tasks' order; with a pool its items are injected by the recipe.
+    """Episodes of `policy`, `attempts` for each task in order; with a pool, its items are injected as [inject] says.
 
-    One that broke has its `failure` and no score. Seeds come from the recipe's, the policy's iteration and `stage`
-    ("" = "rollout", or "collect" with a pool). Raises Incomplete when a budget is spent.
+    A failed episode has its `failure` and no score. Seeds depend on the recipe's seed, the policy's iteration and
+    `stage` ("" = "rollout", or "collect" with a pool). Raises Incomplete when a budget is spent.
     """
     spec = _spec(bench, policy, stage or ("rollout" if pool is None else "collect"), pool, attempts)
     return bench.thread.call(_episodes(bench, spec, tasks))
@@ -111,8 +111,8 @@ def extract(
 ) -> ExperiencePool:
     """The pool (None = an empty one) edited by what the trajectories teach, as [extract] says.
 
-    `policy` writes if `extract.source` is "self" (None = the starter). Raises Incomplete when a language model that
-    writes could not be asked to the end; what it answered is kept in the folder. TaskError for a task of a suite.
+    If `extract.source` is "self", `policy` writes (None = the starter). Raises TaskError for a task of a suite, and
+    Incomplete if a language model did not answer everything; its answers are kept in the folder.
     """
     _refuse_measured(bench, trajectories)
     before = empty(bench.config.extract.cap) if pool is None else pool
@@ -138,9 +138,9 @@ def distill(
 ) -> tuple[Checkpoint, TrainSummary]:
     """Train `policy` on the trajectories that pass the recipe's filter; the weights go to a new folder.
 
-    The teacher sees the experience that is recorded in each step, or what `pool` gives at it. `report` is told the
-    optimizer step, of how many, and its loss. Raises DataError if there is nothing to learn from, TaskError for a task
-    of a suite.
+    The teacher sees the experience recorded in each step or, with a `pool`, what the pool gives at each step. `report`
+    receives the optimizer step, the number of steps and the loss. Raises DataError if there is nothing to learn from,
+    TaskError for a task of a suite.
     """
     config = bench.config
     _refuse_measured(bench, trajectories)
@@ -193,7 +193,7 @@ def evaluate(bench: Workbench, policy: Checkpoint, suite: str = "", pool: Experi
 
 
 def _refuse_measured(bench: Workbench, trajectories: Sequence[Trajectory]) -> None:
-    """Raises TaskError for an episode on a task of a suite: it would be learnt from and measured (invariant 12)."""
+    """Raises TaskError for an episode on a task of a suite, which must not be learnt from (invariant 12)."""
     measured = {task.id for tasks in bench.plan.suites.values() for task in tasks}
     for trajectory in trajectories:
         if trajectory.task_id in measured:
@@ -218,7 +218,7 @@ def _spec(
 
 
 async def _episodes(bench: Workbench, spec: RolloutSpec, tasks: Sequence[Task]) -> list[Trajectory]:
-    """All episodes in the order of their tasks and attempts; they end in any order."""
+    """All episodes, in the order of their tasks and attempts, not of their ends."""
     label = Label(spec.stage, spec.iteration, spec.config.seed, spec.checkpoint.id, spec.attempts)
     found = {t.id: t async for t in bench.backends.rollouts.run(spec, tasks)}
     return [found[episode_id(*job, label)] for job in jobs_of(tasks, spec.attempts)]

@@ -1,8 +1,8 @@
-"""A fresh LoRA adapter: which layers it adapts is decided by what they are, and tried on a copy without memory.
+"""Makes a fresh LoRA adapter. Layers are chosen by their kind, and the choice is tried on a copy on the meta device.
 
-Adapted are linear layers that compute as such, and the stacked weights of experts. Left out are the output layer,
-routers (layers with a forward of their own, or with one output for each of their sibling experts) and whatever PEFT
-refuses, or would not find again in an adapter that it has saved: PEFT renames the targets of some architectures.
+Linear layers and the stacked weights of experts are adapted. The output layer is left out, and so are routers (layers
+with a forward of their own, or with one output for each of their sibling experts) and every layer that PEFT refuses or
+cannot load again from a saved adapter, because PEFT renames the targets of some architectures.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Targets(NamedTuple):
     experts: tuple[str, ...]
 
     def without(self, leaves: Sequence[str]) -> Targets:
-        """Those whose last name is another."""
+        """The targets whose last name is not among `leaves`."""
         return Targets(*(tuple(n for n in names if n.rpartition(".")[2] not in leaves) for names in self))
 
     @property
     def leaves(self) -> list[str]:
-        """The last names of all."""
+        """The last parts of all names."""
         return sorted({name.rpartition(".")[2] for name in (*self.layers, *self.experts)})
 
 
 def new_adapter(model: nn.Module, r: int, seed: int, *, experts: bool = True) -> PeftModel:
-    """An adapter 'default' on what `targets_of` finds and PEFT can keep: alpha 2r, no dropout, no effect yet.
+    """An adapter 'default' on the layers that PEFT can keep: alpha 2r, no dropout, without effect until trained.
 
     Raises UserError if nothing is left to adapt.
     """
@@ -63,7 +63,7 @@ def new_adapter(model: nn.Module, r: int, seed: int, *, experts: bool = True) ->
 
 
 def targets_of(model: nn.Module) -> Targets:
-    """Every layer and stacked weight that could be adapted: of the text part, where a model has others."""
+    """Every layer and stacked weight that could be adapted; in a multimodal model only those of the text part."""
     text: Any = backbone(model)
     text = getattr(text, "language_model", text)
     inside = tuple(f"{name}." if name else "" for name, module in model.named_modules() if module is text)
@@ -78,7 +78,7 @@ def targets_of(model: nn.Module) -> Targets:
 
 @torch.no_grad()
 def _is_linear(module: nn.Module) -> bool:
-    """Whether it maps tensors to tensors; a router of the same base class returns several things, or fails alone."""
+    """Whether a layer maps a tensor to a tensor; a router of the same base class returns more, or fails alone."""
     if not isinstance(module, nn.Linear | Conv1D):
         return False
     if type(module).forward in (nn.Linear.forward, Conv1D.forward):
@@ -111,20 +111,20 @@ def _adapted(model: Any, targets: Targets, r: int) -> PeftModel:
 
 
 def _refused(model: nn.Module, targets: Targets, r: int) -> dict[str, str]:
-    """Last names that cannot be adapted, and why; first all are tried together, then one by one."""
+    """Last names that cannot be adapted, and why. All are tried together first, then one by one."""
     if not (targets.layers or targets.experts) or not (found := _problem(model, targets, r)):
         return {}
     alone = {leaf: targets.without([other for other in targets.leaves if other != leaf]) for leaf in targets.leaves}
     refused = {leaf: why for leaf, those in alone.items() if (why := _problem(model, those, r))}
     rest = targets.without(list(refused))
-    while rest.leaves and (found := _problem(model, rest, r)):  # some only fail together: experts go first
+    while rest.leaves and (found := _problem(model, rest, r)):  # some fail only together: experts are dropped first
         leaf = (Targets((), rest.experts).leaves or rest.leaves)[0]
         refused[leaf], rest = found, rest.without([leaf])
     return refused
 
 
 def _problem(model: nn.Module, targets: Targets, r: int) -> str:
-    """Why PEFT cannot adapt these targets or cannot load what it saves of them; "" if it can."""
+    """Why PEFT cannot adapt these targets, or cannot load them after saving; "" if it can."""
     try:
         first = _adapted(_twin(model), targets, r)
         with TemporaryDirectory() as folder, _without_warnings():
@@ -154,7 +154,7 @@ def adapted_names(model: PeftModel) -> set[str]:
 
 
 def _twin(model: Any) -> nn.Module:
-    """A copy of the architecture without memory."""
+    """A copy of the architecture on the meta device, which takes no memory."""
     with torch.device("meta"):
         twin: nn.Module = type(model)(copy.deepcopy(model.config))
     return twin
@@ -162,7 +162,7 @@ def _twin(model: Any) -> nn.Module:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """PEFT and transformers warn of what they do to each other; users cannot act on it."""
+    """Silence warnings of PEFT and transformers about each other, which users cannot act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

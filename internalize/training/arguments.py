@@ -1,4 +1,4 @@
-"""The arguments of transformers' `Trainer` that a recipe makes, checked before anything is played."""
+"""The arguments of transformers' `Trainer` that a recipe gives, checked before any rollout."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
 
 
 class _Arguments(TrainingArguments):  # type: ignore[misc] # transformers is untyped
-    """Without DataParallel: several devices are set up by a launcher, and a batch here is one row."""
+    """Arguments without DataParallel: a launcher sets up several devices, and a batch here is one row."""
 
     @property
     def n_gpu(self) -> int:
-        """At most one."""
+        """At most one GPU."""
         return min(1, int(super().n_gpu))
 
 
 def require_arguments(config: DistillConfig, device: torch.device) -> None:
     """Raises UserError for values of [distill.trainer] or `report_to` that transformers would refuse after rollouts.
 
-    What only a launcher can set up (`_LAUNCHED`) is not checked.
+    Arguments that need a launcher (`_LAUNCHED`) are not checked.
     """
     if "deepspeed" in config.trainer and find_spec("deepspeed") is None:
         raise UserError("distill.trainer.deepspeed needs the package deepspeed: pip install deepspeed")
@@ -50,7 +50,7 @@ def require_arguments(config: DistillConfig, device: torch.device) -> None:
 def arguments_of(
     model: nn.Module, config: DistillConfig, seed: int, folder: Path, *, one_round: bool
 ) -> TrainingArguments:
-    """Those of a recipe. The rows of an optimizer step are shared by all processes that train together."""
+    """The arguments of a recipe. All processes of a training share the rows of an optimizer step."""
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": 1 if one_round else config.epochs,

@@ -1,10 +1,10 @@
 """Attention over a trunk and its branches: every token of a branch sees the trunk up to its fork, then itself.
 
-One function, registered with transformers and left switched on: a pass that brings no `layout` is plain sdpa. With a
-layout, a CPU attends segment by segment, so that work and memory grow with what is visible and not with the square of
-the packed length; on CUDA the layout is a block mask of flex attention, which skips what is hidden. Sliding windows and
-other attention variants are refused. The layout is an argument and no state of the model, because gradient
-checkpointing runs attention again during the backward pass and must find the same one.
+One function is registered with transformers and stays switched on: a pass without a `layout` is plain sdpa. With a
+layout, a CPU attends segment by segment, so that work and memory grow with the visible positions and not with the
+square of the packed length; on CUDA the layout is a block mask of flex attention, which skips hidden blocks. Sliding
+windows and other attention variants are refused. The layout is an argument and not state of the model, because gradient
+checkpointing runs attention again during the backward pass and needs the same layout.
 
 Dimensions: `_T` packed tokens.
 """
@@ -26,11 +26,11 @@ from internalize.errors import UserError
 from internalize.records.packed import Segment
 
 ATTENTION = "internalize_branches"  # name of the attention function in transformers' registry
-_UNSUPPORTED = ("softcap", "s_aux")  # attention variants that would silently be wrong
+_UNSUPPORTED = ("softcap", "s_aux")  # attention variants that would silently give wrong results
 
 
 class Layout:
-    """Who sees whom in one pass, in the form that its device wants."""
+    """Which positions attend to which in one pass, in the form for its device."""
 
     def __init__(self, segments: Sequence[Segment], like: Tensor) -> None:
         self.segments = segments
@@ -41,7 +41,7 @@ class Layout:
 
 
 def switch_on(model: Any) -> None:
-    """Let a causal language model take layouts. Raises UserError if its attention cannot be exchanged."""
+    """Let a causal language model accept layouts. Raises UserError if its attention cannot be replaced."""
     if model.config._attn_implementation == ATTENTION:  # noqa: SLF001 - it has no public name
         return
     model.set_attn_implementation(ATTENTION)
@@ -61,7 +61,7 @@ def branch_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """The registered function: [1, H, T, D] and keys, values [1, H_kv, T, D] -> [1, T, H, D].
 
-    Raises UserError for attention variants it does not do.
+    Raises UserError for unsupported attention variants.
     """
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)  # type: ignore[no-any-return]
@@ -90,7 +90,7 @@ def _by_segment(query: Tensor, key: Tensor, value: Tensor, layout: Layout, rest:
                 enable_gqa=True,
             )
         )
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()  # some models view it
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()  # some models call view() on it
 
 
 def _seen(states: Tensor, segment: Segment) -> Tensor:
@@ -101,7 +101,7 @@ def _seen(states: Tensor, segment: Segment) -> Tensor:
 
 
 def _mask(segment: Segment, like: Tensor) -> Tensor | None:
-    """Additive [own, reach + own]; None where the plain causal one is meant."""
+    """Additive mask [own, reach + own]; None for the plain causal mask."""
     if not segment.reach:
         return None
     own = segment.end - segment.start
@@ -127,7 +127,7 @@ def visible(segments: Sequence[Segment], device: torch.device) -> Any:
 
 
 def block_mask(segments: Sequence[Segment], device: torch.device) -> Any:
-    """The layout for flex attention: which blocks of [T, T] are computed at all."""
+    """The layout for flex attention: the blocks of [T, T] that are computed."""
     from torch.nn.attention.flex_attention import create_block_mask  # noqa: PLC0415 - imports the compiler
 
     length = segments[-1].end

@@ -38,7 +38,7 @@ _WHOLE = "model.safetensors"
 def save_checkpoint(model: nn.Module, folder: Path) -> str:
     """Write the trained weights and their config to `folder`, replacing it, and return their id.
 
-    Of several processes that train together the first one writes, and the others wait for it.
+    If several processes train together, the first one writes and the others wait.
     """
     state = trained_state(model)
     together = dist.is_available() and dist.is_initialized()
@@ -57,7 +57,7 @@ def _write(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
         save_file(dict(state), part / _file_of(model), metadata={"format": "pt"})
     config: Any = copy(model.peft_config["default"]) if isinstance(model, PeftModel) else model.config
     if isinstance(modules := getattr(config, "target_modules", None), set):
-        config.target_modules = sorted(modules)  # a set is written in another order by each process
+        config.target_modules = sorted(modules)  # sorted: a set has another order in each process
     config.save_pretrained(part)
     sync(part)
     if folder.exists():
@@ -68,7 +68,7 @@ def _write(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Raises OSError where torch or safetensors say in words of their own that the disk is full."""
+    """Raises OSError for a full disk, which torch and safetensors report as errors of their own."""
     try:
         yield
     except (RuntimeError, SafetensorError) as error:
@@ -80,7 +80,7 @@ def saving(folder: Path) -> Iterator[None]:
 def load_checkpoint(model: nn.Module, folder: Path, expected: str = "") -> str:
     """Load the weights of `folder` into `model` in place and return their id.
 
-    Raises DataError when they cannot be read, belong to a model of another shape or have another id than `expected`.
+    Raises DataError if they cannot be read, have other shapes than the model, or have another id than `expected`.
     """
     state = _read(folder / _file_of(model))
     if expected and (found := checkpoint_id(state)) != expected:
@@ -92,7 +92,7 @@ def load_checkpoint(model: nn.Module, folder: Path, expected: str = "") -> str:
     if isinstance(model, PeftModel):
         set_peft_model_state_dict(model, state)
     else:
-        model.load_state_dict(state, strict=False)  # strict would ask for the tied copies left out above
+        model.load_state_dict(state, strict=False)  # not strict: tied copies are not saved
     return checkpoint_id(state)
 
 

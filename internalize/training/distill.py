@@ -1,4 +1,4 @@
-"""The stage `distill`: the teacher scores every example, then the student trains. `fit` is the part below it.
+"""The stage `distill`: the teacher scores every example, then the student trains. `fit` is the training alone.
 
 The same seed, examples and settings give the same weights, whether or not the training was killed and resumed.
 """
@@ -38,9 +38,9 @@ def distill(  # noqa: PLR0913 - the state of a run beside model, data and settin
     references: References = References(),  # noqa: B008 - frozen
     part: Round | None = None,
 ) -> TrainSummary:
-    """Move the student (without experience) towards the teacher (with it), in place.
+    """Train the student (without experience) towards the teacher (with experience), in place.
 
-    `model` is a PEFT model, whose adapter 'default' is trained, or a plain one, trained whole. `part` is one round of
+    `model` is a PEFT model, whose adapter 'default' is trained, or a plain model, trained whole. `part` is one round of
     several (None: the whole training). With `save_steps` a killed call, repeated with the same arguments, resumes from
     the state in `output_dir`. Raises InternalizeError if the teacher's NLL is no better than a uniform guess, UserError
     if the model named as teacher has another tokenizer.
@@ -91,10 +91,10 @@ def _train(
     trainer = build_trainer(student, seed, output_dir, part, progress)
     state = None
     if config.save_steps:
-        # Frozen weights are among the inputs: the same adapter on another base is another training.
+        # Frozen weights are inputs too: the same adapter on another base is another training.
         sums = {name: float(weight.detach().double().sum()) for name, weight in model.named_parameters()}
         inputs = [config.model_dump(mode="json"), seed, data.digest, part and part.first_step, sums]
-        with trainer.accelerator.main_process_first():  # which removes what belongs to another training
+        with trainer.accelerator.main_process_first():  # removes states of other trainings
             state = _state_to_resume(content_hash(inputs), output_dir)
     if state is None and data.held_out:
         student.held_out_losses.append(student.held_out_loss())
@@ -107,7 +107,7 @@ def _train(
 
 
 def _run(trainer: DistillTrainer, state: Path | None) -> None:
-    """Train to the end, unless the state had stopped early already."""
+    """Train to the end, unless the resumed state had stopped early already."""
     if state is not None:
         trainer._load_from_checkpoint(str(state))  # noqa: SLF001 - our own subclass
         if trainer.model.stopped:
@@ -117,14 +117,14 @@ def _run(trainer: DistillTrainer, state: Path | None) -> None:
 
 
 def _state_to_resume(inputs: str, folder: Path) -> Path | None:
-    """The last complete state in `folder` of the training with these inputs; all others are removed."""
+    """The last complete state in `folder` of the training with these inputs; all other states are removed."""
     mark = folder / _INPUTS
     if not mark.is_file() or mark.read_text(encoding="utf-8") != inputs:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         mark.write_text(inputs, encoding="utf-8")
     while last := get_last_checkpoint(str(folder)):
-        file = Path(last) / _STATE  # written after all others: a state with its last byte is complete
+        file = Path(last) / _STATE  # the last file to be written: its presence means a complete state
         if file.is_file() and file.read_text(encoding="utf-8").rstrip().endswith("}"):
             return Path(last)
         shutil.rmtree(last)

@@ -1,9 +1,8 @@
-"""How far a policy has moved from the starter: action entropy, KL to the starter, and what it forgot of plain text.
+"""Measures how far a policy is from the starter: action entropy, KL to the starter, and NLL of plain text.
 
 All three are exact over the vocabulary, in nats per token. Entropy and KL(policy || starter) are means over the action
 tokens of episodes the policy played itself, without experience; `held_out_nll` is the mean -log p of a fixed text of
-prose, code and sums that no environment contains (held_out.txt). Measuring changes
-neither gradients nor weights.
+prose, code and sums that no environment contains (held_out.txt). Measuring changes neither gradients nor weights.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def drift(
 
 @torch.no_grad()
 def held_out_nll(model: nn.Module, renderer: Renderer, scorer: Scorer = PACKED) -> float:
-    """Mean -log p of the held-out text, each paragraph by itself after the first token, nats per token."""
+    """Mean -log p of the held-out text, nats per token; each paragraph alone, without its first token."""
     losses = []
     for paragraph in TEXT.read_text(encoding="utf-8").strip().split("\n\n"):
         ids = tuple(renderer.tokenizer.encode(paragraph, add_special_tokens=False))

@@ -1,9 +1,8 @@
-"""Trajectories as training examples: the clean token ids, where the actions stand, what the teacher sees instead.
+"""Trajectories as training examples: the clean token ids, the spans of the actions, and the teacher's contexts.
 
-Action ids are the sampled ones; only a step that has none (an imported log, a chat endpoint) is encoded from its text.
-A step that is left out (`Step.left_out`) is context of the later ones and has no span.
-Where the chat template rewrites earlier turns (cuts their thinking, say), no single sequence holds a trajectory, and
-every step brings its whole context.
+Action ids are the sampled ids; only a step without ids (an imported log, a chat endpoint) is encoded from its text. A
+step that is left out (`Step.left_out`) is context of later steps and has no span. If the chat template rewrites earlier
+turns (cuts their thoughts, say), no single sequence holds a trajectory, and every step has its whole context.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ FEWEST_HELD = 2
 
 
 def conversations(trajectory: Trajectory) -> tuple[Trajectory, ...]:
-    """All that is learnt of an episode. A turn is the own of one of them, and copied context in the others."""
+    """The conversations of an episode that training uses. Each turn is learnt in one and context in the others."""
     return (trajectory, *trajectory.branches)
 
 
@@ -37,7 +36,7 @@ def weighted(trajectories: Iterable[Trajectory], keep: Filter) -> list[tuple[Tra
     distribution.
     """
     scored = [trajectory for trajectory in trajectories if trajectory.score is not None]
-    attempts: dict[tuple[str, str, int], list[int]] = {}  # of each task by the same policy
+    attempts: dict[tuple[str, str, int], list[int]] = {}  # attempts at each task by the same policy
     for place, trajectory in enumerate(scored):
         attempts.setdefault((trajectory.task_id, trajectory.checkpoint, trajectory.iteration), []).append(place)
     weights = dict[int, float]()
@@ -77,8 +76,8 @@ def build_example(
 ) -> DistillExample | None:
     """The example of a trajectory, or None if it has no action to learn.
 
-    `injections` (one a step) and `global_injection` are what the teacher sees. Without them it sees
-    what the policy saw; on-policy trajectories were rolled out without experience and need them.
+    `injections` (one a step) and `global_injection` are shown to the teacher. Without them the teacher sees what the
+    policy saw; on-policy trajectories were rolled out without experience, so they need them.
     """
     if thoughts == "drop":
         trajectory = without_thoughts(trajectory, renderer)
@@ -104,20 +103,20 @@ def build_example(
 
 
 def thought_ids(step: Step, renderer: Renderer) -> int:
-    """How many ids of a step are its thought; all of them if it was cut off inside of one."""
+    """How many ids of a step are its thought; all of them if the thought was cut off."""
     length = renderer.thought_length(step.token_ids)
     return length if length or not step.message.reasoning else len(step.token_ids)
 
 
 def learnt_parts(step: Step, masked: int) -> list[tuple[int, int]]:
-    """The parts of an action that are learnt: what was sampled behind its first `masked` ids."""
+    """The parts of an action that are learnt: the sampled ids after its first `masked` ids."""
     (start, end), length = step.forced, len(step.token_ids)
     parts = [(masked, start), (max(masked, end), length)]
     return [(first, last) for first, last in parts if first < last]
 
 
 def without_thoughts(trajectory: Trajectory, renderer: Renderer) -> Trajectory:
-    """The trajectory as if no turn had had a thought; a turn that was nothing else is left out."""
+    """The trajectory without thoughts; a turn that was only a thought is left out."""
     steps = []
     for step in trajectory.steps:
         rest = step.token_ids[thought_ids(step, renderer) :] if step.token_ids else ()
@@ -132,13 +131,13 @@ def without_thoughts(trajectory: Trajectory, renderer: Renderer) -> Trajectory:
 
 
 def _encoded(step: Step, trajectory: Trajectory, renderer: Renderer) -> tuple[int, ...]:
-    """The ids of a step that has none: in the model's own words, or as the text that the prompt asks for."""
+    """The ids of a step that has none: as the model's template writes the turn, or its text as it is."""
     return renderer.encode_turn(step.message, trajectory.tools) if trajectory.tools else renderer.encode_text(step.text)
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """What the student sees of a trajectory, the clean contexts, and what the teacher is shown besides."""
+    """The contexts of a trajectory: the student's (clean), and the experience that only the teacher sees."""
 
     prompt: tuple[Message, ...]
     tools: tuple[ToolSpec, ...]
@@ -146,7 +145,7 @@ class _Sides:
     steps: Sequence[Step]
     hints: Sequence[str]  # experience at each step, "" = none
     contexts: Sequence[tuple[int, ...]]
-    masked: Sequence[int]  # how many leading ids of each action are context alone
+    masked: Sequence[int]  # leading ids of each action that are only context
 
     def is_append_only(self) -> bool:
         """Whether each context starts with the one before it and the action sampled there."""
@@ -154,7 +153,7 @@ class _Sides:
         return all(later[: len(ids)] == ids for ids, later in zip(seen, self.contexts[1:], strict=False))
 
     def in_one_sequence(self, renderer: Renderer) -> DistillExample:
-        """The clean trajectory, the branch that each hint makes, and the teacher's prompt if experience is global."""
+        """The clean trajectory, a branch for each hint, and the teacher's prompt if experience is global."""
         spans = []
         for number, (clean, step, hint) in enumerate(zip(self.contexts, self.steps, self.hints, strict=True)):
             if step.left_out:
@@ -175,7 +174,7 @@ class _Sides:
         )
 
     def with_all_contexts(self, renderer: Renderer) -> DistillExample:
-        """Every step's clean context and action one after the other; all experience is in the branches."""
+        """Every step's clean context and action in a row; all experience is in the branches."""
         prompt = with_system(self.prompt, self.global_text) if self.global_text else self.prompt
         ids: tuple[int, ...] = ()
         spans = []

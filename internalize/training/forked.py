@@ -1,9 +1,9 @@
-"""The forked scorer: for models whose attention cannot be exchanged, by their own forward and their own cache object.
+"""The forked scorer, for models whose attention cannot be replaced: it uses their own forward and their own cache.
 
-The history is read once into the cache; at every step a copy of it is continued with that step's hint and action. So
-the tokens read grow linearly with the steps, and no layer meets a mask that it does not know. With gradients every
-branch is a plain pass over its whole context, as caches are changed in place; a student without experience has no
-branches, and is one plain pass.
+The history is read once into the cache; at every step a copy of the cache is continued with that step's hint and
+action. So the number of tokens read grows linearly with the steps, and every layer sees plain causal contexts only.
+With gradients every branch is a plain pass over its whole context, because caches change in place; a student without
+experience has no branches and is one plain pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .head import backbone
 
 
 class ForkedScorer:
-    """`interfaces.Scorer` on any causal language model that has a cache; the rest as in `CachedModel`."""
+    """`interfaces.Scorer` on any causal language model that has a cache; fields as in `CachedModel`."""
 
     def __init__(self, *, positions: bool = True, singly: bool = False) -> None:
         self._options = {"positions": positions, "singly": singly}
@@ -35,7 +35,7 @@ class ForkedScorer:
 
     @torch.no_grad()
     def _forked(self, model: nn.Module, packed: Packed) -> list[Tensor]:
-        """Hidden states [tokens, D] of every segment: trunks in pieces that end at forks, branches on copies."""
+        """Hidden states [tokens, D] of every segment: trunks in pieces up to each fork, branches on cache copies."""
         cached, found = CachedModel(backbone(model), **self._options), dict[Segment, Tensor]()
         for trunk in (segment for segment in packed.segments if not segment.reach):
             branches = [s for s in packed.segments if s.reach and s.trunk == trunk.start]
@@ -53,7 +53,7 @@ class ForkedScorer:
 
 
 def _separate(model: nn.Module, packed: Packed) -> list[Tensor]:
-    """Hidden states [tokens, D] of every segment by a plain pass over all that it sees."""
+    """Hidden states [tokens, D] of every segment, each by a plain pass over its whole context."""
     module, parts = backbone(model), []
     for segment in packed.segments:
         before = packed.ids[segment.trunk : segment.trunk + segment.reach]

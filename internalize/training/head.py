@@ -1,4 +1,4 @@
-"""From last hidden states to logits by the model's own forward, with its scales, caps and whatever else it does."""
+"""From last hidden states to logits by the model's own forward, with its scales, soft caps and other steps."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from internalize.errors import UserError
 
-_BELOW: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # what `backbone` has found
+_BELOW: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()  # results of `backbone`
 
 
 def causal_lm(model: Any) -> Any:
-    """The language model itself, without a wrapper of PEFT."""
+    """The language model itself, without PEFT's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -37,7 +37,7 @@ def backbone(model: nn.Module) -> Any:
 
 
 class _CalledError(Exception):
-    """Ends the trial pass as soon as it has reached the part in question."""
+    """Ends the trial pass as soon as it reaches the part in question."""
 
 
 def _is_called(whole: nn.Module, part: nn.Module) -> bool:
@@ -54,16 +54,16 @@ def _is_called(whole: nn.Module, part: nn.Module) -> bool:
 
 
 class _Given(BaseModelOutputWithPast):  # type: ignore[misc] # transformers is untyped
-    """What the transformer below the head is made to return: hidden states, and None for whatever else is read."""
+    """The output of the transformer below the head: the given hidden states, and None for everything else."""
 
     def __getattr__(self, name: str) -> None:
         return None
 
 
 class ModelHead(nn.Module):
-    """The head of a causal language model: [..., D] -> [..., V] by its own forward, in which only the head runs.
+    """The head of a causal language model: [..., D] -> [..., V] by the model's own forward, below which nothing runs.
 
-    `weights` stand in place of its own, by their names in the model.
+    `weights` replace the head's own weights, by their names in the model.
     """
 
     def __init__(self, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -97,14 +97,14 @@ class ModelHead(nn.Module):
 
 
 def head(model: nn.Module) -> ModelHead:
-    """The head of a model with the weights that it has whenever it is called."""
+    """The head of a model, with the weights that it has at each call."""
     return ModelHead(model)
 
 
 @contextmanager
 def _with_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Calls of `module` run `forward` inside."""
-    before = vars(module).get("forward")  # set where layers are spread over devices
+    """Replace the forward of `module` by `forward` within the block."""
+    before = vars(module).get("forward")  # accelerate sets it if layers are on several devices
     module.forward = forward
     try:
         yield

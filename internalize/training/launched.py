@@ -1,4 +1,4 @@
-"""Training by several processes that a launcher starts: the call and its answer are files, progress comes by lines.
+"""Training by several processes that a launcher starts: input and result are files, progress is lines of output.
 
 `LaunchedTraining` starts this module under torch's launcher, one process a device; transformers and accelerate then do
 what `distill.trainer` says (DDP, or FSDP with `fsdp`). A process ends itself when the one that launched it is gone.
@@ -37,7 +37,7 @@ _PARENT, _SCORER = "INTERNALIZE_LAUNCHED_BY", "INTERNALIZE_SCORER"
 
 
 class LaunchedTraining:
-    """`interfaces.TrainBackend` over `compute.devices` processes; averages and drift are `local`'s."""
+    """`interfaces.TrainBackend` over `compute.devices` processes; `local` averages and measures drift."""
 
     def __init__(self, policy: LocalPolicy, module: str = __name__) -> None:
         self._policy, self._module, self._local = policy, module, LocalTraining(policy)
@@ -45,7 +45,7 @@ class LaunchedTraining:
     async def train(
         self, spec: TrainSpec, progress: Callable[[int, int, float], None] | None = None
     ) -> tuple[Checkpoint, TrainSummary]:
-        """Launch, wait, and read the answer. Raises what the training raised, Incomplete if it was killed."""
+        """Launch, wait and read the result. Raises the training's own error, or Incomplete if it was killed."""
         with tempfile.TemporaryDirectory(prefix=names.LAUNCHED, dir=spec.root) as name:
             folder = Path(name).resolve()
             write_atomic(folder / _SPEC, spec.model_dump_json())
@@ -92,7 +92,7 @@ class LaunchedTraining:
 
 
 def main(folder: Path) -> None:
-    """What each of the processes does."""
+    """Run one of the processes."""
     threading.Thread(target=_end_with, args=(int(os.environ[_PARENT]),), daemon=True).start()
     spec = TrainSpec.model_validate_json((folder / _SPEC).read_bytes())
     first = os.environ.get("RANK", "0") == "0"
@@ -109,7 +109,7 @@ def main(folder: Path) -> None:
 
 
 def _without_server(config: Config) -> Any:
-    """The recipe without a server that acts: it is for rollouts."""
+    """The recipe without a server that acts, which only rollouts need."""
     compute = config.compute.model_copy(update={"endpoint": "", "engine": "auto", "train": "local"})
     model = config.model.model_copy(update={"endpoint": ""})
     return config.model_copy(update={"compute": compute, "model": model})
@@ -121,7 +121,7 @@ def _tell(step: int, of: int, loss: float) -> None:
 
 
 def _end_with(launched_by: int) -> None:
-    """End this process when the one that launched the training is gone: it would work on files of another."""
+    """End this process when its launcher has died, because a resumed run would write the same files."""
     while True:
         try:
             os.kill(launched_by, 0)

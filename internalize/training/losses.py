@@ -21,14 +21,14 @@ from torch.utils.checkpoint import checkpoint
 Head = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor, float], Tensor]  # log q, log p, alpha
 
-# Logits that exist at once, in about eight copies. On a CPU that is 21 tokens of a vocabulary of 49,152; twice as many
+# Logits in memory at once, in about eight copies. On a CPU that is 21 tokens of a vocabulary of 49,152; twice as many
 # make a model of four layers 7 % faster. A GPU needs larger pieces.
 LOGITS = {"cpu": 2**20, "cuda": 2**25}
 FEWEST = 16  # tokens at once, whatever the vocabulary
 
 
 class Divergence(NamedTuple):
-    """Its value, and the distribution whose likeliest tokens are kept by support "topk"."""
+    """A divergence, and the distribution whose most likely tokens support "topk" keeps."""
 
     value: Compare  # [T, K], [T, K] -> [T] in nats
     guide: Compare  # [T, V], [T, V] -> [T, V]
@@ -48,7 +48,7 @@ class Objective:
 
 
 class Anchor(NamedTuple):
-    """A reference that the student is held at: `weight` times KL(student || reference) is added at every token."""
+    """A reference for the student: `weight` times KL(student || reference) is added at every token."""
 
     hidden_TD: Tensor
     head: Head
@@ -89,7 +89,7 @@ DIVERGENCES: dict[str, Divergence] = {
 def divergence(
     student_logits_TV: Tensor, teacher_logits_TV: Tensor, objective: Objective | str, ids_T: Tensor | None = None
 ) -> Tensor:
-    """The objective at every token: [T, V], [T, V] -> [T] in nats. `ids_T` are needed by "sft" and by "sampled".
+    """The objective at every token: [T, V], [T, V] -> [T] in nats. Only "sft" and "sampled" need `ids_T`.
 
     "topk" compares k tokens and the rest as one: a lower bound of the full divergence, equal to it at k = V.
     """
@@ -143,7 +143,7 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
     objective = Objective(objective) if isinstance(objective, str) else objective
 
     def loss_of(rows_TD: Tensor, part: slice) -> Tensor:
-        log_q = _log_softmax(head(rows_TD))  # the logits have no name, so that they do not outlive their use
+        log_q = _log_softmax(head(rows_TD))  # no variable holds the logits, so that they are freed at once
         log_p = None if teacher_TD is None else _log_p(teacher_head or head, teacher_TD[part])
         loss = _loss(log_q, log_p, objective, ids_T[part])
         if anchor is not None:
@@ -152,7 +152,7 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
 
     size = chunk or tokens_at_once(head, hidden_TD.device)
     parts = [slice(start, start + size) for start in range(0, len(ids_T), size)]
-    if len(parts) <= 1:  # within the bound anyway: plain autograd computes nothing twice
+    if len(parts) <= 1:  # one chunk is enough: plain autograd computes nothing twice
         return loss_of(hidden_TD, slice(None))
     if isinstance(head, nn.Module) and not any(weight.requires_grad for weight in head.parameters()):
         losses_T: Tensor = _RowLoss.apply(hidden_TD, loss_of, parts)  # type: ignore[no-untyped-call]
@@ -162,7 +162,7 @@ def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and h
 
 
 def tokens_at_once(head: Head, device: torch.device) -> int:
-    """How many tokens have `LOGITS` logits; a head that is no module is taken to have 2**16 a token."""
+    """How many tokens have `LOGITS` logits; a head that is no module counts as 2**16 logits a token."""
     weights = list(head.parameters()) if isinstance(head, nn.Module) else []
     vocabulary = max((len(weight) for weight in weights), default=2**16)
     return max(FEWEST, LOGITS.get(device.type, LOGITS["cuda"]) // vocabulary)
@@ -175,11 +175,11 @@ def _log_p(head: Head, rows_TD: Tensor) -> Tensor:
 
 
 class _RowLoss(torch.autograd.Function):
-    """Loss and gradient together, chunk by chunk, which is right because the loss of row t depends on row t alone."""
+    """Computes loss and gradient together, chunk by chunk. This needs the loss of row t to depend on row t alone."""
 
     @staticmethod
     def forward(ctx: Any, hidden_TD: Tensor, loss_of: Callable[[Tensor, slice], Tensor], parts: list[slice]) -> Tensor:
-        """[T, D] -> [T]; keeps a gradient [T, D] if one is wanted."""
+        """[T, D] -> [T]; keeps a gradient [T, D] if the input needs one."""
         if not ctx.needs_input_grad[0]:
             return torch.cat([loss_of(hidden_TD[part], part) for part in parts])
         losses, gradient_TD = [], torch.empty_like(hidden_TD)

@@ -1,7 +1,7 @@
 """The model of this process, sampled and trained in place: the first `Policy`, `PolicyLoader` and `TrainBackend`.
 
-With `model.endpoint` a server acts instead, for the weights that it holds; training stays here. After every change of
-weights the engine forgets its cache, and `checkpoint` names the weights held now.
+With an endpoint that acts, a server samples with the weights that it has loaded; training stays here. After every
+change of weights the engine drops its cache, and `checkpoint` is the record of the current weights.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from .teachers import References
 from .weights import State, snapshot, trained
 
 _LOG = logging.getLogger(__name__)
-_EFFECT = 0.5  # nats: far above what rounding and another precision make
-_LOGS = "runs"  # of transformers' logging back-ends, in the folder of a training
+_EFFECT = 0.5  # nats: far above differences by rounding and precision
+_LOGS = "runs"  # folder of transformers' logging back-ends, in that of a training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,8 +64,8 @@ def plain_logprobs(model: PreTrainedModel, ids: Sequence[int], start: int) -> li
 class LocalPolicy:
     """A model with a LoRA adapter (or all weights) to train; `lora_r` 0 trains all weights.
 
-    It is sampled by what `engine` makes for it, and run over given actions by `scorer`. None = the fastest ones that
-    `check` finds right; until then those that are right for ordinary attention.
+    `engine` makes the engine that samples; `scorer` scores given actions. None = the fastest that `check` finds right;
+    before `check` those for ordinary attention.
     """
 
     def __init__(
@@ -104,19 +104,19 @@ class LocalPolicy:
         self.servers: VllmServers | None = None
         self._server: ServerPolicy | None = None
         self._judge = build_judge(config.judge, self.chat, Redactor.of(config.redact).clean)
-        self.self_check: SelfCheck | None = None  # of `check`
+        self.self_check: SelfCheck | None = None  # result of `check`
         self.anchor = snapshot(self.model) if config.distill.kl_anchor or config.evaluate.drift else None
 
     @classmethod
     def of(
         cls, config: Config, *, check: bool = True, engine: EngineMaker | None = None, scorer: Scorer | None = None
     ) -> LocalPolicy:
-        """The policy that the recipe's [model] section names, checked unless it is neither sampled nor trained.
+        """The policy that the recipe's [model] section names. Not to `check`: one neither sampled nor trained.
 
-        Raises UserError if there is no such model, if sampling or scoring it would be wrong, or if an endpoint in use
-        has no key or cannot be asked.
+        Raises UserError if there is no such model, if it fails its self-check, or if an endpoint in use has no key or
+        cannot be asked.
         """
-        Endpoints(config).check()  # before the model is loaded, which takes long
+        Endpoints(config).check()  # before loading the model, which is slow
         require_arguments(config.distill, resolve_device(config.compute.device))
         policy = cls(config, *_loaded(config), engine, scorer)
         if check:
@@ -126,7 +126,7 @@ class LocalPolicy:
     def check(self) -> SelfCheck:
         """Choose engine and scorer by comparing them with plain forward passes of the model.
 
-        Raises UserError with the figure if none is right.
+        Raises UserError with the difference if none agrees.
         """
         ids = ordinary_ids(self.model, self.renderer.tokenizer)
         found = select_paths(self.model, self.renderer, self.config, ids, self._engines, self._scorers)
@@ -136,7 +136,7 @@ class LocalPolicy:
         return found
 
     async def load(self, checkpoint: Checkpoint, root: Path) -> LocalPolicy:
-        """These weights in place of those held now, here and on the server of `model.endpoint`."""
+        """Load the weights of a checkpoint in place, here and on the server that acts."""
         if checkpoint.id != self.checkpoint.id:
             self.restore(checkpoint.folder(root), checkpoint.id)
         self.checkpoint = checkpoint
@@ -149,7 +149,7 @@ class LocalPolicy:
         return self
 
     async def served(self, root: Path) -> Config:
-        """The recipe with the address of who acts; servers that it has started are started, in `root`, at first use.
+        """The recipe with the address of the server that acts. The run's own servers start, in `root`, at first use.
 
         Raises UserError if they cannot be started.
         """
@@ -169,7 +169,7 @@ class LocalPolicy:
 
     @asynccontextmanager
     async def asleep(self) -> AsyncIterator[None]:
-        """Inside, servers that the recipe has started leave the memory of their GPUs to a training."""
+        """Within the block, the run's own servers free the memory of their GPUs for a training."""
         if self.servers:
             await self.servers.sleep()
         try:
@@ -179,13 +179,13 @@ class LocalPolicy:
                 await self.servers.wake()
 
     def close(self) -> None:
-        """End servers that the recipe has started."""
+        """End the run's own servers."""
         if self.servers:
             self.servers.close()
 
     @property
     def agent(self) -> Agent:
-        """Who acts with these weights: the server of `model.endpoint` if it holds them, else the engine here."""
+        """The agent with these weights: the server's if it has loaded them, else the engine's here."""
         named = self.config.model
         agent = self._server.agent(self.checkpoint.id, self._judge) if self._server else None
         return agent or TokenAgent(
@@ -193,7 +193,7 @@ class LocalPolicy:
         )
 
     def chat(self, name: str = "self") -> ChatModel:
-        """These weights asked for text, by whoever acts with them; any other name is an endpoint."""
+        """A chat model with these weights ("self"), on the server that acts or here, or an endpoint of the recipe."""
         if name != "self":
             return self.endpoints.chat(name)
         return (self._server and self._server.chat(self.checkpoint.id)) or PolicyChat(self.engine, self.renderer)
@@ -206,10 +206,10 @@ class LocalPolicy:
         teacher: State | None = None,
         progress: Callable[[int, int, float], None] | None = None,
     ) -> TrainSummary:
-        """Distil `examples` into the weights and save them in the folder of `spec`.
+        """Distill `examples` into the weights and save them in the folder of `spec`.
 
-        `teacher`: the weights of a frozen teacher (None: those of now). With `save_steps` the states that a killed
-        training goes on from are kept beside the folder until it is written.
+        `teacher`: the weights of a frozen teacher (None: the current ones). With `save_steps` the states from which a
+        killed training resumes are kept beside the folder until it is written.
         """
         folder, settings = spec.root / spec.out, spec.config.distill
         settings = settings.model_copy(update={"lr": settings.lr * spec.shrink})
@@ -225,15 +225,15 @@ class LocalPolicy:
             part=spec.part,
         )
         self.checkpoint = spec.result(self._save(folder))
-        if (states / _LOGS).exists():  # where they are without states to go on from
+        if (states / _LOGS).exists():  # where they would be without saved states
             shutil.copytree(states / _LOGS, folder.parent / _LOGS, dirs_exist_ok=True)
         shutil.rmtree(states, ignore_errors=True)
         return summary
 
     def average(self, other: Checkpoint, root: Path, out: str) -> None:
-        """The mean of these weights and those of `other` become the policy, saved in `root / out`.
+        """Load the mean of these weights and those of `other`, and save it in `root / out`.
 
-        With LoRA the mean is of the two factors, which is not the mean of their products but lies near both.
+        With LoRA the two factors are averaged, which is close to the mean of their products, but not equal.
         """
         own, folder = snapshot(self.model), other.folder(root)
         if folder:
@@ -254,7 +254,7 @@ class LocalPolicy:
     def restore(self, folder: Path | None, expected: str = "") -> str:
         """Load the weights of a folder (None = the starter's) and return their id.
 
-        Raises DataError if it is not `expected`.
+        Raises DataError if the id is not `expected`.
         """
         self.engine.reset()
         if folder is not None:
@@ -268,7 +268,7 @@ class LocalPolicy:
 
     @contextmanager
     def rehearsal(self, folder: Path | None) -> Iterator[str]:
-        """Hold the starter inside (None), or an adapter with an effect that is saved in `folder`; yields its id."""
+        """Within the block, hold the starter (None), or an adapter with an effect, saved in `folder`; yields its id."""
         if folder is None and self.checkpoint.id == self.starter.id:
             yield self.starter.id
             return
@@ -338,7 +338,7 @@ class LocalTraining:
         return self._policy.checkpoint
 
     async def drift(self, checkpoint: Checkpoint, root: Path, episodes: Sequence[Trajectory]) -> Drift:
-        """Entropy, and the KL divergence to the starter of anything but the starter itself."""
+        """Entropy and, except for the starter itself, the KL divergence to the starter."""
         policy = await self._policy.load(checkpoint, root)
         anchor = policy.anchor if checkpoint.iteration else None
         return drift(

@@ -1,10 +1,10 @@
-"""The scorer: hidden states at the positions that predict action tokens, of the student and of the teacher.
+"""The packed scorer: hidden states at the positions that predict action tokens, for student and teacher.
 
 Step-wise experience gives every step a context of its own, so a plain teacher pass would encode the history once a
 step. Here the clean history (the trunk) runs once, and each step's branch (hint and action) attends to the trunk up to
 its fork and to itself: values and gradients are those of separate passes, for a fraction of the tokens. Where a chat
-template rewrites earlier turns, the student's contexts are branches too. `attention` tells the model who attends to
-whom.
+template rewrites earlier turns, the student's contexts are branches too. `attention` tells the model which
+positions attend to which.
 
 Row i of student and teacher predicts the same action token. Positions of a branch continue from its fork.
 
@@ -30,7 +30,7 @@ from .head import backbone, causal_lm, head
 
 Branch = tuple[int, Sequence[int], Sequence[int]]  # fork, ids in place of the trunk after it, action ids
 
-PASS_TOKENS = 8192  # of a teacher's pass over several trajectories
+PASS_TOKENS = 8192  # tokens of one teacher pass over several trajectories
 
 
 def pack(example: DistillExample) -> Packed:
@@ -55,7 +55,7 @@ def pack_clean(token_ids: Sequence[int], spans: Sequence[ActionSpan]) -> Packed:
 
 
 def _pack_contexts(contexts: Sequence[Sequence[int]], token_ids: Sequence[int], spans: Sequence[ActionSpan]) -> Packed:
-    """Contexts that do not continue each other: all fork from the last clean one, which shares most with the others."""
+    """Contexts that do not continue each other, as forks from the last clean one, which shares most with the others."""
     last = spans[-1]
     trunk = token_ids[last.origin : last.end]
     branches = []
@@ -68,8 +68,8 @@ def _pack_contexts(contexts: Sequence[Sequence[int]], token_ids: Sequence[int], 
 def pack_branches(token_ids: Sequence[int], branches: Sequence[Branch]) -> Packed:
     """Pack any number of branches onto one trunk, with rows in the order of the branches.
 
-    A branch without ids whose action is what the trunk says there adds no tokens. Tokens that predict nothing (the tail
-    of the trunk, the last token of an action) are left out. Raises DataError for a fork outside the trunk.
+    A branch without ids whose action is already in the trunk adds no tokens. Tokens that predict nothing (the tail of
+    the trunk, the last token of an action) are left out. Raises DataError for a fork outside the trunk.
     """
     in_trunk = []
     for fork, hint, action in branches:
@@ -83,7 +83,7 @@ def pack_branches(token_ids: Sequence[int], branches: Sequence[Branch]) -> Packe
     rows: list[int] = []
     for (fork, hint, action), flat in inside:
         tail = [] if flat else [*hint, *action[:-1]]
-        second = fork if flat else len(ids) + len(hint)  # where the first action token stands and predicts the next
+        second = fork if flat else len(ids) + len(hint)  # position of the first action token, which predicts the next
         rows += [second - 1 if hint else fork - 1, *range(second, second + len(action) - 1)][: len(action)]
         if tail:
             segments.append(Segment(len(ids), len(ids) + len(tail), 0, fork))
@@ -98,7 +98,7 @@ def _long(values: Sequence[int]) -> Tensor:
 
 
 def join(packs: Sequence[Packed]) -> Packed:
-    """Several as one pass in which none attends to another: without padding, positions start at 0 in each."""
+    """Several packs as one pass without attention between them and without padding; positions start at 0 in each."""
     segments: list[Segment] = []
     rows, offset = [], 0
     for packed in packs:
@@ -116,7 +116,7 @@ def hidden_states(model: nn.Module, packed: Packed) -> Tensor:
     layout: dict[str, Any] = {}
     if not packed.plain:
         switch_on(causal_lm(model))
-        unused = torch.empty(1, 1, 1, 1, device=weight.device)  # four dimensions keep transformers from making [T, T]
+        unused = torch.empty(1, 1, 1, 1, device=weight.device)  # with four dimensions transformers makes no mask
         positions = packed.position_ids[None].to(weight.device)
         layout = {"layout": Layout(packed.segments, weight), "attention_mask": unused, "position_ids": positions}
     output = trunk(
@@ -134,10 +134,10 @@ def student_hidden(model: nn.Module, token_ids: Sequence[int], spans: Sequence[A
 
 
 class PackedScorer:
-    """`interfaces.Scorer` in one pass over trunk and branches, for models whose attention can be exchanged.
+    """`interfaces.Scorer` in one pass over trunk and branches, for models whose attention can be replaced.
 
     Neighbours share a pass while they have at most `pass_tokens` tokens together. None = `PASS_TOKENS` on CUDA, where a
-    short pass leaves most of the device idle, and one at a time on a CPU, where joining gains nothing.
+    short pass leaves most of the device idle, and one pack a pass on a CPU, where joining gains nothing.
     """
 
     def __init__(self, pass_tokens: int | None = None) -> None:
@@ -167,7 +167,7 @@ PACKED = PackedScorer()
 @torch.no_grad()
 def teacher_states(model: nn.Module, packs: Sequence[Packed], scorer: Scorer = PACKED) -> Iterator[Tensor]:
     """Hidden states [A, D] of each of `packs` in evaluation mode and without gradients, on the model's device."""
-    training = model.training  # a call of train() puts every layer in one mode, and some may be in their own
+    training = model.training  # train() would set all layers to one mode, but layers may differ
     if training:
         model.eval()
     try:
@@ -178,14 +178,14 @@ def teacher_states(model: nn.Module, packs: Sequence[Packed], scorer: Scorer = P
 
 
 def teacher_hidden(model: nn.Module, packed: Packed, scorer: Scorer = PACKED) -> Tensor:
-    """`teacher_states` of one: [A, D]."""
+    """`teacher_states` of one pack: [A, D]."""
     (hidden_AD,) = teacher_states(model, [packed], scorer)
     return hidden_AD
 
 
 def example_logits(model: nn.Module, example: DistillExample, scorer: Scorer = PACKED) -> Tensor:
-    """Logits at the action tokens in float32: [A, V] of the student's side, then [A, V] of the teacher's."""
-    # The teacher's side first, as scoring branches may exchange the attention of the other pass too.
+    """Float32 logits at the action tokens: [A, V] of the student's side and [A, V] of the teacher's side."""
+    # The teacher's side first: scoring branches may replace the attention of the other pass too.
     teacher_AD, clean_AD = scorer.score(model, [pack(example), pack_clean(example.token_ids, example.spans)])
     logits: Tensor = head(model)(torch.cat([clean_AD, teacher_AD]))
     return logits.float()

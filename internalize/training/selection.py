@@ -1,7 +1,7 @@
-"""Which engine and which scorer a model gets: the first in order of speed that agrees with plain passes of it.
+"""Selects the engine and the scorer of a model: the fastest ones that agree with plain passes of it.
 
-No name of an architecture decides. Weights of a shorter type are compared in float32 where memory allows, as rounding
-hides mistakes there and looks like them.
+The name of the architecture does not matter. Weights of a shorter type are compared in float32 if memory allows,
+because in a shorter type rounding can hide a mistake or look like one.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ def plain_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> 
 
 
 def single_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
-    """The same, one conversation at a time: no padding, and the model counts positions itself."""
+    """`plain_engine` with one conversation at a time: no padding, and the model counts positions itself."""
     return PlainEngine(model, renderer, **_limits(config, 1))
 
 
 def token_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
-    """The same, and every token after a cached prefix by itself."""
+    """`single_engine` that also reads tokens after a cached prefix one by one."""
     return PlainEngine(model, renderer, singly=True, **_limits(config, 1))
 
 
 def placed_engine(model: PreTrainedModel, renderer: Renderer, config: Config) -> Engine:
-    """The same, told the positions: some caches miscount what they hold (that of MiniMax-01, by its first layer)."""
+    """`token_engine` that passes positions: some caches miscount their length (MiniMax-01's, by its first layer)."""
     return PlainEngine(model, renderer, singly=True, placed=True, **_limits(config, 1))
 
 
@@ -89,7 +89,7 @@ SCORERS: Mapping[str, Scorer] = {
 
 
 def engines_of(chosen: str) -> Mapping[str, EngineMaker]:
-    """Those that `compute.engine` allows: one kind, or all."""
+    """The engines that `compute.engine` allows: one kind, or all."""
     return {name: make for name, make in ENGINES.items() if name.startswith(chosen)} or ENGINES
 
 
@@ -101,9 +101,9 @@ def select_paths(
     engines: Mapping[str, EngineMaker] = ENGINES,
     scorers: Mapping[str, Scorer] = SCORERS,
 ) -> SelfCheck:
-    """The names of the first engine and scorer that agree with plain passes on random `ids`, and how far they are off.
+    """The first engine and scorer that agree with plain passes on random `ids`, and their differences.
 
-    Raises UserError with the figure of the last one if none does.
+    Raises UserError with the difference of the last one if none agrees.
     """
     started = time.monotonic()
 

@@ -1,9 +1,9 @@
 """The teacher's side of a training: from examples to items with the teacher's hidden states, and the held-out share.
 
 A frozen teacher (the weights at the start of the iteration, or another model) scores every example once, before
-training; what is kept is hidden states [A action tokens, D hidden size], of which its head makes logits chunk by chunk.
-A teacher that moves ('live', 'ema') scores at every step, so that its items carry its input instead. Held-out items are
-always compared with the teacher of the start, before training and after.
+training. Its hidden states [A action tokens, D hidden size] are kept, and its head makes logits from them chunk by
+chunk. A moving teacher ('live', 'ema') scores at every step, so its items carry its input instead. Held-out items are
+always compared with the teacher at the start, before training and after.
 """
 
 from __future__ import annotations
@@ -35,47 +35,47 @@ from .weights import State, head_with, snapshot, swapped
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SANE_MARGIN = 0.25  # nats below a uniform guess; fresh random weights are at or above it, a working policy far below
+SANE_MARGIN = 0.25  # nats below a uniform guess; random weights are at or above the guess, a working policy far below
 SANE_SAMPLE = 8  # examples on which a moving teacher is checked
 
 
 @dataclass(frozen=True)
 class TrainItem:
-    """One example as the trainer takes it. Without teacher states and input it takes cross-entropy.
+    """The trainer's input for one example. Without teacher states and teacher input the loss is cross-entropy.
 
-    `with_experience` is the same actions with the experience left in the student's prompt; it is trained beside the
+    `with_experience` has the same actions with the experience left in the student's prompt; it is trained beside the
     item and counts in no denominator.
     """
 
     packed: Packed  # the student's input
     teacher_AD: Tensor | None = None  # hidden states of a teacher that does not change
     weight: float = 1.0
-    teacher_input: Packed | None = None  # of a teacher that scores at every step
+    teacher_input: Packed | None = None  # input of a teacher that scores at every step
     anchor_AD: Tensor | None = None  # the starter's hidden states, for `kl_anchor`
     with_experience: TrainItem | None = None
 
 
 @dataclass(frozen=True)
 class References:
-    """Other weights that a training compares the student with, the student's tokenizer, and who scores."""
+    """Other weights with which a training compares the student, the student's tokenizer, and the scorer."""
 
-    teacher_weights: State | None = None  # of a frozen teacher; None: those that the model has now
+    teacher_weights: State | None = None  # of a frozen teacher; None: the model's current weights
     anchor_weights: State | None = None  # the starter's, for `kl_anchor`
-    tokenizer: PreTrainedTokenizerBase | None = None  # compared with that of another model that teaches
+    tokenizer: PreTrainedTokenizerBase | None = None  # the student's; a teacher model must have the same
     scorer: Scorer = PACKED
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Items to train on and to measure on, and the heads that turn their references' hidden states into logits."""
+    """Items to train on and held-out items, and the heads that make logits from the references' hidden states."""
 
     items: Sequence[TrainItem]
     held_out: Sequence[TrainItem] = ()
-    teacher_head: Head | None = None  # None: the student's, which is then frozen
+    teacher_head: Head | None = None  # None: the student's head, which is then frozen
     anchor_head: Head | None = None  # None: likewise
     teacher_nll: float | None = None  # mean -log p of the action tokens under the teacher, nats
-    digest: str = ""  # of the examples they were made of
-    scorer: Scorer = PACKED  # of the policy
+    digest: str = ""  # hash of the examples
+    scorer: Scorer = PACKED  # the policy's
 
 
 def build_training_set(
@@ -86,7 +86,7 @@ def build_training_set(
     seed: int,
     part: Round | None = None,
 ) -> TrainingSet:
-    """Every example as an item, with the teacher's hidden states where they do not change during training.
+    """Every example as an item, with the teacher's hidden states unless the teacher moves during training.
 
     `part` is one round of several, whose held-out examples are chosen already. Raises InternalizeError if the teacher's
     NLL is no better than a uniform guess, UserError for a teacher with another tokenizer.
@@ -134,7 +134,7 @@ def _anchors(
 
 
 def _with_experience(item: TrainItem, example: DistillExample, config: DistillConfig) -> TrainItem | None:
-    """The item of `in_context`; None if it is off or the teacher is shown no experience either."""
+    """The item for `distill.in_context`; None if that is off or the teacher is shown no experience."""
     if config.in_context == "off" or not (example.teacher_prompt or any(span.branch for span in example.spans)):
         return None
     copied = replace(item, packed=pack(example), anchor_AD=None)
@@ -142,7 +142,7 @@ def _with_experience(item: TrainItem, example: DistillExample, config: DistillCo
 
 
 def held_out(count: int, share: float, seed: int) -> frozenset[int]:
-    """Which of `count` examples are held out; none of fewer than `FEWEST_TO_SPLIT`."""
+    """The numbers of the held-out examples; none if `count` is below `FEWEST_TO_SPLIT`."""
     return draw_held_out(count, share, seed) if count >= FEWEST_TO_SPLIT else frozenset()
 
 
@@ -159,7 +159,7 @@ def require_same_tokens(own: PreTrainedTokenizerBase, other: PreTrainedTokenizer
 
 
 def head_snapshot(model: nn.Module) -> Head | None:
-    """A copy of the head as it is now if training would change it; None if it is frozen and can be shared."""
+    """A copy of the current head if training would change it; None if it is frozen and can be shared."""
     return head_with(model, snapshot(model))
 
 
@@ -185,7 +185,7 @@ def _on_cpu(states: Iterable[Tensor]) -> list[Tensor]:
 def _load(
     model: nn.Module, source: str, tokenizer: PreTrainedTokenizerBase | None, longest: int
 ) -> tuple[nn.Module, Scorer]:
-    """Another model that teaches, and the scorer that is right for it on contexts of up to `longest` tokens."""
+    """The model of another teacher, and its scorer for contexts of up to `longest` tokens."""
     weight = next(model.parameters())
     other: nn.Module
     other, its_tokenizer = load_policy(
@@ -207,7 +207,7 @@ def _vocabulary(output: nn.Module) -> int:
 
 @torch.no_grad()
 def _sensible_nll(model: nn.Module, packs: Sequence[Packed], states: Sequence[Tensor]) -> float:
-    """Mean -log p of the action tokens under the teacher; with missing weights it is that of a uniform guess."""
+    """The teacher's mean -log p of the action tokens. Raises if a uniform guess is as good (missing weights)."""
     output = head(model)
     device = next(output.parameters()).device
     total = 0.0

@@ -36,12 +36,12 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is spread over processes, put together; all of them must ask."""
+    """The whole tensor, gathered if it is sharded; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def spread_like(tensor: Tensor, weight: Tensor) -> Tensor:
-    """A tensor where `weight` is, and spread over processes as it is; all of them must ask."""
+    """The tensor on the device of `weight`, and sharded as it is; every process must call this."""
     if isinstance(weight, DTensor) and not isinstance(tensor, DTensor):
         return distribute_tensor(tensor.to(weight.device), weight.device_mesh, weight.placements)
     return tensor.to(weight.device)

@@ -1,7 +1,7 @@
 """Named algorithms, for `distill.algorithm`. A new one is a file here and a line in `ALGORITHMS`.
 
-An algorithm is data: a value for each switch. The trainer reads the switches and knows none of the algorithms by name,
-so there is no code of theirs to keep under training/, and recipes are validated here without importing torch.
+An algorithm is data: a value for each switch. The trainer reads the switches and knows no algorithm by name, so
+training/ has no code for single algorithms, and recipes are validated here without importing torch.
 """
 
 from internalize.config.regime import Algorithm

@@ -1,6 +1,7 @@
 """Generalized Knowledge Distillation: a Jensen-Shannon divergence on the student's own samples.
 
-The paper mixes in fixed data by a share lambda, here 1 (none), and distils a larger model, here the policy itself.
+The paper has a share lambda of student samples beside fixed data, here 1 (no fixed data), and distills a larger model,
+here the policy itself.
 """
 
 from internalize.config.regime import Algorithm, FrozenTeacher, JensenShannon, StudentPlays

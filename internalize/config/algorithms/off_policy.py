@@ -1,4 +1,4 @@
-"""Off-policy internalization, L_off of its paper: the regime that lasted there over iterations.
+"""Off-policy internalization, L_off in its paper: the regime that did not collapse there.
 
 The teacher plays with experience in its prompt, failures are rejected, and the student matches the teacher's
 distributions at its action tokens without experience.

@@ -1,6 +1,6 @@
-"""On-policy internalization, L_on of its paper: the regime that collapsed there.
+"""On-policy internalization, L_on in its paper: the regime that collapsed there.
 
-The student plays without experience, and the teacher, which is shown it, scores the student's own tokens.
+The student plays without experience, and the teacher, which sees the experience, scores the student's own tokens.
 """
 
 from internalize.config.regime import Algorithm, FrozenTeacher, ReverseKL, StudentPlays

@@ -1,4 +1,4 @@
-"""On-Policy Self-Distillation: the student's own samples under the policy as it was before training.
+"""On-Policy Self-Distillation: the policy before training scores the student's own samples.
 
 The paper's later version clips the contribution of each vocabulary entry to the divergence; this does not.
 """

@@ -1,6 +1,6 @@
 """Rejection-sampling fine-tuning: cross-entropy on the policy's own successes, with no experience involved.
 
-The paper trains a base model on 100 samples a question; this goes on from the last checkpoint with four.
+The paper trains a base model on 100 samples a question; this one continues from the last checkpoint with four.
 """
 
 from internalize.config.regime import Algorithm, CrossEntropy, FrozenTeacher, StudentPlays
@@ -10,6 +10,6 @@ RFT = Algorithm(
     generator=StudentPlays(),
     divergence=CrossEntropy(),
     filter="success",
-    teacher=FrozenTeacher(),  # never asked
+    teacher=FrozenTeacher(),  # not used by sft
     attempts=4,
 )

@@ -1,7 +1,7 @@
-"""Self-Distillation Fine-Tuning: the student's own samples under a teacher that follows it slowly.
+"""Self-Distillation Fine-Tuning: a slow average of the student's weights scores the student's own samples.
 
-Version 1 of the paper derives the reverse KL; its results were made with the forward KL, which this is. The paper
-samples anew at every step, this every four.
+Version 1 of the paper derives the reverse KL; its results were made with the forward KL, which is used here. The
+paper samples anew at every step, this algorithm at every fourth.
 """
 
 from internalize.config.regime import Algorithm, AveragedTeacher, ForwardKL, StudentPlays

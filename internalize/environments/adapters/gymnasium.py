@@ -1,10 +1,10 @@
 """Environments of gymnasium by their id, `env.name = "gymnasium:Taxi-v4"`, or `"gymnasium:MODULE:ID"` of a package.
 
-A task is a seed. What the policy sees is the observation (text as it is, anything else as JSON), with the picture in
-characters where the environment draws one; what it does is the tool `act`, whose parameters are the action space. What
-the documentation of the environment says of its actions stands in the system message, and its limit of steps holds.
-Seeds under which the same actions give the same texts are one task. Continuous actions of many numbers, observations
-that are pictures, and environments that play differently under one seed are refused.
+A task is a seed. The policy sees the observation (text unchanged, anything else as JSON), with the picture if the
+environment draws one in characters, and acts with the tool `act`, whose parameters are the action space. The system
+message quotes what the environment's documentation says about actions; the environment's own limit of steps holds.
+Seeds under which the same actions give the same texts are one task. Refused are continuous actions of many numbers,
+observations that are pictures, and environments that are not deterministic under a seed.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from internalize.errors import InfrastructureError, TaskError, first_line
 from internalize.records import Task, ToolCall, ToolSpec, content_hash
 
 _SYSTEM = "You act in an environment, one action at a time."
-_TOLD = ("Description", "Action Space", "Actions")  # sections of an environment's documentation that are shown
+_TOLD = ("Description", "Action Space", "Actions")  # documentation sections that are shown
 _LONGEST = 3000  # characters of them
-_MOST_SEEN, _MOST_DONE = 400, 16  # numbers in an observation, in an action
-_PROBED = 20  # actions that tell two seeds apart
-_SHOWN = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)  # what is coloured, such as the place of the player
+_MOST_SEEN, _MOST_DONE = 400, 16  # most numbers in an observation, in an action
+_PROBED = 20  # actions that distinguish two seeds
+_SHOWN = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0m", re.DOTALL)  # coloured text, such as the place of the player
 
 
 class GymnasiumOptions(Section):
@@ -45,7 +45,7 @@ class GymnasiumOptions(Section):
 
 
 class Gymnasium(SplitTasks):
-    """The environment. Raises TaskError for one that does not exist or cannot be carried over."""
+    """The environment. Raises TaskError for one that does not exist or is not supported."""
 
     final_actions: frozenset[str] = frozenset()
     evidence_actions = frozenset({"act"})
@@ -103,7 +103,7 @@ class Gymnasium(SplitTasks):
         return {split: tuple(found) for split, found in tasks.items() if found}
 
     def _probed(self, env: Any, seed: int) -> tuple[str, str]:
-        """The first text under a seed, and a hash of what the same actions bring about."""
+        """The first text under a seed, and a hash of the results of fixed actions."""
         try:
             play = _Play(env, seed)
             texts = [play.first]
@@ -116,7 +116,7 @@ class Gymnasium(SplitTasks):
 
 
 class _Play:
-    """One environment under way."""
+    """One running environment."""
 
     def __init__(self, env: Any, seed: int) -> None:
         self.env = env
@@ -126,7 +126,7 @@ class _Play:
         self.first = self._text(observation)
 
     def act(self, action: Any) -> str:
-        """What follows an action."""
+        """The result of an action."""
         observation, reward, self.terminated, truncated, _ = self.env.step(action)
         self.last = float(reward)
         self.total += self.last
@@ -148,7 +148,7 @@ class GymnasiumEpisode(SingleUseEpisode):
         self._play, self._options = play, options
 
     def observe(self, call: ToolCall | None) -> str | None:
-        """What follows the action; None at the end. An action that the space does not hold does nothing."""
+        """The result of the action; None at the end. An action outside the space does nothing."""
         if call is None or call.name != "act":
             return UNKNOWN
         space = self._play.env.action_space
@@ -164,7 +164,7 @@ class GymnasiumEpisode(SingleUseEpisode):
         return None if self._play.over else text
 
     def score(self) -> float:
-        """As `score` and `best` say. Raises InfrastructureError for a reward above `best`."""
+        """The score by `score` and `best`. Raises InfrastructureError for a reward above `best`."""
         play, best = self._play, self._options.best
         if self._options.score == "terminated":
             return float(play.terminated)
@@ -179,7 +179,7 @@ class GymnasiumEpisode(SingleUseEpisode):
 
 
 def _action(space: Any, given: JsonValue) -> Any:
-    """The action of what the call says. Raises ValueError, KeyError or TypeError for one that is none."""
+    """The action of a call. Raises ValueError, KeyError or TypeError for an invalid one."""
     if isinstance(space, spaces.Text):
         action: Any = str(given)
     elif isinstance(space, spaces.Dict):
@@ -194,7 +194,7 @@ def _action(space: Any, given: JsonValue) -> Any:
 
 
 def _parameters(space: Any) -> dict[str, JsonValue]:
-    """The parameters of the tool. Raises ValueError for a space that has none."""
+    """The parameters of the tool. Raises ValueError for an unsupported space."""
     inner = space.spaces if isinstance(space, spaces.Dict) else {"action": space}
     fields: dict[str, JsonValue] = {name: _schema(part) for name, part in inner.items()}
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -214,7 +214,7 @@ def _schema(space: Any) -> JsonValue:
 
 
 def _numbers(space: Any) -> int:
-    """How many numbers an observation holds; a text is none. Raises ValueError for a space that is no JSON."""
+    """How many numbers an observation has (a text has none). Raises ValueError for a space without a JSON form."""
     match space:
         case spaces.Text() | spaces.Discrete():
             return 1
@@ -231,7 +231,7 @@ def _numbers(space: Any) -> int:
 
 
 def _documentation(env: Any) -> str:
-    """The sections of the environment's own documentation that say what it is and what its actions mean."""
+    """The sections of the environment's documentation about itself and its actions."""
     parts = re.split(r"^## (.+)$", inspect.getdoc(type(env.unwrapped)) or "", flags=re.MULTILINE)
     told = [body.strip() for title, body in zip(parts[1::2], parts[2::2], strict=True) if title.strip() in _TOLD]
     return "\n\n".join(told)[:_LONGEST]

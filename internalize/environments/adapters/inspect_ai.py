@@ -1,9 +1,9 @@
 """Tasks of inspect_ai by name, `env.name = "inspect:inspect_evals/NAME"`, or of a file: `"inspect:FILE.py@NAME"`.
 
-The task's own solver runs, with its tools, message and time limit and scorer; in place of its model stands the policy
-here. The tool `reply` is an assistant message without a call. A solver may ask the policy on one growing conversation
-with the same tools each time. Simulated users, graders, several agents and compaction are refused when they are met,
-since the policy would be asked to play another part; sandboxes and limits of tokens are refused at once.
+The task's own solver runs, with its tools, limits of messages and time, and scorer; the policy takes the place of its
+model. The tool `reply` is an assistant message without a call. A solver may call the policy only on one growing
+conversation, always with the same tools. Simulated users, graders, several agents and compaction are refused when they
+occur, because the policy would have to play another role; sandboxes and token limits are refused at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class InspectOptions(Section):
 
 
 class InspectTask(SplitTasks):
-    """The environment. Raises TaskError for a task that does not exist, cannot be loaded or cannot be carried over."""
+    """The environment. Raises TaskError for a task that does not exist, fails to load or is not supported."""
 
     waits = True
 
@@ -62,14 +62,14 @@ class InspectTask(SplitTasks):
         self._tasks = {split: tuple(found) for split, found in tasks.items() if found}
 
     def episode(self, task: Task) -> InspectEpisode:
-        """The sample of the task, from its start. Raises InfrastructureError if it has other tools than the first."""
+        """The task's sample, from its start. Raises InfrastructureError if its tools differ from the first sample's."""
         episode = self._started(str(task.state["sample"]))
         if episode.tools != self.tools:
             raise InfrastructureError(f"{self.name}: sample {task.state['sample']} has other tools than the first")
         return episode
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:
-        """The target as a reply, where the task has no tools and its scorer takes that; else there is no reference."""
+        """The target as a reply, if the task has no tools and its scorer accepts the target; else no reference."""
         for text in (task.answer, f"ANSWER: {task.answer}") if task.answer and not self.evidence_actions else ():
             episode, call = self.episode(task), ToolCall.of(REPLY.name, text=text)
             if episode.step(call) is None and episode.score() == 1.0:
@@ -77,7 +77,7 @@ class InspectTask(SplitTasks):
         return ()
 
     def close(self) -> None:
-        """End what is unfinished."""
+        """End unfinished samples."""
         self.loop.close()
 
     def _started(self, key: str) -> InspectEpisode:
@@ -101,7 +101,7 @@ def _loaded(name: str, task: str, arguments: dict[str, Any]) -> Any:
 
 
 class InspectEpisode(SingleUseEpisode):
-    """One sample. Ends when the solver does or at a limit; what there is then is scored, as inspect_ai does."""
+    """One sample. Ends with the solver or at a limit; inspect_ai's scorer then scores the state."""
 
     def __init__(self, env: str, play: Play, loop: LoopThread, options: InspectOptions) -> None:
         super().__init__(env, "", "")
@@ -115,11 +115,11 @@ class InspectEpisode(SingleUseEpisode):
         self._start = tuple(Message(role=message.role, content=text_of(message)) for message in play.news)
 
     def prompt(self) -> tuple[Message, ...]:
-        """What the solver first asks its model."""
+        """The solver's first request to its model."""
         return self._start
 
     def observe(self, call: ToolCall | None) -> str | None:
-        """What follows the call in the conversation; None at the end."""
+        """The messages after the call; None at the end."""
         if call is None:
             return UNKNOWN
         self._loop.call(self._play.send(call), self._options.seconds)
@@ -127,7 +127,7 @@ class InspectEpisode(SingleUseEpisode):
         return None if self._play.ended else "\n".join(filter(None, map(text_of, self._play.news))) or "Done."
 
     def score(self) -> float:
-        """What the scorer says of the conversation, which it ends. Raises InfrastructureError if that is no number."""
+        """The scorer's result, which ends the conversation. Raises InfrastructureError if it is no number."""
         if self._score is None:
             self._over = True
             value = self._loop.call(self._play.score(self._options.value), self._options.seconds)

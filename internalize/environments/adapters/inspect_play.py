@@ -1,7 +1,7 @@
-"""One sample of an inspect_ai task under way: its solver in a task of the event loop, its model played from outside.
+"""One running sample of an inspect_ai task: its solver runs in an asyncio task, and the policy answers for its model.
 
-inspect_ai runs one evaluation a process, so the solver runs without one: in a context of its own, which holds what
-solvers, tools and scorers look for there (the model, the state of the sample, its store and transcript).
+inspect_ai runs one evaluation for each process, so the solver runs without one, in a context of its own with the
+variables that solvers, tools and scorers read (the model, the state of the sample, its store and transcript).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from internalize.records import ToolCall, ToolSpec
 REPLY = ToolSpec(name="reply", argument="text", description="Write a message, such as the final answer.")
 _NAME = "internalize/policy"
 _WHOLE = "its solver needs a whole evaluation around it, as the agent react does, which cannot be carried over"
-_NUMBERS = {"C": 1, "P": 0.5, "I": 0, "N": 0}  # its words for scores; any other word is no score
+_NUMBERS = {"C": 1, "P": 0.5, "I": 0, "N": 0}  # inspect_ai's words for scores; any other word is no score
 
 
 def text_of(message: Any) -> str:
@@ -43,7 +43,7 @@ def text_of(message: Any) -> str:
 
 
 class Play(ModelAPI):  # type: ignore[misc] # the package is not followed
-    """The sample, and its model. `news` are the messages since the policy was last asked."""
+    """The sample, and its model. `news` are the messages since the policy's last turn."""
 
     def __init__(self, task: Any, sample: Any, key: str) -> None:
         super().__init__(_NAME)
@@ -62,7 +62,7 @@ class Play(ModelAPI):  # type: ignore[misc] # the package is not followed
         await self._turn.wait()
 
     async def send(self, call: ToolCall) -> None:
-        """Answer the solver, and run it until it asks again or ends."""
+        """Answer the solver, and run it until its next request or its end."""
         if not self.ended:
             self._turn.clear()
             self._reply.set_result(_output(call))
@@ -75,7 +75,7 @@ class Play(ModelAPI):  # type: ignore[misc] # the package is not followed
         return None if self.problem else await asyncio.get_running_loop().create_task(scoring, context=self._context)
 
     async def end(self) -> None:
-        """End the solver, if it has not ended."""
+        """End the solver, if it still runs."""
         self._solver.cancel()
         await asyncio.wait([self._solver])
 

@@ -1,9 +1,9 @@
 """Environments behind a server of OpenEnv, by its address: `env.name = "openenv:http://127.0.0.1:8000"`.
 
-Every episode is a session of its own. A task is a seed, given to the server at the reset together with `reset`; seeds
-with the same first observation are one task. What the policy sees is the observation, what it does the server's own
-tools, or, where it has none, the tool `act` with the fields of an action. The server ends an episode and rewards it.
-Servers that start differently under one seed are refused, and pictures are not shown.
+Every episode is its own session. A task is a seed, sent to the server at the reset together with `reset`; seeds with
+the same first observation are one task. The policy sees the observation and has the server's own tools or, without
+them, the tool `act` with the fields of an action. The server ends an episode and gives the reward. Servers that start
+differently under one seed are refused, and pictures are not shown.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from internalize.records import Task, ToolCall, ToolSpec
 
 _SYSTEM = "You act in an environment, one action at a time."
 _LONGEST = 2000  # characters of a description that are shown
-_CLOSING = 5.0  # seconds that a session may take to end
+_CLOSING = 5.0  # seconds in which a session must end
 _LARGEST = 16_000_000  # bytes of a message
 _LIST = {"type": "list_tools"}
 
@@ -46,7 +46,7 @@ class OpenEnvOptions(Section):
 
 
 class OpenEnv(SplitTasks):
-    """The environment. Raises TaskError for a server that is not there or cannot be carried over."""
+    """The environment. Raises TaskError for a server that does not answer or is not supported."""
 
     waits = True
     final_actions: frozenset[str] = frozenset()
@@ -68,7 +68,7 @@ class OpenEnv(SplitTasks):
         self.evidence_actions = frozenset(tool.name for tool in self.tools)
 
     def episode(self, task: Task) -> OpenEnvEpisode:
-        """A fresh session with the seed of the task. Raises InfrastructureError if it starts in another way."""
+        """A fresh session with the seed of the task. Raises InfrastructureError if it starts differently."""
         session, seed = self._session(), int(str(task.state["seed"]))
         try:
             first = self._shown(session.reset(self._parameters(seed)))
@@ -85,7 +85,7 @@ class OpenEnv(SplitTasks):
         return ()
 
     def action(self, call: ToolCall) -> dict[str, Any]:
-        """What the server is sent for a call."""
+        """The message to the server for a call."""
         return {"type": "call_tool", "tool_name": call.name, "arguments": call.values} if self.own else call.values
 
     def _shown(self, answer: Mapping[str, Any]) -> str:
@@ -98,7 +98,7 @@ class OpenEnv(SplitTasks):
         return {**self.options.reset, "seed": seed}
 
     def _get(self, path: str) -> dict[str, Any]:
-        """What the server says there; nothing where it says nothing. Raises InfrastructureError without a server."""
+        """The server's answer at `path`; empty if it has none. Raises InfrastructureError without a server."""
         try:
             answer = httpx.get(self._url + path, timeout=self.options.seconds)
             found = answer.json() if answer.is_success else {}
@@ -148,7 +148,7 @@ class OpenEnv(SplitTasks):
 
 
 class _Session:
-    """One session with the server. Whatever goes wrong is an InfrastructureError."""
+    """One session with the server. Every failure is an InfrastructureError."""
 
     def __init__(self, env: str, url: str, seconds: float) -> None:
         self._env, self._seconds = env, seconds
@@ -163,16 +163,16 @@ class _Session:
         return self._asked("reset", parameters)
 
     def step(self, action: dict[str, Any]) -> dict[str, Any]:
-        """What follows an action."""
+        """The result of an action."""
         return self._asked("step", action)
 
     def close(self) -> None:
-        """End the session. The server closes the connection when it has room for another one."""
+        """End the session. The server closes the connection when it can accept another one."""
         try:
             self._socket.send(json.dumps({"type": "close"}))
             self._socket.recv(_CLOSING)
         except (OSError, WebSocketException):
-            pass  # it is closed, or does not close it
+            pass  # already closed, or the server does not close it
         self._socket.close()
 
     def _asked(self, kind: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -195,13 +195,13 @@ class _Session:
 
 
 def _problem(errors: Any) -> str:
-    """The first of the errors that the server's own check of an action found."""
+    """The first error of the server's validation of an action."""
     first = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
     return f"{'.'.join(map(str, first.get('loc') or ()))}: {first.get('msg')}" if first else ""
 
 
 class ActionError(Exception):
-    """An action that the server does not take; the session goes on."""
+    """The server refuses an action; the session goes on."""
 
 
 class OpenEnvEpisode(SingleUseEpisode):
@@ -215,7 +215,7 @@ class OpenEnvEpisode(SingleUseEpisode):
         self._last: float | None = None
 
     def observe(self, call: ToolCall | None) -> str | None:
-        """What follows the call; None at the end."""
+        """The result of the call; None at the end."""
         if call is None or call.name not in self._names:
             return UNKNOWN
         try:
@@ -230,7 +230,7 @@ class OpenEnvEpisode(SingleUseEpisode):
         return None if self._done else shown(answer.get("observation") or {}, self._of.options.characters)
 
     def score(self) -> float | None:
-        """As `score` and `best` say; None for an episode that ended without any reward, 0 for an unfinished one.
+        """The score by `score` and `best`; None for an ended episode without any reward, 0 for an unfinished one.
 
         Raises InfrastructureError for a reward above `best`.
         """
@@ -248,7 +248,7 @@ class OpenEnvEpisode(SingleUseEpisode):
 
 
 def shown(observation: Mapping[str, Any], characters: int) -> str:
-    """An observation as text: a field that stands alone as it is, several as JSON, what is null left out."""
+    """An observation as text: a single field as it is, several as JSON, without null fields."""
     told = {name: value for name, value in observation.items() if value is not None and name != "tool_name"}
     error, result = told.get("error"), told.get("result")
     if isinstance(error, dict):
@@ -267,6 +267,6 @@ def _spec(tool: Mapping[str, Any]) -> ToolSpec:
 
 
 def _description(said: Mapping[str, Any]) -> str:
-    """What a server says of itself or of a tool; nothing if it speaks to the model."""
+    """A server's description of itself or a tool; empty if it addresses a model."""
     text = str(said.get("description") or "").strip()[:_LONGEST]
     return "" if addresses_model(text) else text

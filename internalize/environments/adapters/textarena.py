@@ -1,9 +1,9 @@
 """Single-player games of TextArena, by their id: `env.name = "textarena:Mastermind-v0"`.
 
-A task is a seed. Games draw from Python's own random numbers, so each episode keeps a state of them for itself. Seeds
-whose games are equal in their first texts and in their hidden state are one task, and its split is drawn by that
-content, so that no game is in two splits. A reward is a success in [0, 1]: `best` is the one that means success, and
-one below 0, as games give for an invalid move, is 0. Games of several players are refused.
+A task is a seed. Games use Python's global random numbers, so each episode keeps its own random state. Seeds with equal
+first texts and equal hidden state of the game are one task, and that content determines its split, so that no game is
+in two splits. The score is the reward over `best`, the reward of a success; a reward below 0, which games give for an
+invalid move, counts as 0. Games of several players are refused.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TextArena(SplitTasks):
 
 
 class _Play:
-    """One game under way, with its own random numbers."""
+    """One running game, with its own random state."""
 
     def __init__(self, game: str, options: dict[str, Any], seed: int) -> None:
         import textarena  # noqa: PLC0415 - an extra; takes seconds
@@ -86,7 +86,7 @@ class _Play:
             self.content = content_hash([self.first, repr(self._env.state.game_state)])
 
     def send(self, text: str) -> tuple[str, bool]:
-        """What the game answers to a move, and whether it is over."""
+        """The game's answer to a move, and whether the game is over."""
         with self._own_random():
             over, _ = self._env.step(text)
             return self._seen(), bool(over)
@@ -97,7 +97,7 @@ class _Play:
         return None if not rewards else float(rewards[0])
 
     def _seen(self) -> str:
-        """What the game said since it was last asked, without the player's own words."""
+        """The game's new texts since the last call, without the player's own words."""
         import textarena  # noqa: PLC0415
 
         own = textarena.ObservationType.PLAYER_ACTION

@@ -1,9 +1,9 @@
 """Environments of the library verifiers by the name of their module, `env.name = "verifiers:NAME"`, or `FILE.py`.
 
-The environment plays its own conversation, with its prompts, tools, turns and rubric, as a program that asks the policy
-through the endpoint. Its training rows are the split `train` and its evaluation rows `dev` and `test`; where one of
-them is missing or they share rows, all are split by their content. Rows that are equal are one task. A reward function
-that fails makes the episode unscored. Completion prompts, rewards of whole groups, remote sandboxes and messages with
+The environment runs its own conversation, with its prompts, tools, turns and rubric, as a program that calls the policy
+through the endpoint. Its training rows are the split `train` and its evaluation rows `dev` and `test`; if one set is
+missing or the two share rows, all rows are split by their content. Equal rows are one task. A failed reward function
+leaves the episode unscored. Completion prompts, rewards of whole groups, remote sandboxes and messages with
 pictures are refused.
 """
 
@@ -30,7 +30,7 @@ from internalize.environments.question_files import SPLITS, split_of
 from internalize.errors import InfrastructureError, TaskError, UserError, first_line
 from internalize.records import Task, content_hash
 
-_PROBLEMS: ContextVar[list[str]] = ContextVar("problems")  # of the reward functions of the episode under way
+_PROBLEMS: ContextVar[list[str]] = ContextVar("problems")  # failures of reward functions in the current episode
 
 
 class VerifiersOptions(AgentLimits):
@@ -42,7 +42,7 @@ class VerifiersOptions(AgentLimits):
 
 
 class Verifiers(PlayedByAgent):
-    """The environment. Raises TaskError for one that cannot be loaded or cannot be carried over."""
+    """The environment. Raises TaskError for one that cannot be loaded or is not supported."""
 
     def __init__(self, name: str, /, **options: Any) -> None:
         self.name = f"verifiers:{name}"
@@ -103,7 +103,7 @@ class Verifiers(PlayedByAgent):
         return {split: tuple(found) for split, found in tasks.items() if found}
 
     def _keep(self, row: dict[str, Any]) -> str:
-        """The content of a row, by which it is found again. Raises TaskError for a prompt that is not all text."""
+        """Store a row; returns the hash of its content. Raises TaskError for a prompt that is not all text."""
         if not isinstance(row["prompt"], list):
             raise TaskError(f"{self.name}: the prompt of row {row['example_id']} is no list of messages")
         if any(not isinstance(message.get("content"), str | None) for message in row["prompt"]):
@@ -113,7 +113,7 @@ class Verifiers(PlayedByAgent):
         return content
 
     def _play(self, task: dict[str, Any], base_url: str, api_key: str) -> float:
-        """The score of one episode. Raises InfrastructureError for one that broke."""
+        """The score of one episode. Raises InfrastructureError if the episode fails."""
         return self.loop.call(self._played(self._rows[task["row"]], base_url, api_key), self.options.seconds)
 
     async def _played(self, row: dict[str, Any], base_url: str, api_key: str) -> float:
@@ -137,7 +137,7 @@ class Verifiers(PlayedByAgent):
 
 
 def _datasets(env: Any) -> Iterator[list[dict[str, Any]]]:
-    """The rows to train on, and those to evaluate on; none where the environment has none."""
+    """The rows for training and for evaluation; empty if the environment has none."""
     train, held = env.build_dataset(), env.build_eval_dataset()
     yield list(train) if train is not None else []
     yield list(held) if held is not None else []
@@ -152,7 +152,7 @@ def _rubrics(rubric: Any) -> Iterator[Any]:
 
 
 def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The reward function, whose failure is noted: the library itself makes it a reward of 0."""
+    """The reward function with its failures recorded, because the library turns them into a reward of 0."""
 
     @wraps(function)
     async def noting(*args: Any, **kwargs: Any) -> float:

@@ -1,1 +1,1 @@
-"""Tasks that somebody's own agent plays against the endpoint."""
+"""Tasks that the user's own agent plays against the endpoint."""

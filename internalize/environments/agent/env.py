@@ -1,8 +1,8 @@
 """Environment `agent`: your tasks, played by your own agent, whose model calls go to the policy through the endpoint.
 
-The agent is a command, or a function in a module or a file. It has its own tools; what it does with them is read from
-its calls of the model. The score is what the agent returns or posts, else the verifier's, else the judge's by the
-task's reference answer.
+The agent is a command, or a function in a module or a file. It has its own tools; its use of them is read from its
+calls of the model. The score is what the agent returns or posts, else the verifier's, else the judge's, who compares
+with the task's reference answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from internalize.records import Task, ToolCall, ToolSpec
 
 
 class AgentLimits(BaseModel):
-    """Options of every environment whose tasks a program plays against the endpoint."""
+    """Options of every environment whose tasks a program plays through the endpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,7 +54,7 @@ class AgentOptions(AgentLimits):
 class PlayedByAgent(SplitTasks):
     """Tasks that a program plays against the endpoint, a `command` or else a `function`; see `rollout.external`."""
 
-    tools: tuple[ToolSpec, ...] = ()  # the program brings its own
+    tools: tuple[ToolSpec, ...] = ()  # the program has its own tools
     options: AgentLimits
     command: tuple[str, ...] = ()
     function: Callable[..., Any] | None = None
@@ -63,7 +63,7 @@ class PlayedByAgent(SplitTasks):
     final_actions: frozenset[str] = frozenset()
 
     def episode(self, task: Task) -> Episode:
-        """Raises TaskError: the agent plays, and cannot be stepped."""
+        """Raises TaskError: the agent plays the task itself, so there are no single steps."""
         raise TaskError(f"{self.name}: task {task.id} is played by the agent itself")
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:  # noqa: ARG002 - there is none

@@ -1,7 +1,7 @@
 """Pages of documentation: built by inspecting packages, or read from a folder of Markdown, HTML and text.
 
-Pages are short, since every token of an observation is paid for at every later step: lists of parameters, methods and
-lines are cut into numbered parts, each of which names the next one. Of a docstring only the first words are shown.
+Pages are short, because every later step pays for every token of an observation: lists of parameters, methods and lines
+are cut into numbered parts, each of which names the next one. Only the first words of a docstring are shown.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ METHODS_PER_PART = 6
 LINES_PER_PART = 6
 LONGEST_LINE = 200  # characters
 _ABOUT_WORDS = 7
-_FORMAT = "3"  # raise it when pages change, so that cached ones are rebuilt
+_FORMAT = "3"  # to be raised when pages change, so that cached ones are rebuilt
 
 
 class Page(Record):
@@ -106,7 +106,7 @@ def _parts(name: str, title: str, lines: list[str], lists: list[tuple[str, list[
 
 
 def with_more(name: str, bodies: Sequence[str]) -> tuple[str, ...]:
-    """Each body but the last gets a line that names the next part."""
+    """The bodies, each but the last with a line that names the next part."""
     last = len(bodies) - 1
     return tuple(body if i == last else f"{body}\nMore: {name}#{i + 2}" for i, body in enumerate(bodies))
 

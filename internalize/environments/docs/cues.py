@@ -1,4 +1,4 @@
-"""What rules can name in the questions about documentation: the names they give and the words they ask about.
+"""The cues of questions about documentation: the names in a question and the words that it asks about.
 
 The packaged starter was trained to follow rules in these words, so they must not change.
 """
@@ -14,13 +14,13 @@ _ASKED = re.compile(r"\b(?:of|after|for) (\S+) in\b")
 
 
 def _name(situation: Situation, number: int) -> dict[str, str]:
-    """A name of the question; names have a dot or a slash inside."""
+    """A name in the question: a word with a dot or a slash inside."""
     names = _NAME.findall(situation.question)
     return {"": names[number]} if names else {}
 
 
 def asked_state(situation: Situation) -> str:
-    """`there` if a word that the question asks about stands in the observation, else `missing`; "" if it names none."""
+    """`there` if the observation has a word that the question asks about, else `missing`; "" without such a word."""
     asked, seen = _ASKED.findall(situation.question), situation.observation
     if not asked or seen is None:
         return ""
@@ -34,7 +34,7 @@ def _state(situation: Situation) -> dict[str, str]:
 
 
 def _is_beside(situation: Situation, value: str) -> bool:
-    """Whether `value` stands right after an asked word: as `word=value` or as the next item of its list."""
+    """Whether `value` follows an asked word, as `word=value` or as the next item of its list."""
     text = situation.observation or ""
     if value not in text:
         return False

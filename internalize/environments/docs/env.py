@@ -1,7 +1,7 @@
 """Environment `docs`: answer questions by searching and visiting pages of documentation.
 
 Pages come from installed Python packages (default: the standard library, an out-of-domain split from numpy) or
-from any folder with a JSON Lines file of questions. Splits of packages share no page: each has an index of its own.
+from any folder with a JSON Lines file of questions. Splits of packages share no page: each has its own search index.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Search:
         self._exact = {name.lower(): name for name in self._names}
 
     def __call__(self, query: str, limit: int = RESULTS) -> list[str]:
-        """The best page names, exact name first; empty when no word is known."""
+        """The best page names, an exact name first; empty if no word is known."""
         tokens = [w for w in words_of(query, names=True) if w in self._index.vocab_dict]
         found: list[str] = []
         if tokens:
@@ -53,7 +53,7 @@ class Search:
 
 
 def normalize(text: str) -> str:
-    """Answer as compared: no outer quotes or back-ticks, single spaces, lower case."""
+    """The compared form of an answer: no outer quotes or back-ticks, single spaces, lower case."""
     return " ".join(text.strip().strip("`\"'").split()).lower()
 
 
@@ -96,7 +96,7 @@ def page_text(pages: Mapping[str, Page], name: str) -> str | None:
 class Docs:
     """The environment. `folder` and `questions` replace the packages.
 
-    `question` and `answer` name the fields of that file, where they have no common name.
+    `question` and `answer` name the fields of that file, if they do not have common names.
     """
 
     name = "docs"
@@ -160,7 +160,7 @@ class Docs:
         return DocsEpisode(task, self._pages(task.split), self._search(task.split))
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:
-        """The reference solution: search what the question names, walk the pages, answer."""
+        """The reference solution: search the names in the question, visit the pages, answer."""
         found = self._search(task.split)
         actions: list[ToolCall] = []
         for subject, *names in legs(task):
@@ -172,13 +172,13 @@ class Docs:
 
 
 def legs(task: Task) -> list[list[str]]:
-    """For each name that the question asks about: what to search, then the pages to visit."""
+    """For each name that the question asks about: the search, then the pages to visit."""
     found = task.state.get("legs", [])
     return [[str(name) for name in leg] for leg in found if isinstance(leg, list)] if isinstance(found, list) else []
 
 
 def _file_tasks(path: Path, split: str, pages: Mapping[str, Page], columns: Columns) -> tuple[Task, ...]:
-    """The tasks of `split`. Raises DataError naming file and line of a question that cannot be asked."""
+    """The tasks of `split`. Raises DataError naming file and line of an invalid question."""
 
     def task_of(row: Row, named: str) -> Task:
         if named not in SPLITS:

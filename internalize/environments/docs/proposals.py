@@ -1,7 +1,7 @@
 """Proposes questions about a folder of documents, each with a verbatim span of a page that code checks.
 
-Without a model they come from what documents mark themselves: rows of tables, values behind labels, definitions, and
-headings. They are proposals: an environment refuses them until somebody has looked at them (`internalize questions`).
+Without a model they come from the structure of documents: rows of tables, values after labels, definitions, headings.
+An environment refuses proposals until somebody has reviewed them (`internalize questions`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Proposal(Record):
 
 
 class Question(Record):
-    """A question that was looked at, with its evidence, as a file of questions has it."""
+    """A reviewed question with its evidence, as in a file of questions."""
 
     question: str
     answer: str
@@ -75,7 +75,7 @@ class Documents:
         self._parts: Mapping[str, Page] = folder_pages(folder)
 
     def checked(self, path: str, draft: Draft) -> Proposal | str:
-        """The proposal, or why it is none: what it says is not on the page, or it answers itself."""
+        """The proposal, or the reason against it: its evidence is not on the page, or the question has the answer."""
         evidence, answer = draft.evidence.strip(), draft.answer.strip()
         if not evidence or evidence not in self.texts[path]:
             return "its evidence is not on the page"
@@ -120,7 +120,7 @@ def _heading(line: str) -> str:
 def chosen(
     documents: Documents, drafts: Mapping[str, Sequence[Draft]], per_page: int
 ) -> tuple[list[Proposal], Counter[str]]:
-    """The drafts that stand up to the checks, without ambiguous ones, and how many did not for which reason."""
+    """The drafts that pass the checks, without ambiguous ones, and the numbers of dropped drafts by reason."""
     dropped: Counter[str] = Counter()
     found: list[tuple[str, Proposal]] = []
     for path, written in drafts.items():
@@ -146,7 +146,7 @@ def chosen(
 
 
 def _spread(proposals: Sequence[Proposal], count: int) -> list[Proposal]:
-    """`count` of them, of as many families as there are, in a fixed order."""
+    """`count` proposals of as many families as possible, in a fixed order."""
     families: dict[str, list[Proposal]] = defaultdict(list)
     for proposal in sorted(proposals, key=lambda p: rank(p.question)):
         families[proposal.family].append(proposal)
@@ -155,7 +155,7 @@ def _spread(proposals: Sequence[Proposal], count: int) -> list[Proposal]:
 
 
 def _without_easy_guesses(proposals: Sequence[Proposal], dropped: Counter[str]) -> list[Proposal]:
-    """Without those whose answer already took its share of the family, so that guessing fails."""
+    """The proposals without those whose answer is too common in the family, so that guessing fails."""
     sizes = Counter(proposal.family for proposal in proposals)
     seen: Counter[tuple[str, str]] = Counter()
     kept = []
@@ -170,9 +170,9 @@ def _without_easy_guesses(proposals: Sequence[Proposal], dropped: Counter[str]) 
 
 
 def _drafts(path: str, text: str, shared: Set[str]) -> Iterator[Draft]:
-    """What the marks of a page let one ask; code in Markdown has no such marks.
+    """Questions from the structure of a page; code in Markdown has no such structure.
 
-    A heading that other pages have too says nothing about the place: the name of the page stands for it.
+    A heading that other pages have too does not identify the place; the name of the page replaces it.
     """
     lines, place, code = text.split("\n"), path, False
     html = path.lower().endswith(HTML)
@@ -199,14 +199,14 @@ def _value(label: str, value: str, place: str, evidence: str) -> Draft:
 
 
 def _under(heading: str, evidence: str) -> Iterator[Draft]:
-    """Which heading a sentence stands under."""
+    """The heading above a sentence."""
     first = _SENTENCE.match(evidence.partition("\n")[2])
     if first:
         yield Draft("heading", f'Under which heading does it say: "{first[0]}"?', heading, evidence)
 
 
 def _tables(path: str, lines: Sequence[str], shared: Set[str]) -> Iterator[Draft]:
-    """A question for each row: the value of one column, which the first column and a heading name."""
+    """A question for each row: the value of one column, identified by the first column and a heading."""
     place = path
     table: list[tuple[str, list[str]]] = []
     for line in (*lines, ""):
@@ -221,7 +221,7 @@ def _tables(path: str, lines: Sequence[str], shared: Set[str]) -> Iterator[Draft
 
 
 def _cells(line: str, width: int) -> list[str]:
-    """The cells of a row of a table that is `width` wide, 0 for its first row; a bar around the row is no cell."""
+    """The cells of a row in a table of `width` columns (0 for its first row); outer bars enclose no cell."""
     if "|" not in line:
         return []
     cells = [_cell(cell) for cell in line.strip().removeprefix("|").split("|")]
@@ -229,7 +229,7 @@ def _cells(line: str, width: int) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """A cell without the marks of links, code and emphasis around it."""
+    """A cell without the markup of links, code and emphasis around it."""
     return _LINK.sub(lambda link: link["text"].strip("*`[]"), text).strip("*` ")
 
 
@@ -250,5 +250,5 @@ def _plain(text: str) -> str:
 
 
 def families(proposals: Iterable[Proposal]) -> Counter[str]:
-    """How many there are of each kind."""
+    """The number of proposals of each family."""
     return Counter(proposal.family for proposal in proposals)

@@ -2,7 +2,7 @@
 
 Runs as `python -m internalize.environments.docs.python_api PACKAGE...` in a process of its own, because importing
 hundreds of modules has side effects that no training run should have; prints one JSON object for each name. Modules
-that open windows, print, or exist on some platforms only are skipped, and so is everything private.
+that open windows, print, or exist only on some platforms are skipped, and so are private names.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _SKIP = frozenset(_SKIPPED.split())
 _NOISY = ("test", "tests", "testing", "conftest", "__main__", "f2py", "distutils", "idle_test")
 _SIMPLE = (bool, int, float, str, type(None), tuple, list, dict)
 _LONGEST_DEFAULT = 16
-# From Python 3.14 on annotations are evaluated when read, and some of the standard library name what only type
-# checkers import; as text they can always be had, and nothing here uses them.
+# From Python 3.14 on annotations are evaluated when read, and some in the standard library name things that only type
+# checkers import. As text they can always be read, and nothing here uses them.
 _AS_TEXT: dict[str, Any] = (
     {} if sys.version_info < (3, 14) else {"annotation_format": importlib.import_module("annotationlib").Format.STRING}
 )
@@ -43,7 +43,7 @@ def modules_of(packages: list[str]) -> Iterator[types.ModuleType]:
         roots = sorted(n for n in sys.stdlib_module_names if n[0] != "_") if package == STDLIB else [package]
         for root in roots:
             if package != STDLIB:
-                importlib.import_module(root)  # a package that was asked for is needed: its error goes to the caller
+                importlib.import_module(root)  # the package itself is needed: its error goes to the caller
             if root not in _SKIP:
                 yield from _walk(root)
 
@@ -63,7 +63,7 @@ def parameters(obj: Any) -> list[list[str | None]] | None:
     """[name, default or None] for each parameter, without self; None when there is no signature."""
     try:
         signature = inspect.signature(obj, **_AS_TEXT)
-    except (ValueError, TypeError, AttributeError):  # AttributeError: a built-in names a default that is nowhere
+    except (ValueError, TypeError, AttributeError):  # AttributeError: a built-in names a default that does not exist
         return None
     found: list[list[str | None]] = []
     for parameter in signature.parameters.values():

@@ -17,7 +17,7 @@ from internalize.records import ChatRequest, Message
 
 from .proposals import LONGEST_ANSWER, Documents, Draft, Proposal, chosen
 
-CHARACTERS = 6000  # of a page that are shown in one request
+CHARACTERS = 6000  # characters of a page in one request
 _AT_ONCE = 8  # requests
 _TOKENS = 2048
 _FAMILY = "written"
@@ -52,9 +52,9 @@ Reply with one JSON object: {{"questions": [{{"question": "...", "answer": "..."
 async def by_model(
     folder: Path, chat: ChatModel, per_page: int, report: Callable[[int, int], None]
 ) -> tuple[list[Proposal], Counter[str]]:
-    """At most `per_page` proposals a page, and how many replies and drafts were dropped for which reason.
+    """At most `per_page` proposals a page, and the numbers of dropped replies and drafts by reason.
 
-    A page on which the model is not reached is dropped too, with the reason. Raises TaskError for a folder without
+    A page for which the model gives no answer is dropped too, with the reason. Raises TaskError for a folder without
     pages.
     """
     documents, gate, done = Documents(folder), asyncio.Semaphore(_AT_ONCE), 0
@@ -85,7 +85,7 @@ async def by_model(
 
 
 async def _drafts(chat: ChatModel, path: str, text: str, count: int) -> Sequence[Draft] | str:
-    """What the model proposes for a part of a page, or why there is nothing."""
+    """The model's proposals for a part of a page, or the reason why there are none."""
     content = f"{fenced('page', f'{path}{chr(10)}{text}')}\n\nWrite up to {count} questions about this page."
     messages = (Message(role="system", content=_INSTRUCTIONS), Message(role="user", content=content))
     try:
@@ -96,10 +96,10 @@ async def _drafts(chat: ChatModel, path: str, text: str, count: int) -> Sequence
 
 
 def _read(reply: dict[str, Any]) -> list[Draft]:
-    """Raises ValueError, in words that the model is shown, for a reply of another form."""
+    """The proposals in a reply. Raises ValueError for another form, in words that the model is shown."""
     found = reply.get("questions")
     if not isinstance(found, list):
-        raise ValueError("`questions` is no list")  # noqa: TRY004 - the reader's one kind of refusal
+        raise ValueError("`questions` is no list")  # noqa: TRY004 - the parser raises only ValueError
     for entry in found:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in _FIELDS):
             raise ValueError("an entry of `questions` has no text for question, answer and evidence")

@@ -9,7 +9,7 @@
     pair               two names, two searches, one answer
     long               a pair whose second name is an alias, paged or a class
 
-All pages of a question lie in one split, and the split of a module depends on its name alone. No answer takes more
+All pages of a question are in one split, and the split of a module depends only on its name. No answer has more
 than a small share of its family, so that guessing fails.
 """
 
@@ -25,8 +25,8 @@ from internalize.records import Task
 from .corpus import Page
 
 SPLITS = ("train", "dev", "test")
-ANSWER_SHARE = 0.12  # most of a family that one answer may take
-_PER_NAME = 2  # questions about one name
+ANSWER_SHARE = 0.12  # largest share of a family with the same answer
+_PER_NAME = 2  # most questions about one name
 _PER_FAMILY = {"function": 60, "method": 60, "pair": 40, "long": 40}
 _PER_FAMILY_ELSE = 110
 _SHORT = frozenset({"function", "method"})

@@ -1,1 +1,1 @@
-"""The environment `lab`: a small closed world in which what has to be learned is known bit by bit."""
+"""The environment `lab`: a small closed world in which every bit that has to be learned is known."""

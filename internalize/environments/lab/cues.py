@@ -1,4 +1,4 @@
-"""What rules can name in the questions of `lab`: the two names to look for, and the season.
+"""The cues of questions of `lab`: the two names to look for, and the season.
 
 The packaged policy was trained to follow rules in these words, so they must not change.
 """

@@ -1,6 +1,6 @@
-"""Environment `lab`: find a value behind a chain of signs; which way a sign asks for has to be learned.
+"""Environment `lab`: find a value behind a chain of signs; the right way at each sign has to be learned.
 
-docs/laboratory.md says what it is a model of, and what not.
+docs/laboratory.md explains what it models and what it does not.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class LabEpisode(AnswerEpisode):
         self._last: ToolCall | None = None
 
     def observe(self, call: ToolCall | None) -> str:
-        """The page that the call leads to. Waiting leads on only where a page asks for it."""
+        """The page of the call. Waiting shows the next page only if the sign asks for it."""
         if call is None:
             return UNKNOWN
         waits_here = call.name != "wait" or (self._before is not None and self._last == self._before)
@@ -57,7 +57,7 @@ class LabEpisode(AnswerEpisode):
 
 
 class Lab:
-    """The environment. `domain` names its conventions: the same signs ask for other ways in another domain."""
+    """The environment. `domain` numbers its conventions: the right way at the same sign differs between domains."""
 
     name = "lab"
     tools = TOOLS

@@ -1,7 +1,7 @@
-"""The world of `lab`: pages that show a sign and names, and a domain that says what every sign asks for.
+"""The world of `lab`: pages that show a sign and names, and domains that define the right way at every sign.
 
-A sign offers two ways on. Which of them is right is one bit of a domain, and nothing on the page tells it; the other
-way ends at a page that looks as good and holds the wrong value. A task is a chain of signs, drawn from a seed.
+A sign offers two ways. Which of them is right is one bit of the domain, and nothing on the page reveals it; the other
+way ends at a page that looks the same but has the wrong value. A task is a chain of signs, drawn from a seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .cues import LAST_NAME, SEASON
 Kind = Literal["tool", "when", "where", "season", "read"]
 DOOR, PRIZE, READY, PLAIN, HERE = "Door:", "Prize:", "Ready.", "Kept.", "here"
 NAMES = tuple(a + b + c + d for a, c in itertools.product("bdklmnrst", repeat=2) for b, d in ("ao", "ie", "ua"))
-OTHERS = 60  # names at the end that only the split `ood` uses
+OTHERS = 60  # the last names, which only the split `ood` uses
 SEASONS = ("winter", "summer")
 SEASONAL = "Noted."  # the sign of a page whose right way depends on the season that the question names
 
@@ -51,7 +51,7 @@ class Sign(NamedTuple):
         return Rule(cue, way, value)
 
 
-# Signs share their ways, so that what is right at one tells nothing about another.
+# Signs share their ways, so that the right way at one sign says nothing about another.
 SIGNS = (
     Sign("Sealed.", "tool", ("open", "ask")),
     Sign("Barred.", "tool", ("open", "ask")),
@@ -93,7 +93,7 @@ LONG: dict[str, tuple[Kind, ...]] = {  # only in the split `ood`
 
 
 def domain(number: int) -> Domain:
-    """The conventions of a domain: of the signs of a kind the first way is right at half, in an order of its own."""
+    """The conventions of a domain: for half of the signs of each kind the first way is right, chosen by the number."""
     rng, found = random.Random(f"domain {number}"), dict[str, bool]()
     for _, same in itertools.groupby(SIGNS, key=lambda sign: (sign.kind, sign.ways)):
         signs = list(same)
@@ -104,7 +104,7 @@ def domain(number: int) -> Domain:
 
 
 def random_domain(rng: random.Random) -> Domain:
-    """Every bit drawn by itself."""
+    """Conventions with every bit drawn independently."""
     return {sign.word: rng.random() < 0.5 for sign in SIGNS}
 
 
@@ -118,7 +118,7 @@ class Builder:
         self.route: list[tuple[str, str]] = []
 
     def task(self, split: str, family: str, kinds: Sequence[Kind]) -> Task:
-        """The task as a record; its state holds pages and route, so that an episode needs nothing else."""
+        """The task as a record; its state has pages and route, so that an episode needs nothing else."""
         first, self._last, self._season = next(self._names), next(self._names), self._rng.choice(SEASONS)
         self._reads = kinds[-1] == "read"
         self.route.append(("find", first))
@@ -142,7 +142,7 @@ class Builder:
         self.pages[" ".join(self.route[-1])] = "\n".join(lines)
 
     def _fork(self, sign: Sign) -> None:
-        """A page with a sign, and both ways on."""
+        """A page with a sign, and both ways."""
         name, right = next(self._names), self._domain[sign.word]
         self._show(SEASONAL if sign.kind == "season" else sign.word, f"{DOOR} {name}")
         way, other = sign.ways if right else sign.ways[::-1]
@@ -188,7 +188,7 @@ def tasks(number: int, split: str, count: int) -> Iterator[Task]:
 
 
 def split_of(question: str) -> str:
-    """The split that may ask a question: of eight, six belong to `train`."""
+    """The split of a question: `train` for six of eight."""
     return ("train", "dev", "test")[max(0, zlib.crc32(question.encode()) % 8 - 5)]
 
 

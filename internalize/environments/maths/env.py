@@ -34,11 +34,11 @@ class MathsEpisode(AnswerEpisode):
         self._tool, self._judge = tool, judge
 
     def observe(self, call: ToolCall | None) -> str:
-        """What the program printed."""
+        """The output of the program."""
         return UNKNOWN if call is None else self._tool.run(code_of(call))
 
     def score(self) -> float | None:
-        """1.0 for what equals the answer, else 0.0; None for a task without an answer.
+        """1.0 for an answer equal to the reference, else 0.0; None for a task without a reference.
 
         Raises InfrastructureError if the two could not be compared.
         """
@@ -50,9 +50,9 @@ class MathsEpisode(AnswerEpisode):
 class Maths(SplitTasks):
     """The environment. `file` (or a file for each split) replaces the generated problems.
 
-    `question` and `answer` name the fields of such a file, where they have no common name.
+    `question` and `answer` name the fields of such a file, if they do not have common names.
 
-    Raises UserError if the machine cannot confine the programs of the tool; `sandbox` "unsafe" runs them unconfined.
+    Raises UserError if the machine cannot sandbox the tool's programs; `sandbox` "unsafe" runs them without a sandbox.
     """
 
     name = "maths"
@@ -84,7 +84,7 @@ class Maths(SplitTasks):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What `env validate` reports about this machine."""
+        """Lines about this machine for `env validate`."""
         return (self._tool.note,)
 
     def episode(self, task: Task) -> MathsEpisode:

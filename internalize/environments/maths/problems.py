@@ -5,9 +5,9 @@
     sequences    recurrences                                  counting   paths around holes, change, divisibility
     calendar     weekdays, days between dates
 
-Each problem brings a Python program that finds its answer in another way than the generator does, so that running it
-checks both. A problem depends on seed, family, difficulty and its number alone, and its split on its text alone: the
-order of the random draws below must not change.
+Each problem has a Python program that finds its answer in another way than the generator, so that running it checks
+both. A problem depends only on seed, family, difficulty and its number, and its split only on its text: the order of
+the random draws below must not change.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import NamedTuple
 from internalize.environments.question_files import SPLITS, split_of
 from internalize.errors import TaskError
 
-_MAX_DRAWS = 200  # draws for each wanted problem before a family counts as too small
+_MAX_DRAWS = 200  # draws per wanted problem before a family counts as too small
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -225,7 +225,7 @@ FAMILIES: dict[str, Callable[[Random, int], Problem]] = {
 
 
 def problems(family: str, difficulty: int, seed: int) -> Iterator[Problem]:
-    """Problems without end; some may repeat."""
+    """An endless stream of problems; some may repeat."""
     for number in itertools.count():
         yield FAMILIES[family](Random(f"{seed} {family} {difficulty} {number}"), difficulty)
 

@@ -1,6 +1,6 @@
-"""The result of a tool call as text: nothing that is text is left out, and what is not is named with its size.
+"""The result of a tool call as text: all of its text, and the type and size of everything else.
 
-What a server sends is data: it is shown, and no address in it is fetched.
+A server's result is data: it is shown, and no address in it is fetched.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-_MOST_BLOCKS = 1000  # of a result that are shown
+_MOST_BLOCKS = 1000  # blocks of a result that are shown
 _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/yaml", "application/javascript")
 
 
 @asynccontextmanager
 async def bounded(transport: AbstractAsyncContextManager[tuple[Any, Any]]) -> AsyncIterator[tuple[Any, Any]]:
-    """A transport whose results have so many blocks at most; each would become an object of kilobytes."""
+    """A transport that limits the blocks of a result, because each becomes an object of kilobytes."""
     async with transport as (incoming, outgoing):
         yield _FewBlocks(incoming), outgoing
 
 
 class _FewBlocks:
-    """The stream of what a server sends, with the first blocks of each result and the number of all."""
+    """The stream of a server's messages, with the first blocks of each result and the number of all blocks."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -62,7 +62,7 @@ class _FewBlocks:
 
 
 def shown(result: Any) -> str:
-    """The content blocks of a `CallToolResult`, then its structured content if they do not say all of it."""
+    """The content blocks of a `CallToolResult`, then its structured content unless the blocks have all of it."""
     text = "\n".join(part for block in result.content if (part := _block(block)))
     structured = result.structured_content
     if structured is not None and not all(_says(text, leaf) for leaf in _leaves(structured)):
@@ -104,12 +104,12 @@ def _size(data: str) -> int:
 
 
 def _says(text: str, value: str) -> bool:
-    """Whether a value stands in a text by itself."""
+    """Whether a text contains a value as a separate word."""
     return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", text) is not None
 
 
 def _leaves(value: Any) -> Iterator[str]:
-    """What the values in JSON look like in a text."""
+    """The values in JSON as they would appear in a text."""
     if isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _leaves(inner)

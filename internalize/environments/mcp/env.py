@@ -1,10 +1,10 @@
 """Environment `mcp`: your tasks with the tools of any Model Context Protocol server. Needs the extra `mcp`.
 
 Tasks come from a file (question, answer, optional split, family and `solve`, a list of {"tool", "arguments"}). Every
-episode has a session of its own, started with its first call: a command is run anew, an HTTP server sees a new session.
-With `stateless` all episodes of a process share one. Answers are graded by text, as mathematics, by a model, or by a
-function of yours. A server that hangs or dies leaves its episode unscored. State that a server keeps from one session
-to the next is not reset.
+episode has its own session, started with its first call: a command is started again, an HTTP server sees a new session.
+With `stateless` all episodes of a process share one session. Answers are graded by text, as mathematics, by a model, or
+by a function of yours. A server that hangs or dies leaves its episode unscored. State that a server keeps from one
+session to the next is not reset.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ Verifier = Callable[[Task, str, Steps], float | None]
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"[\w./:-]{1,128}")
 _LONGEST = 20_000  # characters of a tool's description and schema
-_NOTES = frozenset({"description", "title", "$comment"})  # what a schema says to people
-_WITHHELD = "(no description)"  # in place of one that speaks to the model
+_NOTES = frozenset({"description", "title", "$comment"})  # schema keys with text for people
+_WITHHELD = "(no description)"  # replaces a description that addresses the model
 _ANSWER = ToolSpec(name="answer", argument="answer", description="Give the answer; ends the episode.")
 
 
@@ -64,7 +64,7 @@ class McpOptions(Server):
 
 
 class McpEpisode(AnswerEpisode):
-    """One task. Ends with `answer`; it must be closed, since it may hold a server."""
+    """One task. Ends with `answer`; it must be closed, because it may have a server."""
 
     def __init__(self, task: Task, env: Mcp) -> None:
         super().__init__("mcp", env.options.system, task)
@@ -102,10 +102,10 @@ class McpEpisode(AnswerEpisode):
 
 
 class Mcp(SplitTasks):
-    """The environment. The server is asked for its tools once, when it is built.
+    """The environment. Its constructor asks the server for its tools, once.
 
-    Raises TaskError for invalid options, UserError for a verifier or key that does not exist, InfrastructureError for
-    a server that does not start.
+    Raises TaskError for invalid options, UserError for a verifier or key that does not exist, InfrastructureError for a
+    server that does not start.
     """
 
     name = "mcp"
@@ -124,7 +124,7 @@ class Mcp(SplitTasks):
         self.sessions = Sessions(lambda: Session(self.options, self._loop), shared=self.options.stateless)
         try:
             offered = self._offered()
-        except BaseException:  # the thread would outlive an environment that nobody got
+        except BaseException:  # else the thread would outlive the failed constructor
             self.close()
             raise
         self.tools: tuple[ToolSpec, ...] = (*offered, _ANSWER)
@@ -139,7 +139,7 @@ class Mcp(SplitTasks):
         if _ANSWER.name in wanted:
             raise TaskError("mcp: the server's tool 'answer' would hide ours; leave it out of env.options.tools")
         for name in wanted:
-            if not _NAME.fullmatch(name):  # it stands in the system message, as the server wrote it
+            if not _NAME.fullmatch(name):  # the system message quotes it as the server wrote it
                 raise TaskError(f"mcp: the server calls a tool {name[:80]!r}, which is no name")
             if reason := tool_schema.defect(found[name].parameters or {}):
                 _LOG.warning(
@@ -152,7 +152,7 @@ class Mcp(SplitTasks):
         return McpEpisode(task, self)
 
     def solve(self, task: Task) -> tuple[ToolCall, ...]:
-        """The calls that the row of the task lists, and its answer; empty if it lists none."""
+        """The calls in the task's row, and its answer; empty if the row lists none."""
         if not isinstance(listed := task.state.get("solve"), list):
             return ()
         rows = [row for row in listed if isinstance(row, dict)]
@@ -165,7 +165,7 @@ class Mcp(SplitTasks):
 
 
 def _screened(tool: ToolSpec) -> ToolSpec:
-    """The tool without texts that speak to a model. Raises TaskError for one that cannot be shown."""
+    """The tool without texts that address a model. Raises TaskError for one that cannot be shown."""
     said = len(tool.description) + len(json.dumps(tool.parameters or {}))
     if said > _LONGEST:
         raise TaskError(
@@ -180,7 +180,7 @@ def _screened(tool: ToolSpec) -> ToolSpec:
 
 
 def _without_speech(tool: str, schema: Any) -> Any:
-    """A schema without notes that speak to a model. Raises TaskError if what a call must hold does."""
+    """A schema without notes that address a model. Raises TaskError if a required part addresses one."""
     if isinstance(schema, dict):
         kept = {}
         for inner, value in schema.items():
@@ -212,7 +212,7 @@ def _verifier(name: str) -> Verifier:
         return lambda task, answer, _: None if task.answer is None else graded("mcp", judge, task, answer)
     if name == "exact":
         return lambda task, answer, _: None if task.answer is None else float(same(task.answer, answer))
-    if name == "model":  # only the very words of the reference need no judge
+    if name == "model":  # only the exact words of the reference need no judge
         return lambda task, answer, _: 1.0 if task.answer is not None and same(task.answer, answer) else None
     if ":" not in name:
         raise UserError(f"mcp: verify = {name!r} is no 'exact', 'maths', 'model' or 'module:function'")

@@ -1,7 +1,7 @@
 """One session with a Model Context Protocol server, over stdio or streamable HTTP, for callers that are not async.
 
-A session keeps its client in a task of its own on the loop thread, since a client must be entered and left in the same
-task. A server that cannot be reached, hangs or dies is an InfrastructureError; an error that it answers with is text.
+The client of a session lives in its own asyncio task on the loop thread, because it must be entered and left in the
+same task. A server that cannot be reached, hangs or dies is an InfrastructureError; an error in its answer is text.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from internalize.runs.store import first_problem
 from .content import bounded, shown
 from .stdio import LONGEST, started
 
-_PAGES = 100  # of the list of tools: some servers never end it
-_CLOSING = 10.0  # seconds a server may take to end
+_PAGES = 100  # most pages of the list of tools: some servers never end it
+_CLOSING = 10.0  # seconds in which a server must end
 _MOST_VALUES = 50_000  # objects and lists of an answer over HTTP: its reader takes some 1.5 KB for each
 _LONGEST_QUOTE = 240  # characters of what a server printed
 _MOST_ERRORS = 1 << 20  # bytes that a server's stderr may take on disk
 
 
 class Server(Section):
-    """The options that say where the server is: a command (stdio) or an address (HTTP)."""
+    """The options of a server: a command (stdio) or an address (HTTP)."""
 
     command: tuple[str, ...] = Field((), description="Program and arguments of a server over stdio.")
     url: str = Field("", description="Address of a server over streamable HTTP.")
@@ -77,7 +77,7 @@ class Server(Section):
                 failed(f"HTTP {response.status_code}")
 
         timeout = httpx2.Timeout(self.starting, read=None)
-        headers = {"Accept-Encoding": "identity"} | bearer  # so that what is counted is what is kept
+        headers = {"Accept-Encoding": "identity"} | bearer  # uncompressed, so that counted and stored bytes agree
         return httpx2.AsyncClient(headers=headers, timeout=timeout, event_hooks={"response": [check]})
 
 
@@ -255,7 +255,7 @@ class Session:
     async def _disconnect(self, task: asyncio.Task[None]) -> None:
         if self._closing:
             self._closing.set()
-        if self._client is not None:  # else it is still connecting, and does not wait for the event
+        if self._client is not None:  # else it is still connecting and does not see the event
             await asyncio.wait({task}, timeout=_CLOSING)
         task.cancel()
         await asyncio.wait({task}, timeout=_CLOSING)  # the client asks the process to end before it kills it
@@ -274,7 +274,7 @@ def _first_error(error: BaseException) -> str:
 
 
 class Sessions:
-    """Sessions for episodes: one each, or one that they share until it fails."""
+    """Sessions for episodes: one each, or a shared one until it fails."""
 
     def __init__(self, make: Callable[[], Session], *, shared: bool) -> None:
         self._make, self._shared = make, shared
@@ -283,7 +283,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def take(self) -> Session:
-        """A session; whoever takes it gives it back. Raises InfrastructureError."""
+        """A session, which must be given back. Raises InfrastructureError."""
         if not self._shared:
             return self._make()
         with self._lock:
@@ -292,7 +292,7 @@ class Sessions:
             return self._current
 
     def lose(self, session: Session) -> None:
-        """Have no other episode take a session that failed."""
+        """Give a failed session to no other episode."""
         with self._lock:
             if session is self._current:
                 self._current = None

@@ -1,8 +1,8 @@
-"""A server as a process: messages are lines on its standard input and output, and what it started ends with it.
+"""A server as a process: messages are lines on its standard input and output; its child processes end with it.
 
-In place of the client's own transport, which reads lines of any length, logs a traceback for each line that is no
-message, and leaves alone what a server has started that ended by itself. A process that leaves the server's process
-group (a daemon) is not ended here either. POSIX only.
+It replaces the client's own transport, which reads lines of any length, logs a traceback for each line that is no
+message, and does not end child processes of a server that has ended by itself. A process that leaves the server's
+process group (a daemon) is not ended here either. POSIX only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def started(
     finally:
         with anyio.CancelScope(shield=True):
             for stream in (incoming, outgoing):
-                stream.close()  # what the server still prints is thrown away, so that it can end
+                stream.close()  # further output is discarded, so that the server can end
             await _end(process)
             for task in tasks:
                 task.cancel()

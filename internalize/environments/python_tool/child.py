@@ -22,7 +22,7 @@ from typing import Any
 
 READY, REFUSED = b"\x06", b"\x15"  # the first byte of the output
 SOURCE = "<program>"
-# Landlock's rights: to read files and folders, to write files, to change folders; newer kernels have the last two.
+# Landlock's rights: to read files and folders, to write files, to change folders; the last two need newer kernels.
 _READ, _WRITE, _CHANGE, _REFER, _TRUNCATE = 0xC, 0x2, 0x1FF0, 1 << 13, 1 << 14
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # Landlock's calls, on every architecture
 _SET_SECCOMP, _NO_NEW_PRIVS = 22, 38  # of prctl

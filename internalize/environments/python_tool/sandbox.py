@@ -1,4 +1,4 @@
-"""Sandboxes for the programs of the tool `python`: commands that start child.py with fewer rights than the user has.
+"""Sandboxes for the programs of the tool `python`: commands that start child.py with fewer rights than the user.
 
 None of them protects against errors of the kernel itself.
 """
@@ -28,15 +28,15 @@ _READABLE = ("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/p
 
 
 class Limits(NamedTuple):
-    """What one program may use."""
+    """The resources that one program may use."""
 
-    seconds: float = 5.0  # by the clock, and one more of processor time
+    seconds: float = 5.0  # wall-clock seconds; processor time may be one second more
     memory: int = 512 << 20  # bytes
     files: int = 64 << 20  # bytes of all its files
 
 
 class Sandbox(Protocol):
-    """One way to start programs."""
+    """One way to start programs with limited rights."""
 
     name: str
 
@@ -88,12 +88,12 @@ class Bubblewrap:
 
 
 class Unsafe:
-    """Limits of time and memory only. A program can do what its user can; an audit hook stops accidents."""
+    """Only limits of time and memory. A program can do anything that its user can; an audit hook stops accidents."""
 
     name = "unsafe"
 
     def command(self, interpreter: str, limits: Limits, folder: str) -> list[str]:  # noqa: ARG002 - not needed here
-        """The interpreter as it is."""
+        """The interpreter without a sandbox."""
         return [interpreter, *_PYTHON, child.__file__, _argument(limits, {})]
 
 

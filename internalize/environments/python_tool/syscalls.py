@@ -1,6 +1,6 @@
 """The system calls that a program of the tool `python` may make, compiled to a seccomp filter by libseccomp.
 
-It lists what is allowed: any other call, also one that a newer kernel adds, fails as if the kernel did not have it. The
+It lists the allowed calls: any other call, also one of a newer kernel, fails as if the kernel did not have it. The
 list must hold no call that reaches a process, file or setting outside other than by opening a file, since opening is
 all that the sandboxes (sandbox.py) control.
 """

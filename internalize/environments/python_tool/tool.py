@@ -1,4 +1,4 @@
-"""The tool `python`: run a program in a process of its own and show what it prints.
+"""The tool `python`: runs a program in its own process and shows its output.
 
 The process has an empty environment, a temporary folder that is removed afterwards, limits of time, memory and output,
 and a sandbox (sandbox.py). A program that fails, hangs or prints too much is an observation; a tool that cannot start
@@ -90,7 +90,7 @@ class PythonTool:
         return f"programs run in the sandbox {self.sandbox.name!r}"
 
     def problem(self) -> str | None:
-        """Why this sandbox does not work on this machine, found by trying; None if it works."""
+        """Why this sandbox fails a trial on this machine; None if it works."""
         try:
             with tempfile.NamedTemporaryFile() as outside:
                 shown = self._run(_PROBE.format(outside=outside.name))

@@ -1,1 +1,1 @@
-"""The telecom domain of tau2-bench, played alone: tickets, device and operator tools, exact rewards."""
+"""The telecom domain of tau2-bench, without a simulated user: tickets, device and operator tools, exact rewards."""

@@ -42,7 +42,7 @@ _EVIDENCE = (
     "check_status_bar", "check_wifi_status", "check_installed_apps", "check_app_status", "check_payment_request",
     "get_customer_by_id", "get_customer_by_name", "get_bills_for_customer",
 )  # fmt: skip
-_LOOKS = (  # the one customer is the same in every ticket; a SIM that is out hides what else is wrong with the phone
+_LOOKS = (  # the customer is the same in every ticket; a missing SIM hides the phone's other faults
     *((n, {}) for n in _EVIDENCE if n.startswith(("check_", "run_", "can_")) and not n.startswith("check_app_")),
     ("check_app_permissions", {"app_name": "messaging"}),
     ("get_details_by_id", {"id": "L1002"}),
@@ -115,7 +115,7 @@ class Tau2(SplitTasks):
 
     @cached_property
     def tools(self) -> tuple[ToolSpec, ...]:
-        """The tools; a property, since importing the benchmark takes seconds."""
+        """The tools; a property, because importing the benchmark takes seconds."""
         if self.subset == "all":
             return tool_specs()
         return tuple(tool.model_copy(update={"description": ""}) for tool in tool_specs() if tool.name in _SHORT_TOOLS)
@@ -135,7 +135,7 @@ class Tau2(SplitTasks):
         return tuple(calls if calls and calls[-1].name == TRANSFER else [*calls, ToolCall.of(DONE)])
 
     def looks(self, task: Task) -> tuple[ToolCall, ...]:
-        """Calls that tell tickets apart: everything that can be looked at, then the repairs."""
+        """Calls that distinguish tickets: everything that can be inspected, then the repairs."""
         names = {tool.name for tool in self.tools}
         looks = [ToolCall.of(name, **arguments) for name, arguments in _LOOKS if name in names]
         return (*looks, *self.solve(task))

@@ -67,7 +67,7 @@ def tasks_by_split(subset: Subset, split_by: SplitBy) -> dict[str, tuple[Task, .
 
 @cache
 def question(name: str) -> str:
-    """The ticket, with a hash of what is hidden behind it: its start and its assertions."""
+    """The ticket, with a hash of its hidden part: start and assertions."""
     record = task_records()[name]
     hidden = content_hash([record["initial_state"], record["evaluation_criteria"]])
     return f"Case {hidden}. {record['ticket']}"

@@ -1,8 +1,8 @@
 """The telecom world of tau2-bench as the package inspect-evals ships it: tasks, policies, tools, states, assertions.
 
-Whoever acts here has the ticket and both sets of tools, the phone's and the operator's (the benchmark's solo form); the
-methods that set states up or assert them are no tools. Importing this module and listing tasks imports nothing of that
-package, which takes seconds.
+The agent has the ticket and both sets of tools, the phone's and the operator's (the benchmark's solo mode); methods
+that set up or assert states are not tools. Importing this module and listing tasks does not import that package, which
+takes seconds.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ def policy_text(kind: Literal["workflow", "main"]) -> str:
 
 @cache
 def _package() -> SimpleNamespace:
-    """The names of `_USED`; importing them takes seconds."""
+    """The package's names in `_USED`; importing them takes seconds."""
     return SimpleNamespace(**{name: getattr(import_module(module), name) for name, module in _USED.items()})
 
 
 @cache
 def _databases() -> tuple[Any, Any]:
-    """Operator's and phone's data before anything is broken. They are mutable: copy them before use."""
+    """The operator's and the phone's data before any fault. They are mutable: copy them before use."""
     package = _package()
     return (
         package.TelecomDB.load(str(data_file("db.toml"))),
@@ -98,7 +98,7 @@ def _databases() -> tuple[Any, Any]:
 
 @cache
 def tool_specs() -> tuple[ToolSpec, ...]:
-    """The benchmark's tools for operator and phone, and `done`, with which a solo agent says that it has finished."""
+    """The benchmark's tools for operator and phone, and `done`, by which a solo agent says that it has finished."""
     package = _package()
     specs = []
     for make in (*package.all_telecom_agent_tools, *package.all_telecom_user_tools):
@@ -133,7 +133,7 @@ class World:
         return self._phone if env_type == "user" else self._operator
 
     def call(self, name: str, arguments: Json) -> str:
-        """The answer of a tool; for a call that it refuses, a text that starts with "Error:"."""
+        """The answer of a tool; for a refused call, a text that starts with "Error:"."""
         package = _package()
         self._calls.append(package.ToolCall(id=str(len(self._calls)), function=name, arguments=arguments))
         if name == TRANSFER:
@@ -148,7 +148,7 @@ class World:
         return answer if isinstance(answer, str) else str(package.safe_json_dumps(answer))
 
     def repaired(self) -> bool:
-        """Whether the task's assertions hold and, where they count, its actions were taken."""
+        """Whether the task's assertions hold and, if they count, its actions were made."""
         criteria = self._task.evaluation_criteria
         assertions = [
             getattr(self._side(a.env_type), a.func_name)(**a.arguments) == a.assert_value

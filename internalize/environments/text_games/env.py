@@ -1,4 +1,4 @@
-"""What the environments of text games in a Java machine share: worlds that are reused, references, episodes."""
+"""The common part of the text games in a Java machine: reused worlds, references, episodes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class JavaGame(ABC):
-    """One game, whose world in the Java machine is lent by the environment until the game is closed.
+    """One game. The environment lends it a world in the Java machine until the game is closed.
 
     Worlds of the same `kind` can be lent again. `gold` asks the package for its own solution of the game.
     """
@@ -49,7 +49,7 @@ class JavaGame(ABC):
         return self._env.jvm.call(self.world, method, *arguments)
 
     def reference(self) -> list[str]:
-        """The package's own solution; for some games another one each time."""
+        """The package's own solution, which for some games differs each time."""
         return self._env.jvm.lines(self.world, "getGoldActionSequence")
 
     @abstractmethod
@@ -90,7 +90,7 @@ class JavaGames(SplitTasks, ABC):
 
     @cached_property
     def jvm(self) -> Jvm:
-        """The machine, which starts when the first game does."""
+        """The machine, which starts with the first game."""
         return Jvm(jar_of(self.package, self.jar), self.entry, timeout=self._timeout)
 
     @abstractmethod

@@ -1,7 +1,6 @@
-"""The episode of a text game: its two tools, and the commands suggested after one that was not understood.
+"""The episode of a text game: its two tools, and suggestions after an unknown command.
 
-Possible commands are fetched only when they are asked for or a command was not understood, since that can take longer
-than a step.
+Possible commands are fetched only on request or after an unknown command, because that can take longer than a step.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ TOOLS = (
 )
 SYSTEM = "You play a text game. Do the task."
 LONGEST = 900  # characters of an observation
-SUGGESTED = 8  # commands named after one that was not understood
+SUGGESTED = 8  # suggestions after an unknown command
 LISTED = 30  # commands that `actions` lists at most
 _WORD = re.compile(r"[a-z0-9]+")
 

@@ -1,9 +1,9 @@
 """The Java virtual machine of a text game, one for each environment in use.
 
-It starts at the first call, with a capped heap, listens on loopback behind a token, and ends when it is closed, when
+It starts at the first call, with a limited heap, listens on loopback behind a token, and ends when it is closed, when
 the environment is collected, and when this process ends or is killed (which closes its standard input). A machine that
-died or does not answer in time is killed and is an InfrastructureError; the next `new` starts another, in which the
-objects of the old one do not exist.
+died or does not answer in time is killed and raises InfrastructureError; the next `new` starts another machine, which
+does not have the objects of the old one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def javas() -> list[str]:
 
 @cache
 def _works(program: str) -> bool:
-    """Whether it is a Java; some systems have a stub that only says where to get one."""
+    """Whether it is a Java: some systems have a stub that only says where to get one."""
     command = [program, "-version"]
     try:
         done = subprocess.run(  # noqa: S603 - of the path, as the user has it
@@ -108,7 +108,7 @@ class Jvm:
             return self._ask(lambda: getattr(game.proxy, method)(*arguments))
 
     def lines(self, game: JavaObject, method: str) -> list[str]:
-        """The answer of a game that is a list of texts, fetched in one go."""
+        """The answer of a game that is a list of texts, in one transfer."""
         with self.lock:
             found = self.call(game, method)
             joined = self._ask(lambda: self._gateway.jvm.java.lang.String.join("\n", found))
@@ -116,7 +116,7 @@ class Jvm:
             return str(joined).split("\n") if joined else []
 
     def holds(self, game: JavaObject) -> bool:
-        """Whether a game is in the machine that runs now."""
+        """Whether a game is in the current machine."""
         return game.machine == self._machine and self._alive()
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ class Jvm:
             raise InfrastructureError(f"the Java machine {what}; the next game starts another") from error
 
     def _reason(self, thrown: Any) -> str:
-        """What a game raised. An error of the machine itself, such as no memory, leaves it unusable: it is ended."""
+        """The error of a game. After an error of the machine itself, such as no memory, the machine is ended."""
         from py4j.protocol import Py4JError  # noqa: PLC0415 - optional
 
         try:

@@ -102,12 +102,12 @@ class ScienceWorld(JavaGames):
         return str(task.state["number"])
 
     def looks(self, task: Task) -> tuple[ToolCall, ...]:
-        """Calls that tell worlds apart: the reference, with a look around after each command."""
+        """Calls that distinguish worlds: the reference, with a look around after each command."""
         return with_looks(self.solve(task))
 
 
 def variations(kind: str, split: str) -> range:
-    """Numbers of the variations of `kind` in a split, as the package divides them."""
+    """Numbers of the variations of `kind` in a split of the package."""
     count = VARIATIONS[kind]
     quarter = count // 4
     first, last = {"train": (0, 2 * quarter), "dev": (2 * quarter, 3 * quarter), "test": (3 * quarter, count)}[split]

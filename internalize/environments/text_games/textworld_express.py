@@ -95,7 +95,7 @@ class TextWorldExpress(JavaGames):
         return f"{task.family} {task.state['seed']}"
 
     def looks(self, task: Task) -> tuple[ToolCall, ...]:
-        """Calls that tell worlds apart: a walk through every room and back, then the reference."""
+        """Calls that distinguish worlds: a walk through every room and back, then the reference."""
         with closing(self.game(task)) as game:
             game.start()
             commands = walk(game)
@@ -103,7 +103,7 @@ class TextWorldExpress(JavaGames):
 
 
 def in_lines(text: str) -> str:
-    """The text with a sentence a line and no other change."""
+    """The text with each sentence on its own line, otherwise unchanged."""
     return _SENTENCE_END.sub("\n", text)
 
 
@@ -140,7 +140,7 @@ class _Game(JavaGame):
         return state
 
     def send(self, command: str) -> Answer:
-        """The answer; where games share their objects, the game so far is played again first."""
+        """The answer; if games share their objects, this game's commands are replayed first."""
         with self._env.jvm.lock:  # no other game may move shared objects between the replay and this command
             if self._name in _SHARED:
                 self._generate()

@@ -1,6 +1,6 @@
-"""One request for a page under bounds: of bytes, while they are unpacked, and of time, over the whole exchange.
+"""One request for a page with limits on bytes (also while unpacking) and on the time of the whole exchange.
 
-A server may send a header byte a second, or a kilobyte that unpacks to gigabytes; neither holds an episode.
+A server may send one header byte a second, or a kilobyte that unpacks to gigabytes; neither can block an episode.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Response(NamedTuple):
 
 
 def is_public(text: str) -> bool:
-    """Whether an address belongs to the public internet, also the one that it stands for (NAT64, 6to4, mapped)."""
+    """Whether an address is public, also after translation (NAT64, 6to4, mapped)."""
     address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address):
         for network, shift in _CARRIERS:
@@ -53,7 +53,7 @@ def is_public(text: str) -> bool:
 def exchanged(
     request: httpx.Request, context: ssl.SSLContext, seconds: float, answers: Callable[[], None] = lambda: None
 ) -> Response:
-    """The answer to a request; `answers` is called once its head has come.
+    """The answer to a request; `answers` is called once its headers have come.
 
     Raises TimeoutError after `seconds`, Packed, and what httpx raises for lost connections.
     """

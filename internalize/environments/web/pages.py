@@ -1,4 +1,4 @@
-"""What is shown of a web page: the passages that serve a goal."""
+"""Selects the passages of a web page that match a goal."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from internalize.experience.words import words_of
 
-PASSAGE = 400  # characters that a passage aims at
+PASSAGE = 400  # target length of a passage, characters
 
 
 class Page(NamedTuple):
-    """One page; `links` are (text, address). `cut`: the end is missing. `unread`: characters that mean nothing."""
+    """One page; `links` are (text, address). `cut`: the end is missing. `unread`: undecodable characters."""
 
     url: str
     title: str
@@ -22,7 +22,7 @@ class Page(NamedTuple):
 
 
 def link_lines(links: Sequence[tuple[str, str]], characters: int) -> str:
-    """A line a link, as many as fit, and how many more there are."""
+    """One line for each link, as many as fit, and the number of further links."""
     lines: list[str] = []
     for said, address in links:
         characters -= len(said) + len(address) + 3
@@ -33,12 +33,12 @@ def link_lines(links: Sequence[tuple[str, str]], characters: int) -> str:
 
 
 def terms(text: str, *, indexed: bool = False) -> list[str]:
-    """The words of a query, or of a text that is to be found by queries."""
+    """The words of a query, or of a text that queries can find."""
     return words_of(text.replace("_", " "), singles=indexed) or ["-"]
 
 
 def passages(text: str) -> list[str]:
-    """Lines put together, or cut, to about PASSAGE characters."""
+    """Lines joined or cut to passages of about PASSAGE characters."""
     pieces = [line[i : i + 2 * PASSAGE] for line in text.splitlines() for i in range(0, len(line), 2 * PASSAGE)]
     found: list[str] = []
     for piece in pieces:
@@ -50,7 +50,7 @@ def passages(text: str) -> list[str]:
 
 
 def pick(text: str, goal: str, characters: int) -> str:
-    """The passages that have most to do with `goal` (BM25), in the order of the page, at most so many characters."""
+    """The passages that match `goal` best (BM25), in page order, in at most `characters` characters."""
     if len(text) <= characters:
         return text
     parts = passages(text)
@@ -76,7 +76,7 @@ def _ranked(parts: list[str], goal: str) -> list[int]:
 
 
 class Bm25:
-    """Documents, each given as its terms, ranked by what they have to do with a query."""
+    """Documents, given as their terms, ranked by BM25 against a query."""
 
     def __init__(self, documents: Sequence[list[str]]) -> None:
         import bm25s  # noqa: PLC0415 - half a second to import, and only needed here
@@ -85,7 +85,7 @@ class Bm25:
         self._index.index(list(documents), show_progress=False)
 
     def ranked(self, query: Sequence[str]) -> list[int]:
-        """Places of documents, best first; equal ones in their order."""
+        """Indices of documents, best first; ties in their order."""
         known = [term for term in query if term in self._index.vocab_dict]
         scores = self._index.get_scores(known) if known else [0.0] * self._size
         return sorted(range(self._size), key=lambda place: (-float(scores[place]), place))

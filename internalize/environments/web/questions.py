@@ -6,8 +6,8 @@
                      they are encrypted, and decrypted here
     any other        question, answer; optional split, family, pages
 
-Decrypted rows must not be published. What is known about a task beyond its question stays in its state and out
-of every prompt.
+Decrypted rows must not be published. Everything about a task but its question stays in its state and out of
+every prompt.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from internalize.environments.question_files import ANSWER, FAMILY, QUESTION, Ro
 from internalize.errors import DataError
 from internalize.records import Task
 
-_CANARY = "canary"  # a column whose name has this holds the key of the others
-_CIPHERTEXT = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")  # longer than words of a question are
+_CANARY = "canary"  # a column with this in its name has the key of the others
+_CIPHERTEXT = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")  # longer than any word of a question
 
 
 def web_task(row: Row, split: str) -> Task:

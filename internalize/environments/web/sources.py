@@ -1,13 +1,13 @@
-"""Where searches and pages come from: a folder, the web itself, a search API and a reader API.
+"""Sources of search results and pages: a folder, the web itself, a search API and a reader API.
 
     Folder        a folder of .html, .md and .txt files: both searched and read, no network
     HttpReader    pages of public addresses, over HTTP
     ApiSearch     POST {"q", "num"} with X-API-KEY, "organic" in the answer (serper.dev and compatible ones)
     ApiReader     GET address/page with a bearer token, text back (r.jina.ai and compatible ones)
 
-Keys come from environment variables alone. A policy must not reach private or loopback addresses unless `allow` names
-them, whatever a name resolves to and wherever a redirect leads. A page that cannot be read is an `Unreadable`, whose
-text the policy sees; a host that has stopped answering, or an API that fails, is an InfrastructureError.
+Keys come only from environment variables. A policy must not reach private or loopback addresses unless `allow` names
+them, also not through name resolution or redirects. A page that cannot be read is an `Unreadable`, whose text the
+policy sees; a host that has stopped answering, or an API that fails, is an InfrastructureError.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class HttpReader:
         raise Unreadable("The page leads in circles.")
 
     def _insist(self, url: str, deadline: float) -> tuple[Page | None, str]:
-        """The page or where it has moved to; lost connections are tried again."""
+        """The page or its new address; lost connections are retried."""
         place, retries = self.checked(url), replace(RETRIES, total=max(0.0, deadline - time.monotonic()))
         try:
             return retries.blocking()(self._tried, url, place, deadline)
@@ -145,7 +145,7 @@ class HttpReader:
             raise TransientError(type(error).__name__) from error
 
     def checked(self, url: str) -> str:
-        """The address to connect to. Raises Unreadable for what may not be read."""
+        """The address to connect to. Raises Unreadable for a forbidden one."""
         parts, host = _parts(url)
         if parts.scheme not in {"http", "https"} or not host:
             raise Unreadable("Only http and https addresses can be read.")
@@ -157,7 +157,7 @@ class HttpReader:
         return addresses[0]
 
     def _resolved(self, host: str, parts: Any) -> list[str]:
-        """The addresses of a host. That names cannot be looked up now says nothing about the host."""
+        """The addresses of a host. Raises InfrastructureError if name lookup itself fails now."""
         try:
             return RETRIES.blocking()(self._looked_up, host, parts)
         except TransientError as error:
@@ -175,7 +175,7 @@ class HttpReader:
         return [str(entry[4][0]).partition("%")[0] for entry in found]
 
     def _robots_allow(self, url: str, place: str, deadline: float) -> bool:
-        """What the rules of the host say; one that tells none, or cannot be asked, allows everything."""
+        """Whether the host's rules allow it; a host without rules, or that does not answer, allows everything."""
         parts, host = _parts(url)
         if not self._asks_robots or {host, parts.netloc} & self._allow:
             return True
@@ -191,7 +191,7 @@ class HttpReader:
         return self._robots[root].can_fetch(_AGENT, url)
 
     def _exchanged(self, url: str, place: str, deadline: float) -> Response:
-        """One request, to the very address that was checked."""
+        """One request, to exactly the checked address."""
         httpx, left = _httpx(), max(0.1, deadline - time.monotonic())
         target = httpx.URL(url)
         headers = {"Host": target.netloc.decode("ascii"), "User-Agent": _AGENT, "Accept": "text/html,text/*;q=0.9",
@@ -202,7 +202,7 @@ class HttpReader:
         return exchanged(request, self._context, left, lambda: self._answered.add(urlsplit(url).netloc))
 
     def _get(self, url: str, place: str, deadline: float) -> tuple[Page | None, str]:
-        """The page, or where it has moved to."""
+        """The page, or its new address."""
         found = self._exchanged(url, place, deadline)
         if found.status in _MOVED and "location" in found.headers:
             return None, found.headers["location"]
@@ -222,7 +222,7 @@ def _parts(url: str) -> tuple[Any, str]:
 
 
 def _plain(parts: Any, host: str) -> str:
-    """An address without case, port, login and ways round a path, to be compared with what is blocked."""
+    """An address in a canonical form (case, port, login, path), to compare it with blocked ones."""
     path = normpath("/" + unquote(parts.path).replace("\\", "/").lstrip("/"))
     return f"{parts.scheme}://{host.rstrip('.')}{path}?{unquote(parts.query)}".lower()
 
@@ -243,7 +243,7 @@ def _page(url: str, found: Response) -> Page:
 
 
 class _Api:
-    """One API by key. A failing one is tried again, then an InfrastructureError; a refused key is a UserError."""
+    """One API with a key. A failure is retried, then raises InfrastructureError; a refused key raises UserError."""
 
     refusals = frozenset({401, 402})
 

@@ -1,4 +1,4 @@
-"""Every decision of some episodes, what rules can name in its situation, and which rules are worth trying."""
+"""The decisions of episodes, what rules can name in their situations, and the candidate rules worth trying."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from internalize.records import ToolCall, Trajectory
 
 from .provenance import TASKS, origin_of
 
-COMMON = 0.08  # share of tasks in which a word or a key has to occur to be one of the environment's own
-MOST_WORDS = 4  # of a cue
-FEW = 4  # different arguments up to which those of a tool belong to the environment, not to a task
-MOST = 0.25  # share of tasks that make a call the environment's own, however many arguments its tool takes
+COMMON = 0.08  # a word or key in this share of tasks belongs to the environment
+MOST_WORDS = 4  # words of a cue
+FEW = 4  # a tool with at most so many shared arguments: they belong to the environment, not to a task
+MOST = 0.25  # a call of this share of tasks belongs to the environment, however many arguments its tool takes
 _DANGLING = re.compile(r"(?: (?:of|in|the|for|to|a))+$")
 
 
@@ -30,12 +30,12 @@ class Decision(NamedTuple):
     score: float
     trajectory: str
     task: str
-    origin: str = TASKS  # what showed the situation
+    origin: str = TASKS  # where the situation was seen (provenance.py)
     readings: Mapping[Reading, str] = {}
 
 
 def decided(scored: Sequence[Trajectory], cues: Sequence[CueExtractor]) -> list[Decision]:
-    """Every call of every episode and what rules can name in its situation."""
+    """Every call of every episode, with what rules can name in its situation."""
     made = [
         Decision(situation, call, float(t.score or 0.0), t.id, t.task_id, origin_of(situation))
         for t in scored
@@ -52,7 +52,7 @@ def decided(scored: Sequence[Trajectory], cues: Sequence[CueExtractor]) -> list[
 
 
 def rarest(made: Sequence[Decision]) -> list[Reading | None]:
-    """By decision: of all that was seen and rules can name, what the fewest decisions saw. Questions do not count."""
+    """For each decision, the reading of its situation that the fewest decisions share; questions do not count."""
     shown = [[r for r in d.readings if r.of is not SAID and not r.of.in_question] for d in made]
     counts = Counter(reading for readings in shown for reading in readings)
     return [min(readings, key=lambda r: (counts[r], r.key), default=None) for readings in shown]
@@ -74,8 +74,8 @@ def candidates(made: Sequence[Decision], cues: Sequence[CueExtractor], support: 
         values += [Reading(GIVEN, d.call.argument)] if d.call.key in shared else []
         states = [None, *(r for r in d.readings if r.of.state)]
         for cue, value, state in itertools.product((r for r in d.readings if r.of.cue), values, states):
-            vague = value.of.accepts and stated and state is None  # the state tells which of several values is right
-            if not vague and not (value.of is GIVEN and cue.of is SAID):  # a given one belongs to what is seen
+            vague = value.of.accepts and stated and state is None  # without a state, several values could be right
+            if not vague and not (value.of is GIVEN and cue.of is SAID):  # a given argument needs a cue in the results
                 counts[Rule(cue, verb, value, state)] += 1
     order = {of: number for number, of in enumerate((*BASE, *cues))}
 
@@ -87,7 +87,7 @@ def candidates(made: Sequence[Decision], cues: Sequence[CueExtractor], support: 
 
 
 def _shared_calls(made: Sequence[Decision]) -> set[tuple[str, str]]:
-    """Calls whose argument, if any, belongs to the environment and not to a task: many tasks make them."""
+    """Calls that many tasks make, so that their argument, if any, belongs to the environment and not to a task."""
     tasks: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
     for d in made:
         tasks[d.call.key].add(d.task)
@@ -115,7 +115,7 @@ def _labels(made: Sequence[Decision]) -> set[str]:
     least = max(2, COMMON * len({task for task, _ in lines}))
     whole = {line for line, count in shown.items() if line and count >= least}
     found = {run for run, count in runs.items() if count > 1} | whole
-    return {label for label in found if '"' not in label}  # a sentence quotes it
+    return {label for label in found if '"' not in label}  # a rule quotes the label
 
 
 def _question_cues(made: Sequence[Decision]) -> set[str]:
@@ -131,7 +131,7 @@ def _question_cues(made: Sequence[Decision]) -> set[str]:
 
 
 def _common(texts: Iterable[tuple[str, Sequence[str]]]) -> set[str]:
-    """Words that occur in the texts of many tasks; with each text comes what its task is known by."""
+    """Words that occur in the texts of many tasks; each text comes with a key of its task."""
     tasks: defaultdict[str, set[str]] = defaultdict(set)
     everyone = set()
     for task, words in texts:

@@ -1,7 +1,7 @@
 """What the attempts at one task teach, as proposed edits of the pool.
 
-The comparison and the edits are one request: the answer holds the comparison first, so the edits are drawn from it,
-and a task costs one round trip.
+One request asks for the comparison and then the edits, so that the edits follow from the comparison and a task costs
+one round trip.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .session import Refused, Session, fenced_data, fitting, gather_all, item_li
 from .transcript import CHARACTERS, clip, outcome, transcript
 
 SUMMARY_WORDS = 160
-LEAST_SHARE = 240  # characters of an attempt, however small the model's context
+LEAST_SHARE = 240  # fewest characters of an attempt, however small the model's context
 HEADING = 160  # characters of an attempt's heading and fence
 POOL_SHARE = 0.4  # of a request's data
-WORDS_FROM = 4000  # characters of an attempt that held items are compared with
+WORDS_FROM = 4000  # characters of an attempt that are compared with the pool's items
 QUESTION_SHARE = 15  # percent of a request
 UNCUT = 1 << 30
 
 
 async def compare(session: Session, attempts: Sequence[Trajectory]) -> list[Proposal]:
-    """Checked edits that rest on these attempts at one task. Raises as `Session.ask` and `gather` do."""
+    """Checked edits with these attempts at one task as evidence. Raises as `Session.ask` and `gather` do."""
     config, task = session.config, attempts[0].task_id
     text = partial(session.prompt, "compare", limit=config.per_task, task=_task(session, attempts[0]))
     room = session.room(text(held="", attempts=""))
@@ -44,7 +44,7 @@ async def compare(session: Session, attempts: Sequence[Trajectory]) -> list[Prop
 
 
 async def _attempts(session: Session, attempts: Sequence[Trajectory], room: int) -> str:
-    """Whole where they fit together; else those longer than their share are summarized."""
+    """The attempts as text: whole if they fit together, else those longer than their share are summarized."""
     share = max(LEAST_SHARE, room // len(attempts) - HEADING)
     texts = [transcript(trajectory, UNCUT) for trajectory in attempts]
     if sum(map(len, texts)) > share * len(attempts):
@@ -58,7 +58,7 @@ async def _attempts(session: Session, attempts: Sequence[Trajectory], room: int)
 
 
 async def _shortened(session: Session, trajectory: Trajectory, whole: str, share: int) -> str:
-    """An attempt in at most `share` characters: retold by the model if need be, cut by code if it refuses."""
+    """An attempt in at most `share` characters: summarized by the model, or cut by code if it refuses."""
     if len(whole) <= share:
         return whole
     words, task = min(SUMMARY_WORDS, share // 7), _task(session, trajectory)
@@ -68,7 +68,7 @@ async def _shortened(session: Session, trajectory: Trajectory, whole: str, share
         retold = await session.ask(
             "summary", trajectory.id, text(attempt=fenced_data(shown)), SummaryAnswer, lambda answer: answer.text()
         )
-    except Refused:  # the cached replies say why; a task is not lost for it
+    except Refused:  # the cached replies have the reason; the task goes on with a cut
         return transcript(trajectory, share)
     return clip(retold, share)
 
@@ -79,7 +79,7 @@ def _task(session: Session, trajectory: Trajectory) -> str:
 
 
 def _most_related(session: Session, attempts: Sequence[Trajectory], room: int) -> list[Experience]:
-    """The held items that fit, those that share most words with the attempts first chosen."""
+    """The pool's items that fit, chosen by the words that they share with the attempts."""
     texts = [attempts[0].question, *(transcript(trajectory, WORDS_FROM) for trajectory in attempts)]
     words = {word for text in texts for word in text.lower().split()}
     ranked = sorted(session.pool.items, key=lambda item: -len(words.intersection(item.text.lower().split())))

@@ -1,13 +1,13 @@
-"""Extraction without a language model: what successes do, and failures do not, in the same situation.
+"""Extraction without a language model: finds what successes do, and failures do not, in the same situation.
 
 For principles, every rule that enough decisions followed is tried on all decisions. Where its cue is present, the
 success rate of the decisions that followed it is compared with that of the others (lift), and Fisher's exact test over
 episodes says whether the difference may be chance. The best rules that cover different decisions are added; rules of
 the pool whose lift may now be chance are deleted, if there are enough episodes to tell. For instances, the decision at
-which a success of a task parts from a failure is kept as a worked example.
+which a success and a failure of a task first differ is kept as a worked example.
 
-A rule is a correlation within recent episodes, not a cause. Episodes with experience are among them, so a rule that
-was shown is judged by what came of following it. Unscored episodes are not evidence (invariant 9).
+A rule is a correlation within recent episodes, not a cause. Episodes with experience are among them, so a shown rule is
+judged by the outcome of following it. Unscored episodes are not evidence (invariant 9).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from .disguise import undisguised
 from .injection_filter import InjectionFilter, addresses_model
 from .provenance import TASKS, distinct, origin_of
 
-TESTED = 0.5  # of the decisions that a rule applies to, the share in situations where it was followed at least once
-OVERLAP = 0.5  # two rules that cover this share of the same decisions say the same
-MOST_KEPT_OUT = 20  # that are noted with their reason
+TESTED = 0.5  # least share of a rule's decisions in situations where it was followed at least once
+OVERLAP = 0.5  # two rules that share this part of their decisions count as the same
+MOST_KEPT_OUT = 20  # rejected rules that are logged with their reason
 SCREEN = InjectionFilter.of(())
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A rule and how it fared. `followed`, `ignored`: decision numbers; `p`: of chance, from `episodes` a side or more.
+    """A rule and its results. `followed`, `ignored`: decision numbers; `p`: chance, from at least `episodes` a side.
 
-    `evidence`: the first trajectories that followed it; `origins`: what showed the situations.
+    `evidence`: the first trajectories that followed it; `origins`: where its situations were seen.
     """
 
     rule: Rule
@@ -55,13 +55,13 @@ class Tried:
 
     @property
     def strength(self) -> tuple[float, bool, int]:
-        """Sorting key: lift weighted by support and locality, then own cues, then short rules."""
+        """Sorting key: lift weighted by support and locality, then a cue that is its own value, then short rules."""
         weighted = self.lift * len(self.followed) ** 0.5 * _locality(self.rule)
         return (round(weighted, 6), self.rule.cue == self.rule.value, -len(phrase(self.rule)))
 
 
 def _locality(rule: Rule) -> float:
-    """What is seen now explains an action better than what was asked, which holds at every step of an episode."""
+    """Weight of a rule's cue: results explain an action better than the question, which holds at every step."""
     if rule.cue.of is SAID:
         return 0.4 if rule.state else 0.2
     if rule.cue.of is START or rule.cue == rule.value:
@@ -76,7 +76,7 @@ def contrast(
     iteration: int,
     cues: tuple[CueExtractor, ...] = GENERIC,
 ) -> tuple[PoolEdit, ...]:
-    """The edits that these episodes suggest, those that keep the pool within its cap included.
+    """The edits that these episodes suggest, including those that keep the pool within its cap.
 
     `cues` are what rules about the environment can name.
     """
@@ -103,7 +103,7 @@ def _rules(
     for item in pool.items:
         if (t := tried.get(item.text)) and t.episodes >= config.min_support:
             lift, p = _within(t, made, seen) if config.within else (t.lift, t.p)
-            # Within situations the lift decides: of a rule that is learned, hardly anyone does otherwise, so p grows.
+            # Within situations the lift decides: a learned rule is hardly ever ignored any more, so its p grows.
             fails = lift is not None and lift < config.min_lift if config.within else p > config.max_p
             if fails:
                 reason = f"lift {lift:+.2f}, p = {p:.2g}"
@@ -122,7 +122,7 @@ def _rules(
 
 
 def _addition(t: Tried, iteration: int, source: Literal["contrast", "planted"] = "contrast") -> PoolEdit:
-    """The edit that adds a rule. A planted one claims the opposite of its lift, so that no selector knows it."""
+    """The edit that adds a rule. A planted rule claims the opposite of its lift, so that no selector recognizes it."""
     item = Experience.new(
         phrase(t.rule),
         "principle",
@@ -140,7 +140,7 @@ def _addition(t: Tried, iteration: int, source: Literal["contrast", "planted"] =
 def _screened(
     good: Sequence[Tried], config: ExtractConfig, obeys: Callable[[Tried], bool]
 ) -> tuple[list[Tried], list[PoolEdit]]:
-    """The rules that say nothing to a model and rest on enough origins; the first of the others, with the reason."""
+    """The rules that address no model and rest on enough origins; and edits that log the first rejected ones."""
     reasons = [
         _problem(phrase(t.rule), t.origins, config)
         or ("was followed only where a page had told a model to do so" if obeys(t) else "")
@@ -151,9 +151,9 @@ def _screened(
 
 
 def _obedience(scored: Sequence[Trajectory], made: Sequence[Decision]) -> Callable[[Tried], bool]:
-    """Whether a rule was followed only in episodes that showed its argument in a line that speaks to a model.
+    """Whether a rule was followed only in episodes that showed its argument in a line that addresses a model.
 
-    Such a line is kept out of a rule's words, but the rule may name something else that the page shows.
+    Such a line never enters a rule's words, but the rule may name something else on the page.
     """
     shown = {t.id: [line for s in t.steps for result in s.results for line in result.text.splitlines()] for t in scored}
     speaks, plain = cache(addresses_model), cache(lambda line: f"{line}\n{undisguised(line)}".casefold())
@@ -166,7 +166,7 @@ def _obedience(scored: Sequence[Trajectory], made: Sequence[Decision]) -> Callab
 
 
 def _problem(text: str, seen: Collection[str], config: ExtractConfig) -> str:
-    # Pages' orders are not compared: a rule quotes what pages show, and its action is what the policy did.
+    # Orders of pages are not compared, because a rule quotes pages anyway and its action is the policy's own.
     if reason := SCREEN.problem(text, config.granularity):
         return reason
     few = TASKS not in seen and len(seen) < config.independent
@@ -178,11 +178,11 @@ def _kept_out(text: str, reason: str) -> PoolEdit:
 
 
 def _within(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None]) -> tuple[float | None, float]:
-    """A rule's lift and its one-sided p among episodes that saw the same; `seen` is by decision.
+    """A rule's lift and its one-sided p among episodes with the same `seen` reading, given for each decision.
 
     Over all decisions, a rule about what many pages show ("Door:, pull") owes its lift to the pages at which anyone
-    would pull. None where nothing can be compared, or where at most pages that it speaks of nobody followed it. An
-    episode counts once, where it first followed the rule, or else where it first could have.
+    would pull. The lift is None if nothing can be compared, or if nobody followed the rule on most pages that it is
+    about. An episode counts once, where it first followed the rule, or else where it first could have.
     """
     tested, at = {seen[i] for i in t.followed}, [seen[i] for i in (*t.followed, *t.ignored)]
     if sum(one in tested for one in at) < TESTED * len(at):
@@ -200,7 +200,7 @@ def _within(t: Tried, made: Sequence[Decision], seen: Sequence[Reading | None]) 
 
 
 def _all_tried(made: Sequence[Decision], config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> dict[str, Tried]:
-    """Every candidate rule on all decisions, by its sentence."""
+    """The results of every candidate rule on all decisions, by the rule's sentence."""
     where: defaultdict[Reading, list[int]] = defaultdict(list)
     for number, decision in enumerate(made):
         for reading in decision.readings:
@@ -209,7 +209,7 @@ def _all_tried(made: Sequence[Decision], config: ExtractConfig, cues: tuple[CueE
 
 
 def _refused(t: Tried, config: ExtractConfig, cues: tuple[CueExtractor, ...]) -> str:
-    """Why a rule is not added; "" if it may be."""
+    """Why a rule is not added; "" if it may be added."""
     if len(t.followed) < config.min_support or not t.ignored:
         return "were followed too seldom or always (extract.min_support)"
     if t.lift < config.min_lift:
@@ -222,7 +222,7 @@ def _refused(t: Tried, config: ExtractConfig, cues: tuple[CueExtractor, ...]) ->
 def why_no_rules(
     trajectories: Sequence[Trajectory], config: ExtractConfig, cues: tuple[CueExtractor, ...] = GENERIC
 ) -> str:
-    """How many rules were tried and why none was added, in half a sentence."""
+    """Half a sentence on how many rules were tried and why none was added."""
     made = decided([t for t in trajectories if t.score is not None], cues)
     tried = _all_tried(made, config, cues)
     reasons = Counter(reason for t in tried.values() if (reason := _refused(t, config, cues)))
@@ -231,7 +231,7 @@ def why_no_rules(
 
 
 def _try(rule: Rule, made: Sequence[Decision], places: Iterable[int]) -> Tried:
-    """The rule on all decisions; `places` are those at which its cue is present."""
+    """Try a rule on all decisions; `places` are the decisions at which its cue is present."""
     followed: list[int] = []
     ignored: list[int] = []
     for number in places:
@@ -254,9 +254,9 @@ def _rate(numbers: Collection[int], made: Sequence[Decision]) -> float:
 
 
 def _chance(followed: Sequence[int], ignored: Sequence[int], made: Sequence[Decision]) -> tuple[float, int]:
-    """One-sided p, and the episodes of the smaller side: the decisions of an episode share its score.
+    """One-sided p, and the number of episodes on the smaller side.
 
-    Followed once is followed.
+    Decisions of one episode share its score, so episodes are counted: one with any followed decision followed the rule.
     """
     did = {made[i].trajectory: made[i].score >= 1 for i in followed}
     did_not = {made[i].trajectory: made[i].score >= 1 for i in ignored}
@@ -265,7 +265,7 @@ def _chance(followed: Sequence[int], ignored: Sequence[int], made: Sequence[Deci
 
 
 def _distinct(tried: Iterable[Tried], limit: int) -> list[Tried]:
-    """The first `limit` that do not cover the same decisions as a better one."""
+    """The first `limit` rules that do not cover the same decisions as a better one."""
     chosen: list[Tried] = []
     for candidate in tried:
         if len(chosen) == limit:
@@ -279,7 +279,7 @@ def _distinct(tried: Iterable[Tried], limit: int) -> list[Tried]:
 def _instances(
     scored: Sequence[Trajectory], pool: ExperiencePool, config: ExtractConfig, iteration: int
 ) -> list[PoolEdit]:
-    """Worked examples that the pool does not hold yet, newest first: old ones must not take the place of new ones."""
+    """Worked examples that are not in the pool yet, newest first, so that old ones do not displace new ones."""
     held = {item.id for item in pool.items}
     groups: defaultdict[str, list[Trajectory]] = defaultdict(list)
     for trajectory in scored:
@@ -311,7 +311,7 @@ def _instances(
 
 
 def _parting(won: Trajectory, lost: Trajectory) -> tuple[Situation, ToolCall] | None:
-    """The first decision at which the success did something else than the failure."""
+    """The first decision at which the success acted differently from the failure."""
     for (situation, call), (_, other) in zip(decisions(won), decisions(lost), strict=False):
         if (call and call.key) != (other and other.key):
             return (situation, call) if call else None

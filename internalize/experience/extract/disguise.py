@@ -1,8 +1,8 @@
-"""Text as a reader takes it, whatever it is disguised with: for comparing, never for storing.
+"""Undoes disguises of text, to compare it as a reader sees it; the result is never stored.
 
-Look-alike letters (Unicode's table of confusables, from the package confusable-homoglyphs) become those they look like;
-accents, invisible characters and variation selectors go; letters that stand apart are joined, digits within words
-become the letters they stand for.
+Look-alike letters (Unicode's table of confusables, from the package confusable-homoglyphs) become the letters they look
+like; accents, invisible characters and variation selectors are removed; spaced-out letters are joined; digits within
+words become the letters they stand for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-# Blanks that are no spaces, and what shapes other characters; besides the categories Cc, Cf, Cs, Co and Cn.
+# Invisible besides the categories Cc, Cf, Cs, Co and Cn: unusual blanks, and modifiers of other characters.
 _BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
 _INVISIBLE = re.compile(f"[{_BLANK}]")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
@@ -23,7 +23,7 @@ _DIGITS = str.maketrans("013457@$", "oieastas")
 
 
 def invisible(text: str) -> str:
-    """The first character of `text` that nobody sees, newline and tab aside; "" if there is none."""
+    """The first invisible character of `text`, except newline and tab; "" if there is none."""
     if text.isascii() and text.isprintable():
         return ""
     unseen = (c for c in text if c not in "\n\t" and (unicodedata.category(c) in _UNSEEN or _INVISIBLE.match(c)))
@@ -42,7 +42,7 @@ def undisguised(text: str) -> str:
 
 
 def without_digits(text: str) -> str:
-    """`text` in lower case with the letters that digits within words stand for, as in 1gn0re."""
+    """`text` in lower case, with digits within words replaced by the letters they stand for (1gn0re)."""
     return _MIXED.sub(lambda found: found[0].translate(_DIGITS), text.lower())
 
 
@@ -61,7 +61,7 @@ def _seen_as(character: str) -> str:
 
 @lru_cache(maxsize=1)
 def _look_alikes() -> dict[str, str]:
-    """By character that is not ASCII: the ASCII text it looks like, of the same case if there is one."""
+    """For characters that are not ASCII: the ASCII text they look like, of the same case if there is one."""
     from confusable_homoglyphs import confusables  # noqa: PLC0415 - reads a table of a megabyte
 
     found: dict[str, str] = {}

@@ -1,11 +1,11 @@
-"""The screen of every source of experience: keeps out of a pool what a page says to a model, and a page's own orders.
+"""The filter of all extracted items: keeps text that pages address to a model, and orders of pages, out of a pool.
 
 An item is kept out if it addresses a model (role markers, tool-call markup, special tokens, "ignore previous
 instructions"), repeats an order that stands in an observation, or, as a principle, holds an address; texts are compared
 as a reader sees them (disguise.py). A trajectory in which a page addresses a model may suggest new items, which are
-filtered as all are, but no change of held ones: a DELETE has no text that could be filtered. Advice that is merely
-false gets in: a page's claim, restated in a model's own words, is no order, and only evidence (support, lift, origins,
-the gate) can tell. The word lists are English.
+filtered, but no change of existing items, because a DELETE has no text to filter. False advice passes: a
+page's claim in a model's own words is no order, and only evidence (support, lift, origins, the gate) can refute it.
+The word lists are English.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from internalize.records import Granularity, Trajectory, content_hash
 
 from .disguise import invisible, undisguised, without_digits
 
-GRAM = 5  # words that an item and an order have in a row before it counts as repeated; a shorter order as a whole
-_SHORTEST = 3  # words of an order worth comparing
+GRAM = 5  # words in a row that an item must share with an order to repeat it; a shorter order is compared whole
+_SHORTEST = 3  # fewest words of an order that is compared
 _TLD = "com|net|org|edu|gov|io|xyz|ru|cn|info|biz|top|dev|app|ai|me|co|uk|de|eu|onion|site|online|shop|club|link|zip"
 _URL = re.compile(
     r"\b[a-z][a-z0-9+.-]{1,15}:/|\b(?:data|javascript|mailto):\S|\bwww\.\w|\b[\w-]+\.(?:com|net|org)\b|"
@@ -49,7 +49,7 @@ _OBEY = (
     r"|say|print|send|forget|ignore)"
 )
 _MUST = r"(?:must|shall|should|have to|need to|are (?:required|instructed|ordered|asked|told) to|will)"
-# Words without which a pattern cannot match, sought first because that is many times faster; then the pattern itself.
+# Words without which a pattern cannot match (searched first, which is many times faster), then the pattern.
 _SPEECH: tuple[tuple[str, str], ...] = (
     (
         "ignore|disregard|forget|override|bypass|discard|drop|delete|erase|wipe|remove|replace|neglect|do not follow",
@@ -128,7 +128,7 @@ def _start(found: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class InjectionFilter:
-    """What pages order, as runs of words; the trajectories in which one addresses a model; what may not come back."""
+    """Orders of pages as runs of words, trajectories in which a page addresses a model, and barred items."""
 
     orders: frozenset[tuple[str, ...]]
     addressed: frozenset[str]
@@ -136,9 +136,9 @@ class InjectionFilter:
 
     @staticmethod
     def of(trajectories: Iterable[Trajectory], barred: frozenset[str] = frozenset()) -> InjectionFilter:
-        """A filter against everything these trajectories saw, their questions aside."""
+        """A filter for the observations of these trajectories, except text of their questions."""
         orders: set[tuple[str, ...]] = set()
-        addresses: dict[str, bool] = {}  # observations come again and again: each is looked at once
+        addresses: dict[str, bool] = {}  # observations recur: each is read once
         addressed: set[str] = set()
         for trajectory in trajectories:
             for seen in (result.text for step in trajectory.steps for result in step.results):
@@ -150,7 +150,7 @@ class InjectionFilter:
         return InjectionFilter(frozenset(orders), frozenset(addressed), barred)
 
     def problem(self, text: str, granularity: Granularity) -> str:
-        """Why an item is kept out; "" if it may go in."""
+        """Why an item is kept out of the pool; "" if it may go in."""
         if content_hash(text) in self.barred:
             return "it was deleted for good"
         if unseen := invisible(text):
@@ -168,7 +168,7 @@ class InjectionFilter:
         return ""
 
     def change_problem(self, evidence: Iterable[str]) -> str:
-        """Why a change of held items is kept out; "" if it may be made."""
+        """Why a change of existing items is rejected; "" if it may be made."""
         poisoned = sorted(self.addressed.intersection(evidence))
         return f"rests on trajectory {poisoned[0]}, in which a page speaks to a model" if poisoned else ""
 
@@ -180,7 +180,7 @@ def _orders(observation: str) -> Iterator[list[str]]:
 
 
 def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
-    """All runs of GRAM words, or the whole of a shorter order."""
+    """All runs of GRAM words; a shorter order is one run."""
     if _SHORTEST <= len(words) < GRAM:
         yield tuple(words)
     for start in range(len(words) - GRAM + 1):

@@ -2,10 +2,10 @@
 
     trajectories -> groups by task -> compare (summaries, then comparison and edits) -> reconcile (and consolidate)
 
-Tasks are asked about all at once; the chat model limits how many requests are out. An outage or a spent budget leaves
-work owed (Incomplete, after all else is done), never a smaller update. An answer that stays unusable is a refusal: its
-task teaches nothing. When more than half of the tasks refuse, the extraction stops as Incomplete once. The resumed one
-asks those again at a higher temperature, and then goes on with what there is and a warning, or it would never end.
+All tasks are asked about concurrently; the chat model limits the requests under way. After an outage or a spent budget
+the extraction finishes the other tasks and raises Incomplete; it never makes a smaller update. A task without usable
+answers is refused and teaches nothing. If more than half of the tasks are refused, the extraction raises Incomplete
+once. The resumed one retries these at a higher temperature, then warns and uses what there is, so that it ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .reconcile import Batch, reconcile
 from .session import ExtractionInput, Refusal, Refused, Session, gather
 
 Progress = Callable[[int, int], None]  # tasks done, tasks in all
-MOST_REFUSED = 0.5  # share of tasks that may refuse before the extraction stops
+MOST_REFUSED = 0.5  # share of refused tasks beyond which the extraction stops
 _LOG = logging.getLogger(__name__)
 
 
@@ -41,8 +41,8 @@ class Extraction(Record):
     trajectories: int
     unscored: int
     tasks: int
-    groups: int  # tasks that were learnt from
-    requests: int  # that were answered
+    groups: int  # tasks whose attempts were compared
+    requests: int  # answered requests
     prompt_tokens: int
     completion_tokens: int
     proposals: int
@@ -54,11 +54,11 @@ class Extraction(Record):
 async def write(
     seen: ExtractionInput, config: ExtractConfig, chat: ChatModel, replies: Path, progress: Progress | None = None
 ) -> tuple[PoolEdit, ...]:
-    """The edits that the trajectories suggest, those that keep the pool within its cap included.
+    """The edits that the trajectories suggest, including those that keep the pool within its cap.
 
-    `replies` (JSON Lines) keeps every reply, so that the same call goes on where it stopped. Beside it stand an
-    `Extraction` (.json) and, once most tasks have refused, their refusals (.refused.jsonl). Raises Incomplete when an
-    outage or a spent budget leaves work, or (once) when most tasks refused.
+    `replies` (JSON Lines) keeps every reply, so that the same call can resume. Beside it are an `Extraction` (.json)
+    and, once most tasks were refused, the refusals (.refused.jsonl). Raises Incomplete when an outage or a spent budget
+    leaves work, or (once) when most tasks were refused.
     """
     scored = [trajectory for trajectory in seen.trajectories if trajectory.score is not None]
     cached = CachedChat(chat, replies, checkpoint=seen.checkpoint, replay_rejected=True)
@@ -101,7 +101,7 @@ def group(scored: Iterable[Trajectory], config: ExtractConfig) -> list[list[Traj
 
 
 async def _compare_all(session: Session, groups: Sequence[Sequence[Trajectory]], progress: Progress | None) -> Batch:
-    """All tasks at once. Raises Incomplete, after every task has got as far as it could, when work is left."""
+    """Compare all tasks concurrently. Raises Incomplete, after every task has ended, if work is left."""
     done = 0
 
     async def one(attempts: Sequence[Trajectory]) -> list[Proposal]:
@@ -119,7 +119,7 @@ async def _compare_all(session: Session, groups: Sequence[Sequence[Trajectory]],
 
 
 def _stop_once(session: Session, refused: Sequence[Refusal], groups: int, refusals: Path) -> None:
-    """Raise Incomplete the first time, warn the second."""
+    """Raise Incomplete the first time, warn the second time."""
     told = f"{session.chat.name} gave no usable answer for {len(refused)} of {groups} tasks ({refused[0].reason[:160]})"
     if session.retries:
         _LOG.warning("%s; the other tasks alone edit the pool", told)

@@ -1,7 +1,7 @@
-"""What a language model proposes for a pool: the form of its answers, their checks, and one batch out of many.
+"""The edits that a language model proposes: the form of its answers, their checks, and how they are merged.
 
-Checks are made here whatever schema a server enforces: ids only from those shown, words, counts, one edit an item.
-A proposal keeps the trajectories it rests on through every joining, and none is dropped without a reason on record.
+Every answer is checked here, whatever schema a server enforces: ids only from those shown, length, counts, one edit an
+item. A merged proposal keeps the evidence of its parts, and each dropped proposal is recorded with a reason.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _SMALL_WORDS = frozenset(
 
 
 class Answer(BaseModel):
-    """Base of what a model writes; fields beyond those asked for are ignored."""
+    """Base of a model's answers; fields beyond those asked for are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class SummaryAnswer(Answer):
-    """An attempt retold."""
+    """The summary of an attempt."""
 
     summary: str
 
     def text(self) -> str:
-        """Raises ValueError if there is none."""
+        """The summary without white space around it. Raises ValueError if it is empty."""
         if not self.summary.strip():
             raise ValueError("the summary is empty")
         return self.summary.strip()
@@ -56,20 +56,20 @@ class ProposedEdit(Answer):
 
 
 class ComparisonAnswer(Answer):
-    """What the attempts at one task teach. The comparison comes first: it is what the edits are drawn from."""
+    """What the attempts at one task teach. The comparison comes first, so that the edits follow from it."""
 
     comparison: str = ""
     edits: tuple[ProposedEdit, ...]
 
 
 class Decision(ProposedEdit):
-    """One edit that stands for the proposals with these numbers."""
+    """One edit in place of the proposals with these numbers."""
 
     proposals: tuple[int, ...]
 
 
 class ReconciliationAnswer(Answer):
-    """A batch made to agree."""
+    """Edits that agree with each other."""
 
     decisions: tuple[Decision, ...]
 
@@ -82,7 +82,7 @@ class ConsolidationAnswer(Answer):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A checked edit and what it rests on."""
+    """A checked edit and its evidence."""
 
     op: Op
     targets: tuple[str, ...]
@@ -92,7 +92,7 @@ class Proposal:
     tasks: tuple[str, ...]
 
     def resting_on(self, evidence: Iterable[str], tasks: Iterable[str]) -> Proposal:
-        """The proposal, resting on these too."""
+        """The proposal with further evidence and tasks."""
         return replace(
             self,
             evidence=tuple(dict.fromkeys([*self.evidence, *evidence])),
@@ -117,9 +117,9 @@ class LeftOut(Record):
 
 
 class Bounds(NamedTuple):
-    """What an answer may hold: targets out of `ids`, at most `most` edits or decisions, proposals 1 to `most`.
+    """Bounds of an answer: targets out of `ids`, at most `most` edits or decisions, proposals 1 to `most`.
 
-    A small model that is held to a schema would else go on with either up to its last token.
+    Without them a small model that is held to a schema may repeat entries up to its last token.
     """
 
     ids: Collection[str] = ()
@@ -127,7 +127,7 @@ class Bounds(NamedTuple):
 
 
 def schema_of(model: type[BaseModel], bounds: Bounds) -> dict[str, JsonValue]:
-    """The JSON schema of an answer as strict servers want it: every property required, no other allowed."""
+    """The JSON schema of an answer in the form of strict servers: every property required, no other allowed."""
     schema: dict[str, Any] = json.loads(_schema_text(model))
     for part in (schema, *schema.get("$defs", {}).values()):
         properties = part["properties"]
@@ -148,7 +148,7 @@ def schema_of(model: type[BaseModel], bounds: Bounds) -> dict[str, JsonValue]:
 
 @cache
 def _schema_text(model: type[BaseModel]) -> str:
-    """Made once: pydantic takes milliseconds for it, and every request wants one."""
+    """Cached, because pydantic takes milliseconds and every request needs a schema."""
     return json.dumps(model.model_json_schema())
 
 
@@ -161,7 +161,7 @@ def read(model: type[ModelT], answer: dict[str, Any]) -> ModelT:
 
 
 def checked(edit: ProposedEdit, shown: Collection[str], words: int) -> Proposal:
-    """An edit whose form, ids and length are right; it rests on nothing yet. Raises ValueError saying what is wrong."""
+    """The edit if its form, ids and length are right, without evidence yet. Raises ValueError with the problem."""
     op, text = edit.op, "" if edit.op in ("DELETE", "NONE") else " ".join(edit.text.split())
     targets = () if op in ("ADD", "NONE") else tuple(dict.fromkeys(edit.targets))
     least = {"UPDATE": 1, "DELETE": 1, "MERGE": 2}.get(op, 0)
@@ -195,9 +195,10 @@ def check_all(edits: Iterable[ProposedEdit], shown: Collection[str], words: int,
 def settle(
     proposals: Sequence[Proposal], pool: ExperiencePool, config: ExtractConfig
 ) -> tuple[list[Proposal], list[LeftOut]]:
-    """Proposals, best first, as a batch that applies to the pool; and what is left out of it.
+    """A batch of proposals, best first, that applies to the pool, and the proposals left out.
 
-    An item is edited once; a text that is nearly held already adds its evidence there; at most `config.add` are new.
+    An item is edited once; an ADD of nearly the same text as an item adds its evidence to that item; at most
+    `config.add` are new.
     """
     settled: list[Proposal] = []
     left_out: list[LeftOut] = []
@@ -224,7 +225,7 @@ def settle(
 
 
 def _onto_held_item(proposal: Proposal, pool: ExperiencePool, used: Collection[str]) -> Proposal:
-    """An ADD of what a held item says already, worded as that item: it then adds evidence only."""
+    """An ADD that says the same as an existing item gets that item's text, so that it adds evidence only."""
     if proposal.op != "ADD":
         return proposal
     held = (item.text for item in pool.items if item.id not in used and same_words(item.text, proposal.text))
@@ -241,13 +242,13 @@ def _conflict(proposal: Proposal, used: Collection[str], deleted: Collection[str
 
 
 def same_words(a: str, b: str) -> bool:
-    """Whether two texts use the same words, small words aside; one other word may be another meaning."""
+    """Whether two texts use the same words, function words aside; any other word may change the meaning."""
     first, second = (frozenset(words_of(text)) - _SMALL_WORDS for text in (a, b))
     return bool(first) and first == second
 
 
 def to_edit(proposal: Proposal, held: dict[str, Experience], config: ExtractConfig, source: str, k: int) -> PoolEdit:
-    """The pool edit: a new item carries its own evidence and that of the items it takes the place of."""
+    """The pool edit. A new item carries its own evidence and that of the items it replaces."""
     if proposal.op in ("DELETE", "NONE"):
         return PoolEdit(op=proposal.op, targets=proposal.targets, reason=proposal.reason, cause="writer")
     inherited = [one for target in proposal.targets if target in held for one in held[target].evidence]

@@ -1,9 +1,9 @@
-"""All tasks' proposals as one batch of edits that agree and keep the pool within its cap.
+"""Turns the proposals of all tasks into one batch of edits that agree and keep the pool within its cap.
 
     proposals -> filter -> reconcile (one request, more if they do not fit) -> filter -> settle in code
               -> consolidate (one request, only above the cap) -> over_cap in code
 
-A DELETE must have been proposed for the item by a task. Where the model gives no usable answer, code alone settles the
+Only an item whose DELETE a task proposed may be deleted. If the model gives no usable answer, code alone settles the
 batch and holds the cap.
 """
 
@@ -35,7 +35,7 @@ UNLIMITED = 1 << 30
 
 @dataclass
 class Batch:
-    """The proposals of all tasks, the questions that were refused, and the proposals that did not become edits."""
+    """The proposals of all tasks, the refused questions, and the proposals that did not become edits."""
 
     proposals: list[Proposal]
     refused: list[Refusal]
@@ -43,13 +43,13 @@ class Batch:
 
 
 async def reconcile(session: Session, batch: Batch) -> tuple[PoolEdit, ...]:
-    """The edits; refusals and what is left out are added to `batch`. Raises Incomplete when work is left."""
+    """The edits. Refusals and left-out proposals are added to `batch`. Raises Incomplete when work is left."""
     proposals = _filtered(session, batch.proposals, batch)
     try:
-        if len({task for proposal in proposals for task in proposal.tasks}) > 1:  # those of one task agree already
+        if len({task for proposal in proposals for task in proposal.tasks}) > 1:  # proposals of one task agree already
             proposals = await _reconciled(session, proposals, batch)
         settled, left_out = settle(proposals, session.pool, session.config)
-        settled = _filtered(session, settled, batch)  # agreeing may have worded some anew
+        settled = _filtered(session, settled, batch)  # reconciling may have changed texts
         batch.left_out += left_out
         edits = _edits(session, settled, session.pool)
         edits += await _consolidated(session, edits, batch)
@@ -59,7 +59,7 @@ async def reconcile(session: Session, batch: Batch) -> tuple[PoolEdit, ...]:
 
 
 def _filtered(session: Session, proposals: Iterable[Proposal], batch: Batch) -> list[Proposal]:
-    """Proposals that the filter lets through; the others are noted in the batch."""
+    """Proposals that pass the filter; the others are recorded in the batch."""
     passed = []
     for proposal in proposals:
         reason = session.filter.problem(proposal.text, session.config.granularity) if proposal.text else ""
@@ -88,7 +88,7 @@ def _with_origins(session: Session, edit: PoolEdit) -> PoolEdit:
 
 
 async def _reconciled(session: Session, proposals: Sequence[Proposal], batch: Batch) -> list[Proposal]:
-    """Best first. One request if all fit into it; else one a part, and again while that makes fewer parts."""
+    """Proposals that agree, best first: one request if all fit, else one a part, repeated while parts get fewer."""
     parts = _parts(session, proposals)
     try:
         agreed = [p for part in await gather_all(_reconciled_part(session, p, batch) for p in parts) for p in part]
@@ -153,7 +153,7 @@ def _numbered(number: int, proposal: Proposal) -> str:
 def _check_decisions(
     decisions: Iterable[Decision], proposals: Sequence[Proposal], ids: Collection[str], words: int
 ) -> list[tuple[Proposal, tuple[int, ...]]]:
-    """The decisions with the numbers of the proposals they stand for, but for those to do nothing.
+    """The decisions, each with the numbers of its proposals, without those that change nothing.
 
     Raises ValueError for an unknown or repeated number, an id that was not shown, a DELETE nobody proposed.
     """
@@ -180,7 +180,7 @@ def _check_decisions(
 
 
 async def _consolidated(session: Session, edits: Sequence[PoolEdit], batch: Batch) -> list[PoolEdit]:
-    """Merges and removals down to the cap; none if the pool fits or the model gives no such answer."""
+    """Merges and removals down to the cap; none if the pool fits or the model gives no usable answer."""
     large = ExperiencePool(session.pool.items, UNLIMITED).apply(edits)
     excess = len(large.items) - session.pool.cap
     if excess <= 0:
@@ -207,7 +207,7 @@ async def _consolidated(session: Session, edits: Sequence[PoolEdit], batch: Batc
 
 
 def _check_removals(proposals: Sequence[Proposal], size: int, excess: int) -> list[Proposal]:
-    """Merges and removals that are enough and not far too many. Raises ValueError."""
+    """The edits, if they remove enough items and not far too many. Raises ValueError."""
     removed = 0
     for proposal in proposals:
         if proposal.op not in ("MERGE", "DELETE"):

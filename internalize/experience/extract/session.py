@@ -1,4 +1,4 @@
-"""What all requests of one extraction share: their prompts, how much fits into them, and checked answers."""
+"""Requests of one extraction to a language model: their prompts, how much fits into them, and checked answers."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ Value = TypeVar("Value")
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Question = Literal["summary", "compare", "reconcile", "consolidate"]
 TRIES = 3  # answers a question may get before it is refused
-MOST_ANSWER = 1024  # tokens
-RETRY_TEMPERATURE = 0.7  # at 0 the same unusable answers would come back
-UNBOUND = Bounds()  # of answers without edits
+MOST_ANSWER = 1024  # tokens of an answer
+RETRY_TEMPERATURE = 0.7  # temperature 0 would give the same unusable answers again
+UNBOUND = Bounds()  # for answers without edits
 
 
 class ExtractionInput(NamedTuple):
-    """What there is to learn from: this iteration's episodes, those of recent ones, and the pool before."""
+    """The input of an extraction: episodes of this iteration, recent episodes, and the pool before."""
 
     trajectories: Sequence[Trajectory]
     earlier: Sequence[Trajectory]
     pool: ExperiencePool
     iteration: int
-    barred: frozenset[str] = frozenset()  # ids of items that may not come back
-    checkpoint: str = ""  # the policy's weights, which may be asked to write
+    barred: frozenset[str] = frozenset()  # ids of items that must not be added again
+    checkpoint: str = ""  # id of the policy's weights, if the policy writes
     cues: tuple[CueExtractor, ...] = GENERIC  # what rules about the environment can name
 
 
 class Refusal(Record):
-    """A question to which no answer could be used."""
+    """A question without a usable answer."""
 
     stage: Question
     subject: str  # the task, trajectory or batch it was about
@@ -54,7 +54,7 @@ class Refusal(Record):
 
 
 class Refused(Exception):  # noqa: N818 - an answer of the model, not an error of the program
-    """Carries a Refusal to whoever can do without the answer."""
+    """A question got no usable answer; carries the Refusal to a caller that can do without."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.reason)
@@ -63,31 +63,31 @@ class Refused(Exception):  # noqa: N818 - an answer of the model, not an error o
 
 @dataclass(frozen=True)
 class Session:
-    """One extraction: the pool it edits, the model it asks, and the filter of what it proposes.
+    """One extraction: the pool it edits, the model it asks, and the filter for proposals.
 
-    `retries`: an earlier call stopped because too many questions were refused. Those are asked once more.
+    `retries`: an earlier call stopped because too many questions were refused. They are asked once more.
     """
 
     pool: ExperiencePool
     config: ExtractConfig
-    chat: CachedChat  # which replays rejected replies, so that a resumed extraction takes the same path
+    chat: CachedChat  # replays rejected replies, so that a resumed extraction takes the same path
     filter: InjectionFilter
     iteration: int
     retries: bool
-    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by trajectory: what it saw
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by trajectory id
 
     def origins_of(self, evidence: Iterable[str]) -> tuple[str, ...]:
-        """What these trajectories saw."""
+        """The origins of the results in these trajectories."""
         return distinct(origin for one in evidence for origin in self.origins.get(one, ()))
 
     def prompt(self, name: str, **values: object) -> str:
-        """The prompt `name`, with the texts on what an item is and on fenced data."""
+        """The prompt `name`, with the texts that explain an item and fenced data."""
         item = prompt(self.config.granularity, words=self.config.words)
         return prompt(name, **{"item": item, "fencing": prompt("fencing"), **values})
 
     def room(self, instructions: str) -> int:
-        """Characters left for the data of a request. Two answers are counted, because a correction quotes the first."""
-        own = len(instructions) // (CHARACTERS + 1)  # they are plain English
+        """Characters left for a request's data. Two answers are subtracted: a correction quotes the first one."""
+        own = len(instructions) // (CHARACTERS + 1)  # instructions are plain English
         return max(0, (self.config.context - 2 * self._answer_tokens - own - 100) * CHARACTERS)
 
     @property
@@ -103,9 +103,9 @@ class Session:
         check: Callable[[ModelT], Value],
         bounds: Bounds = UNBOUND,
     ) -> Value:
-        """What `check`, which raises ValueError, makes of the answer. Servers that obey a schema are held to `bounds`.
+        """The result of `check` on the answer; `check` raises ValueError for a bad one. `bounds` limit the schema.
 
-        Raises Refused when no answer can be used, InfrastructureError or Incomplete when there was none.
+        Raises Refused if no answer can be used, InfrastructureError or Incomplete if there was none.
         """
         request = ChatRequest(
             messages=(Message(role="user", content=text),),
@@ -127,7 +127,7 @@ class Session:
 
 
 async def gather(work: Iterable[Awaitable[Value]]) -> list[Value | Refused]:
-    """All results in order, refusals among them. Raises Incomplete, once all have ended, if some found no answer."""
+    """All results in order, refusals among them. Raises Incomplete, after all have ended, if some had no answer."""
     found = await asyncio.gather(*work, return_exceptions=True)
     results: list[Value | Refused] = []
     owed: list[InfrastructureError | Incomplete] = []
@@ -140,14 +140,14 @@ async def gather(work: Iterable[Awaitable[Value]]) -> list[Value | Refused]:
             results.append(one)
     if owed:
         cause: BaseException = owed[0]
-        while isinstance(cause.__cause__, InfrastructureError | Incomplete):  # of a question within a question
+        while isinstance(cause.__cause__, InfrastructureError | Incomplete):  # a question may contain another one
             cause = cause.__cause__
         raise Incomplete(f"{len(owed)} of {len(found)} questions are still to be answered ({cause})") from owed[0]
     return results
 
 
 async def gather_all(work: Iterable[Awaitable[Value]]) -> list[Value]:
-    """All results in order. Raises the first refusal among them, once all have ended."""
+    """All results in order. Raises the first refusal among them, after all have ended."""
     results = []
     for one in await gather(work):
         if isinstance(one, Refused):
@@ -167,7 +167,7 @@ def item_lines(items: Iterable[Experience]) -> str:
 
 
 def fitting(ranked: Iterable[Experience], order: Sequence[Experience], room: int) -> list[Experience]:
-    """The first of `ranked` whose lines fit into `room` characters, as they stand in `order`."""
+    """The first of `ranked` whose lines fit into `room` characters, in the sequence of `order`."""
     ids: set[str] = set()
     for item in ranked:
         room -= len(_line(item)) + 1

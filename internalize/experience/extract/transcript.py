@@ -1,7 +1,7 @@
-"""Trajectories as text for a prompt: whole if they fit, else cut by whole steps, the first and the last always there.
+"""Trajectories as text for a prompt: whole if they fit, else without some steps, but with the first and the last.
 
-The text says what was cut: which steps, and how long a text was. A long observation or action is cut after a line or a
-sentence, and inside a sentence only where that alone is too long.
+The text names what was cut: which steps, and how long a text was. A long observation or action is cut after a line or a
+sentence, and inside a sentence only if that alone is too long.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from internalize.records import Step, Trajectory
 
-CHARACTERS = 3  # a token has about four in English; three leaves room for names and code
-_ENDS = ("\n", ". ", "! ", "? ")  # of a line or a sentence
+CHARACTERS = 3  # per token: about four in English; three leaves room for names and code
+_ENDS = ("\n", ". ", "! ", "? ")  # the end of a line or a sentence
 _LEAST = 160  # characters kept of the longest text before another step is given up
 
 
@@ -23,7 +23,7 @@ def outcome(trajectory: Trajectory) -> str:
 
 
 def clip(text: str, limit: int) -> str:
-    """`text` in at most `limit` characters: whole lines or sentences from its start, and how much is left out."""
+    """`text` in at most `limit` characters: whole lines or sentences from its start, and a note on what is cut."""
     if len(text) <= limit:
         return text
     note = f" [... {len(text)} characters in all, the rest is left out]"
@@ -53,7 +53,7 @@ def _block(number: int, step: Step, each: int) -> str:
 
 
 def _from_both_ends(blocks: Sequence[str], room: int) -> list[str]:
-    """The first and the last step, and as many as fit from both ends."""
+    """The first and the last step, and as many steps as fit, taken from both ends."""
     if len(blocks) <= 2:
         return [clip(block, max(_LEAST, room // max(1, len(blocks)))) for block in blocks]
     early, late = 1, 1

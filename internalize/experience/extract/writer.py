@@ -1,6 +1,6 @@
-"""Who writes experience: contrast (no language model), the policy itself, or an endpoint. Secrets are taken out first.
+"""Runs the writer of experience: contrast (no language model), the policy, or an endpoint. Secrets are removed first.
 
-Contrast looks at earlier iterations' episodes too; a language model has seen those already.
+Contrast reads episodes of earlier iterations too; a language model has read those already.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ async def extract(
     chat: Callable[[], ChatModel],
     progress: Progress | None = None,
 ) -> tuple[PoolEdit, ...]:
-    """The edits by whom `extract.source` names. `chat` is called only if a language model writes.
+    """The edits of the writer that `extract.source` names. `chat` is called only if a language model writes.
 
     `folder` gets redactions.json if there were secrets and, from a language model, extraction.jsonl and
     extraction.json. Raises Incomplete as `write` does.

@@ -1,6 +1,6 @@
 """Selectors pick the experience shown at a step; `build` makes the one that a recipe names.
 
-A selector returns ids of the pool it was given only, and the name of the selector that really served.
+A selector returns only ids of the given pool, and the name of the selector that really chose them.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def build(
     clean: Callable[[str], str] | None = None,
     cues: tuple[CueExtractor, ...] = GENERIC,
 ) -> Selector:
-    """The selector of a recipe. `chat` gives the chat model of that name, and is asked only if the recipe needs one.
+    """The selector of a recipe. `chat` returns the chat model of a name, and is called only if the recipe needs one.
 
-    The replies of a language model are kept in the file `replies`, so that a run that goes on does not ask twice.
-    `checkpoint` is the id of the policy's weights, which may be asked; `clean` takes secrets out of what an endpoint
-    of others is shown; `cues` are what the pool's rules can name. Raises UserError for a missing extra.
+    The replies of a language model are kept in the file `replies`, so that a resumed run does not ask twice.
+    `checkpoint` is the id of the policy's weights, in case the policy selects; `clean` removes secrets from what
+    endpoints receive; `cues` are what the pool's rules can name. Raises UserError for a missing extra.
     """
     if config.pattern != "stepwise" or config.selector == "lexical":
         return LexicalSelector(cues)

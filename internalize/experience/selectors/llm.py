@@ -1,7 +1,7 @@
 """Selection by a language model: the policy itself or an endpoint.
 
 The prompt holds the library first and the conversation last, so that a server that caches prefixes reads the library
-once: for one pool and k it is byte-identical up to the conversation, which is the clean one.
+once: for one pool and k the prompt is byte-identical up to the (clean) conversation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from internalize.records import ChatRequest, Experience, Message
 
 from .lexical import LexicalSelector
 
-MOST_CHARACTERS = 12_000  # of a conversation: some 3,000 tokens
+MOST_CHARACTERS = 12_000  # characters of a conversation: some 3,000 tokens
 ANSWER_TOKENS = 256
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class LLMSelector:
     async def select(
         self, messages: Sequence[Message], items: Sequence[Experience], k: int
     ) -> tuple[tuple[str, ...], str]:
-        """At most `k` ids, best first, and who served. Raises Incomplete when the endpoint's budget is spent."""
+        """At most `k` ids, best first, and who chose them. Raises Incomplete when the endpoint's budget is spent."""
         if len(items) <= k:
             return tuple(item.id for item in items), "all"
         ids = frozenset(item.id for item in items)
@@ -65,8 +65,8 @@ class LLMSelector:
 
 
 def prompt(messages: Sequence[Message], items: Sequence[Experience], k: int) -> tuple[Message, Message]:
-    """What is asked at one decision: instructions, then library and conversation."""
-    ordered = sorted(items, key=lambda item: (item.iteration, item.id))  # however the pool holds them
+    """The prompt for one decision: instructions, then library and conversation."""
+    ordered = sorted(items, key=lambda item: (item.iteration, item.id))  # an order that does not depend on the pool's
     library = "\n".join(f"[{item.id}] {' '.join(item.text.split())}" for item in ordered)
     content = f"Library:\n{fenced('library', library)}\n\nConversation:\n{fenced('conversation', shown(messages))}"
     return Message(role="system", content=_instructions().replace("{k}", str(k))), Message(role="user", content=content)
@@ -75,7 +75,7 @@ def prompt(messages: Sequence[Message], items: Sequence[Experience], k: int) -> 
 def shown(messages: Sequence[Message], limit: int = MOST_CHARACTERS) -> str:
     """The conversation as text. Beyond `limit` characters whole steps are left out of its middle.
 
-    The opening messages and the last step are always there.
+    The opening messages and the last step are always included.
     """
     turns = _turns(messages)
     texts = ["\n".join(map(_line, turn)) for turn in turns]
@@ -91,7 +91,7 @@ def shown(messages: Sequence[Message], limit: int = MOST_CHARACTERS) -> str:
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """The opening messages, then one list a step, which begins with what the assistant said."""
+    """The opening messages, then one list of messages for each step, which begins with the assistant's turn."""
     turns: list[list[Message]] = [[]] if messages else []
     for message in messages:
         if message.role == "assistant":
