@@ -120,6 +120,9 @@ def episodes(
         except DataError as error:
             session.leave_out(error, _place(path, where))
             continue
+        except ValidationError as error:  # a value that the format allows and a trajectory does not
+            session.leave_out(DataError(first_problem(error)), _place(path, where))
+            continue
         for trajectory in found:
             session.places[trajectory.id] = _place(path, where)
             session.attempts[trajectory.task_id] += 1

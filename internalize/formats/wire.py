@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from internalize.records import Termination
+from internalize.records.messages import Count
 
 from . import repairs
 from .notes import Notes
@@ -122,7 +123,7 @@ class ChatLine(Wire):
     task: Name | None = None
     env: Name | None = None
     split: Name | None = None
-    iteration: int | None = 0
+    iteration: Count | None = 0
     model: Name | None = None
     score: Number | None = None
     reward: Number | None = None

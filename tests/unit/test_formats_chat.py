@@ -245,3 +245,12 @@ def test_what_is_written_is_what_chat_endpoints_take(trajectory: Trajectory) -> 
             open_calls = {entry["id"] for entry in message.get("tool_calls", ())}
         if message["role"] == "tool":
             open_calls.remove(message["tool_call_id"])
+
+
+@pytest.mark.parametrize("number", [-1, -(10**30)])
+def test_an_iteration_below_zero_is_refused_by_its_line(tmp_path: Path, number: int) -> None:
+    file = tmp_path / "log.jsonl"
+    lines = [{"messages": [USER, assistant("r")]}, {"messages": [USER, assistant("r")], "iteration": number}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"log\.jsonl, line 2: iteration: "):
+        read_chat(file, Reading())
