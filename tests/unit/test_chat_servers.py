@@ -54,6 +54,25 @@ def error(message: str, **more: Any) -> str:
     return json.dumps({"error": {"message": message, **more}})
 
 
+def test_a_server_that_fails_at_schemas_gets_none_from_then_on() -> None:
+    with server(lambda body: error("Internal server error") if "response_format" in body else None, 500) as running:
+        chat = chat_with(running)
+        asked = ASKED.model_copy(update={"response_schema": {"type": "object"}})
+        assert [asyncio.run(chat.complete(asked)).text for _ in range(2)] == ["7", "7"]
+        assert not chat.schemas
+        assert ["response_format" in body for body in running.requests] == [True, True, False, False]
+
+
+def test_a_server_that_fails_once_keeps_its_schemas() -> None:
+    failures = iter([True, False, True, False])
+    with server(lambda _: error("Internal server error") if next(failures) else None, 500) as running:
+        chat = chat_with(running)
+        asked = ASKED.model_copy(update={"response_schema": {"type": "object"}})
+        for _ in range(2):
+            asyncio.run(chat.complete(asked))
+        assert chat.schemas
+
+
 # -- fields that a server refuses --------------------------------------------------------------------------------------
 
 
