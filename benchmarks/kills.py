@@ -143,12 +143,14 @@ class Kills:
     def __call__(self, run: multiprocessing.Process) -> None:
         """Kill a part at a random moment, again and again while the run lasts."""
         while self.left and run.pid:
-            run.join(self._draw.uniform(0, self._span))
             while run.is_alive() and not targets(self._part, run.pid):
                 run.join(0.05)
+            run.join(self._draw.uniform(0, self._span))
             found = targets(self._part, run.pid)
-            if not run.is_alive() or not found:
+            if not run.is_alive():
                 return
+            if not found:  # it has ended meanwhile, as a training does
+                continue
             os.kill(self._draw.choice(found), signal.SIGKILL)
             self.left -= 1
             if self._part == "driver":

@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import Field, field_validator
 
 from internalize.records import EvalResult, Mode, Record, Trajectory
+from internalize.records.messages import Share as Fraction
 
 from .stats import Interval, Share, bootstrap_mean, differences, paired_difference, ratio_of_means, task_means
 
@@ -48,11 +49,11 @@ class SuiteMetrics(Record):
     success: Interval | None  # None = no scored result
     results: int  # scored results; success.n counts their tasks
     unscored: int
-    premature_rate: float = 0.0
+    premature_rate: Fraction = 0.0
     turns: float = 0.0
     action_tokens: float = 0.0
-    invalid_rate: float = 0.0
-    truncated_rate: float = 0.0
+    invalid_rate: Fraction = 0.0
+    truncated_rate: Fraction = 0.0
     nll: float = 0.0
     families: dict[str, Interval] = Field(default_factory=dict)
     gain_over_starter: Interval | None = None  # internalized lines: success minus that of the starter

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from internalize.records import Experience, Record
+from internalize.records.messages import Share
 
 # A strategy opens a sentence, or follows a name and a colon, with a condition or an instruction.
 _CONDITION = r"when(?:ever)?|if|unless|before|after|once|until|while|for|at (?:the|each|every) (?:start|end|step)"
@@ -32,8 +33,8 @@ class PoolHealth(Record):
     """Shares of items in [0, 1]; both are 0 for an empty pool."""
 
     items: int
-    strategy_share: float
-    leak_share: float
+    strategy_share: Share
+    leak_share: Share
 
 
 def states_strategy(text: str) -> bool:

@@ -52,9 +52,9 @@ def is_deep(value: object) -> bool:
 
 
 class Record(BaseModel):
-    """Frozen base; an unknown field is an error, so that old files fail loudly."""
+    """Frozen base; an unknown field is an error, so that old files fail loudly, and so is NaN or infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ToolCall(Record):

@@ -1,8 +1,10 @@
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from internalize.evaluation.metrics import (
+    SuiteMetrics,
     eval_result,
     gathered,
     in_context_before,
@@ -261,3 +263,15 @@ def test_the_starter_has_no_gain_and_lines_round_trip():
     assert line.gain_over_starter is None
     assert type(line).model_validate_json(line.model_dump_json()) == line
     assert math.isfinite(line.nll)
+
+
+@pytest.mark.parametrize("field", ["premature_rate", "turns", "nll"])
+def test_a_line_holds_numbers_only(field: str) -> None:
+    line = SuiteMetrics(
+        iteration=0, suite="dev", mode="internalized", checkpoint="c", pool_version=None, success=None, results=0,
+        unscored=0,
+    )  # fmt: skip
+    for number in ("NaN", "Infinity", "-Infinity"):
+        data = line.model_dump_json().replace(f'"{field}":0.0', f'"{field}":{number}')
+        with pytest.raises(ValidationError, match=field):
+            SuiteMetrics.model_validate_json(data)
