@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,5 +79,8 @@ def transformers_serve() -> Iterator[RealServer]:
 def llama_server() -> Iterator[RealServer]:
     """llama.cpp's server with the built-in model, on loopback."""
     _skip_without("llama.cpp")
+    tried = subprocess.run([sys.executable, "-c", "import xllamacpp"], capture_output=True, text=True, check=False)
+    if "libgomp" in tried.stderr:
+        pytest.skip("xllamacpp needs the system's libgomp.so.1 (Debian: libgomp1)")
     with llama_cpp_server() as server:
         yield server

@@ -89,7 +89,8 @@ from internalize.runs.progress import going_on_by
 import click
 def sleeps():
     print("begun", flush=True)
-    time.sleep(60)
+    for _ in range(600):
+        time.sleep(0.1)  # a signal that comes just before a sleep is heard after it
 async def in_loop():
     print("begun", flush=True)  # not before: a loop that is half made says so when it goes
     await asyncio.sleep(60)
