@@ -16,6 +16,7 @@ from internalize.records import ChatRequest, Message, Record, Reply, ToolSpec, r
 from .client import Body, EndpointClient, MalformedError, Refused
 from .server import UNKNOWN_FIELD, ServerChat, TokenApi, VllmAnswer, read_ids
 
+_FAILURES = 5  # in a row, by chance next to impossible
 SHORT_ANSWER = 256  # tokens that judges and selectors request
 TOOL = ToolSpec(name="look_up", argument="word", description="Looks a word up in the dictionary.")
 
@@ -71,7 +72,7 @@ async def probe(client: EndpointClient) -> Abilities:
     Raises InfrastructureError when it is out of reach.
     """
     chat = ServerChat(client)
-    schemas, reply = await _obeys_schemas(chat)  # first: fails if there is no server
+    schemas, reply = await _schemas(client, chat)  # first: fails if there is no server
     tokens, prompt_logprobs = await _token_api(client)
     return Abilities(
         endpoint=client.name,
@@ -85,6 +86,23 @@ async def probe(client: EndpointClient) -> Abilities:
         cut_off=reply.finish == "length" and not reply.text.strip(),
         left_out=tuple(sorted(chat.changes.keys() - {"response_format"})),
     )
+
+
+async def _schemas(client: EndpointClient, chat: ServerChat) -> tuple[bool, Reply]:
+    """`_obeys_schemas`, and no for a server that fails at a schema again and again, but not without one.
+
+    vLLM answers HTTP 500 if its model cannot write JSON; another try would not help, and with all tries take minutes.
+    """
+    strict = ServerChat(client, final=(500, 501))
+    strict.changes = chat.changes  # one dictionary: what either learns holds for both
+    for _ in range(_FAILURES):
+        try:
+            return await _obeys_schemas(strict)
+        except Refused as error:
+            if error.status != 500:
+                raise
+    message = Message(role="user", content="Reply with one word.")
+    return False, await chat.complete(ChatRequest(messages=(message,), max_tokens=SHORT_ANSWER))
 
 
 async def _obeys_schemas(chat: ServerChat) -> tuple[bool, Reply]:

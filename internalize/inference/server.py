@@ -95,11 +95,12 @@ class ServerChat:
     """`interfaces.ChatModel` over one endpoint. `model` replaces the endpoint's own (a loaded adapter).
 
     No control token is sent; a reply that quotes one has it as the request originally had it. A field that the server
-    refuses by name is left out from then on, or sent under the name that the server asks for.
+    refuses by name is left out from then on, or sent under the name that the server asks for. Answers with a status in
+    `final` are not retried.
     """
 
-    def __init__(self, client: Asked, model: str = "") -> None:
-        self.client = client
+    def __init__(self, client: Asked, model: str = "", final: Collection[int] = (501,)) -> None:
+        self.client, self._final = client, final
         self.model = model or client.config.model
         config = client.config
         shaping = {"body": config.body, "answer_tokens": config.answer_tokens}
@@ -107,7 +108,6 @@ class ServerChat:
         if any(shaping.values()):
             self.name += f"#{content_hash(shaping)[:6]}"
         self.changes: dict[str, str] = {}  # refused fields: the name that the server accepts instead, or ""
-        self._has_obeyed = False  # a reply to a request with a JSON schema has come
 
     @property
     def schemas(self) -> bool:
@@ -127,33 +127,25 @@ class ServerChat:
             body["tools"] = [tool_dict(inert_tool(tool)) for tool in request.tools]
         if request.response_schema is not None:
             body[_SCHEMA] = response_format(request.response_schema)
-        read, changes, failed = partial(read_reply, calls=bool(request.tools)), dict(self.changes), False
+        read, changes = partial(read_reply, calls=bool(request.tools)), dict(self.changes)
         while True:
             sent = {changes.get(name, name): value for name, value in body.items() if changes.get(name, name)}
-            # A server whose model cannot write JSON may fail at a schema (vLLM: HTTP 500) instead of refusing it.
-            final = (500, 501) if _SCHEMA in sent and not self._has_obeyed else (501,)
             try:
-                reply = await self.client.request(_CHAT, sent | self.client.config.body, read, final=final)
+                reply = await self.client.request(_CHAT, sent | self.client.config.body, read, final=self._final)
             except Refused as error:
-                if error.status == 500 and not failed:
-                    failed = True
-                    continue
                 change = self._change(error.said, sent)
                 if change is None:
                     raise
                 changes |= change
                 continue
-            self._has_obeyed |= _SCHEMA in sent
             self._learn(changes)  # kept only now: the request succeeded with these changes
             return restored(reply, request.messages)
 
     def _change(self, said: ServerError, sent: Body) -> dict[str, str] | None:
         """The change of a refused request; None if the refusal names nothing that can be changed."""
-        free = sent.keys() - self.client.config.body.keys()
-        if said.status == 500:
-            return {_SCHEMA: ""} if _SCHEMA in free else None
         if said.status not in UNKNOWN_FIELD:
             return None
+        free = sent.keys() - self.client.config.body.keys()
         for name, instead in (("max_tokens", _NEW_LIMIT), (_NEW_LIMIT, "")):
             if name in free and name in said.named and (said.unsupported or instead in said.named):
                 return {"max_tokens": instead}

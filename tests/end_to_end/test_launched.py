@@ -200,7 +200,7 @@ def test_a_killed_training_goes_on(source: Path, tmp_path: Path, module: str, ch
     with pytest.raises(Incomplete, match="the training on several processes was ended"):
         asyncio.run(training.train(case.spec("together"), kill))
     _, summary = case.launched(module)
-    assert case.told[0][0] in {3, 5, 6}, "it went on from a state"
+    assert case.told[0][0] > 2, "it went on from a state"
     assert summary.steps == 15
     assert (
         case.largest_difference("model.safetensors" if "distill.lora_r=0" in changes else "adapter_model.safetensors")

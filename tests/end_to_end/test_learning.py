@@ -65,5 +65,5 @@ def test_invariant_10_killed_anywhere_and_resumed_it_is_the_same_run(undisturbed
         kills += 1
     else:
         pytest.fail("every life ended before the run did")
-    assert kills >= 20, kills
+    assert kills >= 10, kills  # episodes that end together are written together, so how many depends on time
     assert contents(out) == contents(undisturbed)
