@@ -78,7 +78,7 @@ def check_engine(model: nn.Module, engine: Engine, ids: Sequence[int]) -> float:
     """
     with restored_attention(model), in_one_sentence(model, "sampling"):
         differences_A = _engine_differences(model, engine, ids)
-    return _required(model, "logprobs", differences_A)
+    return require_rounding(model, "logprobs", differences_A)
 
 
 def plain_reference(model: nn.Module, ids: Sequence[int]) -> Reference:
@@ -99,9 +99,9 @@ def check_scores(model: nn.Module, scores: Scores, plain: Reference) -> tuple[fl
             taught = scores(model, plain.example)
         packed, fast = _with_gradient(scores(model, plain.example), plain.example, plain.weights)
     differences = torch.cat([_relative(taught, plain.logits_RV), _relative(packed, plain.logits_RV)])
-    values = _required(model, "scores", differences)
+    values = require_rounding(model, "scores", differences)
     slow = plain.gradient
-    return values, _required(model, "gradients", _gradient_difference(fast, slow)) if plain.weights else 0.0
+    return values, require_rounding(model, "gradients", _gradient_difference(fast, slow)) if plain.weights else 0.0
 
 
 def require_finite(model: nn.Module, engine: Engine, scores: Scores, ids: Sequence[int]) -> None:
@@ -224,7 +224,7 @@ def in_one_sentence(model: nn.Module, what: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be used: {what} fails on it ({reason})") from error
 
 
-def _required(model: nn.Module, quantity: str, differences: Tensor) -> float:
+def require_rounding(model: nn.Module, quantity: str, differences: Tensor) -> float:
     """The quantile of `differences` that the tolerance is for. Raises UserError if it is more than rounding."""
     allowed = TOLERANCES.get(next(model.parameters()).dtype, TOLERANCES[torch.bfloat16])
     difference, largest = float(differences.quantile(allowed.share)), getattr(allowed, quantity)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 
 from internalize.config.schema import Config
 from internalize.errors import UserError
 from internalize.inference.loading import adapter_folder, load_policy
-from internalize.inference.self_check import ordinary_ids
+from internalize.inference.self_check import ordinary_ids, require_rounding
 
 from .checkpoint import save_checkpoint
 from .policy import LocalPolicy, plain_logprobs
 
-_EXACT = 1e-3  # nats, as wherever log-probabilities are compared
 _INSTEAD = "set model.adapter = 'none' to begin with the model alone"
 
 
 def join(config: Config, second: Path, policy: LocalPolicy) -> None:
-    """Make of the adapter in `second` one that does what the recipe's own adapter and then it do.
+    """Replace the adapter in `second`, trained on top of the recipe's own, by one that has the effect of both.
 
     PEFT concatenates their factors, so that the sum is exact; it is compared with `policy`, which holds both. Does
     nothing for a recipe that begins with no adapter. Raises UserError, and leaves the folder as it was, if the two
@@ -43,7 +43,9 @@ def join(config: Config, second: Path, policy: LocalPolicy) -> None:
     for name in ("first", "second"):
         both.delete_adapter(name)
     ids = ordinary_ids(bare, tokenizer)[::97][:64]
-    pairs = zip(policy.logprobs(ids, 1), plain_logprobs(both.eval(), ids, 1), strict=True)
-    if (most := max(abs(a - b) for a, b in pairs)) > _EXACT:
-        raise UserError(f"{first}: joined with another adapter its log-probabilities are off by {most:.1g}; {_INSTEAD}")
+    trained, joined = torch.tensor(policy.logprobs(ids, 1)), torch.tensor(plain_logprobs(both.eval(), ids, 1))
+    try:
+        require_rounding(both, "logprobs", (trained - joined).abs())
+    except UserError as error:
+        raise UserError(f"{first}: joined with another adapter, {error}; {_INSTEAD}") from error
     save_checkpoint(both, second)

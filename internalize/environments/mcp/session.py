@@ -104,13 +104,13 @@ def _counted(stream: Any, failed: Callable[[str], None]) -> Any:
 
 
 class _OutsideStrings:
-    """What of JSON in pieces stands outside of its strings."""
+    """Finds the part of a JSON text, given in pieces, that lies outside of its strings."""
 
     def __init__(self) -> None:
         self._rest, self._inside = b"", 0
 
     def of(self, piece: bytes) -> bytes:
-        """That part of the next piece."""
+        """The part of the next piece that lies outside of strings."""
         text = (self._rest + piece).replace(rb"\\", b"")
         self._rest = b"\\" if text.endswith(b"\\") else b""  # what it escapes comes with the next piece
         parts = text.removesuffix(b"\\").replace(rb"\"", b"").split(b'"')
