@@ -29,6 +29,7 @@ from internalize.runs.store import RUN
 from internalize.stages.study import STUDY, Manifest, Member
 
 from .costs import Costs
+from .effects import Effect, effects
 from .run_report import RunReport, load
 from .signs import Diagnosis, diagnose
 
@@ -85,6 +86,7 @@ class Comparison(Record):
     reference: str
     curves: tuple[Curve, ...]
     versus: tuple[Versus, ...]
+    effects: tuple[Effect, ...] = ()  # of the axes of a grid
     diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
     unfinished: tuple[tuple[str, int, str], ...]  # cell, seed and what there is of it
     runs: tuple[tuple[str, str], ...] = ()  # cell and seed of each that has begun, and its page in the study's folder
@@ -121,6 +123,7 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
         reference=manifest.reference,
         curves=curves,
         versus=versus,
+        effects=effects(manifest, runs, min((curve.last for curve in curves), default=0), resamples),
         diagnoses=tuple(found),
         unfinished=tuple(unfinished),
         runs=tuple((f"{m.cell}, seed {m.seed}", _page_of(out, m)) for m in members(out)),

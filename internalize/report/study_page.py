@@ -10,6 +10,7 @@ from internalize.evaluation.stats import Interval
 from . import figures
 from .comparison import Comparison
 from .costs import KINDS
+from .effects import Effect
 from .page import Item, Items, Page, Picture, Section, Table, Text
 from .signs import leads_table, verdict
 from .text import NOTHING, count, duration, equals, memory, percent, points, probability, ratio, share
@@ -34,6 +35,12 @@ COMPARED = (
     "at the strictest step of Holm's method (0.05 over the number of comparisons); a smaller one may exist. A cell is "
     "called better or worse only if interval and test agree. With one seed that is a difference of two runs: how much "
     "runs of one recipe vary is not in it."
+)
+CHOICES = (
+    "Each value of an axis against the first one, paired by task and seed, without experience in the prompt: averaged "
+    "over the cells of the other axes, and with the other axes as in the reference. p: exact sign test over tasks, "
+    "adjusted by Holm's method for the comparisons of its column after the same iteration. Better or worse only if "
+    "interval and test agree."
 )
 LEGEND = (
     "Success over the iterations, cell by cell. Means over seeds; bars: 95 % intervals, with several seeds t intervals "
@@ -61,6 +68,7 @@ def study_page(comparison: Comparison) -> Page:
         ),
         Section("Cells", cells_table(comparison)),
         Section(f"Against {comparison.reference}", versus_table(comparison)),
+        Section("Choices", effects_table(comparison)),
         Section("Iterations", _iterations(comparison)),
         Section("Warning signs", Text(counted if found else ""), Items(collapsed), leads_table(found)),
         Section("Cost", _costs(comparison)),
@@ -116,6 +124,25 @@ def versus_table(comparison: Comparison) -> Table:
         for one in comparison.versus
     ]
     return Table(rows, text=("cell",), note=COMPARED, place="everywhere")
+
+
+def effects_table(comparison: Comparison) -> Table:
+    """Each choice of a grid after each iteration at which it is compared."""
+    rows: dict[tuple[str, str, str, int], dict[str, str]] = {}
+    for one in comparison.effects:
+        row = rows.setdefault((one.axis, one.value, one.against, one.iteration), _choice(one))
+        words = "on average" if one.others == "average" else "others as in the reference"
+        row |= {f"{words}, points": points(one.change), f"p, {words}": probability(one.p), f"{words}": one.verdict}
+    return Table([*rows.values()], text=("choice", "against"), note=CHOICES, place="everywhere")
+
+
+def _choice(one: Effect) -> dict[str, str]:
+    return {
+        "choice": f"{one.axis} = {one.value}",
+        "against": one.against,
+        "iteration": str(one.iteration),
+        "seeds": str(one.seeds),
+    }
 
 
 def _iterations(comparison: Comparison) -> Table:

@@ -63,14 +63,21 @@ class Member(Record):
     cell: str
     seed: int
     folder: str
+    values: dict[str, str] = Field({}, description="Of each axis; none for a cell outside of the product.")
 
 
 class Manifest(Record):
-    """study.json."""
+    """study.json. `effects_at`: the iterations after which the values of the axes are compared; () = the last."""
 
     question: str
     reference: str
     members: tuple[Member, ...] = Field(min_length=1)
+    effects_at: tuple[int, ...] = ()
+
+    def is_same_study(self, other: Manifest) -> bool:
+        """Whether both have the same question, reference and runs, whatever an older version left out of the file."""
+        mine, theirs = ([(m.cell, m.seed, m.folder) for m in one.members] for one in (self, other))
+        return (self.question, self.reference, mine) == (other.question, other.reference, theirs)
 
 
 class Grid(Section):
@@ -85,16 +92,29 @@ class Grid(Section):
         default_factory=dict, description="Values of a key, or named bundles of values; their product makes the cells."
     )
     cells: dict[str, Override] = Field(default_factory=dict, description="Further cells by name.")
+    effects_at: tuple[int, ...] = Field(
+        (), description="Iterations after which the values of each axis are compared; () = the last."
+    )
 
     def all_cells(self) -> dict[str, Override]:
         """Overrides of every cell by its name, the product of the axes first."""
-        choices = [_choices(key, values) for key, values in self.axes.items()]
         product = {
-            ", ".join(label for label, _ in chosen): {k: v for _, values in chosen for k, v in values.items()}
-            for chosen in itertools.product(*choices)
-            if chosen
+            _name(chosen): {k: v for _, values in chosen for k, v in values.items()} for chosen in self._product()
         }
         return {**product, **self.cells} or {"recipe": {}}
+
+    def values(self, cell: str) -> dict[str, str]:
+        """The value of each axis in a cell of the product; {} for another cell."""
+        found = {} if cell in self.cells else {_name(chosen): chosen for chosen in self._product()}
+        return {axis: label for axis, (label, _) in zip(self.axes, found.get(cell, ()), strict=False)}
+
+    def _product(self) -> list[tuple[tuple[str, Override], ...]]:
+        choices = [_choices(key, values) for key, values in self.axes.items()]
+        return [chosen for chosen in itertools.product(*choices) if chosen]
+
+
+def _name(chosen: Sequence[tuple[str, Override]]) -> str:
+    return ", ".join(label for label, _ in chosen)
 
 
 def _choices(key: str, values: Sequence[JsonValue] | Mapping[str, Override]) -> list[tuple[str, Override]]:
@@ -194,9 +214,11 @@ def study(
     """
     grid = load_grid(path)
     wanted = configs(grid, path, overrides)
-    members = tuple(Member(cell=cell, seed=seed, folder=_folder(cell, seed)) for cell, seed in wanted)
+    members = tuple(
+        Member(cell=cell, seed=seed, folder=_folder(cell, seed), values=grid.values(cell)) for cell, seed in wanted
+    )
     reference = grid.reference or members[0].cell
-    manifest = Manifest(question=grid.question, reference=reference, members=members)
+    manifest = Manifest(question=grid.question, reference=reference, members=members, effects_at=grid.effects_at)
     wanted_now = part.of(members)
     _begin(out, manifest)
     stops: list[FailedRun] = []
@@ -243,10 +265,10 @@ def _ending(out: Path, total: int, stops: Sequence[FailedRun]) -> InternalizeErr
 
 def _begin(out: Path, manifest: Manifest) -> None:
     file = out / STUDY
-    if (held := record(file, Manifest)) and held != manifest:
+    if (held := record(file, Manifest)) and not held.is_same_study(manifest):
         raise ConfigError(f"{out}: this folder was begun with another study file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
+    if held != manifest:
         write_json(file, manifest)
 
 
