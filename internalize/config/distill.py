@@ -46,7 +46,10 @@ class DistillConfig(Section):
         "train", description="Thoughts of turns: 'train' on them, 'mask' them (context only), 'drop' them."
     )
     per: Literal["token", "trajectory"] = Field("token", description="What counts the same in an optimizer step.")
-    tasks: int = Field(48, ge=1, le=100_000, description="Tasks rolled out for training in one iteration.")
+    tasks: int = Field(48, ge=0, le=100_000, description="Tasks rolled out for training in one iteration.")
+    own: bool = Field(
+        default=False, description="Whether the iteration's rollouts without experience are trained on too."
+    )
     attempts: int = Field(1, ge=1, le=64, description="Episodes a task for training.")
     most: int = Field(0, ge=0, le=100_000, description="Most accepted episodes an iteration trains on; 0 = all.")
     replay: float = Field(0.0, ge=0, le=10, description="Examples of earlier iterations for each new one; 0 = none.")
@@ -80,6 +83,11 @@ class DistillConfig(Section):
         return self.generator.kind == "student"
 
     @property
+    def scores_plain(self) -> bool:
+        """Whether a teacher with experience scores episodes that were played without it."""
+        return (self.on_policy or self.own) and self.asks_teacher
+
+    @property
     def refresh(self) -> int:
         """Optimizer steps between fresh training episodes; 0 = they are rolled out once."""
         return self.generator.refresh if self.generator.kind == "student" else 0
@@ -111,7 +119,7 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> DistillConfig:
-        for problem in contradictions(self):
+        for problem in (*contradictions(self), *_without_use(self)):
             raise ValueError(problem)
         return self
 
@@ -121,8 +129,6 @@ def contradictions(d: DistillConfig) -> Iterator[str]:
     sft, rounds = not d.asks_teacher, f"distill.generator.refresh = {d.refresh}"
     if sft and d.teacher.kind != "frozen":
         yield f"distill.teacher = {d.teacher.kind!r} has no effect under distill.divergence = 'sft', which asks none"
-    if sft and d.on_policy and d.filter == "none":
-        yield "distill.filter = 'none' teaches nothing under distill.generator = 'student', distill.divergence = 'sft'"
     if d.divergence.kind == "reverse" and d.divergence.support == "sampled" and not d.on_policy:
         yield "distill.divergence.support = 'sampled' is biased on another's tokens: set distill.generator = 'student'"
     if d.filter in {"advantage", "best_of_n"} and d.attempts < 2:
@@ -137,3 +143,14 @@ def contradictions(d: DistillConfig) -> Iterator[str]:
         yield f"distill.early_stop = {d.early_stop} watches held-out examples and needs distill.held_out above 0"
     if d.early_stop and d.refresh:
         yield f"distill.early_stop = {d.early_stop} compares epochs, of which {rounds} has one a round"
+
+
+def _without_use(d: DistillConfig) -> Iterator[str]:
+    """A sentence for each pair of switches that leave nothing to learn, or nothing worth it."""
+    if not d.asks_teacher and (d.on_policy or d.own) and d.filter == "none":
+        whose = "distill.own = true" if d.own else "distill.generator = 'student'"
+        yield f"distill.filter = 'none' teaches nothing under {whose}, distill.divergence = 'sft'"
+    if not d.tasks and not d.own and d.epochs:
+        yield "distill.tasks = 0 leaves nothing to train on: set distill.own = true, or distill.epochs = 0"
+    if d.own and d.refresh:
+        yield f"distill.own = true adds episodes of older weights, which distill.generator.refresh = {d.refresh} avoids"

@@ -150,7 +150,10 @@ def _steps(config: Config, plan: TaskPlan) -> int:
     """Optimizer steps of one iteration if nothing is filtered out and a trajectory is a row."""
     distill = config.distill
     tasks = rounds(distill, plan.draw(config, 1, config.rollout.tasks, distill.tasks))
-    an_epoch = sum(-(-round(len(part) * distill.attempts * (1 + distill.replay)) // distill.batch) for part in tasks)
+    episodes = [len(part) * distill.attempts for part in tasks]
+    if distill.own:
+        episodes[0] += len(plan.draw(config, 1, 0, config.rollout.tasks)) * config.rollout.attempts
+    an_epoch = sum(-(-round(count * (1 + distill.replay)) // distill.batch) for count in episodes)
     return an_epoch * (1 if distill.refresh else distill.epochs)
 
 
@@ -167,8 +170,11 @@ def _requests(config: Config, played: Iterable[_Played], each: EpisodeSize) -> I
         number = tasks * (2 + config.rollout.attempts)  # summaries, a comparison, a share of the reconciliation
         yield _asked(config, "writing", writes, number, config.extract.context * 3 / 4, config.extract.context / 4)
     if config.inject.selector == "llm" and config.inject.pattern == "stepwise":
-        scored = config.distill.on_policy and config.distill.asks_teacher
-        shown = sum(one.episodes for one in played if one.shown or (scored and one.stage == "training"))
+        scored = [
+            *(["training"] if config.distill.on_policy and config.distill.asks_teacher else []),
+            *(["rollouts"] if config.distill.own and config.distill.asks_teacher else []),
+        ]
+        shown = sum(one.episodes for one in played if one.shown or one.stage in scored)
         pool = config.extract.cap * config.extract.words * 2
         yield _asked(config, "selecting", config.inject.endpoint, shown * each.turns, pool + _SELECTOR_READS, _ANSWER)
     if config.judge.asks_model:

@@ -6,6 +6,7 @@ with the new weights. An epoch is one pass over the tasks. Without `refresh` the
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,11 @@ def replayed(earlier: Sequence[Path], share: float, count: int, seed: int) -> li
 def read_examples(earlier: Sequence[Path]) -> list[DistillExample]:
     """The examples in these files; a missing file counts as empty."""
     return [e for file in earlier if file.exists() for e in read_jsonl(file, DistillExample)]
+
+
+def in_turn(*kept: Sequence[tuple[Trajectory, float]]) -> list[tuple[Trajectory, float]]:
+    """One of each in turn, so that the first few are half and half; the rest of the longer one at the end."""
+    return [one for row in itertools.zip_longest(*kept) for one in row if one is not None]
 
 
 async def build_examples(

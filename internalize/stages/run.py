@@ -52,7 +52,7 @@ from internalize.training.examples import conversations, weighted
 
 from .diagnose import Diagnosis
 from .plan import TaskPlan
-from .refresh import build_examples, rounds
+from .refresh import build_examples, in_turn, rounds
 
 
 def silent(stage: str, done: int, total: int) -> None:
@@ -169,7 +169,10 @@ class Run:
         return [t for file in files for t in read_jsonl(file, Trajectory)]
 
     async def collect(self, policy: Checkpoint, pool: ExperiencePool, k: int, number: int = 0) -> list[DistillExample]:
-        """The examples of one round: trajectories of the teacher or student, filtered, with the teacher's contexts."""
+        """The examples of one round: trajectories of the teacher or student, filtered, with the teacher's contexts.
+
+        With `distill.own` the iteration's rollouts are trained on too, in turn with the others.
+        """
         config = self.config.distill
         if not config.epochs:
             return []
@@ -177,18 +180,24 @@ class Run:
         shown = self._spec(stage, policy, k - 1, config.attempts, pool)
         hidden = shown.model_copy(update={"pool": None})
         found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
-        kept = weighted(found, config.filter)[: config.most or None]
-        self.rejected = sum(len(conversations(t)) for t in found) - len(kept) + (self.rejected if number else 0)
+        own = await self.rollout(policy, k) if config.own else []
+        kept = in_turn(weighted(found, config.filter), weighted(own, config.filter))[: config.most or None]
+        played = sum(len(conversations(t)) for t in (*found, *own))
+        self.rejected = played - len(kept) + (self.rejected if number else 0)
         counts = self.store.iteration(k) / names.REDACTIONS
         write = partial(self.store.replace_json, stage)
         kept = without_secrets(kept, self.config.redact, counts, f"round {number}", write)
         if not kept:
             return []
         injector = None
-        if config.on_policy and config.asks_teacher:
+        if config.scores_plain:
             injector = injector_of(shown, await self.backends.policies.load(policy, self.store.path))
         assert self.backends.renderer, "examples need a renderer"
-        return await build_examples(kept, self.backends.renderer, injector, config.thoughts)
+        examples = []
+        for one in kept:
+            what = injector if one[0].pattern == "none" else None  # what was shown in the episode is in its records
+            examples += await build_examples([one], self.backends.renderer, what, config.thoughts)
+        return examples
 
     def rounds(self, k: int) -> list[Sequence[Task]]:
         """The training tasks of each round of iteration `k`."""

@@ -71,6 +71,31 @@ def test_examples_of_earlier_iterations_come_again(tmp_path: Path) -> None:
     assert record.steps == 5  # 12 and 6 of before, in batches of 4
 
 
+def test_own_rollouts_are_trained_on_in_turn_with_what_the_teacher_played(tmp_path: Path) -> None:
+    changes = ("distill.own=true", "distill.filter=none", "rollout.tasks=12", "distill.tasks=12")
+    run = open_run(tmp_path / "run", *changes, "distill.most=10")
+    examples = asyncio.run(run.collect(run.backends.starter, odd_pool(), 1))
+    folder = run.store.iteration(1)
+    shown, plain = (
+        {t.id: t.pattern for t in read_jsonl(folder / name, Trajectory)} for name in ("teacher.jsonl", "rollouts.jsonl")
+    )
+    assert (set(shown.values()), set(plain.values())) == ({"stepwise"}, {"none"})
+    assert [e.trajectory_id in shown for e in examples] == [True, False] * 5
+    # The item says "When you see a box": a teacher reads it at the first step of either kind.
+    assert all(e.spans[0].branch for e in examples)
+    assert run.rejected == 12 + 24 - 10  # rollouts are played twice each
+
+
+def test_a_run_may_train_on_its_own_rollouts_alone(tmp_path: Path) -> None:
+    changes = ("distill.own=true", "distill.tasks=0", "distill.divergence=sft", "rollout.tasks=12", "distill.epochs=1")
+    record = iterate(tmp_path / "run", *changes)
+    folder = tmp_path / "run" / "iter-1"
+    assert read_jsonl(folder / "teacher.jsonl", Trajectory) == []
+    solved = [t.id for t in read_jsonl(folder / "rollouts.jsonl", Trajectory) if t.score == 1.0]
+    assert [e.trajectory_id for e in read_jsonl(folder / "train.jsonl", DistillExample)] == solved
+    assert record.accepted == len(solved) > 0
+
+
 def _recipe(folder: Path) -> Path:
     (folder / "recipe.toml").write_text("seed = 0\n")
     return folder / "recipe.toml"

@@ -19,6 +19,8 @@ from internalize.runs.store import RunStore
 EXCLUDED = [
     (["divergence=sft", "teacher=ema"], "teacher = 'ema' has no effect under distill.divergence = 'sft'"),
     (["divergence=sft", "generator=student", "filter=none"], "filter = 'none' teaches nothing"),
+    (["tasks=0"], "tasks = 0 leaves nothing to train on"),
+    (["own=true", "generator={kind='student', refresh=2}"], "own = true adds episodes of older weights"),
     (["divergence={kind='reverse', support='sampled'}"], "set distill.generator = 'student'"),
     (["filter=advantage"], "filter = 'advantage' .* needs distill.attempts of at least 2"),
     (["filter=best_of_n", "attempts=1"], "filter = 'best_of_n' .* at least 2"),
@@ -29,6 +31,7 @@ EXCLUDED = [
     (["early_stop=2", "generator={kind='student', refresh=2}"], "early_stop = 2 compares epochs"),
 ]
 UNWRITABLE = [
+    (["divergence=sft", "own=true", "filter=none"], "teaches nothing under distill.own = true"),
     (["divergence=sft", "divergence.support=topk"], "distill.divergence = 'sft' has no key 'support'"),
     (["divergence.support=sampled"], "support = 'sampled': input should be 'full' or 'topk', under .* = 'forward'"),
     (["divergence.alpha=0.3"], "distill.divergence = 'forward' has no key 'alpha'"),
