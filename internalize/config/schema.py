@@ -171,10 +171,15 @@ class RedactConfig(Section):
 class GateConfig(Section):
     """Whether a new checkpoint is kept."""
 
-    rule: Literal["always", "no_worse", "retry", "average"] = Field(
+    rule: Literal["always", "no_worse", "retry", "average", "confirm"] = Field(
         "always",
         description="'always' promotes; on a significant loss on dev 'no_worse' rolls back; 'retry' trains with a "
-        "smaller step, 'average' takes the mean with the parent, and if that is worse too they roll back.",
+        "smaller step, 'average' takes the mean with the parent, and if that is worse too they roll back; 'confirm' "
+        "plays further tasks wherever dev is lower, and rolls back if they show a loss.",
+    )
+    most: int = Field(200, ge=1, le=100_000, description="Further tasks of the split that 'confirm' plays at most.")
+    error: float = Field(
+        0.05, gt=0, lt=1, description="Highest chance that 'confirm' rolls back in a run that never gets worse."
     )
     against: Literal["parent", "best"] = Field("best", description="Whom a candidate must not be worse than.")
     shrink: float = Field(0.25, gt=0, lt=1, description="Learning rate of a retry, times distill.lr.")

@@ -51,6 +51,8 @@ class Settings(_Loose):
     suite: str = Field("dev", validation_alias=AliasPath("evaluate", "split"))
     final: tuple[str, ...] = Field((), validation_alias=AliasPath("evaluate", "final_splits"))
     further: dict[str, object] = Field(default_factory=dict, validation_alias=AliasPath("evaluate", "further"))
+    tasks: int = Field(48, validation_alias=AliasPath("evaluate", "tasks"))
+    confirmed: int = Field(0, validation_alias=AliasPath("gate", "most"))
     resamples: int = Field(2000, validation_alias=AliasPath("evaluate", "resamples"))
     gate: str = Field("always", validation_alias=AliasPath("gate", "rule"))
     pattern: str = Field("none", validation_alias=AliasPath("inject", "pattern"))
@@ -59,7 +61,7 @@ class Settings(_Loose):
     @property
     def suites(self) -> tuple[str, ...]:
         """Names of every suite the run measures at any time."""
-        return (self.suite, *self.final, *self.further)
+        return (self.suite, *self.final, *self.further, *names.again(self.suite, self.tasks, self.confirmed))
 
 
 class _PoolItems(_Loose):

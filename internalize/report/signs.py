@@ -40,7 +40,7 @@ ADVICE = {
     "malformed_rise": "lower distill.lr or distill.epochs; look at how calls are written (model.protocol)",
     "repeated_rise": "train on successes only, and lower distill.epochs",
     "spread_shrink": "look at the pool and the selector: the same few items are shown everywhere",
-    "below_starter": "use a gate (gate.rule = 'no_worse'), or lower distill.lr",
+    "below_starter": "use a gate (gate.rule = 'confirm'), or lower distill.lr",
     "pool_hurts": "let items that harm go (extract.retire), or show fewer (inject.k)",
     "pool_hurts_twice": "train in context too (distill.in_context), or let items that harm go (extract.retire)",
 }

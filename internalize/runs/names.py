@@ -47,6 +47,11 @@ def episodes(stage: Stage) -> str:
     return f"episodes-{stage.suite}-{mode}-{stage.policy}{'-second' if stage.candidate == 2 else ''}.jsonl"
 
 
+def again(split: str, tasks: int, most: int) -> list[str]:
+    """The suites of up to `tasks` further tasks of a split, `most` in all, on which a gate confirms a loss."""
+    return [f"{split}-again-{number + 1}" for number in range(-(-most // tasks))]
+
+
 def learning(folder: Path, k: int) -> Iterator[Stage]:
     """The stages of iteration `k` with episodes in `folder` that experience or weights are learned from."""
     plain = Stage(iteration=k, kind="rollout")

@@ -129,6 +129,7 @@ def _played(config: Config, plan: TaskPlan) -> Iterator[_Played]:
     settings, shows = config.evaluate, config.inject.pattern != "none"
     count = {suite: len(tasks) * settings.attempts for suite, tasks in plan.suites.items()}
     suite, further = count[settings.split], sum(count[name] for name in settings.further)
+    again = sum(count[name] for name in plan.again)
     finals = sum(count[name] for name in settings.final_splits)
     yield _Played("evaluation", suite + further + finals, shown=False)
     gated = 2 if config.gate.rule in {"retry", "average"} else 1
@@ -136,7 +137,7 @@ def _played(config: Config, plan: TaskPlan) -> Iterator[_Played]:
         drawn = plan.draw(config, k, 0, config.rollout.tasks)
         yield _Played("rollouts", len(drawn) * config.rollout.attempts, shown=False)
         yield _Played("evaluation", suite * (gated + shows), shown=True)
-        yield _Played("evaluation", suite * gated + further, shown=False)
+        yield _Played("evaluation", suite * gated + further + 2 * again, shown=False)
         if config.distill.epochs:
             tasks = sum(
                 map(len, rounds(config.distill, plan.draw(config, k, config.rollout.tasks, config.distill.tasks)))

@@ -14,6 +14,7 @@ from internalize.config.schema import Config, EnvConfig
 from internalize.errors import TaskError, UserError
 from internalize.interfaces import Environment, Renderer
 from internalize.records import Message, Task
+from internalize.runs import names
 
 
 class TaskPlan(NamedTuple):
@@ -23,6 +24,7 @@ class TaskPlan(NamedTuple):
     suites: dict[str, tuple[Task, ...]]
     training: list[Task]
     others: dict[str, Environment] = {}  # noqa: RUF012 - never changed; of the further suites
+    again: tuple[str, ...] = ()  # the suites on which the gate confirms a loss
 
     def env_of(self, suite: str) -> Environment:
         """The environment of a suite."""
@@ -45,20 +47,37 @@ def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment])
     suites = {name: others[name].tasks(suite.split)[: suite.tasks] for name, suite in settings.further.items()}
     suites |= {split: env.tasks(split)[: settings.final_tasks] for split in settings.final_splits}
     suites[settings.split] = env.tasks(settings.split)[: settings.tasks]
+    again = _again(config, env)
+    suites |= again
     if taken := others.keys() & {settings.split, *settings.final_splits}:
         raise TaskError(f"evaluate.further.{min(taken)}: that is the name of a split that is measured anyway")
     training = list(env.tasks(config.rollout.split))
     for name, tasks in {**suites, config.rollout.split: training}.items():
         of = f"evaluate.further.{name}: {others[name].name}" if name in others else env.name
-        split = settings.further[name].split if name in others else name
+        split = settings.further[name].split if name in others else name  # of `again` the name says it
         if not tasks:
             raise TaskError(f"{of}: the split {split!r} holds no tasks")
     require_disjoint(training, [task for tasks in suites.values() for task in tasks])
     for final in settings.final_splits:
         both = f"in the final suite {final!r} and in {settings.split!r}, by which iterations are chosen"
-        require_disjoint(suites[final], suites[settings.split], both)
+        require_disjoint(suites[final], [task for name in (settings.split, *again) for task in suites[name]], both)
     random.Random(config.seed).shuffle(training)
-    return TaskPlan(env, suites, training, others)
+    return TaskPlan(env, suites, training, others, tuple(again))
+
+
+def _again(config: Config, env: Environment) -> dict[str, tuple[Task, ...]]:
+    """The suites on which the gate confirms a loss: the tasks of the split that follow those of `evaluate.tasks`."""
+    if config.gate.rule != "confirm":
+        return {}
+    split, size = config.evaluate.split, config.evaluate.tasks
+    rest = tuple(env.tasks(split)[size:][: config.gate.most])
+    if not rest:
+        raise TaskError(
+            f"{env.name}: gate.rule = 'confirm' needs more tasks of {split!r} than evaluate.tasks = {size:,}, which "
+            "takes them all"
+        )
+    parts = ((name, rest[n * size :][:size]) for n, name in enumerate(names.again(split, size, len(rest))))
+    return dict(parts)
 
 
 def require_room(config: Config, plan: TaskPlan, renderer: Renderer | None) -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from internalize.evaluation.gate import Decision, decide
+from internalize.evaluation.gate import Decision, decide, worse
+from internalize.evaluation.metrics import by_task
+from internalize.evaluation.stats import paired_difference, won_and_lost
 from internalize.experience.pool import ExperiencePool
 from internalize.records import Checkpoint, DistillExample, EvalResult, Stage
 from internalize.runs import names
@@ -27,7 +29,9 @@ async def gate(run: Run, policy: Checkpoint, candidate: Checkpoint, pool: Experi
     if not run.store.done(stage):
         first_file = folder / names.FIRST_GATE
         first = record(first_file, Decision) or _decided(run, k)
-        if not first.promote and run.config.gate.rule in {"retry", "average"}:
+        if not first.promote and run.config.gate.rule == "confirm":
+            write_json(folder / names.GATE, await _confirmed(run, candidate, pool, first))
+        elif not first.promote and run.config.gate.rule in {"retry", "average"}:
             write_json(first_file, first)
             write_json(folder / names.GATE, await _second(run, policy, candidate, pool, first))
         else:
@@ -54,6 +58,36 @@ def _mean(results: Sequence[EvalResult]) -> float | None:
     """The mean success; None if nothing is scored."""
     scored = [result.success for result in results if result.success is not None]
     return fmean(scored) if scored else None
+
+
+async def _confirmed(run: Run, candidate: Checkpoint, pool: ExperiencePool, suspected: Decision) -> Decision:
+    """Play candidate and rival on further tasks, suite after suite, until it is known whether the candidate is worse.
+
+    These tasks did not choose the rival, so its luck on the others does not count against the candidate.
+    """
+    k, rival, settings = candidate.iteration, suspected.rival or 0, run.config.gate
+    before, after = dict[str, float | None](), dict[str, float | None]()
+    error, known = settings.error / run.config.iterations, None  # all iterations together: gate.error
+    for suite in run.plan.again:
+        before |= await _scores(run, run.checkpoint(rival), suite, pool, k)
+        after |= await _scores(run, candidate, suite, pool, k)
+        known = worse(*won_and_lost(before, after), error)
+        if known is not None:
+            break
+    change = paired_difference(before, after, run.config.evaluate.resamples, run.config.seed)
+    won, lost = won_and_lost(before, after)
+    words = {True: "worse", False: "no worse", None: "not known to be worse"}[known]
+    reason = f"{suspected.reason}; on {len(after)} further tasks {words}: {won} won, {lost} lost"
+    return Decision(promote=known is not True, reason=reason, interval=change, rival=rival)
+
+
+async def _scores(run: Run, policy: Checkpoint, suite: str, pool: ExperiencePool, k: int) -> dict[str, float | None]:
+    """Each task of the suite without experience; played now unless an earlier iteration has played this policy."""
+    stage = Stage(iteration=k, kind="evaluate", suite=suite, mode="internalized", policy=policy.iteration)
+    if not any(run.store.done(stage.model_copy(update={"iteration": n})) for n in range(k)):
+        await run.evaluate(policy, (suite,), ("internalized",), pool, k)
+    of = (suite, "internalized", policy.iteration)
+    return by_task(r for r in run.results() if (r.suite, r.mode, r.iteration) == of)
 
 
 async def _second(

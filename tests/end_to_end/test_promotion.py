@@ -1,6 +1,7 @@
 """A candidate that lost: rolled back, trained again with a smaller step, or averaged with its parent."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,11 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.BUILTIN, "toy", registry.Builtin("tests.toy", "Toy", "boxes"))
 
 
-def run(out: Path, monkeypatch: pytest.MonkeyPatch, rule: str, *script: Decision) -> Verdicts:
+def run(out: Path, monkeypatch: pytest.MonkeyPatch, rule: str, *script: Decision, more: Sequence[str] = ()) -> Verdicts:
     verdicts = Verdicts(*script)
     monkeypatch.setattr(promotion, "decide", verdicts)
     loop.run(
-        load_config(None, [*SET, f"gate.rule={rule}"]),
+        load_config(None, [*SET, f"gate.rule={rule}", *more]),
         out,
         resume=True,
         backends=lambda config, made: in_process(policy(config), made),
@@ -130,6 +131,56 @@ def test_killed_within_the_second_candidate_the_run_finds_the_same(
             == [timeless(r) for r in (killed / f"iter-{k}" / name).read_text().splitlines()]
             for name in names
         )
+
+
+CONFIRM = ("gate.most=5", "evaluate.tasks=3")  # a suite of three further tasks, and one of two
+
+
+def test_a_suspected_loss_is_played_on_further_tasks_until_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[bool | None] = [None, True, False]  # at iteration 1 after both suites; at iteration 2 after one
+    monkeypatch.setattr(promotion, "worse", lambda *_: answers.pop(0))
+    run(tmp_path, monkeypatch, "confirm", LOST, LOST, more=CONFIRM)
+    assert [decision(tmp_path, k).promote for k in (1, 2)] == [False, True]
+    assert "on 5 further tasks worse" in decision(tmp_path, 1).reason
+    assert "on 3 further tasks no worse" in decision(tmp_path, 2).reason
+    first, second = (read_jsonl(tmp_path / f"iter-{k}" / "evaluations.jsonl", EvalResult) for k in (1, 2))
+    assert played(first) == {("dev-again-1", 0), ("dev-again-2", 0), ("dev-again-1", 1), ("dev-again-2", 1)}
+    assert played(second) == {("dev-again-1", 2)}  # its rival is the starter, which has been played on it
+    suites = {name: {r.task_id for r in first if r.suite == name} for name in ("dev", "dev-again-1", "dev-again-2")}
+    assert [len(tasks) for tasks in suites.values()] == [3, 3, 2]
+    assert len(set.union(*suites.values())) == 8
+    final = load_report(tmp_path).final
+    assert final is not None
+    assert final.number == 2
+
+
+def test_what_was_not_suspected_or_not_shown_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promotion, "worse", lambda *_: None)
+    run(tmp_path, monkeypatch, "confirm", WON, LOST, more=CONFIRM)
+    assert decision(tmp_path, 1) == WON.model_copy(update={"rival": 0})
+    assert not played(read_jsonl(tmp_path / "iter-1" / "evaluations.jsonl", EvalResult))
+    assert decision(tmp_path, 2).promote
+    assert "on 5 further tasks not known to be worse" in decision(tmp_path, 2).reason
+
+
+def test_killed_while_it_confirms_the_run_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    monkeypatch.setattr(promotion, "worse", lambda *_: None)
+    run(alone, monkeypatch, "confirm", LOST, LOST, more=CONFIRM)
+    answers: list[None] = [None]
+    monkeypatch.setattr(promotion, "worse", lambda *_: answers.pop(0))
+    with pytest.raises(IndexError):  # killed after the second suite of iteration 1
+        run(killed, monkeypatch, "confirm", LOST, more=CONFIRM)
+    monkeypatch.setattr(promotion, "worse", lambda *_: None)
+    run(killed, monkeypatch, "confirm", LOST, LOST, more=CONFIRM)
+    assert [decision(killed, k) for k in (1, 2)] == [decision(alone, k) for k in (1, 2)]
+
+
+def played(results: list[EvalResult]) -> set[tuple[str, int]]:
+    """The further suites, and the policies that played them."""
+    return {(r.suite, r.iteration) for r in results if "again" in r.suite}
 
 
 def timeless(line: str) -> str:

@@ -53,6 +53,14 @@ def test_the_built_in_environments_with_their_defaults_may_be_reported(name: str
     plan_tasks(Config(env=EnvConfig(name=name)), Environments())
 
 
+def test_the_tasks_that_confirm_a_loss_report_nothing_and_are_not_trained_on() -> None:
+    suites = plan(Toy(), "gate.rule=confirm", "evaluate.tasks=4", "gate.most=6")
+    assert [len(tasks) for name, tasks in suites.items() if name.startswith("dev")] == [4, 4, 2]
+    assert len(set.union(*suites.values())) == sum(map(len, suites.values()))
+    with pytest.raises(TaskError, match=r"needs more tasks of 'dev' than evaluate\.tasks = 4,000"):
+        plan(Toy(), "gate.rule=confirm", "evaluate.tasks=4000")
+
+
 class Measured:
     """A run with four dev tasks that the new checkpoint lost, and as many test tasks that it won."""
 

@@ -1,7 +1,9 @@
+import random
+
 import pytest
 
 from internalize.config.schema import load_config
-from internalize.evaluation.gate import decide
+from internalize.evaluation.gate import LOST, MISSED, decide, worse
 from internalize.records import Checkpoint, EvalResult
 from internalize.stages.promote import _decided
 
@@ -50,6 +52,35 @@ def test_an_interval_below_zero_alone_rolls_nothing_back():
     assert decision.promote
     assert decision.interval.high < 0
     assert not decide(before, results([0.0] * 6 + [1.0] * 18), "no_worse").promote  # p = 0.031
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "known"),
+    [(0, 11, True), (0, 10, None), (5, 0, None), (6, 0, False), (4, 17, True), (4, 16, None), (0, 0, None)],
+)
+def test_a_loss_is_known_where_the_likelihoods_say_so(won, lost, known):
+    # A lost task counts log(4/3) = 0.288, a won one log(2/3) = -0.405; known at log(20) = 2.996 and log(0.1) = -2.303.
+    assert worse(won, lost, 0.05) is known
+
+
+@pytest.mark.parametrize(("of_lost", "mistake", "most"), [(0.5, True, 0.05), (LOST, False, MISSED)])
+def test_asked_after_every_task_it_errs_no_more_often_than_it_says(of_lost, mistake, most):
+    coin, runs = random.Random(0), 2000
+    errors = 0
+    for _ in range(runs):
+        won = lost = 0
+        while (known := worse(won, lost, 0.05)) is None and won + lost < 500:
+            one = coin.random() < of_lost
+            won, lost = won + (not one), lost + one
+        errors += known is mistake
+    assert errors / runs <= most + 0.01  # two standard errors of the simulation
+
+
+def test_confirm_suspects_every_lower_mean_and_no_other():
+    worse_by_one = results([1.0] * 19 + [0.0])
+    assert not decide(ALL, worse_by_one, "confirm").promote
+    assert decide(worse_by_one, ALL, "confirm").promote
+    assert decide(ALL, ALL, "confirm").promote
 
 
 def test_too_few_tasks_and_unscored_ones_never_roll_back():

@@ -57,7 +57,10 @@ class LabEpisode(AnswerEpisode):
 
 
 class Lab:
-    """The environment. `domain` numbers its conventions: the right way at the same sign differs between domains."""
+    """The environment. `domain` numbers its conventions: the right way at the same sign differs between domains.
+
+    `least`: tasks with fewer signs are left out, so that the policy succeeds by itself less often.
+    """
 
     name = "lab"
     tools = TOOLS
@@ -66,9 +69,17 @@ class Lab:
     cues = cues.CUES
 
     @checked
-    def __init__(self, domain: Annotated[int, Field(ge=0, le=1_000_000)] = 0) -> None:
+    def __init__(
+        self,
+        domain: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
+        least: Annotated[int, Field(ge=1, le=4)] = 1,
+    ) -> None:
         self._domain = domain
-        self._cached = cache(lambda split: tuple(world.tasks(domain, split, SIZES[split])))
+        self._cached = cache(
+            lambda split: tuple(
+                task for task in world.tasks(domain, split, SIZES[split]) if world.signs(task.family) >= least
+            )
+        )
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits; `ood` has names and chains that the others lack."""

@@ -92,6 +92,11 @@ LONG: dict[str, tuple[Kind, ...]] = {  # only in the split `ood`
 }
 
 
+def signs(family: str) -> int:
+    """How many signs a task of the family has."""
+    return len({**FAMILIES, **LONG}[family])
+
+
 def domain(number: int) -> Domain:
     """The conventions of a domain: for half of the signs of each kind the first way is right, chosen by the number."""
     rng, found = random.Random(f"domain {number}"), dict[str, bool]()
