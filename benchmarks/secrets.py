@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 import internalize
-from internalize.config.schema import RedactConfig
+from internalize.config.redact import RedactConfig
 from internalize.experience.redact import Redactor
 
 SEED, DRAWS = 7, 8

@@ -71,15 +71,16 @@ async def iterate(run: Run, story: Callable[[str], None]) -> None:
         trajectories = await run.rollout(policy, k)
         pool = await run.extract(policy, trajectories, k)
         shown = config.inject.pattern != "none" and pool.items
-        if shown and (policy.iteration < k - 1 or pool.version != before.version):  # the pool, before training on it
+        changed = policy.iteration < k - 1 or pool.version != before.version
+        if shown and changed and config.measures(k - 1) and config.measures(k):  # the pool, before training on it
             await run.evaluate(policy, suite, ("in_context",), pool, k)
         examples = await run.collect(policy, pool, k)
         require_success(run, trajectories, pool, examples, k)
         candidate = await distill(run, policy, pool, examples, k)
         async with run.ahead(candidate, k + 1):
-            await run.evaluate(candidate, suite, MODES, pool, k)
+            await run.evaluate(candidate, suite if config.measures(k) else (), MODES, pool, k)
         policy = await gate(run, policy, candidate, pool, k)
-        if policy.iteration == k and further:
+        if policy.iteration == k and further and config.measures(k):
             await run.evaluate(policy, further, ("internalized",), pool, k)
         track_iteration(run, k)
         story(sentence(run, k, time.monotonic() - began))

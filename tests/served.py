@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from internalize.config.schema import RedactConfig, RolloutConfig
+from internalize.config.redact import RedactConfig
+from internalize.config.schema import RolloutConfig
 from internalize.config.serve import ServeConfig
 from internalize.experience.inject import Injector
 from internalize.experience.redact import Redactor

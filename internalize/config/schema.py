@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -20,6 +19,7 @@ from .compute import ComputeConfig, moved
 from .distill import DistillConfig
 from .endpoint import EndpointConfig
 from .model import ModelConfig
+from .redact import RedactConfig
 from .regime import Section, listed
 from .serve import ServeConfig
 
@@ -112,6 +112,9 @@ class EvaluateConfig(Section):
     """The measurements after every iteration."""
 
     split: str = Field("dev", description="Suite measured at every iteration.")
+    at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Iterations after which it is measured, besides the last; () = all."
+    )
     tasks: Count = Field(48, description="Tasks of that suite.")
     final_splits: tuple[str, ...] = Field(
         ("test",), description="Suites only for the starter and the final policy; they share no task with `split`."
@@ -143,29 +146,6 @@ class JudgeConfig(Section):
     def asks_model(self) -> bool:
         """Whether a language model is asked."""
         return self.kind == "model" or (self.kind == "chain" and "model" in self.chain)
-
-
-class RedactConfig(Section):
-    """What is removed from texts before they reach an external endpoint, a pool or training data."""
-
-    enabled: bool = Field(default=True, description="Whether keys, tokens and e-mail addresses are removed.")
-    patterns: tuple[str, ...] = Field((), description="Further regular expressions to remove.")
-    persons: tuple[Literal["phone", "card", "iban", "name"], ...] = Field(
-        (), description="What of persons is removed too, with the extra 'persons'; () = nothing."
-    )
-    names_by: str = Field("", description="spaCy model that finds names: an installed package or a folder; '' = none.")
-
-    @field_validator("patterns")
-    @classmethod
-    def _patterns_are_regular_expressions(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                empty = re.compile(pattern).match("") is not None
-            except re.error as error:
-                raise ValueError(f"redact.patterns: {pattern!r} is no regular expression ({error})") from error
-            if empty:
-                raise ValueError(f"redact.patterns: {pattern!r} matches the empty text")
-        return patterns
 
 
 class GateConfig(Section):
@@ -261,6 +241,18 @@ class Config(Section):
         if conflict := self.model.conflict(self.distill.lora_r, self.compute.train):
             raise ValueError(conflict)
         return self
+
+    @model_validator(mode="after")
+    def _gate_has_measurements(self) -> Config:
+        if self.evaluate.at and self.gate.rule != "always":
+            raise ValueError(
+                f"gate.rule = {self.gate.rule!r} decides after every iteration, and evaluate.at leaves some unmeasured"
+            )
+        return self
+
+    def measures(self, k: int) -> bool:
+        """Whether the policy is measured after iteration `k`; 0 = the starter."""
+        return not self.evaluate.at or k in {0, self.iterations, *self.evaluate.at}
 
     @model_validator(mode="after")
     def _endpoints_are_named(self) -> Config:

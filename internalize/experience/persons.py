@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from internalize.config.schema import RedactConfig
+from internalize.config.redact import RedactConfig
 from internalize.errors import UserError, first_line
 
 Find = Callable[[str], list[tuple[int, int, str]]]  # a text -> its spans and their kinds

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from internalize.config.schema import Config, RedactConfig
+from internalize.config.redact import RedactConfig
+from internalize.config.schema import Config
 from internalize.errors import ConfigError
 from internalize.records import Injection, Message, Record, Step, Trajectory, json_value
 from internalize.runs.readers import record

@@ -168,7 +168,7 @@ def _finished(reports: list[RunReport]) -> list[RunReport]:
 
 
 def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
-    last = min(max(i.number for i in report.iterations) for report in reports)
+    last = min(report.last_measured for report in reports)
     inforce = [[(report, report.kept_at(k)) for report in reports] for k in range(last + 1)]
     plain = [[report.scores(kept) for report, kept in row] for row in inforce]
     pooled = [[report.scores(kept, "in_context") for report, kept in row] for row in inforce]
@@ -219,7 +219,7 @@ def _paired(
     both = [(theirs[seed], ours[seed]) for seed in sorted(ours.keys() & theirs.keys())]
     if not both:
         return None
-    ends = [min(max(i.number for i in report.iterations) for report in side) for side in zip(*both, strict=True)]
+    ends = [min(report.last_measured for report in side) for side in zip(*both, strict=True)]
     if len({report.planned for pair in both for report in pair}) == 1:
         ends = [min(ends)] * 2  # the last iteration that both have finished; of other lengths each one's own last
     if not all(ends):

@@ -1,7 +1,8 @@
 """Reads a run directory into one frozen `RunReport`, from which every kind of report is made.
 
 Takes no lock and writes nothing, so a running run can be read. Every file but run.json may be missing. An iteration
-counts only once it has its line in metrics.jsonl (without that file, once it has results without experience).
+counts only once it has its line in metrics.jsonl (without that file, once it has results without experience), or, if it
+is not to be measured, the decision of the gate.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Settings(_Loose):
     suite: str = Field("dev", validation_alias=AliasPath("evaluate", "split"))
     final: tuple[str, ...] = Field((), validation_alias=AliasPath("evaluate", "final_splits"))
     further: dict[str, object] = Field(default_factory=dict, validation_alias=AliasPath("evaluate", "further"))
+    at: tuple[int, ...] = Field((), validation_alias=AliasPath("evaluate", "at"))
     tasks: int = Field(48, validation_alias=AliasPath("evaluate", "tasks"))
     confirmed: int = Field(0, validation_alias=AliasPath("gate", "most"))
     resamples: int = Field(2000, validation_alias=AliasPath("evaluate", "resamples"))
@@ -126,8 +128,13 @@ class RunReport(Record):
 
     @property
     def finished(self) -> int:
-        """Iterations that have trained and been measured."""
+        """Iterations that have trained and, if they are to be, been measured."""
         return sum(iteration.number > 0 for iteration in self.iterations)
+
+    @property
+    def last_measured(self) -> int:
+        """The last iteration that was measured; 0 = none after the starter."""
+        return max((i.number for i in self.iterations if i.internalized), default=0)
 
     @property
     def kept(self) -> tuple[IterationReport, ...]:
@@ -141,8 +148,8 @@ class RunReport(Record):
 
     @property
     def final(self) -> IterationReport | None:
-        """The last trained policy that the gate kept; None if there is none."""
-        return next((i for i in reversed(self.kept) if i.number > 0), None)
+        """The last measured policy that the gate kept; None if there is none."""
+        return next((i for i in reversed(self.kept) if i.number > 0 and i.internalized), None)
 
     @property
     def mode(self) -> Mode:
@@ -186,6 +193,8 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     results = gathered(list(records(folder / names.EVALUATIONS, EvalResult)) for folder in folders.values())
     done = {line.iteration for line in lines} or {r.iteration for r in results if r.mode == "internalized"}
     results = tuple(result for result in results if result.iteration in done)
+    if settings.at:
+        done |= {k for k, folder in folders.items() if k not in settings.at and (folder / names.GATE).exists()}
     known = [one for folder in folders.values() for one in records(folder / names.DIAGNOSTICS, Diagnostics)]
     found = measured(results, known, settings.resamples, info.seed)  # version 1 did not write them
     computed = {(one.metrics.iteration, one.metrics.suite, one.metrics.mode) for one in found}

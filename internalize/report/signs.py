@@ -59,7 +59,7 @@ class Diagnosis(Record):
 
 def diagnose(report: RunReport, name: str = "") -> Diagnosis:
     """The signs of a run, and its collapse, if there was one."""
-    scores = [(i.number, report.scores(i.number)) for i in report.kept]
+    scores = [(i.number, report.scores(i.number)) for i in report.kept if i.internalized]
     starter = report.starter.internalized if report.starter else None
     success = starter.success if starter else None
     return Diagnosis(

@@ -138,7 +138,7 @@ def effects_table(comparison: Comparison) -> Table:
 
 def _choice(one: Effect) -> dict[str, str]:
     return {
-        "choice": f"{one.axis} = {one.value}",
+        "choice": f"{one.axis.rpartition('.')[2]} = {one.value}",
         "against": one.against,
         "iteration": str(one.iteration),
         "seeds": str(one.seeds),

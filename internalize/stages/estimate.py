@@ -136,8 +136,9 @@ def _played(config: Config, plan: TaskPlan) -> Iterator[_Played]:
     for k in range(1, config.iterations + 1):
         drawn = plan.draw(config, k, 0, config.rollout.tasks)
         yield _Played("rollouts", len(drawn) * config.rollout.attempts, shown=False)
-        yield _Played("evaluation", suite * (gated + shows), shown=True)
-        yield _Played("evaluation", suite * gated + further + 2 * again, shown=False)
+        if config.measures(k):
+            yield _Played("evaluation", suite * (gated + shows), shown=True)
+            yield _Played("evaluation", suite * gated + further + 2 * again, shown=False)
         if config.distill.epochs:
             tasks = sum(
                 map(len, rounds(config.distill, plan.draw(config, k, config.rollout.tasks, config.distill.tasks)))

@@ -19,13 +19,14 @@ def sentence(run: Run, k: int, seconds: float | None = None) -> str:
     without, before = _success(lines, suite, "internalized", k), _success(lines, suite, "internalized", 0)
     if not k:
         return f"iteration 0 of {planned}: the starter's success on {suite} is {without}"
+    if not run.config.measures(k):
+        return f"iteration {k} of {planned}: not measured{_work(run, k)}{_left(seconds, planned - k)}"
     line = own_line(lines, suite, "internalized", k)
     premature = f"; {line.premature_rate:.0%} premature answers" if line and line.results else ""
-    left = f"; about {_duration(seconds * (planned - k))} left" if seconds and k < planned else ""
     return (
         f"iteration {k} of {planned}: success on {suite} {without} without the pool (start {before}), "
         f"{_success(lines, suite, 'in_context', k)} with it"
-        f"{premature}{_work(run, k)}{left}"
+        f"{premature}{_work(run, k)}{_left(seconds, planned - k)}"
     )
 
 
@@ -44,6 +45,10 @@ def _work(run: Run, k: int) -> str:
     gate = record(folder / names.GATE, Decision)
     back = "" if gate is None or gate.promote else "; the gate went back to the policy before"
     return f"{kept}; pool of {len(run.pool(k).items)} items (+{added} -{gone}){back}"
+
+
+def _left(seconds: float | None, iterations: int) -> str:
+    return f"; about {_duration(seconds * iterations)} left" if seconds and iterations else ""
 
 
 def _duration(seconds: float) -> str:

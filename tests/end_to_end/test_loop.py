@@ -1,6 +1,7 @@
 """The loop on a tiny random model: it finishes, measures, goes on, and refuses bad input."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import load_pool
 from internalize.records import EvalResult, Experience, PoolEdit, TrainSummary, Trajectory
 from internalize.report.panels import panels
+from internalize.report.run_page import iterations_table
 from internalize.report.run_report import load as load_report
 from internalize.runs.store import read_jsonl, write_jsonl
 from internalize.stages import learn
@@ -92,6 +94,42 @@ def test_a_pool_is_measured_before_it_is_learnt(tmp_path: Path, monkeypatch: pyt
     first, second, third = (load_pool(tmp_path / "run" / f"iter-{k}" / "pool.json").version for k in (1, 2, 3))
     assert second == third
     assert shown == [(0, first), (1, first), (1, second), (2, second), (3, second)]
+
+
+def test_what_is_not_measured_changes_nothing_in_what_is_learnt(tmp_path: Path) -> None:
+    """Four iterations, measured after the second and the last, beside the same with every one measured."""
+    some, every = tmp_path / "some", tmp_path / "every"
+    more = ("iterations=4", "evaluate.drift=0")
+    run(some, *more, "evaluate.at=[2]")
+    run(every, *more)
+    for k in range(1, 5):
+        for name in ("rollouts.jsonl", "pool.json", "teacher.jsonl", "train.jsonl"):
+            assert timeless(some / f"iter-{k}" / name) == timeless(every / f"iter-{k}" / name)
+    found, whole = (read_jsonl(path / "metrics.jsonl", SuiteMetrics) for path in (some, every))
+    assert {line.iteration for line in found if line.suite == "dev"} == {0, 2, 4}
+    same = {(line.iteration, line.suite, line.mode): line for line in whole}
+    for line in found:
+        assert line.success == same[line.iteration, line.suite, line.mode].success
+    report = load_report(some)
+    assert [(i.number, i.internalized is not None) for i in report.iterations] == [
+        (0, True), (1, False), (2, True), (3, False), (4, True),
+    ]  # fmt: skip
+    assert (report.finished, report.planned, report.last_measured) == (4, 4, 4)
+    rows = iterations_table(report).rows
+    assert [row["success %"] == "-" for row in rows] == [False, True, False, True, False]
+    before = contents(some)
+    run(some, *more, "evaluate.at=[2]", resume=True)
+    assert contents(some) == before
+
+
+def timeless(path: Path) -> str:
+    """A file of records without what the clock says."""
+    return re.sub(r'"seconds": ?[0-9.e-]+', "", path.read_text())
+
+
+def test_a_gate_needs_every_measurement() -> None:
+    with pytest.raises(ConfigError, match=r"gate\.rule = 'no_worse' decides after every iteration, and evaluate\.at"):
+        load_config(None, ["evaluate.at=[2]", "gate.rule=no_worse"])
 
 
 def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(tmp_path: Path) -> None:

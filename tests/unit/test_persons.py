@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from internalize.config.schema import RedactConfig
+from internalize.config.redact import RedactConfig
 from internalize.errors import UserError
 from internalize.experience.persons import require
 from internalize.experience.redact import Redactor

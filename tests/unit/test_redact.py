@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import internalize
 from benchmarks.secrets import FORMATS, false_alarms, missed
-from internalize.config.schema import RedactConfig, load_config
+from internalize.config.redact import RedactConfig
+from internalize.config.schema import load_config
 from internalize.errors import ConfigError
 from internalize.experience.redact import (
     RedactionCount,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from internalize.config.schema import RedactConfig, RolloutConfig
+from internalize.config.redact import RedactConfig
+from internalize.config.schema import RolloutConfig
 from internalize.experience.redact import Redactor
 from internalize.inference.agent import TokenAgent
 from internalize.inference.renderer import TemplateRenderer

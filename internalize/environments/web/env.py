@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import Field
 
 from internalize.config.endpoint import EndpointConfig
+from internalize.config.redact import RedactConfig
 from internalize.config.regime import Section
-from internalize.config.schema import RedactConfig
 from internalize.environments.base import UNKNOWN, AnswerEpisode, SplitTasks, read_options
 from internalize.environments.checks import without_surrogates
 from internalize.environments.loop_thread import LoopThread
