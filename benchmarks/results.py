@@ -36,7 +36,7 @@ from internalize.report.run_page import iterations_table, run_page, suites_table
 from internalize.report.run_report import load
 from internalize.report.signs import diagnose, leads_table, verdict
 from internalize.report.slim import unpack_study
-from internalize.report.study_page import cells_table, effects_table, study_page, versus_table
+from internalize.report.study_page import cells_table, effects_table, finals_table, study_page, versus_table
 from internalize.report.text import count, percent, points, share
 from internalize.runs.store import read_jsonl, write_atomic
 
@@ -97,7 +97,7 @@ def of_study(root: Path, name: str, figures: Path) -> str:
     found = compare(root / name)
     page = study_page(found)
     figure = drawn(page, figures / f"{name}.png", "Success of every cell over the iterations")
-    return rendered(cells_table(found), versus_table(found), effects_table(found), figure=figure)
+    return rendered(cells_table(found), versus_table(found), effects_table(found), finals_table(found), figure=figure)
 
 
 def drawn(page: Page, path: Path, words: str) -> str:

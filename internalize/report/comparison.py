@@ -5,7 +5,7 @@ Cells are compared on the same tasks and seeds, and p-values of several comparis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -23,7 +23,7 @@ from internalize.evaluation.stats import (
     task_means,
     won_and_lost,
 )
-from internalize.records import Record
+from internalize.records import Mode, Record
 from internalize.runs.readers import record
 from internalize.runs.store import RUN
 from internalize.stages.study import STUDY, Manifest, Member
@@ -79,6 +79,19 @@ class Versus(Record):
         return "not told apart"
 
 
+class FinalSuite(Record):
+    """A cell on a suite that was measured only before the first and after the last iteration, over its seeds."""
+
+    suite: str
+    cell: str
+    seeds: int
+    starter: Interval | None
+    final: Interval | None
+    in_context: Interval | None  # with the pool
+    change: Interval | None = None  # minus the reference, paired by task and seed; None for the reference itself
+    p: float | None = None  # exact sign test over tasks, adjusted by Holm's method over the cells on this suite
+
+
 class Comparison(Record):
     """A whole study as it stands."""
 
@@ -87,6 +100,7 @@ class Comparison(Record):
     curves: tuple[Curve, ...]
     versus: tuple[Versus, ...]
     effects: tuple[Effect, ...] = ()  # of the axes of a grid
+    finals: tuple[FinalSuite, ...] = ()
     diagnoses: tuple[Diagnosis, ...] = ()  # of every run with a finished iteration
     unfinished: tuple[tuple[str, int, str], ...]  # cell, seed and what there is of it
     runs: tuple[tuple[str, str], ...] = ()  # cell and seed of each that has begun, and its page in the study's folder
@@ -123,6 +137,7 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
         reference=manifest.reference,
         curves=curves,
         versus=versus,
+        finals=tuple(_finals(runs, manifest.reference, resamples)),
         effects=effects(manifest, runs, min((curve.last for curve in curves), default=0), resamples),
         diagnoses=tuple(found),
         unfinished=tuple(unfinished),
@@ -187,6 +202,42 @@ def _curve(cell: str, reports: Sequence[RunReport], resamples: int) -> Curve:
         turns=tuple(fmean(line.turns for line in row) if row else None for row in measured),
         costs=Costs.mean([Costs.total(i.costs for i in report.iterations) for report in reports]),
     )
+
+
+def _finals(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: int) -> Iterator[FinalSuite]:
+    """Every cell whose runs are finished on every final suite, and its difference from the reference."""
+    done = {cell: [r for r in reports if r.finished >= r.planned] for cell, reports in runs.items()}
+    suites = dict.fromkeys(suite for reports in done.values() for r in reports for suite in r.settings.final)
+    for suite in suites:
+        rows = [_final(cell, reports, suite, resamples) for cell, reports in done.items() if reports]
+        theirs = {r.info.seed: _ended(r, suite) for r in done.get(reference, ())}
+        compared: list[tuple[FinalSuite, Interval, tuple[int, int]]] = []
+        for row in rows:
+            ours = {r.info.seed: _ended(r, suite) for r in done[row.cell] if r.info.seed in theirs}
+            pairs = [theirs[seed] for seed in ours], [*ours.values()]
+            if row.cell != reference and ours and (change := paired_difference_runs(*pairs, resamples)):
+                compared.append((row, change, won_and_lost(*map(_over_seeds, pairs))))
+            else:
+                yield row
+        adjusted = holm([sign_test(*counts) for _, _, counts in compared])
+        for (row, change, _), p in zip(compared, adjusted, strict=True):
+            yield row.model_copy(update={"change": change, "p": p})
+
+
+def _final(cell: str, reports: Sequence[RunReport], suite: str, resamples: int) -> FinalSuite:
+    return FinalSuite(
+        suite=suite,
+        cell=cell,
+        seeds=len(reports),
+        starter=mean_runs([r.scores(0, suite=suite) for r in reports], resamples),
+        final=mean_runs([_ended(r, suite) for r in reports], resamples),
+        in_context=mean_runs([_ended(r, suite, "in_context") for r in reports], resamples),
+    )
+
+
+def _ended(report: RunReport, suite: str, mode: Mode = "internalized") -> Scores:
+    """Each task of the suite with the policy that the run ended with."""
+    return report.scores(report.kept_at(report.last_measured), mode, suite)
 
 
 def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: int) -> tuple[Versus, ...]:

@@ -157,10 +157,10 @@ class RunReport(Record):
         shown = self.settings.pattern != "none"
         return "in_context" if shown and self.settings.epochs == 0 else "internalized"
 
-    def scores(self, iteration: int, mode: Mode = "internalized") -> dict[str, float | None]:
-        """Success of each task of the main suite after `iteration` updates, on its own checkpoint and pool."""
-        line = self.line(self.suite, mode, iteration)
-        found = select(self.results, suite=self.suite, mode=mode, iteration=iteration)
+    def scores(self, iteration: int, mode: Mode = "internalized", suite: str = "") -> dict[str, float | None]:
+        """Success of each task of a suite ('' = the main one) after `iteration` updates, on its weights and pool."""
+        line = self.line(suite or self.suite, mode, iteration)
+        found = select(self.results, suite=suite or self.suite, mode=mode, iteration=iteration)
         own = line and (line.checkpoint, line.pool_version)
         return by_task(r for r in found if own is None or (r.checkpoint, r.pool_version) == own)
 

@@ -42,6 +42,10 @@ CHOICES = (
     "adjusted by Holm's method for the comparisons of its column after the same iteration. Better or worse only if "
     "interval and test agree."
 )
+FINALS = (
+    "Suites that are measured only at the start and of the policy that a finished run ended with, so that nothing was "
+    "chosen by them. Paired by task and seed; p: exact sign test over tasks, adjusted for the cells of a suite."
+)
 LEGEND = (
     "Success over the iterations, cell by cell. Means over seeds; bars: 95 % intervals, with several seeds t intervals "
     "over seeds. Iteration 0 is the starter. Heavy line: the reference."
@@ -69,6 +73,7 @@ def study_page(comparison: Comparison) -> Page:
         Section("Cells", cells_table(comparison)),
         Section(f"Against {comparison.reference}", versus_table(comparison)),
         Section("Choices", effects_table(comparison)),
+        Section("Final suites", finals_table(comparison)),
         Section("Iterations", _iterations(comparison)),
         Section("Warning signs", Text(counted if found else ""), Items(collapsed), leads_table(found)),
         Section("Cost", _costs(comparison)),
@@ -124,6 +129,24 @@ def versus_table(comparison: Comparison) -> Table:
         for one in comparison.versus
     ]
     return Table(rows, text=("cell",), note=COMPARED, place="everywhere")
+
+
+def finals_table(comparison: Comparison) -> Table:
+    """Each cell on the suites that nothing was chosen by."""
+    rows = [
+        {
+            "suite": one.suite,
+            "cell": one.cell,
+            "seeds": str(one.seeds),
+            "starter %": percent(one.starter),
+            "final %": percent(one.final),
+            "with pool %": percent(one.in_context),
+            "final minus reference, points": points(one.change),
+            "p (Holm)": NOTHING if one.p is None else probability(one.p),
+        }
+        for one in comparison.finals
+    ]
+    return Table(rows, text=("suite", "cell"), note=FINALS, place="everywhere")
 
 
 def effects_table(comparison: Comparison) -> Table:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from internalize.records import EvalResult
 from internalize.report.comparison import Versus, compare
-from internalize.runs.store import RunInfo, write_json
+from internalize.runs.store import RunInfo, read_jsonl, write_json, write_jsonl
 from internalize.stages.study import Manifest, Member
+from tests.command import without_digests
 from tests.unit.report_run import make_run
 
 
@@ -65,3 +67,23 @@ def test_what_the_pool_adds_is_known_for_every_iteration(tmp_path: Path) -> None
 def test_no_learning_has_no_pool_to_be_compared_with(tmp_path: Path) -> None:
     found = versus(tmp_path, distill={"epochs": 0}, inject={"pattern": "none"})
     assert (found.cell, found.change.mean) == ("other", 0)
+
+
+def test_suites_that_chose_nothing_are_compared_at_the_end(tmp_path: Path) -> None:
+    versus(tmp_path)
+    path = tmp_path / "other" / "seed-0" / "iter-2" / "evaluations.jsonl"
+    found = [  # the other cell solves four test tasks more: 16 of 20, 12 in the reference
+        r.model_copy(update={"success": 1.0}) if r.suite == "test" and int(r.task_id[4:]) < 16 else r
+        for r in read_jsonl(path, EvalResult)
+    ]
+    write_jsonl(path, found)
+    (path.parent / "diagnostics.jsonl").unlink()
+    without_digests(tmp_path / "other" / "seed-0")
+    whole, other = sorted(compare(tmp_path).finals, key=lambda row: row.change is not None)
+    assert whole.starter
+    assert whole.final
+    assert other.final
+    assert other.change
+    assert (whole.suite, whole.starter.mean, whole.final.mean, whole.p) == ("test", 0.4, 0.6, None)
+    assert (other.final.mean, other.p) == (0.8, 2 / 2**4)
+    assert other.change.mean == pytest.approx(4 / 20)
