@@ -49,10 +49,10 @@ def packed_tree(tree: Tree, renderer: TemplateRenderer) -> Packed:
     return pack_branches(trunk, branches)
 
 
-def trees(count: int, seed: int) -> list[Tree]:
+def trees(count: int, seed: int, *, plain: bool = False) -> list[Tree]:
     """`count` trees over the train tasks, each pass in another order."""
     env, rng = Docs(), random.Random(seed)
-    simulator, order = Simulator(env, seed), list[Task]()
+    simulator, order = Simulator(env, seed, plain=plain), list[Task]()
     while len(order) < count:
         tasks = list(env.tasks("train"))
         rng.shuffle(tasks)
@@ -68,10 +68,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plain", action="store_true", help="the format only: no habits, no rules (--trees 300)")
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
     renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])
-    items = [TrainItem(packed_tree(tree, renderer)) for tree in trees(args.trees, args.seed)]
+    items = [TrainItem(packed_tree(tree, renderer)) for tree in trees(args.trees, args.seed, plain=args.plain)]
     print(f"{len(items)} trees, {sum(len(i.packed.ids) for i in items)} tokens, "
           f"{sum(len(i.packed.targets) for i in items)} action tokens", flush=True)  # fmt: skip
     policy = new_adapter(model, args.rank, args.seed)

@@ -5,6 +5,9 @@ that apply (it obeys), hints that contradict the reference (it obeys), hints who
 Habits worth correcting are built in: it answers before it has evidence and does not follow links.
 
 Held out, to see whether following generalizes: every hint about "More:", and the wording `HELD_OUT_WORDING`.
+
+A plain starter has neither habits nor hints: at every state it takes the reference action or any other call that the page
+allows, half of the time each, and never sees a rule.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ NAME_GUESSES = ("name", "value", "key", "x", "data", "timeout", "encoding", "def
 SKIP = {"start": 0.75, "final": 0.5, "found": 0.4}  # states met so often that fewer hinted branches do
 LABELS = ("Found:", "1.", "2.", "3.", "4.", "Alias of", "Bases:", "Methods:", "Parameters:", "About:")
 HELD_OUT_WORDING = 3
+HALF = 0.5  # how often a plain starter does something else than the reference
 
 
 @dataclass
@@ -100,8 +104,8 @@ CORRECT = {
 class Simulator:
     """Draws trees from tasks."""
 
-    def __init__(self, env: Docs, seed: int) -> None:
-        self.env = env
+    def __init__(self, env: Docs, seed: int, *, plain: bool = False) -> None:
+        self.env, self.plain = env, plain
         self.rng = random.Random(seed)
         self.examples: dict[str, list[str]] = {}
 
@@ -169,7 +173,24 @@ class Simulator:
 
     def tree(self, task: Task) -> Tree:
         """A step-wise tree, or (one in five) an episode under global hints."""
+        if self.plain:
+            return self._plain(task)
         return self._global(task) if self.rng.random() < 0.2 else self._stepwise(task)
+
+    def _plain(self, task: Task) -> Tree:
+        """The reference episode; at each state the branch is its action, or another that the page allows."""
+        tree, episode = Tree("", task.question), self.env.episode(task)
+        seen: str | None = None
+        past: list[ToolCall] = []
+        for turn, good in enumerate(self.env.solve(task)):
+            situation = Situation(task.question, () if seen is None else (seen,), taken_by(*past))
+            other = self.act(rule, situation, good) if (rule := self.counter(seen)) else None
+            taken = other if other and self.rng.random() < HALF else good
+            tree.branches.append((turn, "", taken, "plain"))
+            seen = episode.step(good)
+            past.append(good)
+            tree.turns.append((good, seen))
+        return tree
 
     def _stepwise(self, task: Task) -> Tree:
         rng, tree = self.rng, Tree("", task.question)
