@@ -6,8 +6,8 @@ Habits worth correcting are built in: it answers before it has evidence and does
 
 Held out, to see whether following generalizes: every hint about "More:", and the wording `HELD_OUT_WORDING`.
 
-A plain starter has neither habits nor hints: at every state it takes the reference action or any other call that the page
-allows, half of the time each, and never sees a rule.
+A plain starter has neither habits nor hints: at every state it takes the reference action, or another call that the page
+allows (`OTHER`), and never sees a rule.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NAME_GUESSES = ("name", "value", "key", "x", "data", "timeout", "encoding", "def
 SKIP = {"start": 0.75, "final": 0.5, "found": 0.4}  # states met so often that fewer hinted branches do
 LABELS = ("Found:", "1.", "2.", "3.", "4.", "Alias of", "Bases:", "Methods:", "Parameters:", "About:")
 HELD_OUT_WORDING = 3
-HALF = 0.5  # how often a plain starter does something else than the reference
+OTHER = 0.3  # how often a plain starter does something else than the reference
 
 
 @dataclass
@@ -185,7 +185,7 @@ class Simulator:
         for turn, good in enumerate(self.env.solve(task)):
             situation = Situation(task.question, () if seen is None else (seen,), taken_by(*past))
             other = self.act(rule, situation, good) if (rule := self.counter(seen)) else None
-            taken = other if other and self.rng.random() < HALF else good
+            taken = other if other and self.rng.random() < OTHER else good
             tree.branches.append((turn, "", taken, "plain"))
             seen = episode.step(good)
             past.append(good)
