@@ -21,7 +21,7 @@ _LAUNCHED = frozenset({"deepspeed", "fsdp", "fsdp_config"})
 
 
 class _Arguments(TrainingArguments):  # type: ignore[misc] # transformers is untyped
-    """Arguments without DataParallel: a launcher sets up several devices, and a batch here is one row."""
+    """Arguments without DataParallel: a launcher sets up several devices, and a batch here is made of rows."""
 
     @property
     def n_gpu(self) -> int:
@@ -50,12 +50,17 @@ def require_arguments(config: DistillConfig, device: torch.device) -> None:
 def arguments_of(
     model: nn.Module, config: DistillConfig, seed: int, folder: Path, *, one_round: bool
 ) -> TrainingArguments:
-    """The arguments of a recipe. All processes of a training share the rows of an optimizer step."""
+    """The arguments of a recipe. All processes of a training share the rows of an optimizer step.
+
+    A single process takes all rows of a step at once, so that short items can share a pass.
+    """
+    rows = 1 if config.batch_tokens else config.batch // processes()
+    together = rows if processes() == 1 else 1
     arguments: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": 1 if one_round else config.epochs,
-        "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": 1 if config.batch_tokens else config.batch // processes(),
+        "per_device_train_batch_size": together,
+        "gradient_accumulation_steps": rows // together,
         "learning_rate": config.lr,
         "lr_scheduler_type": "linear",
         "weight_decay": 0.0,

@@ -57,11 +57,15 @@ class DistillTrainer(Trainer):  # type: ignore[misc] # transformers is untyped
     carried: dict[str, Any] | None = None  # optimizer and average of the round before
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """The items of a row one after the other, so that only one graph is alive at a time."""
+        """The passes of a row one after the other, so that only one graph is alive at a time."""
         step = super().training_step
         losses = [
-            step(model, {"index": index, "item": self._taught(item), "labels": inputs["labels"]}, num_items_in_batch)
-            for index, item in inputs["row"]
+            step(
+                model,
+                {"items": [(index, self._taught(item)) for index, item in one], "labels": inputs["labels"]},
+                num_items_in_batch,
+            )
+            for one in self.model.passes(inputs["row"])
         ]
         return torch.stack(losses).sum()
 
@@ -225,11 +229,12 @@ def build_trainer(
         require_shares(config, processes())
 
     def collate(rows: Sequence[Row]) -> dict[str, Any]:
-        """A batch of one row. Labels are only counted: one per action token, or one a trajectory."""
-        targets = [item.packed.targets for index, item in rows[0] if index is not None]
+        """The rows as one. Labels are only counted: one per action token, or one a trajectory."""
+        row = tuple(one for each in rows for one in each)
+        targets = [item.packed.targets for index, item in row if index is not None]
         by_token = config.per == "token" and targets
         labels = torch.cat(targets) if by_token else torch.zeros(len(targets), dtype=torch.long)
-        return {"row": rows[0], "labels": labels}
+        return {"row": row, "labels": labels}
 
     arguments = arguments_of(model.policy, config, seed, folder, one_round=part is not None)
     rows = rows_of(model.data.items, config.batch_tokens)

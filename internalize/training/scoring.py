@@ -31,6 +31,7 @@ from .head import backbone, causal_lm, head
 Branch = tuple[int, Sequence[int], Sequence[int]]  # fork, ids in place of the trunk after it, action ids
 
 PASS_TOKENS = 8192  # tokens of one teacher pass over several trajectories
+CPU_WORK = 4e9  # on a CPU a pass of fewer operations than this costs more in calls than in arithmetic
 
 
 def pack(example: DistillExample) -> Packed:
@@ -137,17 +138,23 @@ class PackedScorer:
     """`interfaces.Scorer` in one pass over trunk and branches, for models whose attention can be replaced.
 
     Neighbours share a pass while they have at most `pass_tokens` tokens together. None = `PASS_TOKENS` on CUDA, where a
-    short pass leaves most of the device idle, and one pack a pass on a CPU, where joining gains nothing.
+    short pass leaves most of the device idle, and on a CPU as many as a small model needs for `CPU_WORK`.
     """
 
     def __init__(self, pass_tokens: int | None = None) -> None:
         self._pass_tokens = pass_tokens
 
+    def room(self, model: nn.Module) -> int:
+        """Tokens that packs may have together to share a pass."""
+        if self._pass_tokens is not None:
+            return self._pass_tokens
+        weights = list(model.parameters())
+        on_gpu = weights[0].device.type == "cuda"
+        return PASS_TOKENS if on_gpu else int(CPU_WORK / (2 * sum(weight.numel() for weight in weights)))
+
     def score(self, model: nn.Module, packs: Sequence[Packed]) -> Iterator[Tensor]:
         """Last hidden states at the positions that predict the action tokens of each of `packs`: [A, D]."""
-        most = self._pass_tokens
-        if most is None:
-            most = PASS_TOKENS if next(model.parameters()).device.type == "cuda" else 0
+        most = self.room(model)
         groups: list[list[Packed]] = []
         room = 0
         for packed in packs:

@@ -20,10 +20,12 @@ from internalize.records.packed import Packed
 
 from .head import causal_lm, head
 from .losses import Anchor, Head, Objective, chunked_loss
-from .scoring import teacher_hidden
+from .scoring import PackedScorer, teacher_hidden
 from .teachers import TrainingSet, TrainItem
-from .together import is_sharded
+from .together import Row, is_sharded, processes
 from .weights import Average, head_with, swapped
+
+SHARED_TOKENS = 2048  # tokens of one training pass over several items; its graph is kept until the backward pass
 
 
 class PolicyWithLoss(nn.Module):
@@ -56,30 +58,63 @@ class PolicyWithLoss(nn.Module):
 
     def measure(self, name: str, *given: Any) -> Any:
         """What the method `name` gives; inside of a forward pass where weights are whole only there."""
-        return self(None, None, None, None, measured=(name, given)) if is_sharded(self) else getattr(self, name)(*given)
+        return self(None, None, None, measured=(name, given)) if is_sharded(self) else getattr(self, name)(*given)
+
+    def passes(self, row: Row) -> list[Row]:
+        """The items of a row by the pass that takes them: on a CPU short neighbours share one.
+
+        A teacher that moves has a pass of its own before each item, and several processes must make equally many. On
+        CUDA a joint pass would train through the block mask of flex attention, which has never been measured.
+        """
+        scorer = self.data.scorer
+        joins = processes() == 1 and next(self.policy.parameters()).device.type == "cpu"
+        room = min(scorer.room(self.policy), SHARED_TOKENS) if joins and isinstance(scorer, PackedScorer) else 0
+        groups: list[Row] = []
+        left = 0
+        for index, item in row:
+            size, alone = len(item.packed.ids), item.teacher_input is not None
+            if alone or left < size:
+                groups.append(())
+                left = 0 if alone else room
+            groups[-1] += ((index, item),)
+            left -= size
+        return groups
 
     def forward(
         self,
-        index: int | None,
-        item: TrainItem,
+        items: Row,
         labels: Tensor,
         num_items_in_batch: Tensor,
         measured: tuple[str, Sequence[Any]] | None = None,
     ) -> Any:
-        """The item's share in the loss of the optimizer step, which has `num_items_in_batch` tokens or trajectories."""
+        """The items' share in the loss of the optimizer step, which has `num_items_in_batch` tokens or trajectories."""
         if measured:
             return getattr(self, measured[0])(*measured[1])
         del labels  # only there to be counted
-        loss = self.token_losses(item).sum()
-        if self.is_first_step and index is not None:
-            self.first_losses[index] = float(loss.detach())
-        share = item.weight if self.settings.per == "token" else item.weight / len(item.packed.targets)
-        return {"loss": share * loss / num_items_in_batch}
+        several = [item for _, item in items]
+        losses = self.joint_losses(several) if len(several) > 1 else [self.token_losses(several[0])]
+        shares = []
+        for (index, item), losses_A in zip(items, losses, strict=True):
+            loss = losses_A.sum()
+            if self.is_first_step and index is not None:
+                self.first_losses[index] = float(loss.detach())
+            shares.append(loss * (item.weight if self.settings.per == "token" else item.weight / len(losses_A)))
+        return {"loss": torch.stack(shares).sum() / num_items_in_batch}
 
     def token_losses(self, item: TrainItem) -> Tensor:
         """Loss at every action token: [A]."""
-        teacher_AD, teacher_head = self._teacher(item)
+        teacher = self._teacher(item)
         (hidden_AD,) = self.data.scorer.score(self.policy, [item.packed])
+        return self._losses(item, hidden_AD, *teacher)
+
+    def joint_losses(self, items: Sequence[TrainItem]) -> list[Tensor]:
+        """`token_losses` of items whose teacher does not move, from one pass."""
+        hidden = self.data.scorer.score(self.policy, [item.packed for item in items])
+        return [self._losses(item, own_AD, *self._teacher(item)) for item, own_AD in zip(items, hidden, strict=True)]
+
+    def _losses(
+        self, item: TrainItem, hidden_AD: Tensor, teacher_AD: Tensor | None, teacher_head: Head | None
+    ) -> Tensor:
         device, anchor = hidden_AD.device, None
         if item.anchor_AD is not None:
             anchor_head = self.data.anchor_head or head(self.policy)

@@ -16,7 +16,7 @@ from internalize.training.adapter import new_adapter
 from internalize.training.checkpoint import checkpoint_id, trained_state
 from internalize.training.distill import distill
 from internalize.training.head import backbone, head
-from internalize.training.scoring import pack, pack_clean, teacher_hidden
+from internalize.training.scoring import PackedScorer, pack, pack_clean, teacher_hidden
 from internalize.training.student import PolicyWithLoss
 from internalize.training.teachers import References, build_training_set, held_out, require_same_tokens
 from internalize.training.weights import Average, head_with, snapshot, swapped, trained
@@ -102,6 +102,41 @@ def test_each_teacher_answers_with_its_own_weights(examples: list[DistillExample
         log_q = head(policy)(clean).log_softmax(-1)
         got = student.token_losses(student.data.items[0])
     torch.testing.assert_close(got, (log_p.exp() * (log_p - log_q)).sum(-1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"divergence": "sft"}, {"kl_anchor": 0.3}, {"per": "trajectory"}])
+def test_items_that_share_a_pass_have_the_losses_and_gradients_of_separate_passes(
+    examples: list[DistillExample], changes: dict[str, object]
+) -> None:
+    config = changed(changes)
+    gradients, losses = [], []
+    for room in (0, 10_000):
+        policy = _policy(4)
+        references = References(anchor_weights=snapshot(policy), scorer=PackedScorer(room))
+        student = PolicyWithLoss(policy, build_training_set(policy, examples, config, references, 0), config)
+        _shake(policy)
+        row = tuple((place, item) for place, item in enumerate(student.data.items))
+        parts = student.passes(row)
+        assert [len(part) for part in parts] == ([1] * len(row) if room == 0 else [len(row)])
+        labels = torch.zeros(1)
+        found = [student(part, labels, torch.tensor(7.0))["loss"] for part in parts]
+        torch.stack(found).sum().backward()
+        losses.append(float(sum(found)))
+        gradients.append(torch.cat([weight.grad.flatten() for weight in trained(policy).values()]))
+        assert set(student.first_losses) == set(range(len(row)))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_a_moving_teacher_and_long_items_have_passes_of_their_own(examples: list[DistillExample]) -> None:
+    policy = _policy(4)
+    for teacher, room, expected in (("live", 10_000, 1), ("frozen", len(examples[0].token_ids), 1)):
+        config = changed({"teacher": teacher})
+        references = References(scorer=PackedScorer(room))
+        student = PolicyWithLoss(policy, build_training_set(policy, examples, config, references, 0), config)
+        row = tuple((place, item) for place, item in enumerate(student.data.items))
+        assert max(len(part) for part in student.passes(row)) == expected
+        assert [one for part in student.passes(row) for one in part] == [*row]
 
 
 @pytest.mark.slow
