@@ -6,7 +6,9 @@ no later context.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from internalize.config.schema import InjectConfig
@@ -17,6 +19,7 @@ from .pool import ExperiencePool
 from .selectors import LexicalSelector
 
 HEAD = "Experience:"
+_LOG = logging.getLogger(__name__)
 
 
 def render_items(texts: Sequence[str]) -> str:
@@ -35,18 +38,37 @@ class Injector:
     pool_version: str | None = None
 
     @staticmethod
-    def over(pool: ExperiencePool, config: InjectConfig, selector: Selector | None = None) -> Injector:
-        """The configured pattern over a pool; with an empty pool the pattern is `none`. `selector` None = lexical."""
+    def over(
+        pool: ExperiencePool,
+        config: InjectConfig,
+        selector: Selector | None = None,
+        fits: Callable[[str], bool] = lambda _: True,
+    ) -> Injector:
+        """The configured pattern over a pool; with an empty pool the pattern is `none`. `selector` None = lexical.
+
+        `fits`: whether a text may stand in the system message. Of a pool that is too long for it the strongest items
+        are shown, and a warning says so.
+        """
         if config.pattern == "none" or not pool.items:
             return Injector()
-        return Injector(config.pattern, pool.items, config.k, selector or LexicalSelector(), pool.version)
+        items = pool.items
+        if config.pattern == "global" and not fits(_listed(items)):
+            items = _strongest(items, fits)
+            _LOG.warning(
+                "the pool of %d items is too long for the system message: the %d strongest are shown; fewer items "
+                "(extract.cap), a longer context (model.max_context) or inject.pattern = 'stepwise' help",
+                len(pool.items), len(items),
+            )  # fmt: skip
+        if not items:
+            return Injector(pool_version=pool.version)
+        return Injector(config.pattern, items, config.k, selector or LexicalSelector(), pool.version)
 
     def global_injection(self) -> Injection | None:
-        """The whole pool for the system message (global), or None."""
+        """The items for the system message (global), or None."""
         if self.pattern != "global":
             return None
         ids = tuple(item.id for item in self.items)
-        return Injection(item_ids=ids, text=render_items([i.text for i in self.items]), served_by="global")
+        return Injection(item_ids=ids, text=_listed(self.items), served_by="global")
 
     async def step_injection(self, messages: Sequence[Message]) -> Injection | None:
         """The items for one decision on the clean `messages` (step-wise), or None."""
@@ -57,3 +79,17 @@ class Injector:
         if not ids:
             return None
         return Injection(item_ids=ids, text=render_items([texts[i] for i in ids]), served_by=served_by)
+
+
+def _listed(items: Sequence[Experience]) -> str:
+    return render_items([item.text for item in items])
+
+
+def _strongest(items: Sequence[Experience], fits: Callable[[str], bool]) -> tuple[Experience, ...]:
+    """As many items as fit, those with the greatest support times lift first, in the order of the pool."""
+    ranked = sorted(range(len(items)), key=lambda place: -items[place].support * items[place].lift)
+
+    def first(count: int) -> tuple[Experience, ...]:
+        return tuple(items[place] for place in sorted(ranked[:count]))
+
+    return first(bisect_right(range(1, len(items) + 1), 0, key=lambda count: not fits(_listed(first(count)))))

@@ -22,13 +22,14 @@ from internalize.experience.pool import ExperiencePool
 from internalize.experience.redact import Redactor
 from internalize.experience.selectors import build as build_selector
 from internalize.inference.tool_formats import text_format
-from internalize.interfaces import Agent, ChatModel, Environment, PolicyLoader
+from internalize.interfaces import Agent, ChatModel, Environment, PolicyLoader, Renderer
 from internalize.records import Task, Trajectory
 
 from .episode import Label, episode_id, run_episode
 from .external import agent_runner
 
 Job = tuple[Task, int]  # a task and the number of the attempt
+GLOBAL_SHARE = 0.5  # of the context that experience in the system message may take: the conversation needs the rest
 TRIES = 3  # a failed episode is played this often before it is returned as failed
 
 
@@ -84,7 +85,16 @@ def injector_of(spec: RolloutSpec, chats: Chats) -> Injector:
     cues = registry.vocabulary(spec.config.env.name)  # the pool's environment, which may not be spec.env
     selector = build_selector(spec.config.inject, chats.chat, spec.replies, spec.checkpoint.id, clean, cues)
     shown = instead_of(spec.pool, spec.config.inject.shown, spec.config.seed, cues)
-    return Injector.over(ExperiencePool(shown, max(spec.config.extract.cap, len(shown))), spec.config.inject, selector)
+    pool = ExperiencePool(shown, max(spec.config.extract.cap, len(shown)))
+    # A chat endpoint has no renderer: how many tokens its model needs is not known, and its server refuses too many.
+    renderer: Renderer | None = getattr(chats, "renderer", None)
+    most = GLOBAL_SHARE * spec.config.model.max_context
+    return Injector.over(
+        pool,
+        spec.config.inject,
+        selector,
+        lambda text: renderer is None or len(renderer.encode_text(text)) <= most,
+    )
 
 
 def jobs_of(tasks: Sequence[Task], attempts: int) -> list[Job]:

@@ -1,5 +1,7 @@
 import asyncio
 
+import pytest
+
 from internalize.config.schema import InjectConfig
 from internalize.environments.docs.cues import CUES
 from internalize.experience.inject import Injector, LexicalSelector, render_items
@@ -46,6 +48,27 @@ def test_the_start_is_only_the_start() -> None:
 
 def test_free_text_is_found_by_its_words() -> None:
     assert select(*after("units of the quantity"))[0] == TEXTS[3]
+
+
+def test_of_a_pool_too_long_for_the_system_message_the_strongest_items_are_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strengths = [(12, 0.2), (4, 0.9), (0, 0.0), (30, 0.5)]  # 2.4, 3.6, 0, 15
+    items = tuple(
+        Experience.new(text, "principle", "contrast", support=support, lift=lift)
+        for text, (support, lift) in zip(TEXTS, strengths, strict=True)
+    )
+    pool = ExperiencePool(items, 10)
+    for lines, expected in ((5, [0, 1, 2, 3]), (4, [0, 1, 3]), (3, [1, 3]), (2, [3])):  # one line is the heading
+        caplog.clear()
+        found = Injector.over(pool, InjectConfig(pattern="global"), fits=lambda text, n=lines: text.count("\n") < n)
+        assert found.items == tuple(items[place] for place in expected)
+        assert found.pool_version == pool.version
+        assert len(caplog.records) == (len(expected) < 4)
+    assert "the pool of 4 items is too long for the system message: the 1 strongest are shown" in caplog.text
+    nothing = Injector.over(pool, InjectConfig(pattern="global"), fits=lambda _: False)
+    assert (nothing.pattern, nothing.pool_version) == ("none", pool.version)
+    assert Injector.over(pool, InjectConfig(pattern="stepwise"), fits=lambda _: False).items == items
 
 
 def test_patterns() -> None:
