@@ -58,13 +58,14 @@ class Curve(Record):
 
 
 class Versus(Record):
-    """The last common iteration of a cell minus that of the reference cell, paired by task and seed.
+    """A cell minus the reference cell, paired by task and seed, after iteration `at`; 0 = the last that both have.
 
-    A cell that has another number of iterations by its recipe is compared at its own last one, and one that trains
-    nothing by what it does with its pool in the prompt.
+    A cell that has fewer iterations by its recipe is compared at its own last one, and one that trains nothing by what
+    it does with its pool in the prompt.
     """
 
     cell: str
+    at: int = 0
     change: Interval
     won: int
     lost: int
@@ -106,6 +107,12 @@ class Comparison(Record):
     runs: tuple[tuple[str, str], ...] = ()  # cell and seed of each that has begun, and its page in the study's folder
 
     @property
+    def at_the_end(self) -> tuple[Versus, ...]:
+        """The comparisons after the latest iteration at which there are any."""
+        latest = max((one.at for one in self.versus), default=0)
+        return tuple(one for one in self.versus if one.at == latest)
+
+    @property
     def missing(self) -> str:
         """Which runs are missing; "" if none is."""
         seeds: dict[tuple[str, str], list[int]] = {}
@@ -128,7 +135,8 @@ def compare(out: Path, resamples: int = 2000) -> Comparison:
             runs.setdefault(member.cell, []).append(report)
     runs = {cell: _finished(reports) for cell, reports in runs.items()}
     curves = tuple(_curve(cell, reports, resamples) for cell, reports in runs.items())
-    versus = _versus(runs, manifest.reference, resamples)
+    asked = manifest.compare_at or (0,)
+    versus = tuple(one for at in asked for one in _versus(runs, manifest.reference, resamples, at))
     found = [
         diagnose(r, f"{cell}, seed {r.info.seed}") for cell, reports in runs.items() for r in reports if r.finished
     ]
@@ -240,8 +248,9 @@ def _ended(report: RunReport, suite: str, mode: Mode = "internalized") -> Scores
     return report.scores(report.kept_at(report.last_measured), mode, suite)
 
 
-def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: int) -> tuple[Versus, ...]:
-    pairs = [pair for cell in runs if cell != reference and (pair := _paired(runs, cell, reference))]
+def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: int, at: int) -> tuple[Versus, ...]:
+    """Every cell against the reference, after iteration `at`; 0 = the last that both have finished."""
+    pairs = [pair for cell in runs if cell != reference and (pair := _paired(runs, cell, reference, at))]
     compared = [
         (cell, before, after, change)
         for cell, before, after in pairs
@@ -252,6 +261,7 @@ def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: 
     return tuple(
         Versus(
             cell=cell,
+            at=at,
             change=change,
             won=won,
             lost=lost,
@@ -263,14 +273,16 @@ def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: 
 
 
 def _paired(
-    runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str
+    runs: Mapping[str, Sequence[RunReport]], cell: str, reference: str, at: int
 ) -> tuple[str, list[Scores], list[Scores]] | None:
     """Scores of the reference and of a cell, seed by seed; None where the two have nothing to be compared by."""
     ours, theirs = ({r.info.seed: r for r in runs.get(name, ())} for name in (cell, reference))
     both = [(theirs[seed], ours[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+    if at:
+        both = [pair for pair in both if all(r.last_measured >= min(at, r.planned) for r in pair)]
     if not both:
         return None
-    ends = [min(report.last_measured for report in side) for side in zip(*both, strict=True)]
+    ends = [min(min(at or r.planned, r.planned, r.last_measured) for r in side) for side in zip(*both, strict=True)]
     if len({report.planned for pair in both for report in pair}) == 1:
         ends = [min(ends)] * 2  # the last iteration that both have finished; of other lengths each one's own last
     if not all(ends):

@@ -63,7 +63,7 @@ def effects(
     cells = {member.cell: member.values for member in manifest.members if member.values}
     by_seed = {cell: {report.info.seed: report for report in reports} for cell, reports in runs.items()}
     found: list[Effect] = []
-    for iteration in manifest.effects_at or (last,):
+    for iteration in manifest.compare_at or (last,):
         for others in ("average", "reference"):
             compared = _pairs(cells, manifest.reference if others == "reference" else "")
             measured = [_effect(pairs, others, by_seed, iteration, resamples) for pairs in compared]

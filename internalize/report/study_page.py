@@ -28,13 +28,13 @@ COST = (
     "cell that played it. Memory is that of the process, which may have worked on several cells."
 )
 COMPARED = (
-    "Paired by task and seed, after the last iteration that both have finished (a cell of another length: after its "
-    "own), without experience in the prompt (a cell that trains nothing: with its pool). won, lost: tasks whose "
-    "success over the seeds rose and fell. p: exact sign test over tasks, adjusted for the number of cells by Holm's "
-    "method. seen from: the smallest difference that as many tasks and seeds, spread as these are, show with power 0.8 "
-    "at the strictest step of Holm's method (0.05 over the number of comparisons); a smaller one may exist. A cell is "
-    "called better or worse only if interval and test agree. With one seed that is a difference of two runs: how much "
-    "runs of one recipe vary is not in it."
+    "Paired by task and seed, after the iteration named or the last that both have finished (a cell of another length: "
+    "after its own), without experience in the prompt (a cell that trains nothing: with its pool). won, lost: tasks "
+    "whose success over the seeds rose and fell. p: exact sign test over tasks, adjusted for the number of cells by "
+    "Holm's method. seen from: the smallest difference that as many tasks and seeds, spread as these are, show with "
+    "power 0.8 at the strictest step of Holm's method (0.05 over the number of comparisons); a smaller one may exist. A "
+    "cell is called better or worse only if interval and test agree. With one seed that is a difference of two runs: "
+    "how much runs of one recipe vary is not in it."
 )
 CHOICES = (
     "Each value of an axis against the first one, paired by task and seed, without experience in the prompt: averaged "
@@ -83,8 +83,8 @@ def study_page(comparison: Comparison) -> Page:
 
 def findings(comparison: Comparison) -> list[str]:
     """The verdict on each cell against the reference, clear differences first."""
-    told = [one for one in comparison.versus if one.verdict != "not told apart"]
-    same = [one.cell for one in comparison.versus if one.verdict == "not told apart"]
+    told = [one for one in comparison.at_the_end if one.verdict != "not told apart"]
+    same = [one.cell for one in comparison.at_the_end if one.verdict == "not told apart"]
     lines = [
         f"{one.cell} is {one.verdict} than {comparison.reference}: {points(one.change)} points, p {equals(one.p)}."
         for one in told
@@ -119,7 +119,8 @@ def versus_table(comparison: Comparison) -> Table:
     rows = [
         {
             "cell": one.cell,
-            "final minus reference, points": points(one.change),
+            **({"iteration": str(one.at)} if one.at else {}),
+            "minus reference, points": points(one.change),
             "won": str(one.won),
             "lost": str(one.lost),
             "p (Holm)": probability(one.p),

@@ -67,12 +67,12 @@ class Member(Record):
 
 
 class Manifest(Record):
-    """study.json. `effects_at`: the iterations after which the values of the axes are compared; () = the last."""
+    """study.json. `compare_at`: the iterations after which cells and the values of axes are compared."""
 
     question: str
     reference: str
     members: tuple[Member, ...] = Field(min_length=1)
-    effects_at: tuple[int, ...] = ()
+    compare_at: tuple[int, ...] = ()
 
     def is_same_study(self, other: Manifest) -> bool:
         """Whether both have the same question, reference and runs, whatever an older version left out of the file."""
@@ -92,8 +92,8 @@ class Grid(Section):
         default_factory=dict, description="Values of a key, or named bundles of values; their product makes the cells."
     )
     cells: dict[str, Override] = Field(default_factory=dict, description="Further cells by name.")
-    effects_at: tuple[int, ...] = Field(
-        (), description="Iterations after which the values of each axis are compared; () = the last."
+    compare_at: tuple[int, ...] = Field(
+        (), description="Iterations after which cells and the values of axes are compared; () = the last."
     )
 
     def all_cells(self) -> dict[str, Override]:
@@ -218,7 +218,7 @@ def study(
         Member(cell=cell, seed=seed, folder=_folder(cell, seed), values=grid.values(cell)) for cell, seed in wanted
     )
     reference = grid.reference or members[0].cell
-    manifest = Manifest(question=grid.question, reference=reference, members=members, effects_at=grid.effects_at)
+    manifest = Manifest(question=grid.question, reference=reference, members=members, compare_at=grid.compare_at)
     wanted_now = part.of(members)
     _begin(out, manifest)
     stops: list[FailedRun] = []

@@ -87,3 +87,21 @@ def test_suites_that_chose_nothing_are_compared_at_the_end(tmp_path: Path) -> No
     assert (whole.suite, whole.starter.mean, whole.final.mean, whole.p) == ("test", 0.4, 0.6, None)
     assert (other.final.mean, other.p) == (0.8, 2 / 2**4)
     assert other.change.mean == pytest.approx(4 / 20)
+
+
+def test_cells_are_compared_after_the_iterations_that_the_study_names(tmp_path: Path) -> None:
+    make_run(tmp_path / "whole" / "seed-0")
+    path = make_run(tmp_path / "other" / "seed-0") / "iter-1" / "evaluations.jsonl"
+    worse = [r.model_copy(update={"success": 0.0}) if r.mode == "internalized" else r
+             for r in read_jsonl(path, EvalResult)]  # fmt: skip
+    write_jsonl(path, worse)
+    for folder in (path.parent, path.parents[1] / "iter-2"):
+        (folder / "diagnostics.jsonl").unlink()
+    without_digests(tmp_path / "other" / "seed-0")
+    members = tuple(Member(cell=cell, seed=0, folder=f"{cell}/seed-0") for cell in ("whole", "other"))
+    for asked, expected in (((1, 2), [(1, -20 / 40), (2, 0.0)]), ((), [(0, 0.0)]), ((9,), [(9, 0.0)])):
+        manifest = Manifest(question="?", reference="whole", members=members, compare_at=asked)
+        write_json(tmp_path / "study.json", manifest)
+        found = compare(tmp_path)
+        assert [(one.at, one.change.mean) for one in found.versus] == expected  # a study of two iterations ends there
+        assert [one.at for one in found.at_the_end] == [expected[-1][0]]

@@ -52,7 +52,7 @@ def found(
         ", ".join(cell): [Report(run, Info(seed)) for seed, run in enumerate(seeds) if run]
         for cell, seeds in solved.items()
     }
-    manifest = Manifest(question="?", reference=members[0].cell, members=tuple(members), effects_at=at)
+    manifest = Manifest(question="?", reference=members[0].cell, members=tuple(members), compare_at=at)
     return {(e.axis, e.iteration, e.others): e for e in effects(manifest, runs, 2)}
 
 
