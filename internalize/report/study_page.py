@@ -32,8 +32,8 @@ COMPARED = (
     "after its own), without experience in the prompt (a cell that trains nothing: with its pool). won, lost: tasks "
     "whose success over the seeds rose and fell. p: exact sign test over tasks, adjusted for the number of cells by "
     "Holm's method. seen from: the smallest difference that as many tasks and seeds, spread as these are, show with "
-    "power 0.8 at the strictest step of Holm's method (0.05 over the number of comparisons); a smaller one may exist. A "
-    "cell is called better or worse only if interval and test agree. With one seed that is a difference of two runs: "
+    "power 0.8 at the strictest step of Holm's method (0.05 over the number of comparisons); a smaller one may exist. "
+    "A cell is called better or worse only if interval and test agree. With one seed that is a difference of two runs: "
     "how much runs of one recipe vary is not in it."
 )
 CHOICES = (
