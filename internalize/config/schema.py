@@ -38,6 +38,9 @@ class RolloutConfig(Section):
     """The episodes of the policy without experience, from which new experience is extracted."""
 
     split: str = Field("train", description="Split of the environment that training tasks come from.")
+    order: Literal["shuffled", "given"] = Field(
+        "shuffled", description="How training tasks come: 'shuffled' by the seed, or as the environment gives them."
+    )
     tasks: Count = Field(48, description="Tasks an iteration, drawn without repetition while the split lasts.")
     attempts: int = Field(2, ge=1, le=64, description="Episodes a task.")
     max_steps: int = Field(9, ge=1, le=1000, description="Decisions before an episode is cut off.")

@@ -18,7 +18,7 @@ from internalize.runs import names
 
 
 class TaskPlan(NamedTuple):
-    """The tasks of a run: those of each suite, and the training split in its shuffled order."""
+    """The tasks of a run: those of each suite, and the training split in the order in which it is played."""
 
     env: Environment
     suites: dict[str, tuple[Task, ...]]
@@ -31,7 +31,7 @@ class TaskPlan(NamedTuple):
         return self.others.get(suite, self.env)
 
     def draw(self, config: Config, k: int, offset: int, count: int) -> list[Task]:
-        """`count` training tasks for iteration `k`: a window over the shuffled split, wrapping around."""
+        """`count` training tasks for iteration `k`: a window over the split, wrapping around."""
         start = (k - 1) * (config.rollout.tasks + config.distill.tasks) + offset
         size = len(self.training)
         return [self.training[(start + i) % size] for i in range(min(count, size))]
@@ -61,7 +61,8 @@ def plan_tasks(config: Config, environments: Callable[[EnvConfig], Environment])
     for final in settings.final_splits:
         both = f"in the final suite {final!r} and in {settings.split!r}, by which iterations are chosen"
         require_disjoint(suites[final], [task for name in (settings.split, *again) for task in suites[name]], both)
-    random.Random(config.seed).shuffle(training)
+    if config.rollout.order == "shuffled":
+        random.Random(config.seed).shuffle(training)
     return TaskPlan(env, suites, training, others, tuple(again))
 
 

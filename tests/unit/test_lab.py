@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import ModuleType
 
@@ -58,6 +59,13 @@ def test_tasks_of_few_signs_can_be_left_out(split: str) -> None:
     assert long == tuple(task for task in everything if len(env_family(task)) >= 3)
     assert 0 < len(long) <= len(everything)
     assert {task.family for task in Lab(least=3).tasks("train")} == {"errand", "journey", "tour", "round"}
+
+
+def test_training_tasks_can_come_family_by_family() -> None:
+    usual, stream = Lab().tasks("train"), Lab(stream=True).tasks("train")
+    assert sorted(task.id for task in usual) == sorted(task.id for task in stream)
+    assert [family for family, _ in itertools.groupby(stream, key=lambda task: task.family)] == list(world.FAMILIES)
+    assert Lab(stream=True).tasks("dev") == Lab().tasks("dev")
 
 
 def env_family(task: Task) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ class LabEpisode(AnswerEpisode):
 class Lab:
     """The environment. `domain` numbers its conventions: the right way at the same sign differs between domains.
 
-    `least`: tasks with fewer signs are left out, so that the policy succeeds by itself less often.
+    `least`: tasks with fewer signs are left out, so that the policy succeeds by itself less often. `stream`: the tasks of
+    `train` come family by family, which a run sees with `rollout.order = "given"`.
     """
 
     name = "lab"
@@ -73,13 +74,18 @@ class Lab:
         self,
         domain: Annotated[int, Field(ge=0, le=1_000_000)] = 0,
         least: Annotated[int, Field(ge=1, le=4)] = 1,
+        *,
+        stream: bool = False,
     ) -> None:
-        self._domain = domain
-        self._cached = cache(
-            lambda split: tuple(
-                task for task in world.tasks(domain, split, SIZES[split]) if world.signs(task.family) >= least
+        def drawn(split: str) -> tuple[Task, ...]:
+            found = [task for task in world.tasks(domain, split, SIZES[split]) if world.signs(task.family) >= least]
+            families = list(world.FAMILIES)
+            return tuple(
+                sorted(found, key=lambda t: families.index(t.family)) if stream and split == "train" else found
             )
-        )
+
+        self._domain = domain
+        self._cached = cache(drawn)
 
     def splits(self) -> tuple[str, ...]:
         """Names of the splits; `ood` has names and chains that the others lack."""
