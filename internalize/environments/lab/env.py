@@ -59,8 +59,8 @@ class LabEpisode(AnswerEpisode):
 class Lab:
     """The environment. `domain` numbers its conventions: the right way at the same sign differs between domains.
 
-    `least`: tasks with fewer signs are left out, so that the policy succeeds by itself less often. `stream`: the tasks of
-    `train` come family by family, which a run sees with `rollout.order = "given"`.
+    `least`: tasks with fewer signs are left out, so that the policy succeeds by itself less often. `stream`: the tasks
+    of `train` come family by family, which a run sees with `rollout.order = "given"`.
     """
 
     name = "lab"
@@ -79,10 +79,9 @@ class Lab:
     ) -> None:
         def drawn(split: str) -> tuple[Task, ...]:
             found = [task for task in world.tasks(domain, split, SIZES[split]) if world.signs(task.family) >= least]
-            families = list(world.FAMILIES)
-            return tuple(
-                sorted(found, key=lambda t: families.index(t.family)) if stream and split == "train" else found
-            )
+            if stream and split == "train":
+                found.sort(key=lambda task: list(world.FAMILIES).index(task.family))
+            return tuple(found)
 
         self._domain = domain
         self._cached = cache(drawn)
