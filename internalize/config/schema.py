@@ -25,6 +25,15 @@ from .serve import ServeConfig
 
 Count = Annotated[int, Field(ge=1, le=100_000)]
 _SHAPING = ("model", "answer_tokens", "body")  # fields of an endpoint that can change its answers
+# Keys that came later, with values under which everything is as before, so that a run that did not know them goes on.
+_AS_BEFORE: dict[str, tuple[tuple[str, JsonValue], ...]] = {
+    "model": (("quantize", "none"),),
+    "rollout": (("order", "shuffled"),),
+    "extract": (("independent", 1),),
+    "distill": (("own", False),),
+    "evaluate": (("at", []),),
+    "gate": (("most", 200), ("error", 0.05)),
+}
 
 
 class EnvConfig(Section):
@@ -366,10 +375,13 @@ def _shaping(dump: dict[str, Any]) -> dict[str, Any]:
         for name, endpoint in (dump.get("endpoints") or {}).items()
         if name in named
     }
-    rollout = {k: v for k, v in (found.get("rollout") or {}).items() if k != "require_success"}
-    extract = {k: v for k, v in (found.get("extract") or {}).items() if (k, v) != ("independent", 1)}  # as before
-    model = {k: v for k, v in (found.get("model") or {}).items() if (k, v) != ("quantize", "none")}  # as before
-    return found | {"endpoints": endpoints, "rollout": rollout, "extract": extract, "model": model}
+    sections = {
+        section: {key: value for key, value in held.items() if (key, value) not in _AS_BEFORE.get(section, ())}
+        for section, held in found.items()
+        if isinstance(held, dict)
+    }
+    sections["rollout"] = {k: v for k, v in sections.get("rollout", {}).items() if k != "require_success"}
+    return found | sections | {"endpoints": endpoints}
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -123,6 +123,19 @@ def test_where_a_run_works_is_no_part_of_the_digest() -> None:
     assert load_config(None, ["model.endpoint=v", *server]).digest != Config().digest
 
 
+def test_a_run_that_did_not_know_a_later_key_goes_on_under_its_default() -> None:
+    stored = Config().dump()
+    for section, key in LATER:
+        del stored[section][key]
+    assert Config().changed_from(stored) == []
+    for section, key in LATER:
+        value = {"order": "'given'", "own": "true", "at": "[3]", "most": "7", "error": "0.2"}[key]
+        assert load_config(None, [f"{section}.{key}={value}"]).changed_from(stored) == [f"{section}.{key}"]
+
+
+LATER = [("rollout", "order"), ("distill", "own"), ("evaluate", "at"), ("gate", "most"), ("gate", "error")]
+
+
 def test_a_run_of_the_old_layout_is_gone_on_with() -> None:
     stored = Config().dump()
     del stored["compute"]
