@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -31,13 +32,20 @@ class Lines:
         return written
 
     async def _write(self) -> None:
-        while self._waiting:
-            lines, self._waiting = self._waiting, []
-            try:
-                await asyncio.to_thread(append_jsonl, self._path, [record for record, _ in lines])
-            except Exception as error:  # noqa: BLE001 - each caller is told
+        """Write until nothing waits. A signal that ends the loop cancels this task too, while callers wait for it."""
+        lines: list[tuple[BaseModel, asyncio.Future[None]]] = []
+        try:
+            while self._waiting:
+                lines, self._waiting = self._waiting, []
+                records = [record for record, _ in lines]
+                # A future and no task: ending the loop cancels all tasks, and this write would be cut off unseen.
+                writing = asyncio.get_running_loop().run_in_executor(None, append_jsonl, self._path, records)
+                while not writing.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([writing])
+                error = writing.exception()
                 for _, written in lines:
-                    written.set_exception(error)
-            else:
-                for _, written in lines:
-                    written.set_result(None)
+                    written.set_exception(error) if error else written.set_result(None)
+        finally:  # something else ended this task: nobody may wait for ever
+            for _, written in (*lines, *self._waiting):
+                written.cancel()

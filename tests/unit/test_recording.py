@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -108,3 +110,47 @@ def test_what_ends_while_the_disk_is_waited_for_is_written_together(
     asyncio.run(record(source(), IDS, tmp_path / "e.jsonl"))
     assert sum(sizes) == len(IDS)
     assert len(sizes) < len(IDS)
+
+
+class Signal(KeyboardInterrupt):
+    """What a signal's handler raises between two steps of the loop."""
+
+
+def test_a_signal_while_a_record_is_written_ends_the_loop_and_keeps_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signal ends the loop from outside of every task; the loop then cancels all of them, the writer too."""
+    path, append = tmp_path / "t.jsonl", lines.append_jsonl
+    began = threading.Event()
+
+    def slowly(*given: Any) -> None:
+        began.set()
+        time.sleep(0.3)
+        append(*given)
+
+    monkeypatch.setattr(lines, "append_jsonl", slowly)
+
+    async def stage() -> None:
+        def handler() -> None:
+            if not began.is_set():
+                asyncio.get_running_loop().call_later(0.01, handler)
+                return
+            raise Signal
+
+        asyncio.get_running_loop().call_soon(handler)
+        await record(source(pause=5.0), [one.id for one in FIVE], path)
+
+    ended: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            asyncio.run(stage())
+        except BaseException as error:  # noqa: BLE001 - what ended it is looked at below
+            ended.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)  # lest a loop that waits for ever holds the tests up
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [type(error) for error in ended] == [Signal]
+    assert [one.id for one in read_jsonl(path, Trajectory)] == ["e0"]
