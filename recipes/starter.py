@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plain", action="store_true", help="the format only: no habits, no rules (--trees 300)")
+    parser.add_argument("--plain", action="store_true", help="the format only: no habits, no rules (--trees 240)")
     args = parser.parse_args()
     model, tokenizer = load_policy("builtin", "none", "cpu", "float32")
     renderer = TemplateRenderer(tokenizer, TOOL_FORMATS["bracket"])

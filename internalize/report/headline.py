@@ -128,10 +128,11 @@ def _limits(reports: Sequence[RunReport], change: Interval, before: Sequence[Sco
 
 
 def _nothing_yet(report: RunReport) -> str:
-    if report.finished:
+    if report.finished and report.last_measured:
         return f"None of the {report.finished} finished iterations was kept by the gate: the starter is the policy."
     line = report.starter.internalized if report.starter else None
-    nothing = "No iteration has finished yet: nothing can be said about learning."
+    yet = "been measured" if report.finished else "finished"
+    nothing = f"No iteration has {yet} yet: nothing can be said about learning."
     if line is None or line.success is None:
         return nothing
     return f"{nothing} The starter solves {100 * line.success.mean:.1f} % of {line.success.n} tasks of {line.suite}."

@@ -36,7 +36,7 @@ SIGNS = (
 )
 GATE = (
     "Success without experience, candidate minus rival, on the same tasks. A candidate is not kept when interval and "
-    "exact test both say it is worse."
+    "exact test both say it is worse; under 'confirm' when further tasks do, whose difference is then shown."
 )
 REDACTED = "Removed before text reached an endpoint, the pool or training; the files of the run keep what happened."
 REPRODUCE = "The same config, seed and versions on the same machine give the same run. The config is also in run.json."

@@ -63,7 +63,8 @@ class Settings(_Loose):
     @property
     def suites(self) -> tuple[str, ...]:
         """Names of every suite the run measures at any time."""
-        return (self.suite, *self.final, *self.further, *names.again(self.suite, self.tasks, self.confirmed))
+        again = names.again(self.suite, self.tasks, self.confirmed) if self.gate == "confirm" else ()
+        return (self.suite, *self.final, *self.further, *again)
 
 
 class _PoolItems(_Loose):

@@ -65,7 +65,8 @@ async def _confirmed(run: Run, candidate: Checkpoint, pool: ExperiencePool, susp
 
     These tasks did not choose the rival, so its luck on the others does not count against the candidate.
     """
-    k, rival, settings = candidate.iteration, suspected.rival or 0, run.config.gate
+    assert suspected.rival is not None, "what is suspected was compared"
+    k, rival, settings = candidate.iteration, suspected.rival, run.config.gate
     before, after = dict[str, float | None](), dict[str, float | None]()
     error, known = settings.error / run.config.iterations, None  # all iterations together: gate.error
     for suite in run.plan.again:

@@ -66,7 +66,8 @@ class RecordedRun:
     def trajectories(self, k: int, kind: StageKind | None = None) -> tuple[Trajectory, ...]:
         """The episodes of iteration `k` of one kind: "rollout", "collect" or "episodes" (evaluations); None = all."""
         folder, settings = self._folder(k), self.config.evaluate
-        again = names.again(settings.split, settings.tasks, self.config.gate.most)
+        gate = self.config.gate
+        again = names.again(settings.split, settings.tasks, gate.most) if gate.rule == "confirm" else ()
         suites = (settings.split, *settings.further, *settings.final_splits, *again)
         stages = (*names.learning(folder, k), *names.measuring(folder, k, suites))
         files = [folder / names.episodes(stage) for stage in stages if kind in {None, stage.kind}]

@@ -28,7 +28,7 @@ from .teachers import TrainItem
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
-Row = tuple[tuple[int | None, TrainItem], ...]  # items that run one by one, with their numbers; None: not measured
+Row = tuple[tuple[int | None, TrainItem], ...]  # items of a step, with their numbers; None: not measured
 
 
 def processes() -> int:
