@@ -20,7 +20,6 @@ from internalize.evaluation.stats import (
     mean_runs,
     paired_difference_runs,
     sign_test,
-    task_means,
     won_and_lost,
 )
 from internalize.records import Mode, Record
@@ -30,6 +29,7 @@ from internalize.stages.study import STUDY, Manifest, Member
 
 from .costs import Costs
 from .effects import Effect, effects
+from .paired import Paired, over_runs
 from .run_report import RunReport, load
 from .signs import Diagnosis, diagnose
 
@@ -57,7 +57,7 @@ class Curve(Record):
         return len(self.internalized) - 1
 
 
-class Versus(Record):
+class Versus(Paired):
     """A cell minus the reference cell, paired by task and seed, after iteration `at`; 0 = the last that both have.
 
     A cell that has fewer iterations by its recipe is compared at its own last one, and one that trains nothing by what
@@ -66,18 +66,9 @@ class Versus(Record):
 
     cell: str
     at: int = 0
-    change: Interval
     won: int
     lost: int
-    p: float  # exact sign test on tasks, their seeds averaged; Holm-adjusted over the cells
     detectable: float  # stats.detectable_difference for as many comparisons as the study makes
-
-    @property
-    def verdict(self) -> str:
-        """What may be said."""
-        if self.change.excludes_zero and self.p < 0.05:
-            return "better" if self.change.mean > 0 else "worse"
-        return "not told apart"
 
 
 class FinalSuite(Record):
@@ -224,7 +215,7 @@ def _finals(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: 
             ours = {r.info.seed: _ended(r, suite) for r in done[row.cell] if r.info.seed in theirs}
             pairs = [theirs[seed] for seed in ours], [*ours.values()]
             if row.cell != reference and ours and (change := paired_difference_runs(*pairs, resamples)):
-                compared.append((row, change, won_and_lost(*map(_over_seeds, pairs))))
+                compared.append((row, change, won_and_lost(*map(over_runs, pairs))))
             else:
                 yield row
         adjusted = holm([sign_test(*counts) for _, _, counts in compared])
@@ -256,7 +247,7 @@ def _versus(runs: Mapping[str, Sequence[RunReport]], reference: str, resamples: 
         for cell, before, after in pairs
         if (change := paired_difference_runs(before, after, resamples))
     ]
-    counts = [won_and_lost(_over_seeds(before), _over_seeds(after)) for _, before, after, _ in compared]
+    counts = [won_and_lost(over_runs(before), over_runs(after)) for _, before, after, _ in compared]
     adjusted = holm([sign_test(*count) for count in counts])
     return tuple(
         Versus(
@@ -291,8 +282,3 @@ def _paired(
     before: list[Scores] = [report.scores(report.kept_at(ends[0]), report.mode) for report, _ in both]
     after: list[Scores] = [report.scores(report.kept_at(ends[1]), mode) for _, report in both]
     return cell if mode == "internalized" else f"{cell} (with pool)", before, after
-
-
-def _over_seeds(runs: Sequence[Scores]) -> Scores:
-    """Mean score of each task over the seeds that scored it: tasks, not episodes, are what is sampled."""
-    return task_means((task, score) for run in runs for task, score in run.items())

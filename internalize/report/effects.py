@@ -10,24 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from internalize.evaluation.stats import (
-    Interval,
-    Scores,
-    holm,
-    paired_difference_runs,
-    sign_test,
-    task_means,
-    won_and_lost,
-)
-from internalize.records import Record
+from internalize.evaluation.stats import Scores, holm, paired_difference_runs, sign_test, won_and_lost
 from internalize.stages.study import Manifest
 
+from .paired import Paired, over_runs
 from .run_report import RunReport
 
 Others = Literal["average", "reference"]  # what the other axes are
 
 
-class Effect(Record):
+class Effect(Paired):
     """Success with `value` minus success with `against`, without experience in the prompt, after `iteration`."""
 
     axis: str
@@ -36,15 +28,6 @@ class Effect(Record):
     others: Others
     iteration: int
     seeds: int
-    change: Interval
-    p: float
-
-    @property
-    def verdict(self) -> str:
-        """What may be said: interval and test must agree."""
-        if self.change.excludes_zero and self.p < 0.05:
-            return "better" if self.change.mean > 0 else "worse"
-        return "not told apart"
 
 
 class _Pairs(NamedTuple):
@@ -102,7 +85,7 @@ def _effect(
     seeds = sorted(set.intersection(*reached)) if reached else []
     for side in zip(*pairs.cells, strict=True):
         reports = [[by_seed[cell][seed] for cell in side] for seed in seeds]
-        sides.append([_mean([report.scores(report.kept_at(iteration)) for report in row]) for row in reports])
+        sides.append([over_runs([report.scores(report.kept_at(iteration)) for report in row]) for row in reports])
     change = paired_difference_runs(sides[1], sides[0], resamples) if seeds else None
     if change is None:
         return None
@@ -114,10 +97,5 @@ def _effect(
         iteration=iteration,
         seeds=len(seeds),
         change=change,
-        p=sign_test(*won_and_lost(_mean(sides[1]), _mean(sides[0]))),
+        p=sign_test(*won_and_lost(over_runs(sides[1]), over_runs(sides[0]))),
     )
-
-
-def _mean(runs: Sequence[Scores]) -> Scores:
-    """The mean score of each task over several runs."""
-    return task_means((task, score) for run in runs for task, score in run.items())
