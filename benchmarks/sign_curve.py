@@ -1,13 +1,14 @@
 """What warning signs are worth: how many collapses each sees in time, against how often it warns of none.
 
-    python -m benchmarks.sign_curve docs/records/lab_grid docs/records/lab_sceptic
-    python -m benchmarks.sign_curve docs/records/lab_grid --figure docs/figures/sign_curve.png
+    python -m benchmarks.sign_curve docs/records/lab_signs docs/records/lab_sceptic docs/records/lab_better
+    python -m benchmarks.sign_curve docs/records/lab_signs --figure sign_curve.png
 
-Reads packed runs, as `internalize study --records` writes them. A run collapses where its success fell for good
-(`evaluation/collapse.py`). In time: of the runs that collapse, those in which the sign fired in an earlier iteration.
-False alarms: of the runs that never do, those in which it fired at all. A sign with a threshold is computed anew at
-`FACTORS` times its default, which makes its curve; the others are one point. Seen: the area under the curve, 0.5 for a
-sign that knows nothing. An area of few runs is not sure: its interval is a bootstrap over runs of both kinds.
+Reads packed runs, as `internalize study --records` writes them; `lab_signs` has runs of lab_grid.toml that were measured
+after every iteration. A run collapses where its success fell for good (`evaluation/collapse.py`). In time: of the runs
+that collapse, those in which the sign fired in an earlier iteration. False alarms: of the runs that never do, those in
+which it fired at all. A sign with a threshold is computed anew at `FACTORS` times its default, which makes its curve;
+the others are one point. Seen: the area under the curve, 0.5 for a sign that knows nothing. An area of few runs is not
+sure: its interval is a bootstrap over runs of both kinds.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main(records: tuple[Path, ...], figure: Path | None) -> None:
     random = np.random.default_rng(0)
     click.echo(render_part(Table([row(fell, held, name, random) for name in names], text=("sign", "where"))))
     if figure:
-        save(figure, lambda axes: draw(axes, fell, held, names[:DRAWN]), (6.4, 4.8))
+        save(figure, lambda drawn: draw(drawn, fell, held, names[:DRAWN]), (6.4, 4.8))
 
 
 def reports(folder: Path) -> Iterator[RunReport]:

@@ -57,7 +57,7 @@ class ServerPolicy:
     def __init__(
         self, client: EndpointClient, config: Config, renderer: Renderer, starter: str, abilities: Abilities
     ) -> None:
-        self._client, self._config, self._renderer, self.abilities = client, config, renderer, abilities
+        self._client, self._config, self.renderer, self.abilities = client, config, renderer, abilities
         self._starter = starter
         self._adapters = Adapters(client)
         # Only if a model with native calls learns from it, whose prompts have no description of the tools either.
@@ -87,7 +87,7 @@ class ServerPolicy:
     def way(self) -> str:
         """How calls are written there, as a label for people."""
         if self.abilities.tokens:
-            return self._renderer.way
+            return self.renderer.way
         return "by the server" if self.native else text_name(self._config.model.protocol)
 
     async def compare(self, own: OwnModel, root: Path) -> str:
@@ -142,7 +142,7 @@ class ServerPolicy:
 
     async def _difference(self, own: OwnModel, checkpoint: str) -> float:
         """Mean absolute difference of log-probabilities over tokens sampled by the server, nats; nan: none."""
-        ids = self._renderer.tokenizer.encode(_SAMPLE, add_special_tokens=False)[:40]
+        ids = self.renderer.tokenizer.encode(_SAMPLE, add_special_tokens=False)[:40]
         sampling, engine = Sampling(max_tokens=_SAMPLED, temperature=1.0), self._engine(checkpoint)
         found = list[float]()
         for seed, end in enumerate((len(ids) // 3, len(ids) // 2, len(ids))):
@@ -194,7 +194,7 @@ class ServerPolicy:
             form, context = text_format(settings.protocol), settings.max_context
             return ChatAgent(chat, form, limits, context, wave, judge, native=self.native)
         engine = self._engine(checkpoint)
-        return TokenAgent(engine, self._renderer, limits, settings.max_context, wave, judge, independent=True)
+        return TokenAgent(engine, self.renderer, limits, settings.max_context, wave, judge, independent=True)
 
     def _engine(self, checkpoint: str) -> Engine:
         limits, api = self._config.rollout, self.abilities.tokens
@@ -202,7 +202,7 @@ class ServerPolicy:
         sampling = Sampling(max_tokens=limits.max_action_tokens, temperature=limits.temperature)
         model, room = "" if checkpoint == self._starter else checkpoint, self._config.model.max_context
         engines = [
-            ServerEngine(server, self._renderer, api, sampling=sampling, max_context=room, model=model)
+            ServerEngine(server, self.renderer, api, sampling=sampling, max_context=room, model=model)
             for server in self._servers(checkpoint)
         ]
         return engines[0] if len(engines) == 1 else ReplicaEngine(engines)
