@@ -4,11 +4,11 @@
     python -m benchmarks.sign_curve docs/records/lab_signs --figure sign_curve.png
 
 Reads packed runs, as `internalize study --records` writes them; `lab_signs` has runs of lab_grid.toml that were
-measured after every iteration. A run collapses where its success fell for good (`evaluation/collapse.py`). In time: of
-the runs that collapse, those in which the sign fired in an earlier iteration. False alarms: of the runs that never do, those in
-which it fired at all. A sign with a threshold is computed anew at `FACTORS` times its default, which makes its curve;
-the others are one point. Seen: the area under the curve, 0.5 for a sign that knows nothing. An area of few runs is not
-sure: its interval is a bootstrap over runs of both kinds.
+measured after every iteration. A run collapses where its success fell for good (`evaluation/collapse.py`). In time:
+of the runs that collapse, those in which the sign fired in an earlier iteration. False alarms: of the runs that never
+do, those in which it fired at all. A sign with a threshold is computed anew at `FACTORS` times its default, which
+makes its curve; the others are one point. Seen: the area under the curve, 0.5 for a sign that knows nothing. An area
+of few runs is not sure: its interval is a bootstrap over runs of both kinds.
 """
 
 from __future__ import annotations
