@@ -74,6 +74,9 @@ class _PoolItems(_Loose):
 class IterationReport(Observed):
     """One iteration: the policy after `number` updates on the main suite, and what the iteration made."""
 
+    pool: tuple[Experience, ...] | None = None
+    training: TrainSummary | None = None
+    drift: Drift | None = None
     milder: TrainSummary | None = Field(None, description="Of a second candidate that was trained anew.")
     costs: Costs = Costs()
     decision: Decision | None = None
@@ -217,7 +220,7 @@ def load(run_dir: Path, limits: Thresholds = Thresholds()) -> RunReport:  # noqa
     for k in sorted(done):
         noted = [Costs.noted(mark) for mark in marks if mark.stage.iteration == k and (mark.seconds or mark.memory)]
         iteration = _iteration(report, k, folders.get(k), files, behaviour, noted)
-        now = cautions(report.iterations, iteration, report.entities, limits)
+        now = cautions(report.iterations, iteration, limits)
         iteration = iteration.model_copy(update={"cautions": now})
         report = report.model_copy(update={"iterations": (*report.iterations, iteration)})
     return report

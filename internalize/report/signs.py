@@ -18,31 +18,15 @@ from .run_report import RunReport
 from .text import NOTHING, change_words
 
 MOST_NAMED = 3  # runs named in a cell of a table
-WHERE: dict[Mode | None, str] = {"internalized": "without the pool", "in_context": "with the pool", None: NOTHING}
+WHERE: dict[Mode, str] = {"internalized": "without the pool", "in_context": "with the pool"}
 
-
-# What helps against each sign, in keys of the recipe.
+# What helps against each, in keys of the recipe.
 ADVICE = {
-    "premature_rise": "show experience step by step (inject.pattern = 'stepwise') and train off-policy",
-    "truncated_rise": "look at the episodes; allow more steps, or train on successes only (distill.filter = 'success')",
-    "invalid_rise": "lower distill.lr or distill.epochs; look at how calls are written (model.protocol)",
-    "turns_growth": "train off-policy (distill.generator = 'teacher') on successes only",
-    "length_growth": "train off-policy (distill.generator = 'teacher'), or lower rollout.max_action_tokens",
-    "nll_shrink": "lower distill.lr or distill.epochs, or stay near the starter (distill.kl_anchor)",
-    "entropy_shrink": "lower distill.lr or distill.epochs, or stay near the starter (distill.kl_anchor)",
-    "kl_to_base": "lower distill.lr, or stay near the starter (distill.kl_anchor)",
-    "forgetting": "stay near the starter (distill.kl_anchor), or replay earlier examples (distill.replay)",
-    "suite_forgotten": "replay earlier examples (distill.replay), or stay near the starter (distill.kl_anchor)",
-    "least_strategy": "extract principles (extract.granularity = 'principle'), or another writer (extract.source)",
-    "most_leak": "extract principles (extract.granularity = 'principle'), or another writer (extract.source)",
-    "most_rejected": "choose easier tasks, more attempts (distill.attempts), or a stronger model",
-    "accepted_fall": "look at the pool: what was added last may harm (extract.retire)",
-    "malformed_rise": "lower distill.lr or distill.epochs; look at how calls are written (model.protocol)",
     "repeated_rise": "train on successes only, and lower distill.epochs",
-    "spread_shrink": "look at the pool and the selector: the same few items are shown everywhere",
+    "suite_forgotten": "replay earlier examples (distill.replay), or stay near the starter (distill.kl_anchor)",
     "below_starter": "use a gate (gate.rule = 'confirm'), or lower distill.lr",
-    "pool_hurts": "let items that harm go (extract.retire), or show fewer (inject.k)",
-    "pool_hurts_twice": "train in context too (distill.in_context), or let items that harm go (extract.retire)",
+    "pool_hurts": "let items that harm go (extract.retire), show fewer (inject.k), or train in context too "
+    "(distill.in_context)",
 }
 
 
@@ -120,17 +104,17 @@ def leads_table(found: Sequence[Diagnosis]) -> Table:
     return Table(rows, text=("sign", "where", "first fired"))
 
 
-def lead_of(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> list[int]:
+def lead_of(found: Sequence[Diagnosis], name: str, mode: Mode) -> list[int]:
     """Iterations from the first firing of a sign to the collapse, for each collapsed run where it fired in time."""
     fired = [(one.collapse, _sign(one, name, mode)) for one in found]
     return [c.iteration - s.iterations[0] for c, s in fired if c and s and s.iterations[0] < c.iteration]
 
 
-def _sign(found: Diagnosis, name: str, mode: Mode | None) -> Sign | None:
+def _sign(found: Diagnosis, name: str, mode: Mode) -> Sign | None:
     return next((s for s in found.signs if (s.name, s.mode) == (name, mode)), None)
 
 
-def _first(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
+def _first(found: Sequence[Diagnosis], name: str, mode: Mode) -> str:
     fired = [(one.run, s) for one in found if (s := _sign(one, name, mode))]
     if len(fired) > MOST_NAMED:
         return f"{len(fired)} runs, at {ranges(sorted({s.iterations[0] for _, s in fired}))}"
@@ -144,7 +128,7 @@ def _lead(leads: Sequence[int], found: Sequence[Diagnosis]) -> str:
     return f"{', '.join(map(str, leads)) or 'none'} (in time in {len(leads)} of {collapsed})"
 
 
-def _alarms(found: Sequence[Diagnosis], name: str, mode: Mode | None) -> str:
+def _alarms(found: Sequence[Diagnosis], name: str, mode: Mode) -> str:
     """How many iterations of runs without a collapse fired the sign, of all their iterations."""
     whole = [one for one in found if one.collapse is None]
     fired = [s for one in whole if (s := _sign(one, name, mode))]

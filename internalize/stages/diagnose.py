@@ -17,11 +17,8 @@ from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.diagnostics import Diagnostics, measured
 from internalize.evaluation.metrics import Group, group_of, own_line
 from internalize.evaluation.signs import Caution, Observed, cautions
-from internalize.experience.lint import Names
-from internalize.experience.pool import load_pool
-from internalize.records import Drift, EvalResult, Mode, TrainSummary, Trajectory
+from internalize.records import EvalResult, Mode
 from internalize.runs import names
-from internalize.runs.readers import record
 from internalize.runs.store import read_jsonl, write_jsonl
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +29,6 @@ class Diagnosis:
 
     def __init__(self, path: Path, config: Config, suites: Iterable[str]) -> None:
         self.path, self.config, self.suites = path, config, tuple(suites)
-        self._names, self._read = Names(), set[int]()
         self._warned: set[tuple[object, ...]] = set()
 
     def update(
@@ -64,45 +60,28 @@ class Diagnosis:
     def warn(self, found: Sequence[Diagnostics], k: int) -> None:
         """Log the signs of iteration `k` that the one before did not show, while the user can still stop the run."""
         history = [self._observe(found, number) for number in range(k + 1)]
-        entities = self._entities(k)
-        before = {_sign(c) for c in cautions(history[: k - 1], history[k - 1], entities)}
-        for caution in cautions(history[:k], history[k], entities):
+        before = {_sign(c) for c in cautions(history[: k - 1], history[k - 1])}
+        for caution in cautions(history[:k], history[k]):
             if _sign(caution) not in before and (k, *_sign(caution)) not in self._warned:
                 self._warned.add((k, *_sign(caution)))
                 _LOG.warning("iteration %d: %s (%s)", k, caution.message, caution.sign)
 
     def _observe(self, found: Sequence[Diagnostics], k: int) -> Observed:
-        folder, settings = self.path / names.iteration(k), self.config.evaluate
+        settings = self.config.evaluate
         lines = {group_of(one.metrics): one for one in found}
         metrics = [one.metrics for one in found]
         own: dict[Mode, Diagnostics] = {
             mode: lines[group_of(line)] for mode in names.MODES if (line := own_line(metrics, settings.split, mode, k))
         }
         further = (own_line(metrics, suite, "internalized", k) for suite in settings.further)
-        pool = folder / names.POOL
         return Observed(
             number=k,
             internalized=own["internalized"].metrics if "internalized" in own else None,
             in_context=own["in_context"].metrics if "in_context" in own else None,
             further=tuple(line for line in further if line),
             behaviour={mode: one.behaviour for mode, one in own.items() if one.behaviour},
-            pool=load_pool(pool).items if pool.exists() else None,
-            training=record(folder / names.TRAINING, TrainSummary),
-            drift=record(folder / names.DRIFT, Drift),
         )
 
-    def _entities(self, last: int) -> frozenset[str]:
-        """Names that belong to single tasks; the episodes of earlier iterations are read once."""
-        for k, folder in names.iterations(self.path, last).items():
-            if k in self._read:
-                continue
-            for stage in (*names.learning(folder, k), *names.measuring(folder, k, self.suites)):
-                for trajectory in read_jsonl(folder / names.episodes(stage), Trajectory):
-                    self._names.add(trajectory)
-            if k < last:
-                self._read.add(k)
-        return self._names.of_tasks()
 
-
-def _sign(caution: Caution) -> tuple[str, Mode | None, str]:
+def _sign(caution: Caution) -> tuple[str, Mode, str]:
     return caution.sign, caution.mode, caution.suite

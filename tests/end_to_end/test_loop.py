@@ -2,10 +2,10 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from internalize import loop
 from internalize.config.schema import Config, load_config
@@ -15,14 +15,15 @@ from internalize.errors import ConfigError, UserError
 from internalize.evaluation.behaviour import Behaviour
 from internalize.evaluation.diagnostics import Diagnostics
 from internalize.evaluation.metrics import SuiteMetrics, gathered, iteration_metrics
+from internalize.evaluation.signs import Caution, Observed
 from internalize.experience.extract.session import ExtractionInput
 from internalize.experience.pool import load_pool
-from internalize.records import EvalResult, Experience, PoolEdit, TrainSummary, Trajectory
+from internalize.records import EvalResult, Experience, PoolEdit, Trajectory
 from internalize.report.panels import panels
 from internalize.report.run_page import iterations_table
 from internalize.report.run_report import load as load_report
 from internalize.runs.store import read_jsonl, write_jsonl
-from internalize.stages import learn
+from internalize.stages import diagnose
 from internalize.stages import run as stages
 from internalize.stages.backends import in_process
 from internalize.training.policy import LocalPolicy
@@ -157,16 +158,16 @@ def test_further_suites_are_measured_at_every_iteration_and_forgetting_is_told(t
 def test_a_sign_is_told_when_it_first_fires_and_not_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write = learn.write_json
+    def firing(earlier: Sequence[Observed], now: Observed) -> tuple[Caution, ...]:  # after every iteration
+        raised = Caution(
+            sign="pool_hurts", iteration=now.number, suite="dev", mode="in_context", value=-1, message="so"
+        )
+        return (raised,) if now.number else ()
 
-    def rejecting(path: Path, record: BaseModel) -> None:  # no episode is accepted in either iteration
-        changed = {"accepted": 0, "rejected": 10} if isinstance(record, TrainSummary) else {}
-        write(path, record.model_copy(update=changed))
-
-    monkeypatch.setattr(learn, "write_json", rejecting)
+    monkeypatch.setattr(diagnose, "cautions", firing)
     run(tmp_path / "run")
-    assert [record.getMessage() for record in caplog.records if "most_rejected" in record.getMessage()] == [
-        "iteration 1: 100% of 10 trajectories were rejected (most_rejected)"
+    assert [record.getMessage() for record in caplog.records if "pool_hurts" in record.getMessage()] == [
+        "iteration 1: so (pool_hurts)"
     ]
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from internalize.evaluation.signs import weight_cautions
 from internalize.inference.renderer import TemplateRenderer
 from internalize.inference.tool_formats import TOOL_FORMATS
-from internalize.records import Drift, Message, Trajectory
+from internalize.records import Message, Trajectory
 from internalize.training.adapter import new_adapter
 from internalize.training.drift import drift, held_out_nll
 from internalize.training.examples import build_example
@@ -81,13 +80,3 @@ def test_no_episode_is_no_zero(renderer: TemplateRenderer) -> None:
     found = drift(model, renderer, [], start, 1, "c")
     assert (found.entropy, found.kl_to_base, found.tokens) == (None, None, 0)
     assert found.held_out_nll == held_out_nll(model, renderer)
-
-
-def test_cautions_by_hand() -> None:
-    starter = Drift(iteration=0, checkpoint="a", tokens=9, entropy=0.8, kl_to_base=0.0, held_out_nll=3.0)
-    near = starter.model_copy(update={"kl_to_base": 0.5, "held_out_nll": 3.0625, "entropy": 0.25})
-    assert weight_cautions(starter, near, 1) == ()
-    far = starter.model_copy(update={"kl_to_base": 0.51, "held_out_nll": 3.2, "entropy": 0.19})
-    assert [c.sign for c in weight_cautions(starter, far, 1)] == ["kl_to_base", "forgetting", "entropy_shrink"]
-    blank = starter.model_copy(update={"kl_to_base": None, "entropy": None})
-    assert weight_cautions(starter, blank, 1) == ()

@@ -17,7 +17,7 @@ from internalize.report.costs import Costs
 from internalize.report.episodes import LEARNED, SAME, UNLEARNED
 from internalize.report.headline import summary
 from internalize.report.run_page import run_page
-from internalize.report.run_report import RunReport, load
+from internalize.report.run_report import RunReport, changes, load
 from internalize.runs.names import REDACTIONS
 from internalize.runs.store import RunInfo, append_jsonl, read_jsonl, write_json, write_jsonl
 from tests.steps import act, step
@@ -205,10 +205,10 @@ def test_tables_fit_a_terminal_of_80_columns(run):
 
 
 def test_cautions_reach_both_reports(run):
-    rows = [r.model_copy(update={"turns": 9}) if r.iteration == 2 else r for r in load(run).results]
+    rows = [r.model_copy(update={"success": 0.0}) if r.mode == "internalized" else r for r in load(run).results]
     write_jsonl(run / "iter-2" / "evaluations.jsonl", [r for r in rows if r.iteration == 2])
     remeasure(run)
-    said = "turns per episode grew from 4.0 to 9.0"
+    said = "success is 40.0 points below the starter's"
     report = load(run)
     assert said in printed(report)
     assert said in written(report)
@@ -334,8 +334,8 @@ def test_names_of_single_tasks_count_as_leaks(run):
     leaky = item("Never ask for Mount_Sabu.html twice.")
     write_jsonl(run / "iter-1" / "rollouts.jsonl", [solved.model_copy(update={"steps": (answer,)})])
     write_json(run / "iter-2" / "pool.json", PoolFile(cap=50, items=(leaky,)))
-    final = load(run).iterations[2]
-    assert [caution.sign for caution in final.cautions if caution.sign == "most_leak"] == ["most_leak"]
+    report = load(run)
+    assert changes(report.iterations, report.entities)[-1].health.leak_share == 1.0
 
 
 def test_time_is_counted_by_kind_of_stage():

@@ -45,21 +45,23 @@ def test_the_best_may_be_the_starter_and_nothing_measured_is_no_collapse():
     assert collapse([(0, {"a": None}), (1, {"a": None})]) is None
 
 
-def caution(sign, iteration, mode=None):
-    return Caution(sign=sign, iteration=iteration, mode=mode, value=1.0, threshold=0.5, message=f"{sign} {iteration}")
+def caution(sign, iteration, mode="internalized"):
+    return Caution(
+        sign=sign, iteration=iteration, suite="dev", mode=mode, value=1.0, message=f"{sign} {iteration}"
+    )  # fmt: skip
 
 
 def test_signs_are_gathered_by_mode_and_sorted_by_their_first_firing():
     found = signs(
         [
-            caution("b", 2, "internalized"),
+            caution("b", 2),
             caution("a", 1),
-            caution("b", 3, "internalized"),
+            caution("b", 3),
             caution("b", 3, "in_context"),
         ]
     )
     assert [(s.name, s.mode, s.iterations) for s in found] == [
-        ("a", None, (1,)),
+        ("a", "internalized", (1,)),
         ("b", "internalized", (2, 3)),
         ("b", "in_context", (3,)),
     ]
@@ -80,18 +82,18 @@ def test_leads_and_false_alarms_by_hand():
         diagnosed("y", 4, caution("early", 3), caution("late", 4)),
         diagnosed("z", None, caution("early", 1), caution("early", 4), iterations=10),
     ]
-    assert lead_of(runs, "early", None) == [3, 1]
-    assert lead_of(runs, "late", None) == []
+    assert lead_of(runs, "early", "internalized") == [3, 1]
+    assert lead_of(runs, "late", "internalized") == []
     assert [tuple(row.values()) for row in leads_table(runs).rows] == [
-        ("early", "-", "2 (x), 3 (y), 1 (z)", "3, 1 (in time in 2 of 2)", "2 of 10 iterations"),
-        ("late", "-", "5 (x), 4 (y)", "none (in time in 0 of 2)", "0 of 10 iterations"),
+        ("early", "without the pool", "2 (x), 3 (y), 1 (z)", "3, 1 (in time in 2 of 2)", "2 of 10 iterations"),
+        ("late", "without the pool", "5 (x), 4 (y)", "none (in time in 0 of 2)", "0 of 10 iterations"),
     ]
 
 
 def test_many_runs_are_counted_and_not_named():
     runs = [diagnosed(str(n), None, caution("a", 1 + n % 2)) for n in range(4)]
     (row,) = leads_table(runs).rows
-    assert tuple(row.values()) == ("a", "-", "4 runs, at 1-2", "-", "4 of 20 iterations")
+    assert tuple(row.values()) == ("a", "without the pool", "4 runs, at 1-2", "-", "4 of 20 iterations")
 
 
 def test_ranges():
@@ -116,7 +118,7 @@ def test_a_run_directory_is_diagnosed(tmp_path):
     assert (found.collapse.iteration, found.collapse.best) == (2, 1)
     assert "collapsed at iteration 2, -40.0 points" in verdict(found)
     assert verdict(found).endswith("It is the last iteration: nothing shows that it stays.")
-    assert ("turns_growth", "internalized") in [(s.name, s.mode) for s in found.signs]
+    assert ("below_starter", "internalized") in [(s.name, s.mode) for s in found.signs]
     said = summary(load(tmp_path / "bad"))
     assert "From iteration 2 on it fell below that of iteration 1 (50.0 %) and stayed below: a collapse." in said
     well = diagnose(load(make_run(tmp_path / "well")))
@@ -141,5 +143,5 @@ def test_runs_and_studies_are_printed_together(tmp_path):
 
 def test_a_threshold_decides_which_signs_are_told(tmp_path, call):
     bad = collapsed_run(tmp_path / "bad")
-    assert "turns_growth" in call("diagnose", bad).out
-    assert "turns_growth" not in call("diagnose", bad, "--threshold", "turns_growth=100").out
+    assert "below_starter" in call("diagnose", bad).out  # 12 tasks lost, none won: 12 / sqrt(12) = 3.46
+    assert "below_starter" not in call("diagnose", bad, "--threshold", "level=0.0001").out  # 3.72 is needed
