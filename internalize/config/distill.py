@@ -39,7 +39,9 @@ class DistillConfig(Section):
 
     algorithm: str = Field("", description="Named algorithm that fills in the switches left open here; '' = none.")
     generator: Generator = Field(TeacherPlays(), description="Who plays: 'teacher' (off-policy) or 'student'.")
-    divergence: Divergence = Field(ForwardKL(), description="What is minimized: 'forward', 'reverse', 'js' or 'sft'.")
+    divergence: Divergence = Field(
+        ForwardKL(), description="What is minimized: 'forward', 'reverse', 'js', 'sft' or 'policy_gradient'."
+    )
     filter: Filter = Field("success", description="Which trajectories are trained on, and with which weight.")
     teacher: Teacher = Field(FrozenTeacher(), description="Whose weights teach: 'frozen', 'live', 'ema' or 'model'.")
     thoughts: Thoughts = Field(
@@ -95,7 +97,12 @@ class DistillConfig(Section):
     @property
     def asks_teacher(self) -> bool:
         """Whether the student is compared with a teacher's distributions."""
-        return self.divergence.kind != "sft"
+        return self.divergence.kind not in {"sft", "policy_gradient"}
+
+    @property
+    def signed(self) -> bool:
+        """Whether attempts worse than their task's mean are trained away from, instead of being left out."""
+        return self.divergence.kind == "policy_gradient"
 
     @field_validator("algorithm")
     @classmethod
@@ -119,23 +126,24 @@ class DistillConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> DistillConfig:
-        for problem in (*contradictions(self), *_without_use(self)):
+        for problem in (*contradictions(self), *_of_policy_gradient(self), *_without_use(self)):
             raise ValueError(problem)
         return self
 
 
 def contradictions(d: DistillConfig) -> Iterator[str]:
     """A sentence for each pair of switches that exclude each other although their kinds allow both."""
-    sft, rounds = not d.asks_teacher, f"distill.generator.refresh = {d.refresh}"
-    if sft and d.teacher.kind != "frozen":
-        yield f"distill.teacher = {d.teacher.kind!r} has no effect under distill.divergence = 'sft', which asks none"
+    alone, rounds = not d.asks_teacher, f"distill.generator.refresh = {d.refresh}"
+    if alone and d.teacher.kind != "frozen":
+        kind = d.divergence.kind
+        yield f"distill.teacher = {d.teacher.kind!r} has no effect under distill.divergence = {kind!r}, which asks none"
     if d.divergence.kind == "reverse" and d.divergence.support == "sampled" and not d.on_policy:
         yield "distill.divergence.support = 'sampled' is biased on another's tokens: set distill.generator = 'student'"
     if d.filter in {"advantage", "best_of_n"} and d.attempts < 2:
         yield f"distill.filter = {d.filter!r} compares the attempts of a task and needs distill.attempts of at least 2"
     if d.refresh and d.batch_tokens:
         yield f"{rounds} counts steps of distill.batch and excludes distill.batch_tokens = {d.batch_tokens}"
-    if d.in_context == "keep" and d.teacher.kind == "live" and not sft:
+    if d.in_context == "keep" and d.teacher.kind == "live" and not alone:
         yield "distill.in_context = 'keep' has no effect with distill.teacher = 'live', which then is the student"
     if d.in_context == "learn" and d.filter == "none":
         yield "distill.in_context = 'learn' teaches failures too under distill.filter = 'none'"
@@ -145,9 +153,24 @@ def contradictions(d: DistillConfig) -> Iterator[str]:
         yield f"distill.early_stop = {d.early_stop} compares epochs, of which {rounds} has one a round"
 
 
+def _of_policy_gradient(d: DistillConfig) -> Iterator[str]:
+    """Its ratio is that of the weights which play to those which are trained, and its weights have a sign."""
+    if not d.signed:
+        return
+    name = "distill.divergence = 'policy_gradient'"
+    if not d.on_policy:
+        yield f"{name} compares with the policy that played: set distill.generator = 'student'"
+    if d.filter != "advantage":
+        yield f"{name} needs distill.filter = 'advantage', which says what was better than the task's mean"
+    if d.in_context != "off":
+        yield f"{name} trains away from failures and excludes distill.in_context = {d.in_context!r}"
+    if d.replay:
+        yield f"{name} compares with the policy that played, which distill.replay = {d.replay} does not keep"
+
+
 def _without_use(d: DistillConfig) -> Iterator[str]:
     """A sentence for each pair of switches that leave nothing to learn, or nothing worth it."""
-    if not d.asks_teacher and (d.on_policy or d.own) and d.filter == "none":
+    if d.divergence.kind == "sft" and (d.on_policy or d.own) and d.filter == "none":
         whose = "distill.own = true" if d.own else "distill.generator = 'student'"
         yield f"distill.filter = 'none' teaches nothing under {whose}, distill.divergence = 'sft'"
     if not d.tasks and not d.own and d.epochs:

@@ -67,6 +67,13 @@ class CrossEntropy(Section):
     kind: Literal["sft"] = "sft"
 
 
+class PolicyGradient(Section):
+    """Reinforcement learning with a clipped ratio (arXiv 1707.06347, 2402.03300), without a teacher."""
+
+    kind: Literal["policy_gradient"] = "policy_gradient"
+    clip: float = Field(0.2, gt=0, lt=1, description="How far a token's probability may move before it is left alone.")
+
+
 class FrozenTeacher(Section):
     """The weights at the start of the iteration."""
 
@@ -94,7 +101,9 @@ class OtherTeacher(Section):
 
 
 Generator = Annotated[TeacherPlays | StudentPlays, Field(discriminator="kind")]
-Divergence = Annotated[ForwardKL | ReverseKL | JensenShannon | CrossEntropy, Field(discriminator="kind")]
+Divergence = Annotated[
+    ForwardKL | ReverseKL | JensenShannon | CrossEntropy | PolicyGradient, Field(discriminator="kind")
+]
 Thoughts = Literal["train", "mask", "drop"]  # what is learnt of a turn's thought
 Filter = Literal["success", "none", "advantage", "best_of_n"]
 Teacher = Annotated[FrozenTeacher | LiveTeacher | AveragedTeacher | OtherTeacher, Field(discriminator="kind")]

@@ -181,7 +181,8 @@ class Run:
         hidden = shown.model_copy(update={"pool": None})
         found = await self._play(stage, hidden if config.on_policy else shown, self.rounds(k)[number])
         own = await self.rollout(policy, k) if config.own else []
-        kept = in_turn(weighted(found, config.filter), weighted(own, config.filter))[: config.most or None]
+        sides = (weighted(side, config.filter, signed=config.signed) for side in (found, own))
+        kept = in_turn(*sides)[: config.most or None]
         played = sum(len(conversations(t)) for t in (*found, *own))
         self.rejected = played - len(kept) + (self.rejected if number else 0)
         counts = self.store.iteration(k) / names.REDACTIONS

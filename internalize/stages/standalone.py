@@ -265,7 +265,7 @@ def accepted(
 ) -> list[tuple[Trajectory, float]]:
     """The trajectories that pass the filter, with weights. Raises DataError if nothing can be learnt from them."""
     settings = config.distill
-    kept = weighted(found, settings.filter)
+    kept = weighted(found, settings.filter, signed=settings.signed)
     if not kept:
         raise DataError(f"{path}: none of {len(found)} trajectories passes the filter {settings.filter!r}")
     agree = settings.asks_teacher and settings.teacher.kind != "model" and not (pool and pool.items)

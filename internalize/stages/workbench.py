@@ -145,9 +145,8 @@ def distill(
     config = bench.config
     _refuse_measured(bench, trajectories)
     accepted(config, "trajectories", trajectories, pool)
-    kept = without_secrets(
-        weighted(trajectories, config.distill.filter), config.redact, bench.folder / names.REDACTIONS, "train"
-    )
+    kept = weighted(trajectories, config.distill.filter, signed=config.distill.signed)
+    kept = without_secrets(kept, config.redact, bench.folder / names.REDACTIONS, "train")
     out = next(name for n in count(1) if not (bench.folder / (name := f"{names.WEIGHTS}-{n}")).exists())
     spec = TrainSpec(
         config=config,

@@ -26,14 +26,16 @@ def conversations(trajectory: Trajectory) -> tuple[Trajectory, ...]:
     return (trajectory, *trajectory.branches)
 
 
-def weighted(trajectories: Iterable[Trajectory], keep: Filter) -> list[tuple[Trajectory, float]]:
+def weighted(
+    trajectories: Iterable[Trajectory], keep: Filter, *, signed: bool = False
+) -> list[tuple[Trajectory, float]]:
     """The conversations to train on, in their order, each with its episode's weight; unscored ones are left out.
 
     'success': score 1.0, weight 1. 'none': any score, weight 1. 'best_of_n': of each task the attempt with the
     highest score above 0, weight 1; of equals the one with the fewest action tokens, then the first. 'advantage':
     (score - mean) / standard deviation over the attempts of a task (arXiv 2402.03300), where that is above 0.
-    Attempts below 0 are left out: a divergence has no upper bound, so that a negative weight would reward wrecking the
-    distribution.
+    Attempts below 0 are left out unless `signed`: a divergence has no upper bound, so that a negative weight would
+    reward wrecking the distribution.
     """
     scored = [trajectory for trajectory in trajectories if trajectory.score is not None]
     attempts: dict[tuple[str, str, int], list[int]] = {}  # attempts at each task by the same policy
@@ -42,7 +44,11 @@ def weighted(trajectories: Iterable[Trajectory], keep: Filter) -> list[tuple[Tra
     weights = dict[int, float]()
     for places in attempts.values():
         weights |= zip(places, _WEIGHTS[keep]([scored[place] for place in places]), strict=True)
-    kept = [(trajectory, weights[place]) for place, trajectory in enumerate(scored) if weights[place] > 0]
+    kept = [
+        (trajectory, weights[place])
+        for place, trajectory in enumerate(scored)
+        if weights[place] > 0 or (signed and weights[place])
+    ]
     return [(part, weight) for trajectory, weight in kept for part in conversations(trajectory)]
 
 

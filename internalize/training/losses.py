@@ -38,13 +38,16 @@ class Divergence(NamedTuple):
 class Objective:
     """What is minimized, with the fields of the divergences in config/regime.py.
 
-    `kind` is a key of `DIVERGENCES`, or "sft" for cross-entropy with the action tokens, which needs no teacher.
+    `kind` is a key of `DIVERGENCES`, or "sft" for cross-entropy with the action tokens, which needs no teacher, or
+    "policy_gradient", whose teacher is the policy that played.
     """
 
     kind: str
     alpha: float = 0.5  # of "js"
     support: str = "full"  # "full", "topk" or "sampled"
     top_k: int = 64
+    clip: float = 0.2  # of "policy_gradient"
+    failed: bool = False  # of "policy_gradient": whether the weight of these tokens is negative
 
 
 class Anchor(NamedTuple):
@@ -102,6 +105,9 @@ def _loss(log_q: Tensor, log_p: Tensor | None, objective: Objective, ids_T: Tens
         assert ids_T is not None, "cross-entropy needs the action tokens"
         return -_at(log_q, ids_T)
     assert log_p is not None, "a divergence needs a teacher"
+    if objective.kind == "policy_gradient":
+        assert ids_T is not None, "a policy gradient needs the sampled tokens"
+        return clipped_ratio(_at(log_q, ids_T), _at(log_p, ids_T), objective)
     if objective.support == "sampled":
         assert ids_T is not None, "the sampled estimator needs the sampled tokens"
         return sampled_reverse_kl(_at(log_q, ids_T), _at(log_p, ids_T))
@@ -121,6 +127,17 @@ def sampled_reverse_kl(log_q_T: Tensor, log_p_T: Tensor) -> Tensor:
     """
     ratio_T = (log_q_T - log_p_T).detach()
     return ratio_T + ratio_T * (log_q_T - log_q_T.detach())
+
+
+def clipped_ratio(log_q_T: Tensor, log_p_T: Tensor, objective: Objective) -> Tensor:
+    """Minus the ratio q / p at sampled tokens, p the policy that played: [T], [T] -> [T].
+
+    Times an advantage A it is -min(r A, clip(r) A) of PPO (arXiv 1707.06347), so a token has no gradient any more once
+    its ratio went beyond 1 + clip where A is above 0, or below 1 - clip where it is below 0. This bound is what makes a
+    negative weight safe.
+    """
+    ratio_T = (log_q_T - log_p_T).exp()
+    return -(ratio_T.clamp(min=1 - objective.clip) if objective.failed else ratio_T.clamp(max=1 + objective.clip))
 
 
 def chunked_loss(  # noqa: PLR0913 - two references, each of hidden states and head

@@ -9,6 +9,7 @@ Dimensions: `_A` action tokens, `_D` hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ class PolicyWithLoss(nn.Module):
             hidden_AD,
             head(self.policy),
             item.packed.targets.to(device),
-            Objective("sft") if teacher_AD is None else self.objective,
+            Objective("sft") if teacher_AD is None else replace(self.objective, failed=item.weight < 0),
             teacher_TD=None if teacher_AD is None else teacher_AD.to(device),
             teacher_head=teacher_head,
             anchor=anchor,
@@ -152,9 +153,9 @@ class PolicyWithLoss(nn.Module):
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        """Mean over the held-out action tokens of the divergence at full support (of -log q for sft), in nats."""
+        """Mean over the held-out action tokens of the divergence at full support, or of -log q without one, in nats."""
         total, tokens = 0.0, 0
-        full = Objective(self.objective.kind, self.objective.alpha)
+        full = Objective("sft" if self.settings.signed else self.objective.kind, self.objective.alpha)
         for item in self.data.held_out:
             # In evaluation mode, whatever mode the student trains in.
             hidden_AD = teacher_hidden(self.policy, item.packed, self.data.scorer)

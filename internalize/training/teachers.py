@@ -101,6 +101,10 @@ def build_training_set(
     states: dict[int, Tensor] = {}
     teacher_head, nll = None, None
     moving = config.asks_teacher and config.teacher.kind in {"live", "ema"}
+    if config.signed:
+        played = replace(references, teacher_weights=None)  # the ratio is to the weights that played: the model's own
+        found, teacher_head, nll = _score(model, clean, config, played)
+        states = dict(enumerate(found))
     if config.asks_teacher:
         sample = range(min(SANE_SAMPLE, len(examples)) if moving else len(examples))
         asked = sorted({*held, *sample})

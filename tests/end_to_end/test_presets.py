@@ -31,7 +31,15 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_policy_gradient_is_trained_on_successes_and_failures(tmp_path: Path) -> None:
+    record = iterate(tmp_path / "run", "distill.algorithm=grpo")
+    weights = [e.weight for e in read_jsonl(tmp_path / "run" / "iter-1" / "train.jsonl", DistillExample)]
+    assert min(weights) < 0 < max(weights)
+    assert sum(weights) == pytest.approx(0, abs=1e-6)  # every attempt at a task is kept, and its advantages cancel
+    assert record.steps
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ALGORITHMS if name != "grpo"])
 def test_every_algorithm_lowers_its_divergence_on_held_out_states(algorithm: str, tmp_path: Path) -> None:
     record = iterate(tmp_path / "run", f"distill.algorithm={algorithm}", "distill.lr=2e-2", *CHANGES.get(algorithm, ()))
     assert record.held_out >= 2

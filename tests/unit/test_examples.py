@@ -166,6 +166,17 @@ def test_advantages_are_relative_to_the_attempts_of_the_task(renderer: TemplateR
     known = _attempts(renderer, [1.0, 1.0], "s")  # nothing to tell them apart
     found = weighted([*rare, *even, *known], "advantage")
     assert [(t.id, weight) for t, weight in found] == [("q0", pytest.approx(3**0.5)), ("r1", pytest.approx(1.0))]
+    signed = weighted([*rare, *even, *known], "advantage", signed=True)  # failures: (-1/4) / (sqrt(3)/4)
+    low = pytest.approx(-(3**-0.5))
+    assert [t.id for t, _ in signed] == ["q0", "q1", "q2", "q4", "r0", "r1"]
+    assert [weight for _, weight in signed] == [
+        pytest.approx(3**0.5),
+        low,
+        low,
+        low,
+        pytest.approx(-1),
+        pytest.approx(1),
+    ]
 
 
 def test_attempts_of_another_iteration_are_another_group(renderer: TemplateRenderer) -> None:

@@ -16,6 +16,7 @@ from internalize.training.losses import (
     Anchor,
     Objective,
     chunked_loss,
+    clipped_ratio,
     divergence,
     sampled_reverse_kl,
 )
@@ -24,6 +25,8 @@ KINDS = [*DIVERGENCES, "sft"]
 OBJECTIVES = [
     *(Objective(kind) for kind in KINDS),
     *(Objective(kind, 0.3, "topk", 5) for kind in DIVERGENCES),
+    Objective("policy_gradient"),
+    Objective("policy_gradient", clip=0.5, failed=True),
     Objective("reverse", support="sampled"),
 ]
 NAMES = [f"{o.kind}-{o.support}" for o in OBJECTIVES]
@@ -188,6 +191,29 @@ def test_the_sampled_estimator_is_unbiased_in_value_and_gradient() -> None:
     variance = (q * estimates.detach() ** 2).sum() - exact**2  # what its docstring says
     assert variance > 0
     assert sampled_reverse_kl(log_q, log_q).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "failed", "loss", "moves"),
+    [
+        (1.0, False, -1.0, True),
+        (1.15, False, -1.15, True),
+        (1.5, False, -1.2, False),  # what succeeded is likelier by more than the clip: left alone
+        (0.5, False, -0.5, True),  # less likely than it was played: raised
+        (1.0, True, -1.0, True),
+        (0.85, True, -0.85, True),
+        (0.5, True, -0.8, False),  # what failed is less likely by more than the clip: left alone
+        (1.5, True, -1.5, True),
+    ],
+)
+def test_a_policy_gradient_stops_at_its_clip(ratio: float, failed: bool, loss: float, moves: bool) -> None:  # noqa: FBT001
+    """PPO's min(r A, clip(r) A), divided by -A, with its gradient -r grad log q."""
+    log_p = torch.tensor([-2.0], dtype=torch.float64)
+    log_q = (log_p + math.log(ratio)).requires_grad_()
+    found = clipped_ratio(log_q, log_p, Objective("policy_gradient", failed=failed))
+    assert found.item() == pytest.approx(loss)
+    (gradient,) = torch.autograd.grad(found.sum(), log_q)
+    assert gradient.item() == pytest.approx(-ratio if moves else 0.0)
 
 
 def test_the_teacher_gets_no_gradient() -> None:

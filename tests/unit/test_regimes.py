@@ -16,6 +16,7 @@ from internalize.config.schema import Config, load_config
 from internalize.errors import ConfigError
 from internalize.runs.store import RunStore
 
+GRADIENT = ["divergence=policy_gradient", "generator=student", "filter=advantage", "attempts=4"]
 EXCLUDED = [
     (["divergence=sft", "teacher=ema"], "teacher = 'ema' has no effect under distill.divergence = 'sft'"),
     (["divergence=sft", "generator=student", "filter=none"], "filter = 'none' teaches nothing"),
@@ -23,6 +24,10 @@ EXCLUDED = [
     (["own=true", "generator={kind='student', refresh=2}"], "own = true adds episodes of older weights"),
     (["divergence={kind='reverse', support='sampled'}"], "set distill.generator = 'student'"),
     (["filter=advantage"], "filter = 'advantage' .* needs distill.attempts of at least 2"),
+    (["divergence=policy_gradient"], "compares with the policy that played: set distill.generator = 'student'"),
+    (["divergence=policy_gradient", "generator=student"], "needs distill.filter = 'advantage'"),
+    ([*GRADIENT, "in_context=keep"], "trains away from failures and excludes distill.in_context = 'keep'"),
+    ([*GRADIENT, "replay=0.5"], "which distill.replay = 0.5 does not keep"),
     (["filter=best_of_n", "attempts=1"], "filter = 'best_of_n' .* at least 2"),
     (["generator={kind='student', refresh=4}", "batch_tokens=9"], "excludes distill.batch_tokens = 9"),
     (["in_context=keep", "teacher=live"], "in_context = 'keep' has no effect with distill.teacher = 'live'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,33 @@ def test_a_frozen_teacher_may_be_of_weights_before_now(examples: list[DistillExa
     _shake(policy)
     assert torch.equal(build_training_set(policy, examples, CONFIG, References(start), 0).items[0].teacher_AD, expected)
     assert not torch.equal(build_training_set(policy, examples, CONFIG, References(), 0).items[0].teacher_AD, expected)
+
+
+def test_a_policy_gradient_moves_apart_what_succeeded_and_what_failed(
+    examples: list[DistillExample], tmp_path: Path
+) -> None:
+    """Its ratio is to the weights that it starts from, whatever the teacher of other regimes would be."""
+    good, bad = examples[0], examples[1].model_copy(update={"weight": -1.0})
+    policy, other = _policy(4), _policy(4)
+    _shake(other)
+    config = changed(
+        {"divergence": "policy_gradient", "generator": "student", "filter": "advantage", "attempts": 4, "epochs": 20}
+    )
+
+    def nlls() -> list[float]:
+        data = build_training_set(policy, [good, bad], config, References(), 0)
+        plain = PolicyWithLoss(policy, data, changed({"divergence": "sft"}))
+        return [plain.total(replace(item, teacher_AD=None)) / len(item.packed.targets) for item in data.items]
+
+    before = nlls()
+    data = build_training_set(policy, [good, bad], config, References(snapshot(other)), 0)
+    student = PolicyWithLoss(policy, data, config)
+    losses = [student.token_losses(item) for item in data.items]
+    torch.testing.assert_close(torch.cat(losses), torch.full_like(torch.cat(losses), -1.0))  # every ratio is 1
+    distill(policy, [good, bad], config, seed=0, output_dir=tmp_path)
+    after = nlls()
+    assert after[0] < before[0] - 0.05
+    assert after[1] > before[1] + 0.05
 
 
 def test_the_heads_weights_are_found_only_where_they_are_trained() -> None:

@@ -7,6 +7,7 @@ training/ has no code for single algorithms, and recipes are validated here with
 from internalize.config.regime import Algorithm
 
 from .gkd import GKD
+from .grpo import GRPO
 from .off_policy import OFF_POLICY
 from .on_policy import ON_POLICY
 from .opsd import OPSD
@@ -20,4 +21,5 @@ ALGORITHMS: dict[str, Algorithm] = {
     "opsd": OPSD,
     "gkd": GKD,
     "rft": RFT,
+    "grpo": GRPO,
 }
