@@ -97,12 +97,18 @@ def mean_runs(runs: Sequence[Scores], resamples: int = 2000, seed: int = 0, leve
 def paired_difference_runs(
     before: Sequence[Scores], after: Sequence[Scores], resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> Interval | None:
-    """`paired_difference` over several runs; `before[i]` and `after[i]` are of one run."""
+    """`paired_difference` over several runs; `before[i]` and `after[i]` are of one run.
+
+    The bounds are clipped to the largest difference there can be: 1 either way for scores from 0 to 1.
+    """
     # Wilson's interval does not apply to equal differences: it is for counts of successes, and differences can be
     # negative. An interval without width is correct there, because every task changed alike. `sign_test` guards against
     # reading a few equal gains as proof, and `detectable_difference` tells what could have been missed.
     runs = [differences(b, a) for b, a in zip(before, after, strict=True)]
-    return _over_runs(runs, resamples, seed, level)
+    interval = _over_runs(runs, resamples, seed, level)
+    scored = [score for run in (*before, *after) for score in run.values() if score is not None]
+    most = max(1.0, *scored) - min(0.0, *scored) if scored else 1.0
+    return interval and interval.model_copy(update={"low": max(interval.low, -most), "high": min(interval.high, most)})
 
 
 def difference_of_means(

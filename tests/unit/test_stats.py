@@ -319,3 +319,15 @@ def test_scipy_agrees_with_the_formulas() -> None:
     for won, n, other in itertools.product(range(5), (4, 9), range(7)):
         ways = [math.comb(n, i) * math.comb(6, won + other - i) for i in range(won, min(n, won + other) + 1)]
         assert fisher_greater(won, n, other, 6) == pytest.approx(sum(ways) / math.comb(n + 6, won + other))
+
+
+def test_a_difference_over_runs_is_never_wider_than_there_can_be() -> None:
+    """Two seeds, one gains everything and one loses everything: the t interval is far beyond 1."""
+    zeros, ones = dict.fromkeys("abcdefgh", 0.0), dict.fromkeys("abcdefgh", 1.0)
+    interval = paired_difference_runs([zeros, ones], [ones, zeros])
+    assert interval is not None
+    assert (interval.mean, interval.low, interval.high) == (0.0, -1.0, 1.0)
+    tens = dict.fromkeys("abcdefgh", 10.0)  # scores of an environment with a scale of its own
+    wide = paired_difference_runs([zeros, tens], [tens, zeros])
+    assert wide is not None
+    assert (wide.low, wide.high) == (-10.0, 10.0)
