@@ -131,7 +131,13 @@ def _note(message: str) -> None:
 
 @click.command("diagnose")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--threshold", "changed", multiple=True, metavar="SIGN=VALUE", help="Threshold of a sign (repeatable).")
+@click.option(
+    "--threshold",
+    "changed",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Another threshold: level or repeated_rise (repeatable).",
+)
 def diagnose_command(runs: tuple[Path, ...], changed: tuple[str, ...]) -> None:
     """Show when success collapsed, and which signs came first.
 

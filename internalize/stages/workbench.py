@@ -28,7 +28,7 @@ from internalize.rollout.episode import Label, episode_id
 from internalize.rollout.local import injector_of, jobs_of
 from internalize.runs import names
 from internalize.runs.store import write_json, write_jsonl
-from internalize.training.examples import conversations, weighted
+from internalize.training.examples import conversations
 
 from .plan import TaskPlan, plan_tasks, require_room
 from .refresh import build_examples
@@ -144,8 +144,7 @@ def distill(
     """
     config = bench.config
     _refuse_measured(bench, trajectories)
-    accepted(config, "trajectories", trajectories, pool)
-    kept = weighted(trajectories, config.distill.filter, signed=config.distill.signed)
+    kept = accepted(config, "trajectories", trajectories, pool)
     kept = without_secrets(kept, config.redact, bench.folder / names.REDACTIONS, "train")
     out = next(name for n in count(1) if not (bench.folder / (name := f"{names.WEIGHTS}-{n}")).exists())
     spec = TrainSpec(
