@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 def _imports_are_no_garbage() -> None:
     """A training begins with a collection of garbage; walking through all imports took most of its time."""
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_left_as_it_was() -> Iterator[None]:
+    """A command that is called in this process sets up logging, which later tests of the process would inherit."""
+    package = logging.getLogger("internalize")
+    level, last_resort = package.level, logging.lastResort
+    yield
+    package.setLevel(level)
+    logging.lastResort = last_resort
 
 
 @pytest.fixture
